@@ -1,0 +1,48 @@
+# Two commands do everything on a fresh machine: `make quickstart` and `make test`.
+# Both make .venv from a bare Python 3.11 and install what they need under the pins of constraints.txt.
+
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+SOURCES := pyproject.toml constraints.txt
+
+.PHONY: quickstart test check lint types bench clean help
+
+help:  ## what can be made
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.plain: $(VENV)/bin/python $(SOURCES)
+	$(PIP) --editable .
+	@touch $@
+
+# Everything on top of the plain installation: all extras, the test and development tools.
+$(VENV)/.full: $(VENV)/.plain
+	$(PIP) --editable '.[all,test,dev]'
+	@touch $@
+
+quickstart: $(VENV)/.plain  ## from ROOT files to a served prediction, in about a minute
+	$(BIN)/mlaas4hep quickstart
+
+test: $(VENV)/.full  ## all tests
+	$(BIN)/python -m pytest -q
+
+lint: $(VENV)/.full
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+types: $(VENV)/.full
+	$(BIN)/mypy
+
+check: lint types  ## lint, types, layers, all tests with coverage: what CI runs
+	MLAAS4HEP_REQUIRE_SERVICES=1 $(BIN)/python -m pytest -q --cov --cov-report=term --durations=15
+
+bench: $(VENV)/.full  ## speed, side by side with peers and limits
+	$(BIN)/python -m benchmarks.streaming --json
+
+clean:
+	rm -rf $(VENV) .bench

@@ -1,0 +1,96 @@
+"""The command line: composes the layers, one file a group of commands.
+
+Commands are found by name and loaded when they are asked for, and their bodies import what they need: ``--help`` is
+instant. Invariant: a mistake of the user ends with one message on standard error and exit status 2, never a traceback.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+
+from mlaas4hep.errors import MLaaSError, UserError, nearest
+
+# Name -> (module of this package that holds `command`, one line for the overview).
+COMMANDS = {
+    "quickstart": ("quickstart", "The whole story on a small real sample, in a minute."),
+    "inspect": ("inspect", "Trees, columns, kinds and ranges of files; --draft writes a first config."),
+    "train": ("train", "Train the model of a config and judge it on events it never saw."),
+    "serve": ("serve", "Answer predictions over HTTP."),
+    "predict": ("predict", "Ask a server one question from the shell."),
+}
+
+EXIT_USER, EXIT_FAILURE, EXIT_INTERRUPTED = 2, 1, 130
+
+
+class LazyCommands(click.Group):
+    """A group whose commands live in modules that are imported when a command is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"mlaas4hep.cli.{COMMANDS[cmd_name][0]}")
+        command: click.Command = module.command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            raise click.UsageError(f"no command '{args[0]}'{nearest(args[0], COMMANDS)}", ctx)
+        return super().resolve_command(ctx, args)
+
+
+@click.group(
+    cls=LazyCommands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog="Start with: mlaas4hep quickstart. Then: mlaas4hep inspect my_files/*.root --draft > config.yaml",
+)
+@click.version_option(package_name="mlaas4hep", message="%(prog)s %(version)s")
+def group() -> None:
+    """Machine Learning as a Service for High Energy Physics: from ROOT files to a served model.
+
+    \b
+      files  ->  inspect  ->  config.yaml  ->  train  ->  a bundle: model and contract
+      bundle ->  serve    ->  predict (or curl, or tritonclient)
+    """
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and leave the process with its exit status."""
+    sys.exit(run(arguments))
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status (0 done, 1 failed, 2 a mistake of the user, 130 interrupted)."""
+    try:
+        status = group.main(args=arguments, prog_name="mlaas4hep", standalone_mode=False)
+        sys.stdout.flush()
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted", err=True)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output (head, less) has left; Python must not complain again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILURE
+    except UserError as error:
+        click.echo(f"Error: {error}", err=True)
+        return EXIT_USER
+    except MLaaSError as error:
+        click.echo(f"Error: {error}", err=True)
+        return EXIT_FAILURE
+    return status if isinstance(status, int) else 0

@@ -1,0 +1,142 @@
+"""Every error that the project raises on purpose, sorted by whose fault it is.
+
+::
+
+    MLaaSError
+    ├── UserError            the caller can mend it: one message, exit status 2, HTTP 4xx
+    │   ├── ConfigError      a config file; carries all of its problems, each with its path
+    │   ├── ExpressionError  an expression; points at the character
+    │   ├── DataError        files and columns: missing, unreadable, of another kind, empty
+    │   ├── ModelError       a model by name, its dials, the user's own model file
+    │   ├── BundleError      a model on disk: not there, changed, of another version
+    │   ├── RequestError     a question that does not fit the model's contract (HTTP 400)
+    │   ├── NotFoundError    a model or version that is not served (HTTP 404)
+    │   └── MissingExtraError  an optional package that the request needs
+    ├── ParityError          the exported graph does not give the framework's scores: nothing is written
+    └── ServerError          the other side of a connection failed (client only)
+
+A message says what was asked, what was found, the nearest alternative, and where.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+
+class MLaaSError(Exception):
+    """Root of the tree: whatever is raised on purpose."""
+
+
+class UserError(MLaaSError):
+    """The caller asked for something that cannot be done as asked."""
+
+
+class ConfigError(UserError):
+    """A config that cannot be used: all problems at once, each with its path.
+
+    Parameters
+    ----------
+    problems
+        One line a problem, such as ``"samples.ttH.xsec: unknown key; did you mean 'xsec_pb'?"``.
+    where
+        The file that was read.
+    """
+
+    def __init__(self, problems: Sequence[str], where: str = "config") -> None:
+        self.problems = tuple(problems)
+        self.where = where
+        count = len(self.problems)
+        head = f"{where}: {count} problem{'s' if count != 1 else ''}"
+        super().__init__("\n".join([head, *(f"  - {problem}" for problem in self.problems)]))
+
+
+class ExpressionError(UserError):
+    """An expression that cannot be read or does not fit its columns.
+
+    Parameters
+    ----------
+    message
+        What is wrong.
+    text
+        The whole expression.
+    column
+        0-based character at which the trouble starts; drawn as a caret.
+    where
+        Place in the config, such as ``"new_variables.ht"``.
+    """
+
+    def __init__(self, message: str, text: str, column: int = 0, *, where: str = "expression") -> None:
+        self.reason = message
+        self.text = text
+        self.column = column
+        self.where = where
+        super().__init__(f"{where}: {message}\n  {text}\n  {' ' * column}^")
+
+
+class DataError(UserError):
+    """Input files or columns that are missing, unreadable, empty or of another kind."""
+
+
+class ModelError(UserError):
+    """A model that is not known, does not take its dials, or a user's model file that fails."""
+
+
+class BundleError(UserError):
+    """A model on disk that is missing, changed since it was written, or of another version."""
+
+
+class RequestError(UserError):
+    """A request that does not fit the contract of the model it names."""
+
+
+class NotFoundError(UserError):
+    """A model, version or route that is not served here."""
+
+
+class MissingExtraError(UserError):
+    """An optional package is needed.
+
+    Parameters
+    ----------
+    package
+        The import that failed.
+    extra
+        The extra of this project that brings it.
+    purpose
+        What needs it.
+    """
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__(
+            f"{purpose} needs the package '{package}', which is not installed: "
+            f"pip install 'mlaas4hep[{extra}]'"
+        )
+
+
+class ParityError(MLaaSError):
+    """An exported graph whose scores differ from the framework's by more than the bar."""
+
+
+class ServerError(MLaaSError):
+    """A server that did not answer, or answered that it failed."""
+
+
+def nearest(asked: str, known: Iterable[str], *, count: int = 3) -> str:
+    """Words for the end of a message: the known names closest to what was asked.
+
+    Examples
+    --------
+    >>> nearest("Jet_ptt", ["Jet_pt", "Jet_eta", "MET_pt"], count=1)
+    "; did you mean 'Jet_pt'?"
+    >>> nearest("x", [])
+    ''
+    """
+    names = list(dict.fromkeys(known))
+    folded: dict[str, str] = {name.lower(): name for name in names}
+    close = difflib.get_close_matches(asked.lower(), folded, n=count, cutoff=0.5)
+    if close:
+        return f"; did you mean {' or '.join(repr(folded[name]) for name in close)}?"
+    if names and len(names) <= 12:
+        return f"; known: {', '.join(sorted(names))}"
+    return ""
