@@ -1,0 +1,11 @@
+"""What a YAML file may say, as frozen typed values.
+
+`read_config` turns a file into a `Config`: the samples (which files, which class, which cross-section), the features
+(`mlaas4hep.spec.features`, the declared half of the contract), the model and how it is trained. Invariant: either the
+whole file is understood, or one `ConfigError` lists every problem with its path and the nearest known word.
+"""
+
+from mlaas4hep.config.read import parse_config, read_config
+from mlaas4hep.config.values import Config, Era, Model, Sample, Training, parse_size
+
+__all__ = ["Config", "Era", "Model", "Sample", "Training", "parse_config", "parse_size", "read_config"]

@@ -1,0 +1,114 @@
+"""Read a config: text to plain values, to a typed document, checked as a whole, put together.
+
+Invariant: either the whole file is understood, or one `ConfigError` lists every problem with its path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from mlaas4hep.config.checks import MODEL_NAME, check
+from mlaas4hep.config.document import Document, spell_out
+from mlaas4hep.config.text import load_yaml, override_key
+from mlaas4hep.config.values import Config, Model
+from mlaas4hep.errors import ConfigError
+from mlaas4hep.spec.features import FeatureSpec, canonical_groups, order_classes
+from mlaas4hep.typed import INVALID, convert
+
+
+def read_config(path: str | Path, *, overrides: Sequence[str] = ()) -> Config:
+    """Read a YAML config.
+
+    Parameters
+    ----------
+    path
+        The file. Relative paths in it are taken from its folder.
+    overrides
+        ``key=value`` pairs with dotted keys, such as ``training.epochs=5``; the value is read as YAML.
+
+    Raises
+    ------
+    ConfigError
+        With all problems at once.
+    """
+    file = Path(path)
+    try:
+        text = file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError([f"cannot be read: {error.strerror}"], where=str(path)) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError([f"is not a text file: {error.reason} at byte {error.start}"], where=str(path)) from error
+    return parse_config(text, where=str(path), folder=file.parent, overrides=overrides)
+
+
+def parse_config(
+    text: str, *, where: str = "config", folder: Path | None = None, overrides: Sequence[str] = ()
+) -> Config:
+    """Like `read_config`, from text; ``folder`` is where relative paths start (default: the working directory)."""
+    document = load_yaml(text, where)
+    for override in overrides:
+        override_key(document, override, where)
+    problems: list[str] = []
+    typed = convert(spell_out(document), Document, "", problems)
+    if typed is not INVALID:
+        problems.extend(check(typed))
+    if problems:
+        raise ConfigError([problem.replace(".event.vars", ".event") for problem in problems], where=where)
+    return _assemble(typed, where, folder or Path())
+
+
+def _assemble(document: Document, where: str, folder: Path) -> Config:
+    samples = {
+        name: msgspec.structs.replace(
+            sample,
+            files=tuple(_from_folder(file, folder) for file in sample.files),
+            friends=tuple(_from_folder(file, folder) for file in sample.friends),
+        )
+        for name, sample in document.samples.items()
+    }
+    features = FeatureSpec(
+        inputs=canonical_groups(document.groups()),
+        preselection=document.preselection,
+        new_variables=document.new_variables,
+        classes=_classes(document),
+        weights=document.weights,
+        split=document.split,
+        variations=document.variations,
+        observers=document.observers,
+    )
+    return Config(
+        name=document.name or (Path(where).stem if MODEL_NAME.match(Path(where).stem) else "model"),
+        samples=samples,
+        features=features,
+        model=_model(document.model, folder),
+        training=document.training,
+        tree=document.tree,
+        eras=document.eras,
+        path=where,
+    )
+
+
+def _from_folder(file: str, folder: Path) -> str:
+    return file if "://" in file else str(folder / Path(file).expanduser())
+
+
+def _classes(document: Document) -> tuple[str, ...]:
+    if document.labels.classes:
+        return document.labels.classes
+    labels = document.labels_of_samples()
+    ordered = order_classes(labels)
+    signal = document.labels.signal
+    return ordered if signal is None else (*(label for label in ordered if label != signal), signal)
+
+
+def _model(model: Any, folder: Path) -> Model:
+    if isinstance(model, str):
+        return Model(name=model)
+    own = {key: model[key] for key in ("name", "backend") if key in model}
+    file = _from_folder(model["file"], folder) if "file" in model else None
+    dials = {str(key): value for key, value in model.items() if key not in ("name", "backend", "file")}
+    return Model(**own, file=file, dials=dials)

@@ -1,0 +1,155 @@
+"""What a config says, as frozen typed values: samples, eras, model, training.
+
+Invariant: a `Config` is whole; what was wrong with the text has been refused before one comes to be.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Literal
+
+import msgspec
+
+from mlaas4hep.errors import ConfigError
+from mlaas4hep.spec.features import FeatureSpec
+
+SIZE = re.compile(r"\s*([0-9.]+)\s*([kMGT]?i?B?)\s*\Z")
+_UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
+
+
+class Era(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A data-taking period; ``lumi_fb`` is its integrated luminosity in fb^-1."""
+
+    lumi_fb: float
+
+
+class Sample(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A file set with one physical process.
+
+    Parameters
+    ----------
+    files
+        Paths and globs; relative ones are taken from the folder of the config.
+    tree
+        Name of the TTree or RNTuple; None takes that of the config, or the only one of the file.
+    label
+        Class of its events; None takes the sample's name.
+    kind
+        ``data`` is scored and shown, never trained on.
+    era
+        One of ``eras``; gives the luminosity.
+    xsec_pb
+        Cross-section in pb; with it, events weigh what the luminosity expects.
+    sum_of_weights
+        Sum of generator weights before any selection: a number, or ``Tree/branch`` to be summed over the files.
+    selection
+        Expression; events for which it is false do not belong to the sample.
+    friends
+        Files whose trees run in parallel to these.
+    """
+
+    files: tuple[str, ...]
+    tree: str | None = None
+    label: str | None = None
+    kind: Literal["mc", "data"] = "mc"
+    era: str | None = None
+    xsec_pb: float | None = None
+    sum_of_weights: float | str | None = None
+    selection: str | None = None
+    friends: tuple[str, ...] = ()
+
+
+class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which model learns: by name (``mlp``, ``bdt``) or the user's own file; ``dials`` are its own settings."""
+
+    name: str = "mlp"
+    backend: str | None = None
+    file: str | None = None
+    dials: dict[str, Any] = {}
+
+
+class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How it learns.
+
+    Parameters
+    ----------
+    epochs
+        At most so many passes over the training part.
+    batch_size
+        Events a step.
+    patience
+        Epochs without a better validation loss before it stops.
+    shuffle_window
+        Events shuffled together; part of the order, so of the result.
+    max_memory
+        Bound on the memory of the stream and of models that learn in memory; such as ``2 GB``.
+    seed
+        Of the order, of the model's first weights.
+    """
+
+    epochs: int = 60
+    batch_size: int = 256
+    patience: int = 8
+    shuffle_window: int = 100_000
+    max_memory: str = "2 GB"
+    seed: int = 0
+
+    @property
+    def max_memory_bytes(self) -> int:
+        """``max_memory`` in bytes."""
+        return parse_size(self.max_memory)
+
+
+class Config(msgspec.Struct, frozen=True):
+    """A whole config; ``path`` is the file it came from, ``classes`` the labels in order."""
+
+    name: str
+    samples: dict[str, Sample]
+    features: FeatureSpec
+    model: Model
+    training: Training
+    tree: str | None = None
+    eras: dict[str, Era] = {}
+    path: str = "config"
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names in label order."""
+        return self.features.classes
+
+    def label_of(self, sample: str) -> str:
+        """Class of a sample's events."""
+        return self.samples[sample].label or sample
+
+    def lumi_fb(self, sample: str) -> float:
+        """Integrated luminosity of a sample's era in fb^-1; 1 where it names none."""
+        era = self.samples[sample].era
+        return self.eras[era].lumi_fb if era is not None else 1.0
+
+    def not_built(self) -> tuple[str, ...]:
+        """What the config says that this version reads but cannot do yet, one line a thing."""
+        lines = []
+        for name, sample in self.samples.items():
+            if sample.friends:
+                lines.append(f"samples.{name}.friends: friend trees are not read by this version yet")
+            if sample.kind == "data":
+                lines.append(f"samples.{name}.kind: samples of kind data are not handled by this version yet")
+        if self.features.variations:
+            lines.append("variations: systematic variations are not evaluated by this version yet")
+        if self.features.observers:
+            lines.append("observers: are not written by this version yet")
+        return tuple(lines)
+
+
+def parse_size(text: str) -> int:
+    """Bytes in a size such as ``2 GB`` (10^9) or ``1.5 GiB`` (2^30).
+
+    Examples
+    --------
+    >>> parse_size("2 GB")
+    2000000000
+    """
+    match = SIZE.match(text)
+    if match is None:
+        raise ConfigError([f"'{text}' is not a size; write it as '2 GB'"])
+    return int(float(match[1]) * _UNITS[match[2].removesuffix("B")])

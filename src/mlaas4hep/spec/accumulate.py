@@ -1,0 +1,237 @@
+"""Gathering `Statistics` over a stream: mergeable accumulators of features, groups and everything together.
+
+One accumulator a chunk (or a worker), merged in plan order, never in order of arrival; `seal` gives the frozen
+`Statistics` of the contract. Invariant: merging gives what one accumulator would have seen; run to run, the same
+additions and merges in the same order give the same bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlaas4hep.spec.moments import ExactMoments
+from mlaas4hep.spec.sketch import BLOCK, QuantileSketch
+from mlaas4hep.spec.statistics import (
+    MAX_LENGTH,
+    RANKS,
+    FeatureStatistics,
+    SampleCounts,
+    Statistics,
+    WeightSums,
+)
+
+_SLAB = 2**16
+"""Rows of a group's tensor that are looked at together, so that they stay in the processor's cache."""
+
+
+class FeatureAccumulator:
+    """Figures of one feature.
+
+    Values wait until `BLOCK` of them are there; sorting a block serves extremes, moments and sketch at once. In memory:
+    at most 128 kB of waiting values, 16 kB of sums, and 32 kB for each doubling of the number of values past `BLOCK`.
+    """
+
+    __slots__ = ("_extremes", "_infinite", "_missing", "_moments", "_sketch", "_waiting", "_waiting_size")
+
+    def __init__(self) -> None:
+        self._missing = 0
+        self._infinite = 0
+        self._extremes = (np.inf, -np.inf)
+        self._moments = ExactMoments()
+        self._sketch = QuantileSketch()
+        self._waiting: list[NDArray[np.float32]] = []
+        self._waiting_size = 0
+
+    def add(self, values: NDArray[np.float32]) -> None:
+        """Add values [n] of slots that exist, NaN where missing; a copy is kept."""
+        finite = np.isfinite(values)
+        kept = values[finite]
+        others = len(values) - len(kept)
+        if others:
+            missing = int(np.count_nonzero(np.isnan(values)))
+            self._missing += missing
+            self._infinite += others - missing
+        self._wait(kept)
+
+    def merge(self, other: FeatureAccumulator) -> None:
+        """Add what another one has seen; the other stays as it is."""
+        self._missing += other._missing
+        self._infinite += other._infinite
+        low, high = other._extremes
+        self._widen(low, high)
+        self._moments.merge(other._moments)
+        self._sketch.merge(other._sketch)
+        for values in other._waiting:
+            self._wait(values)
+
+    def seal(self) -> FeatureStatistics:
+        """The figures so far; more may be added afterwards."""
+        rest = self._sorted_rest()
+        moments = ExactMoments()
+        moments.merge(self._moments)
+        moments.add_sorted(rest)
+        figures = moments.mean_and_variance()
+        if figures is None:
+            return FeatureStatistics(missing=self._missing, infinite=self._infinite)
+        low, high = self._extremes
+        mean, variance = figures
+        return FeatureStatistics(
+            count=moments.count,
+            missing=self._missing,
+            infinite=self._infinite,
+            minimum=min([low, *rest[:1].tolist()]),
+            maximum=max([high, *rest[-1:].tolist()]),
+            mean=mean,
+            std=float(np.sqrt(variance)),
+            quantiles=dict(zip(map(str, RANKS), self._sketch.quantiles(RANKS, rest), strict=True)),
+        )
+
+    def _wait(self, values: NDArray[np.float32]) -> None:
+        self._waiting.append(values)
+        self._waiting_size += len(values)
+        if self._waiting_size >= BLOCK:
+            self._absorb()
+
+    def _absorb(self) -> None:
+        """Take all full blocks; the copy of the rest lets the memory of the blocks go."""
+        values = np.concatenate(self._waiting)
+        values += np.float32(0)  # one sign for all zeros
+        whole = len(values) // BLOCK * BLOCK
+        for block in values[:whole].reshape(-1, BLOCK):
+            block.sort()
+            self._widen(float(block[0]), float(block[-1]))
+            self._moments.add_sorted(block)
+            self._sketch.add_sorted(block)
+        self._waiting = [values[whole:].copy()]
+        self._waiting_size = len(values) - whole
+
+    def _sorted_rest(self) -> NDArray[np.float32]:
+        rest = np.concatenate([np.empty(0, dtype=np.float32), *self._waiting])
+        rest += np.float32(0)
+        rest.sort()
+        return rest
+
+    def _widen(self, low: float, high: float) -> None:
+        self._extremes = (min(self._extremes[0], low), max(self._extremes[1], high))
+
+
+class GroupAccumulator:
+    """Figures of all features of an input group.
+
+    Parameters
+    ----------
+    num_features
+        F.
+    """
+
+    def __init__(self, num_features: int) -> None:
+        self.features = tuple(FeatureAccumulator() for _ in range(num_features))
+
+    def add(self, tensor: NDArray[np.float32]) -> None:
+        """Add events: [n, F], or [n, K, F] where a slot with all features missing does not exist."""
+        padded = tensor.ndim == 3
+        rows = tensor.reshape(-1, len(self.features))
+        for start in range(0, len(rows), _SLAB):
+            columns = np.ascontiguousarray(rows[start : start + _SLAB].T)
+            there = ~np.isnan(columns).all(axis=0) if padded else None
+            for feature, column in zip(self.features, columns, strict=True):
+                feature.add(column if there is None else column[there])
+
+    def merge(self, other: GroupAccumulator) -> None:
+        """Add what another one has seen."""
+        for mine, others in zip(self.features, other.features, strict=True):
+            mine.merge(others)
+
+    def seal(self) -> tuple[FeatureStatistics, ...]:
+        """The figures so far, in the order of the features."""
+        return tuple(feature.seal() for feature in self.features)
+
+
+class StatisticsAccumulator:
+    """Everything that one pass gathers.
+
+    Parameters
+    ----------
+    num_features
+        F by input group.
+
+    Examples
+    --------
+    >>> accumulator = StatisticsAccumulator({"event": 1})
+    >>> accumulator.add_inputs({"event": np.array([[1.0], [3.0]], np.float32)})
+    >>> accumulator.seal().groups["event"][0].mean
+    2.0
+    """
+
+    def __init__(self, num_features: Mapping[str, int]) -> None:
+        self._groups = {name: GroupAccumulator(number) for name, number in num_features.items()}
+        self._lengths: dict[str, NDArray[np.int64]] = {}
+        self._truncated: dict[str, int] = {}
+        self._samples: dict[str, SampleCounts] = {}
+        self._classes: dict[str, WeightSums] = {}
+
+    def add_inputs(
+        self,
+        inputs: Mapping[str, NDArray[np.float32]],
+        *,
+        lengths: Mapping[str, NDArray[np.int64]] | None = None,
+        truncated: Mapping[str, int] | None = None,
+    ) -> None:
+        """Add the tensors of some events, as the preprocessor gives them.
+
+        Parameters
+        ----------
+        inputs
+            By input group, [n, F] or [n, K, F]; every group of the accumulator.
+        lengths
+            By collection, [n]: number of objects before truncation.
+        truncated
+            By collection, number of objects dropped.
+        """
+        for name, group in self._groups.items():
+            group.add(inputs[name])
+        for name, counts in (lengths or {}).items():
+            self._add_lengths(name, np.bincount(np.minimum(counts, MAX_LENGTH)))
+        for name, dropped in (truncated or {}).items():
+            self._truncated[name] = self._truncated.get(name, 0) + dropped
+
+    def add_sample(self, name: str, counts: SampleCounts) -> None:
+        """Add to the counts of a sample."""
+        self._samples[name] = self._samples.get(name, SampleCounts()).merge(counts)
+
+    def add_class(self, name: str, sums: WeightSums) -> None:
+        """Add to the training events of a class."""
+        self._classes[name] = self._classes.get(name, WeightSums()).merge(sums)
+
+    def merge(self, other: StatisticsAccumulator) -> None:
+        """Add what another one has seen, as if it had come after what is here; the other stays as it is."""
+        for name, group in self._groups.items():
+            group.merge(other._groups[name])
+        for name, histogram in other._lengths.items():
+            self._add_lengths(name, histogram)
+        for name, dropped in other._truncated.items():
+            self._truncated[name] = self._truncated.get(name, 0) + dropped
+        for name, counts in other._samples.items():
+            self.add_sample(name, counts)
+        for name, sums in other._classes.items():
+            self.add_class(name, sums)
+
+    def seal(self) -> Statistics:
+        """All figures so far, frozen; more may be added afterwards."""
+        return Statistics(
+            groups={name: group.seal() for name, group in self._groups.items()},
+            lengths={name: tuple(histogram.tolist()) for name, histogram in self._lengths.items()},
+            truncated=dict(self._truncated),
+            samples=dict(self._samples),
+            classes=dict(self._classes),
+        )
+
+    def _add_lengths(self, name: str, histogram: Sequence[int] | NDArray[np.int64]) -> None:
+        there = self._lengths.get(name, np.zeros(0, dtype=np.int64))
+        total = np.zeros(max(len(there), len(histogram)), dtype=np.int64)
+        total[: len(there)] += there
+        total[: len(histogram)] += histogram
+        self._lengths[name] = total

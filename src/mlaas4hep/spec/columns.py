@@ -1,0 +1,214 @@
+"""Columns of events in memory: flat arrays and jagged lists, with the types that the contract declares.
+
+Every source (ROOT, Parquet, JSON, Arrow) hands its events over in this form, and `cast` brings them to the declared
+types before anything is computed. Invariant: after `cast`, an event has the same bits wherever it came from (law 6).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from mlaas4hep.errors import DataError
+
+DType = Literal["bool", "int64", "uint64", "float32", "float64"]
+Kind = Literal["flat", "jagged"]
+
+
+class ColumnType(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Declared type of one column.
+
+    Parameters
+    ----------
+    kind
+        ``"flat"``: one value an event; ``"jagged"``: a list of values an event.
+    dtype
+        Type of a value in memory. Integers of any width are kept in 64 bits, so that nothing is lost.
+    """
+
+    kind: Kind
+    dtype: DType
+
+    def __str__(self) -> str:
+        return f"{self.dtype}[]" if self.kind == "jagged" else self.dtype
+
+
+class Jagged:
+    """A list of values for each of N events, as two arrays.
+
+    Parameters
+    ----------
+    offsets
+        int64 [N + 1], from 0 up to ``len(values)``, never falling: event i holds
+        ``values[offsets[i]:offsets[i + 1]]``.
+    values
+        [M], the values of all events one after the other.
+    """
+
+    __slots__ = ("offsets", "values")
+
+    def __init__(self, offsets: NDArray[np.int64], values: NDArray[Any]) -> None:
+        self.offsets = offsets
+        self.values = values
+
+    @classmethod
+    def from_counts(cls, counts: ArrayLike, values: NDArray[Any]) -> Jagged:
+        """Build from the number of values of each event."""
+        lengths = np.asarray(counts, dtype=np.int64)
+        offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
+        np.cumsum(lengths, out=offsets[1:])
+        if offsets[-1] != len(values):
+            raise DataError(f"list lengths add up to {offsets[-1]}, but there are {len(values)} values")
+        return cls(offsets, values)
+
+    @classmethod
+    def from_lists(cls, lists: Sequence[Sequence[Any]], dtype: str = "float32") -> Jagged:
+        """Build from one Python sequence an event; ``None`` becomes NaN in a floating type."""
+        flat = [value for one in lists for value in one]
+        return cls.from_counts([len(one) for one in lists], np.array(flat, dtype=dtype))
+
+    @classmethod
+    def concat(cls, parts: Sequence[Jagged]) -> Jagged:
+        """Join the events of several columns, in order."""
+        counts = np.concatenate([part.counts for part in parts])
+        return cls.from_counts(counts, np.concatenate([part.values for part in parts]))
+
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        """Number of values of each event, int64 [N]."""
+        return np.diff(self.offsets)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of one value."""
+        return self.values.dtype
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, entries: slice) -> Jagged:
+        start, stop, step = entries.indices(len(self))
+        if step != 1:
+            return self.take(np.arange(start, stop, step))
+        stop = max(start, stop)
+        first, last = self.offsets[start], self.offsets[stop]
+        return Jagged(self.offsets[start : stop + 1] - first, self.values[first:last])
+
+    def take(self, index: NDArray[np.integer[Any]]) -> Jagged:
+        """Events picked by number, in the order given."""
+        counts = self.counts[index]
+        offsets = np.zeros(len(counts) + 1, dtype=np.int64)
+        np.cumsum(counts, out=offsets[1:])
+        source = np.arange(offsets[-1]) + np.repeat(self.offsets[:-1][index] - offsets[:-1], counts)
+        return Jagged(offsets, self.values[source])
+
+    def compress(self, mask: NDArray[np.bool_]) -> Jagged:
+        """Events for which ``mask`` [N] is true."""
+        counts = self.counts
+        return Jagged.from_counts(counts[mask], self.values[np.repeat(mask, counts)])
+
+    def astype(self, dtype: str) -> Jagged:
+        """The same lists with values of another type; shares memory where nothing changes."""
+        return Jagged(self.offsets, self.values.astype(dtype, copy=False))
+
+    def tolist(self) -> list[list[Any]]:
+        """One Python list an event."""
+        return [part.tolist() for part in np.split(self.values, self.offsets[1:-1])] if len(self) else []
+
+    def __repr__(self) -> str:
+        return f"Jagged({len(self)} events, {len(self.values)} values, {self.dtype})"
+
+
+Column = NDArray[Any] | Jagged
+Columns = Mapping[str, Column]
+
+
+def declared_dtype(dtype: np.dtype[Any]) -> DType | None:
+    """The contract's type for values of a numpy type; None where there is none (strings, objects).
+
+    Half floats become float32, which holds each of them exactly.
+    """
+    if dtype.kind == "b":
+        return "bool"
+    if dtype.kind == "i":
+        return "int64"
+    if dtype.kind == "u":
+        return "uint64" if dtype.itemsize == 8 else "int64"
+    if dtype.kind == "f" and dtype.itemsize <= 8:
+        return "float64" if dtype.itemsize == 8 else "float32"
+    return None
+
+
+def promote(first: DType, second: DType) -> DType:
+    """The narrowest declared type that holds the values of both.
+
+    Mixed signs go to int64: event numbers above 2^63 exist in neither field nor detector.
+    """
+    if first == second:
+        return first
+    pair = {first, second}
+    if "float64" in pair or ("float32" in pair and pair & {"int64", "uint64"}):
+        return "float64"
+    if "float32" in pair:
+        return "float32"
+    return "int64"
+
+
+def cast(columns: Columns, types: Mapping[str, ColumnType]) -> dict[str, Column]:
+    """Bring columns to their declared types; the first thing that happens to an event (law 6).
+
+    Columns without a declared type are left out. Arrays that have their type already are shared, not copied.
+
+    Raises
+    ------
+    DataError
+        A declared column is missing, or is flat where a list is declared or the reverse.
+    """
+    done: dict[str, Column] = {}
+    for name, declared in types.items():
+        if name not in columns:
+            raise DataError(f"column '{name}' ({declared}) is missing; given: {', '.join(sorted(columns))}")
+        column = columns[name]
+        if isinstance(column, Jagged) != (declared.kind == "jagged"):
+            found = "jagged (a list an event)" if isinstance(column, Jagged) else "flat (one value an event)"
+            raise DataError(f"column '{name}' is declared {declared.kind}, but is {found}")
+        done[name] = column.astype(declared.dtype) if isinstance(column, Jagged) else _cast_flat(column, declared)
+    return done
+
+
+def _cast_flat(column: NDArray[Any], declared: ColumnType) -> NDArray[Any]:
+    with np.errstate(over="ignore", invalid="ignore"):
+        return column.astype(declared.dtype, copy=False)
+
+
+def slice_columns(columns: Columns, start: int, stop: int) -> dict[str, Column]:
+    """Events ``start`` to ``stop`` (excluded) of every column."""
+    return {name: column[start:stop] for name, column in columns.items()}
+
+
+def compress_columns(columns: Columns, mask: NDArray[np.bool_]) -> dict[str, Column]:
+    """Events for which ``mask`` is true, of every column."""
+    return {
+        name: column.compress(mask) if isinstance(column, Jagged) else column[mask] for name, column in columns.items()
+    }
+
+
+def concat_columns(parts: Iterable[Columns]) -> dict[str, Column]:
+    """Join the events of several sets of columns, in order; all must hold the names of the first."""
+    sets = list(parts)
+    if not sets:
+        return {}
+    return {name: _concat([one[name] for one in sets]) for name in sets[0]}
+
+
+def _concat(parts: list[Column]) -> Column:
+    if len(parts) == 1:
+        return parts[0]
+    jagged = [part for part in parts if isinstance(part, Jagged)]
+    if jagged:
+        return Jagged.concat(jagged)
+    return np.concatenate([part for part in parts if not isinstance(part, Jagged)])

@@ -1,0 +1,212 @@
+"""From raw padded tensors to what a model computes with: the numpy twin of the graph's first part.
+
+Training feeds a framework with the output of this module; the served graph does the same steps in ONNX
+(`mlaas4hep.graph.pre`). Invariant: both give the same bits, for NaN, infinities, denormals and padding too. The order
+of the steps and both clips belong to the contract:
+
+missing to mask and 0 -> raw clip -> log(1 + max(x, 0)) in float64 for the log columns -> offset -> scale -> clip ->
+missing to 0. Trees get the raw clip alone, NaN kept.
+
+All steps run on the flat view [N, W] (``event`` first, then each collection slot by slot): a short inner dimension is
+slow to broadcast, in numpy as in the graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from mlaas4hep.spec.features import InputGroup, Scale, Variable
+
+FLOAT32_MAX = float(np.finfo(np.float32).max)
+Tensors = Mapping[str, NDArray[np.float32]]
+
+
+class FeatureScaling(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Constants of one feature: ``(clip(x) - offset) * scale``, clipped again. All are exact float32 values."""
+
+    kind: Scale
+    offset: float = 0.0
+    scale: float = 1.0
+    low: float = -FLOAT32_MAX
+    high: float = FLOAT32_MAX
+    out_low: float = -FLOAT32_MAX
+    out_high: float = FLOAT32_MAX
+
+
+class GroupScaling(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Constants of one input group, in channel order; ``length`` K of a collection, None for ``event``."""
+
+    name: str
+    variables: tuple[str, ...]
+    features: tuple[FeatureScaling, ...]
+    length: int | None = None
+
+    @property
+    def slots(self) -> int:
+        """K for a collection, 1 for the flat group."""
+        return self.length or 1
+
+    @property
+    def width(self) -> int:
+        """Numbers an event."""
+        return len(self.features) * self.slots
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the tensor without the number of events: (F,) or (K, F)."""
+        size = len(self.features)
+        return (size,) if self.length is None else (self.length, size)
+
+
+def flat_names(groups: Sequence[GroupScaling]) -> tuple[str, ...]:
+    """Names of the flat view: ``MET_pt`` of ``event``, ``jets_0_Jet_pt`` of slot 0 of the collection ``jets``."""
+    names: list[str] = []
+    for group in groups:
+        if group.length is None:
+            names.extend(group.variables)
+        else:
+            names.extend(f"{group.name}_{slot}_{name}" for slot in range(group.length) for name in group.variables)
+    return tuple(names)
+
+
+def flatten(groups: Sequence[GroupScaling], inputs: Tensors) -> NDArray[np.float32]:
+    """The flat view [N, W] of the tensors of all groups."""
+    flat = [inputs[group.name].reshape(len(inputs[group.name]), group.width) for group in groups]
+    return flat[0] if len(flat) == 1 else np.concatenate(flat, axis=1)
+
+
+def unflatten(groups: Sequence[GroupScaling], flat: NDArray[Any]) -> dict[str, NDArray[Any]]:
+    """The tensors of all groups from the flat view; shares its memory."""
+    tensors, start = {}, 0
+    for group in groups:
+        tensors[group.name] = flat[:, start : start + group.width].reshape(len(flat), *group.shape)
+        start += group.width
+    return tensors
+
+
+class Scaler:
+    """The steps of this module for one set of groups, with the constants laid out over the flat view.
+
+    Parameters
+    ----------
+    groups
+        In the order of the contract.
+
+    Examples
+    --------
+    >>> group = GroupScaling("event", ("x",), (FeatureScaling("standard", offset=1.0, scale=2.0),))
+    >>> Scaler([group]).flat({"event": np.array([[2.0], [np.nan]], np.float32)}).tolist()
+    [[2.0], [0.0]]
+    """
+
+    def __init__(self, groups: Sequence[GroupScaling]) -> None:
+        self.groups = tuple(groups)
+        self.low, self.high = self._wide("low"), self._wide("high")
+        self.offset, self.scale = self._wide("offset"), self._wide("scale")
+        self.out_low, self.out_high = self._wide("out_low"), self._wide("out_high")
+        kinds = [feature.kind for group in self.groups for _ in range(group.slots) for feature in group.features]
+        self.log_columns = np.flatnonzero([kind == "log" for kind in kinds])
+
+    def _wide(self, constant: str) -> NDArray[np.float32]:
+        values = [
+            getattr(feature, constant)
+            for group in self.groups
+            for _ in range(group.slots)
+            for feature in group.features
+        ]
+        return np.array(values, dtype=np.float32)
+
+    def flat(self, inputs: Tensors) -> NDArray[np.float32]:
+        """Scaled flat view [N, W], 0 where a value is missing: what a network on one vector sees."""
+        raw = flatten(self.groups, inputs)
+        missing = np.isnan(raw)
+        scaled = np.where(missing, np.float32(0), raw)
+        scaled = np.maximum(np.minimum(scaled, self.high), self.low)
+        if len(self.log_columns):
+            positive = np.maximum(scaled[:, self.log_columns].astype(np.float64), 0.0)
+            scaled[:, self.log_columns] = np.log(1.0 + positive).astype(np.float32)
+        with np.errstate(over="ignore"):
+            scaled = (scaled - self.offset) * self.scale
+        scaled = np.maximum(np.minimum(scaled, self.out_high), self.out_low)
+        return np.where(missing, np.float32(0), scaled)
+
+    def tensors(self, inputs: Tensors) -> dict[str, NDArray[np.float32]]:
+        """Scaled tensors by group, 0 where a value is missing."""
+        return unflatten(self.groups, self.flat(inputs))
+
+    def masks(self, inputs: Tensors) -> dict[str, NDArray[np.bool_]]:
+        """Which slots of each collection hold an object, bool [N, K]: not all of its features are missing."""
+        return {
+            group.name: np.logical_not(np.isnan(inputs[group.name]).all(axis=-1))
+            for group in self.groups
+            if group.length is not None
+        }
+
+    def native(self, inputs: Tensors) -> NDArray[np.float32]:
+        """Raw flat view [N, W] for trees: clipped to finite values, NaN where a value is missing."""
+        raw = flatten(self.groups, inputs)
+        clipped: NDArray[np.float32] = np.maximum(np.minimum(raw, self.high), self.low)
+        return clipped
+
+
+class FeatureSummary(msgspec.Struct, frozen=True):
+    """The figures of one feature that its scaling is made from; None where no value was seen."""
+
+    mean: float | None
+    std: float | None
+    minimum: float | None
+    maximum: float | None
+    quantile_16: float | None
+    median: float | None
+    quantile_84: float | None
+
+
+def scaling_of(variable: Variable, summary: FeatureSummary) -> FeatureScaling:
+    """Constants of one feature from what the training part holds.
+
+    ``log`` takes the median and half the central 68 % as centre and width: quantiles pass through the logarithm
+    unchanged, so that one pass over the raw values is enough. A width of zero scales by one.
+    """
+    offset, width = _centre_and_width(variable.scale, summary)
+    low, high = variable.clip or (-FLOAT32_MAX, FLOAT32_MAX)
+    return FeatureScaling(
+        kind=variable.scale,
+        offset=_float32(offset),
+        scale=_float32(1.0 / width if width > 1e-30 else 1.0),
+        low=_float32(low),
+        high=_float32(high),
+    )
+
+
+def group_scaling(group: InputGroup, summaries: Sequence[FeatureSummary]) -> GroupScaling:
+    """Constants of one input group; ``summaries`` in channel order."""
+    return GroupScaling(
+        name=group.name,
+        variables=tuple(variable.name for variable in group.variables),
+        features=tuple(map(scaling_of, group.variables, summaries)),
+        length=group.length,
+    )
+
+
+def _centre_and_width(scale: Scale, summary: FeatureSummary) -> tuple[float, float]:
+    if scale == "none":
+        return 0.0, 1.0
+    if scale == "minmax":
+        low, high = summary.minimum or 0.0, summary.maximum or 0.0
+        return low, high - low
+    if scale == "standard":
+        return summary.mean or 0.0, summary.std or 0.0
+    low, centre, high = (
+        float(np.log1p(max(value or 0.0, 0.0))) for value in (summary.quantile_16, summary.median, summary.quantile_84)
+    )
+    return centre, (high - low) / 2
+
+
+def _float32(value: float) -> float:
+    """The nearest finite float32, as a Python float: JSON keeps it exactly."""
+    return float(np.clip(value, -FLOAT32_MAX, FLOAT32_MAX).astype(np.float32))

@@ -1,0 +1,148 @@
+"""A config is understood whole, or refused with all of its problems at once."""
+
+from __future__ import annotations
+
+import pytest
+
+from mlaas4hep.config import Config, parse_config, read_config
+from mlaas4hep.errors import ConfigError
+
+WHOLE = """
+tree: Events
+eras: {"2022": {lumi_fb: 8.0}, "2023": {lumi_fb: 18.1}}
+samples:
+  ttH:   {files: "root://host//store/ttH/*.root", era: "2022", label: signal, xsec_pb: 0.295,
+          sum_of_weights: Runs/genEventSumw}
+  ttbar: {files: tt.txt, era: "2022", label: background, xsec_pb: 832.0, sum_of_weights: 1e6,
+          selection: "nGenTop == 2", friends: ["btag/*.root"]}
+  data:  {files: "data/*.root", kind: data}
+preselection: "nJet >= 4"
+new_variables: {ht: "sum(Jet_pt)", Jet_deta: "Jet_eta - FatJet_eta[0]"}
+inputs:
+  event: [PuppiMET_pt, {name: ht, scale: log, clip: [0, 2000]}]
+  jets:  {vars: [Jet_pt, Jet_deta, Jet_phi, Jet_btagDeepFlavB], length: 6, sort: -Jet_pt}
+weights: {event: genWeight, training: balanced}
+split: {by: [run, luminosityBlock, event], test: 0.2, validation: 0.1}
+variations: {jesUp: {Jet_pt: Jet_pt_jesTotalUp}, muRup: {weight: "genWeight * LHEScaleWeight[5]"}}
+observers: [HT]
+model: mlp
+"""
+
+SMALL = """
+samples:
+  sig: {files: a.root, label: signal}
+  bkg: {files: b.root, label: background}
+inputs: {event: [x]}
+"""
+
+
+def problems_of(text: str) -> tuple[str, ...]:
+    with pytest.raises(ConfigError) as caught:
+        parse_config(text)
+    return caught.value.problems
+
+
+def test_the_config_of_the_design_is_understood_whole() -> None:
+    config = parse_config(WHOLE)
+    assert config.classes == ("background", "signal")
+    assert [group.name for group in config.features.inputs] == ["event", "jets"]
+    assert config.samples["ttbar"].sum_of_weights == 1e6
+    assert config.samples["ttH"].sum_of_weights == "Runs/genEventSumw"
+    assert config.lumi_fb("ttH") == 8.0
+    assert config.features.inputs[0].variables[1].clip == (0.0, 2000.0)
+    assert config.features.variations["jesUp"] == {"Jet_pt": "Jet_pt_jesTotalUp"}
+
+
+def test_what_is_read_but_not_built_yet_is_named() -> None:
+    lines = parse_config(WHOLE).not_built()
+    assert [line.split(":")[0] for line in lines] == [
+        "samples.ttbar.friends",
+        "samples.data.kind",
+        "variations",
+        "observers",
+    ]
+
+
+def test_three_mistakes_are_reported_at_once_each_with_its_path() -> None:
+    problems = problems_of(
+        SMALL.replace("a.root, label", "a.root, xsec: 1.0, label").replace("[x]", "[x, x]") + "split: {test: 1.5}\n"
+    )
+    assert "samples.sig.xsec: unknown key; did you mean 'xsec_pb'?" in problems
+    assert "inputs.event: lists 'x' twice" in problems
+    assert "split.test: 1.5 is not a share of the events; wants 0 to below 1" in problems
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ("tre: Events", "tre: unknown key; did you mean 'tree'?"),
+        ("training: {epochs: many}", "training.epochs: wants a whole number, found text 'many'"),
+        ("weights: {training: balancd}", "weights.training: 'balancd' is none of balanced, physics, none; did you"),
+        ("preselection: 'nJet >= '", "preselection: this cannot be read"),
+        ("new_variables: {a: 'b + 1', b: 'a + 1'}", "new_variables: a, b need each other in a circle"),
+        ("name: 'a/b'", "name: 'a/b' cannot name a model"),
+        ("training: {max_memory: lots}", "training.max_memory: 'lots' is not a size"),
+    ],
+)
+def test_a_mistake_names_its_path(change: str, problem: str) -> None:
+    assert any(line.startswith(problem) for line in problems_of(SMALL + change + "\n"))
+
+
+def test_an_input_group_without_length_or_with_a_reserved_name_is_refused() -> None:
+    text = SMALL.replace("{event: [x]}", "{event: [x], jets: {vars: [Jet_pt]}, scores: {vars: [y], length: 2}}")
+    problems = problems_of(text)
+    assert any(line.startswith("inputs.jets.length: is required") for line in problems)
+    assert any("'scores' is reserved" in line for line in problems)
+
+
+def test_one_class_only_is_refused() -> None:
+    problems = problems_of(SMALL.replace("label: background", "label: signal"))
+    assert problems == ("samples: all have the label 'signal'; a classifier needs at least two classes",)
+
+
+def test_two_classes_without_a_signal_must_say_which_the_score_is_for() -> None:
+    text = SMALL.replace("label: signal", "label: top").replace("label: background", "label: qcd")
+    assert any(line.startswith("labels.signal: is required") for line in problems_of(text))
+    assert parse_config(text + "labels: {signal: qcd}\n").classes == ("top", "qcd")
+
+
+def test_a_key_given_twice_is_refused_with_its_line() -> None:
+    assert "line 6, column 1: key 'inputs' is given twice" in problems_of(SMALL + "inputs: {event: [y]}\n")
+
+
+def test_the_order_of_keys_means_nothing() -> None:
+    one = parse_config(
+        SMALL.replace("{event: [x]}", "{event: [x], jets: {vars: [p], length: 2}, b: {vars: [q], length: 1}}")
+    )
+    other = parse_config(
+        SMALL.replace("{event: [x]}", "{jets: {length: 2, vars: [p]}, b: {length: 1, vars: [q]}, event: [x]}")
+    )
+    assert one.features == other.features
+
+
+def test_numbers_are_read_as_physicists_write_them() -> None:
+    config = parse_config(SMALL + "model: {name: mlp, learning_rate: 1e-3}\n", overrides=["model.alpha=2e-5"])
+    assert config.model.dials == {"learning_rate": 1e-3, "alpha": 2e-5}
+
+
+def test_set_overrides_a_key_and_refuses_an_unknown_one() -> None:
+    assert parse_config(SMALL, overrides=["training.epochs=3", "model=bdt"]).training.epochs == 3
+    with pytest.raises(ConfigError, match=r"training\.epoch: unknown key; did you mean 'epochs'"):
+        parse_config(SMALL, overrides=["training.epoch=3"])
+
+
+def test_relative_paths_start_at_the_config(tmp_path: object) -> None:
+    from pathlib import Path
+
+    folder = Path(str(tmp_path))
+    (folder / "analysis.yaml").write_text(SMALL)
+    config: Config = read_config(folder / "analysis.yaml")
+    assert config.samples["sig"].files == (str(folder / "a.root"),)
+    assert config.name == "analysis"
+
+
+def test_a_file_that_is_not_there_or_not_yaml_is_one_message() -> None:
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml: 1 problem\n  - cannot be read: No such file"):
+        read_config("nowhere.yaml")
+    with pytest.raises(ConfigError, match="line 1, column"):
+        parse_config("samples: [a: b: c")
