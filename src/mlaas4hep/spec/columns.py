@@ -113,7 +113,7 @@ class Jagged:
 
     def astype(self, dtype: str) -> Jagged:
         """The same lists with values of another type; shares memory where nothing changes."""
-        return Jagged(self.offsets, self.values.astype(dtype, copy=False))
+        return Jagged(self.offsets, _astype(self.values, dtype))
 
     def tolist(self) -> list[list[Any]]:
         """One Python list an event."""
@@ -176,13 +176,13 @@ def cast(columns: Columns, types: Mapping[str, ColumnType]) -> dict[str, Column]
         if isinstance(column, Jagged) != (declared.kind == "jagged"):
             found = "jagged (a list an event)" if isinstance(column, Jagged) else "flat (one value an event)"
             raise DataError(f"column '{name}' is declared {declared.kind}, but is {found}")
-        done[name] = column.astype(declared.dtype) if isinstance(column, Jagged) else _cast_flat(column, declared)
+        done[name] = column.astype(declared.dtype) if isinstance(column, Jagged) else _astype(column, declared.dtype)
     return done
 
 
-def _cast_flat(column: NDArray[Any], declared: ColumnType) -> NDArray[Any]:
+def _astype(values: NDArray[Any], dtype: str) -> NDArray[Any]:
     with np.errstate(over="ignore", invalid="ignore"):
-        return column.astype(declared.dtype, copy=False)
+        return values.astype(dtype, copy=False)
 
 
 def slice_columns(columns: Columns, start: int, stop: int) -> dict[str, Column]:

@@ -126,13 +126,13 @@ class Scaler:
         raw = flatten(self.groups, inputs)
         missing = np.isnan(raw)
         scaled = np.where(missing, np.float32(0), raw)
-        scaled = np.maximum(np.minimum(scaled, self.high), self.low)
+        scaled = _clip(scaled, self.low, self.high)
         if len(self.log_columns):
             positive = np.maximum(scaled[:, self.log_columns].astype(np.float64), 0.0)
             scaled[:, self.log_columns] = np.log(1.0 + positive).astype(np.float32)
         with np.errstate(over="ignore"):
             scaled = (scaled - self.offset) * self.scale
-        scaled = np.maximum(np.minimum(scaled, self.out_high), self.out_low)
+        scaled = _clip(scaled, self.out_low, self.out_high)
         return np.where(missing, np.float32(0), scaled)
 
     def tensors(self, inputs: Tensors) -> dict[str, NDArray[np.float32]]:
@@ -149,9 +149,16 @@ class Scaler:
 
     def native(self, inputs: Tensors) -> NDArray[np.float32]:
         """Raw flat view [N, W] for trees: clipped to finite values, NaN where a value is missing."""
-        raw = flatten(self.groups, inputs)
-        clipped: NDArray[np.float32] = np.maximum(np.minimum(raw, self.high), self.low)
-        return clipped
+        return _clip(flatten(self.groups, inputs), self.low, self.high)
+
+
+def _clip(x: NDArray[np.float32], low: NDArray[np.float32], high: NDArray[np.float32]) -> NDArray[np.float32]:
+    """``x`` moved into [low, high]; NaN passes."""
+    if low.all() and high.all():
+        return np.asarray(np.maximum(np.minimum(x, high), low))
+    # minimum and maximum leave open which sign a zero gets at a bound of zero; comparisons do not.
+    x = np.where(x > high, high, x)
+    return np.where(x < low, low, x)
 
 
 class FeatureSummary(msgspec.Struct, frozen=True):

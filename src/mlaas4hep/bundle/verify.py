@@ -1,0 +1,85 @@
+"""``mlaas4hep verify``: proves on the machine at hand that a bundle scores as it should.
+
+Another processor takes other kernels, so law 11 is tested where the model is served. Invariant: needs nothing but the
+bundle, since the rows that are tried follow from its contract.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mlaas4hep.bundle.layout import PROBE_ROWS
+from mlaas4hep.bundle.read import Bundle
+from mlaas4hep.graph.invariance import BATCHES, THREADS, Variance, find_variance, probe_rows
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyReport:
+    """What `verify_bundle` found.
+
+    Parameters
+    ----------
+    name, version, path
+        Which bundle.
+    threads, batches
+        What was tried.
+    rows
+        Different rows in the largest batch.
+    variances
+        Where law 11 does not hold; empty if it does.
+    difference
+        Largest change of a score against the machine that wrote the bundle.
+    bar
+        The change that is allowed there: 1e-6 for scores in [0, 1].
+    """
+
+    name: str
+    version: int
+    path: str
+    threads: tuple[int, ...]
+    batches: tuple[int, ...]
+    rows: int
+    variances: tuple[Variance, ...]
+    difference: float
+    bar: float
+
+    @property
+    def ok(self) -> bool:
+        """Whether law 11 holds here and scores are those of the machine that wrote, within the bar."""
+        return not self.variances and self.difference <= self.bar
+
+    def __str__(self) -> str:
+        head = f"{self.name} version {self.version}: files and hashes are as written"
+        tried = f"{self.rows} rows in batches of {', '.join(map(str, self.batches))} on {self.threads} threads"
+        law = [str(one) for one in self.variances] or [f"each score is bit-equal to that of the row alone ({tried})"]
+        same = f"scores differ from those where it was written by at most {self.difference:.1e}, allowed {self.bar:.1e}"
+        return "\n  ".join([head, *law, same])
+
+
+def verify_bundle(bundle: Bundle, *, threads: Sequence[int] = THREADS) -> VerifyReport:
+    """Prove law 11 and compare scores with those that the manifest keeps.
+
+    Parameters
+    ----------
+    bundle
+        Loaded, so that its files are checked already.
+    threads
+        Thread counts to try.
+    """
+    rows = probe_rows(bundle.spec.scaling, BATCHES[-1])
+    first = {name: array[:PROBE_ROWS] for name, array in rows.items()}
+    written = np.array(bundle.manifest.probe, np.float32)
+    return VerifyReport(
+        name=bundle.name,
+        version=bundle.version,
+        path=str(bundle.path),
+        threads=tuple(threads),
+        batches=BATCHES,
+        rows=BATCHES[-1],
+        variances=tuple(find_variance(bundle.model(), rows, threads=threads)),
+        difference=float(np.abs(bundle.predict(first) - written).max()),
+        bar=bundle.manifest.parity.bar,
+    )

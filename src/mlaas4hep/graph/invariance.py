@@ -1,0 +1,147 @@
+"""Law 11 where it stands: a row's score is the same alone, in any batch, and on any number of threads, bit for bit.
+
+Used before a bundle is written and by ``mlaas4hep verify`` on the machine that serves, since another processor takes
+other kernels. The rows tried here follow from the contract alone, so that a bundle needs to carry no data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlaas4hep.graph.session import Session
+from mlaas4hep.spec.scaling import FeatureScaling, GroupScaling, unflatten
+
+BATCHES = (0, 1, 2, 7, 64, 256, 1000, 4096)
+THREADS = (1, 2)
+
+# Rows that are also run one by one, and in batches of a few; the others are compared from batch 64 on.
+ALONE_ROWS = 1000
+_SMALL_BATCH = 64
+
+Inputs = Mapping[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True, slots=True)
+class Variance:
+    """A row whose score changed with its surroundings.
+
+    Parameters
+    ----------
+    row, threads, batch
+        Which row, under which threads and batch size.
+    difference
+        Largest absolute change over all rows of that batch size.
+    rows
+        How many rows changed there.
+    """
+
+    row: int
+    threads: int
+    batch: int
+    difference: float
+    rows: int
+
+    def __str__(self) -> str:
+        return (
+            f"in batches of {self.batch} on {self.threads} thread{'s' if self.threads > 1 else ''} {self.rows} rows "
+            f"get other scores than alone, first row {self.row}, by at most {self.difference:.1e}"
+        )
+
+
+def batches(inputs: Inputs, size: int) -> Iterator[dict[str, NDArray[np.float32]]]:
+    """Cut all tensors into batches of the same size, the last one shorter."""
+    rows = len(next(iter(inputs.values())))
+    for start in range(0, rows, size):
+        yield {name: array[start : start + size] for name, array in inputs.items()}
+
+
+def find_variance(model: bytes, inputs: Inputs, *, threads: Sequence[int] = THREADS) -> list[Variance]:
+    """Run rows in all batch sizes and compare each score, bit for bit, to that of the row alone.
+
+    Parameters
+    ----------
+    model
+        A merged graph.
+    inputs
+        Raw tensors; 4096 rows are repeated or cut from them.
+    threads
+        Thread counts to try; the row alone is run on the first.
+
+    Returns
+    -------
+    What changed, empty if law 11 holds. An empty batch must give no scores without an error.
+    """
+    rows = {name: np.resize(array, (BATCHES[-1], *array.shape[1:])) for name, array in inputs.items()}
+    few = {name: array[:ALONE_ROWS] for name, array in rows.items()}
+    first = Session(model, threads=threads[0])
+    expected = np.concatenate([_in_batches(first, few, 1), _in_batches(first, rows, _SMALL_BATCH)[ALONE_ROWS:]])
+    found = []
+    for count in threads:
+        session = Session(model, threads=count)
+        for size in BATCHES:
+            scores = _in_batches(session, few if size < _SMALL_BATCH else rows, size)
+            variance = _compare(scores, expected[: len(scores)], count, size)
+            if variance is not None:
+                found.append(variance)
+    return found
+
+
+def _in_batches(session: Session, inputs: Inputs, size: int) -> NDArray[np.float32]:
+    if size == 0:
+        return session.execute({name: array[:0] for name, array in inputs.items()})
+    return np.concatenate([session.execute(batch) for batch in batches(inputs, size)])
+
+
+def _compare(scores: NDArray[np.float32], expected: NDArray[np.float32], threads: int, batch: int) -> Variance | None:
+    if scores.shape != expected.shape:
+        return Variance(row=0, threads=threads, batch=batch, difference=np.nan, rows=len(expected))
+    other = (scores.view(np.int32) != expected.view(np.int32)).any(axis=1)
+    if not other.any():
+        return None
+    difference = float(np.abs(scores - expected).max())
+    return Variance(int(np.argmax(other)), threads, batch, difference, int(other.sum()))
+
+
+def probe_rows(groups: Sequence[GroupScaling], rows: int) -> dict[str, NDArray[np.float32]]:
+    """Rows in the range of the contract's scaling: a pure function of ``groups``, by integer hashes.
+
+    Every eighth row is all missing, the next one complete; in the others collections are filled to a random length
+    and single values are missing.
+    """
+    features = [feature for group in groups for _ in range(group.slots) for feature in group.features]
+    uniform = _uniform(rows, len(features), stream=1)
+    flat = np.stack([_values(feature, uniform[:, i]) for i, feature in enumerate(features)], axis=1)
+    absent = _uniform(rows, len(features), stream=2) < 0.05
+    slots = unflatten(groups, absent)  # shares memory with absent
+    for index, group in enumerate(groups):
+        if group.length is not None:
+            length = (_uniform(rows, 1, stream=3 + index)[:, 0] * (group.length + 1)).astype(np.int64)
+            slots[group.name][np.arange(group.length) >= length[:, None]] = True
+    absent[0::8] = True
+    absent[1::8] = False
+    flat[absent] = np.nan
+    return unflatten(groups, flat)
+
+
+def _values(feature: FeatureScaling, uniform: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Four widths around the centre; for ``log`` from 0 to 1024, each factor of two alike."""
+    if feature.kind == "log":
+        sixteenth = np.floor(uniform * 16)
+        return np.ldexp(uniform * 16 - sixteenth + 1, sixteenth.astype(np.int32) - 6).astype(np.float32)
+    values = np.float64(feature.offset) + (uniform.astype(np.float64) - 0.5) * 8.0 / feature.scale
+    return np.clip(values, feature.low, feature.high).astype(np.float32)
+
+
+def _uniform(rows: int, columns: int, *, stream: int) -> NDArray[np.float32]:
+    """Multiples of 2^-24 in [0, 1) from a counter, by the mixing steps of splitmix64."""
+    counter = np.arange(1, rows * columns + 1, dtype=np.uint64) + np.uint64(stream << 40)
+    mixed = counter * np.uint64(0x9E3779B97F4A7C15)
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    mixed ^= mixed >> np.uint64(31)
+    uniform = (mixed >> np.uint64(40)).astype(np.float32) * np.float32(2**-24)
+    return uniform.reshape(rows, columns)

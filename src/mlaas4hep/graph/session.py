@@ -1,0 +1,121 @@
+"""Runs a merged graph with ONNX Runtime: checked tensors in, scores out.
+
+The only module that imports onnxruntime; it needs neither the ``onnx`` package nor a framework, so that a server can
+use it. Invariant: a row's score does not depend on the rows beside it, nor on threads (law 11): prepacking stays on,
+which is what makes small and large batches take the same kernels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from mlaas4hep.errors import BundleError, RequestError, nearest
+
+SCORES = "scores"
+Inputs = Mapping[str, NDArray[np.float32]]
+
+
+class Session:
+    """One loaded graph.
+
+    Parameters
+    ----------
+    model
+        File or bytes of a merged model: float32 inputs [N, ...], one output ``scores`` [N, C].
+    threads
+        Threads inside one operator; 1 is best for a server that runs several workers.
+
+    Raises
+    ------
+    BundleError
+        ONNX Runtime cannot load it, or its ends are not those of a merged model.
+    """
+
+    def __init__(self, model: Path | bytes, *, threads: int = 1) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        source = model if isinstance(model, bytes) else str(model)
+        try:
+            self._session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's own exceptions share no narrower base class
+            where = "model" if isinstance(model, bytes) else str(model)
+            raise BundleError(f"{where}: ONNX Runtime cannot load it: {error}") from error
+        self.threads = threads
+        self.shapes = {end.name: _shape(end) for end in self._session.get_inputs()}
+        self.num_scores = _num_scores(self._session)
+
+    def run(self, inputs: Inputs) -> NDArray[np.float32]:
+        """Scores of a batch.
+
+        Parameters
+        ----------
+        inputs
+            One float32 tensor a group, raw, [N, F] or [N, K, F], NaN where a value is missing; the same N in all.
+
+        Returns
+        -------
+        float32 [N, C]. No rows give no scores, without a run.
+
+        Raises
+        ------
+        RequestError
+            A tensor is missing, unknown, of another type or shape, or N differs.
+        """
+        rows = self._check(inputs)
+        return self.execute(inputs) if rows else np.zeros((0, self.num_scores), np.float32)
+
+    def execute(self, inputs: Inputs) -> NDArray[np.float32]:
+        """As `run`, for tensors that fit already: the graph is run whatever N is, and nothing is checked."""
+        scores: NDArray[np.float32] = self._session.run([SCORES], dict(inputs))[0]
+        return scores
+
+    def _check(self, inputs: Inputs) -> int:
+        for name in inputs:
+            if name not in self.shapes:
+                raise RequestError(f"unknown input '{name}'{nearest(name, self.shapes)}")
+        rows: dict[str, int] = {}
+        for name, shape in self.shapes.items():
+            if name not in inputs:
+                raise RequestError(f"input '{name}' {_text(shape)} is missing; given: {', '.join(inputs) or 'nothing'}")
+            rows[name] = _rows(name, inputs[name], shape)
+        if len(set(rows.values())) > 1:
+            found = ", ".join(f"'{name}' has {count}" for name, count in rows.items())
+            raise RequestError(f"all inputs need the same number of events, but {found}")
+        return next(iter(rows.values()))
+
+
+def _rows(name: str, array: NDArray[Any], shape: tuple[int, ...]) -> int:
+    if not isinstance(array, np.ndarray) or array.dtype != np.float32:
+        found = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
+        raise RequestError(f"input '{name}' must be float32, but is {found}")
+    if array.ndim != len(shape) + 1 or array.shape[1:] != shape:
+        raise RequestError(f"input '{name}' must have shape {_text(shape)}, but has {list(array.shape)}")
+    return len(array)
+
+
+def _text(shape: tuple[int, ...]) -> str:
+    return f"[{', '.join(['N', *map(str, shape)])}]"
+
+
+def _shape(end: Any) -> tuple[int, ...]:
+    shape = tuple(end.shape)[1:]
+    if end.type != "tensor(float)" or not all(isinstance(size, int) for size in shape):
+        raise BundleError(f"input '{end.name}' is {end.type} {list(end.shape)}, not float32 [N, ...] of fixed sizes")
+    return shape
+
+
+def _num_scores(session: Any) -> int:
+    outputs = session.get_outputs()
+    fits = len(outputs) == 1 and outputs[0].name == SCORES and outputs[0].type == "tensor(float)"
+    if not fits or len(outputs[0].shape) != 2 or not isinstance(outputs[0].shape[1], int):
+        found = ", ".join(f"{end.name} {end.type} {end.shape}" for end in outputs)
+        raise BundleError(f"a merged model has one output, 'scores' float32 [N, C], but this one has {found}")
+    return int(outputs[0].shape[1])
