@@ -1,0 +1,243 @@
+"""Events by name: JSON in KServe's v1 form to columns, and scores back.
+
+``{"instances": [{"PuppiMET_pt": 31.2, "Jet_pt": [88.1, 42.0]}]}`` becomes columns of the types that the contract
+declares; from there on the path is the one that training took. Invariant (law 6): an event sent with all digits of its
+numbers has the bits of the same event in a file.
+
+``null`` or ``"NaN"`` is a missing value of a floating column, alone or in a list; ``"Infinity"`` and ``"-Infinity"``
+are infinite. Integers are fine where floats are declared, nothing else is converted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
+from types import GenericAlias
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from mlaas4hep.errors import RequestError, nearest
+from mlaas4hep.serve.protocol import Number, decode_json, json_values
+from mlaas4hep.spec.columns import Column, ColumnType, Jagged
+
+MAX_PROBLEMS = 8
+# Explaining needs the request as plain Python values, up to 25 times the size of its text.
+MAX_EXPLAINED_BYTES = 8 << 20
+
+_JSON_TYPES: dict[str, Any] = {"bool": bool, "int64": int, "uint64": int, "float32": Number, "float64": Number}
+_ANY_EVENTS = msgspec.json.Decoder(dict[str, Any])
+_WORDS = frozenset({"NaN", "Infinity", "-Infinity"})
+_encoder = msgspec.json.Encoder()
+
+
+class Prediction(msgspec.Struct, frozen=True):
+    """Scores of events.
+
+    Parameters
+    ----------
+    model_name, model_version
+        Who answered.
+    score_names
+        Names of the columns of ``scores``.
+    selected
+        bool [N], whether an event passes the preselection of the model's contract.
+    scores
+        float32 [n, C], of the selected events, in order.
+    """
+
+    model_name: str
+    model_version: str
+    score_names: tuple[str, ...]
+    selected: NDArray[np.bool_]
+    scores: NDArray[np.float32]
+
+
+class EventReader:
+    """Reads the events of one model's contract.
+
+    Parameters
+    ----------
+    types
+        Columns that the model needs, with their declared types.
+
+    Notes
+    -----
+    Safe to use from several threads.
+    """
+
+    def __init__(self, types: Mapping[str, ColumnType]) -> None:
+        self.types = dict(types)
+        # Columns may have any name, fields may not: events are read into c0, c1, ... in the order of `types`.
+        self._fields = {f"c{index}": name for index, name in enumerate(self.types)}
+        self._decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(_request_type(self.types, self._fields))
+
+    def read(self, body: bytes, *, max_instances: int) -> tuple[dict[str, Column], int]:
+        """Columns in their declared types, and the number of events.
+
+        Raises
+        ------
+        RequestError
+            Names every column that is missing, unknown or of another type, with the first event where it is so.
+        """
+        try:
+            instances: list[Any] = self._decoder.decode(body).instances
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            if len(body) <= MAX_EXPLAINED_BYTES:
+                self._explain(body)
+            raise RequestError(f"the request does not fit the protocol: {error}") from error
+        if len(instances) > max_instances:
+            raise RequestError(f"{len(instances)} instances are asked; this server takes {max_instances} a request")
+        columns = {
+            name: _column(name, self.types[name], [getattr(event, field) for event in instances])
+            for field, name in self._fields.items()
+        }
+        return columns, len(instances)
+
+    def _explain(self, body: bytes) -> None:
+        """Say in the words of the contract what is wrong with a request that could not be decoded."""
+        raw = decode_json(_ANY_EVENTS, body)
+        if not isinstance(raw.get("instances"), list):
+            found = ", ".join(repr(key) for key in raw) or "nothing"
+            raise RequestError(f'asked for {{"instances": [{{column: value, ...}}, ...]}}, found {found}')
+        if problems := self._problems(raw["instances"]):
+            raise RequestError("\n".join(problems))
+
+    def _problems(self, instances: Sequence[Any]) -> list[str]:
+        """The first place of each problem; at most `MAX_PROBLEMS`."""
+        seen: dict[tuple[str, str], str] = {}
+        for index, event in enumerate(instances):
+            if not isinstance(event, dict):
+                return [f"instances[{index}]: asked for an object {{column: value}}, found {_found(event)}"]
+            for name, kind, text in self._problems_of(event):
+                seen.setdefault((name, kind), f"instances[{index}]: {text}")
+            if len(seen) >= MAX_PROBLEMS:
+                break
+        return list(seen.values())[:MAX_PROBLEMS]
+
+    def _problems_of(self, event: Mapping[str, Any]) -> Iterable[tuple[str, str, str]]:
+        for name, declared in self.types.items():
+            if name not in event:
+                yield name, "missing", f"column '{name}' ({declared.kind}, {declared.dtype}) is missing"
+            elif found := _misfit(event[name], declared):
+                asked = f"column '{name}' ({declared.kind}, {declared.dtype})"
+                yield name, "type", f"{asked}: asked for {_asked(declared)}, found {found}"
+        for name in event:
+            if name not in self.types:
+                yield name, "unknown", f"column '{name}' is not one of the model's{nearest(name, self.types)}"
+
+
+def encode_prediction(prediction: Prediction) -> bytes:
+    """The answer as JSON: ``{"predictions": [{"signal": 0.93}, null], ...}``, one an instance, null where not selected.
+
+    Numbers carry all digits of their float32; a score that is not a number is null.
+    """
+    names = prediction.score_names
+    scored = iter(zip(*(json_values(column) for column in prediction.scores.T), strict=True))
+    answers = [dict(zip(names, next(scored), strict=True)) if ok else None for ok in prediction.selected.tolist()]
+    return _encoder.encode(
+        {
+            "predictions": answers,
+            "model_name": prediction.model_name,
+            "model_version": prediction.model_version,
+        }
+    )
+
+
+def _request_type(types: Mapping[str, ColumnType], fields: Mapping[str, str]) -> type[msgspec.Struct]:
+    """A typed request of exactly these columns: JSON is checked while it is read, at the speed of the parser."""
+    event = msgspec.defstruct(
+        "Event",
+        [(field, _json_type(types[name])) for field, name in fields.items()],
+        rename=dict(fields),
+        forbid_unknown_fields=True,
+        frozen=True,
+        gc=False,
+    )
+    return msgspec.defstruct("Request", [("instances", GenericAlias(list, (event,)))], frozen=True)
+
+
+def _json_type(declared: ColumnType) -> Any:
+    one = _JSON_TYPES[declared.dtype]
+    return GenericAlias(list, (one,)) if declared.kind == "jagged" else one
+
+
+def _column(name: str, declared: ColumnType, values: Sequence[Any]) -> Column:
+    flat = list(chain.from_iterable(values)) if declared.kind == "jagged" else values
+    array = _array(name, declared, flat)
+    if declared.kind == "flat":
+        return array
+    return Jagged.from_counts([len(one) for one in values], array)
+
+
+def _array(name: str, declared: ColumnType, values: Sequence[Any]) -> NDArray[Any]:
+    """Values in their declared type; a float32 is rounded from the double that JSON gave."""
+    dtype = "float64" if declared.dtype == "float32" else declared.dtype
+    try:
+        array = np.array(values, dtype=dtype)
+    except OverflowError as error:
+        problem = f"column '{name}' ({declared.kind}, {declared.dtype}): {_out_of_range(values, dtype)}"
+        raise RequestError(problem) from error
+    with np.errstate(over="ignore"):
+        return array.astype(declared.dtype, copy=False)
+
+
+def _out_of_range(values: Sequence[int], dtype: str) -> str:
+    limits = np.iinfo(dtype)
+    wrong = next(value for value in values if not limits.min <= value <= limits.max)
+    return f"{wrong} is outside {limits.min} to {limits.max}"
+
+
+def _misfit(value: Any, declared: ColumnType) -> str:
+    """What was found instead of the declared type; empty where the value fits."""
+    if declared.kind == "flat":
+        return "" if _fits(value, declared.dtype) else _found(value)
+    if not isinstance(value, list):
+        return _found(value)
+    wrong = [index for index, one in enumerate(value) if not _fits(one, declared.dtype)]
+    return f"{_found(value[wrong[0]])} at [{wrong[0]}]" if wrong else ""
+
+
+def _fits(value: Any, dtype: str) -> bool:
+    if dtype == "bool":
+        return isinstance(value, bool)
+    if isinstance(value, bool):
+        return False
+    if dtype in ("int64", "uint64"):
+        return isinstance(value, int)
+    return value is None or isinstance(value, int | float) or (isinstance(value, str) and value in _WORDS)
+
+
+def _asked(declared: ColumnType) -> str:
+    word = {"bool": "true or false", "int64": "an integer", "uint64": "an integer"}.get(declared.dtype, "a number")
+    return f"a list, each {word}" if declared.kind == "jagged" else word
+
+
+def _found(value: Any) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, list):
+        return f"a list of {len(value)}"
+    if isinstance(value, dict):
+        return "an object"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return f"{'the text ' if isinstance(value, str) else ''}{_short(value)}"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."
+
+
+def example_event(types: Mapping[str, ColumnType], typical: Mapping[str, float | None]) -> dict[str, Any]:
+    """An event that fits, for help texts: typical values where they are known, lists of two."""
+    return {name: _example(declared, typical.get(name)) for name, declared in types.items()}
+
+
+def _example(declared: ColumnType, typical: float | None) -> Any:
+    value = 1.0 if typical is None else float(f"{typical:.4g}")
+    one: Any = {"bool": True, "int64": round(value), "uint64": abs(round(value))}.get(declared.dtype, value)
+    return [one, one] if declared.kind == "jagged" else one

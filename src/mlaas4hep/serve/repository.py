@@ -1,0 +1,182 @@
+"""Models on a server, by name and version.
+
+Opened once from a folder of bundles, from one bundle, or from one version of it; every bundle is verified before it is
+served. Invariant: a `ServedModel` never changes, so that an answer needs no lock and its version is the one it names.
+"""
+
+from __future__ import annotations
+
+import timeit
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlaas4hep.bundle import Bundle, load_bundle
+from mlaas4hep.bundle.layout import CONFIG_FILE, MANIFEST_FILE, MAX_BATCH_SIZE, MODEL_FILE
+from mlaas4hep.bundle.read import versions_of
+from mlaas4hep.errors import BundleError, NotFoundError, nearest
+from mlaas4hep.graph.invariance import batches
+from mlaas4hep.serve.events import EventReader
+from mlaas4hep.spec.contract import ModelSpec
+from mlaas4hep.spec.preprocess import Preprocessor
+
+
+class Runner:
+    """Puts tensors through the graph of one bundle, at most 4096 rows at a time, as `Bundle.predict` does.
+
+    The wall between a question and the graph: whoever joins questions into batches stands here.
+    """
+
+    def __init__(self, bundle: Bundle, *, threads: int = 1) -> None:
+        self._session = bundle.session(threads=threads)
+        self.call_s = self._measure(bundle.spec)
+
+    def run(self, inputs: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
+        """Scores float32 [N, C] of N rows; N may be 0. Safe from several threads."""
+        sizes = {len(tensor) for tensor in inputs.values()}
+        # Groups of different N go to the session whole, which refuses them; cut, the longest would lose its end.
+        if len(sizes) != 1 or max(sizes) <= MAX_BATCH_SIZE:
+            return self._session.run(inputs)
+        return np.concatenate([self._session.run(batch) for batch in batches(inputs, MAX_BATCH_SIZE)])
+
+    def _measure(self, spec: ModelSpec) -> float:
+        """Seconds of a call with one row: decides whether a call may hold up the event loop.
+
+        The least of a few, since the first is never warm and any may be disturbed.
+        """
+        row = {one.name: np.zeros((1, *one.shape), np.float32) for one in spec.signature}
+        return min(timeit.repeat(lambda: self.run(row), number=1, repeat=5))
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class ServedModel:
+    """One version of a model with all that answers need."""
+
+    name: str
+    version: str
+    spec: ModelSpec
+    model_sha256: str
+    spec_sha256: str
+    preprocessor: Preprocessor
+    reader: EventReader
+    runner: Runner
+
+    @classmethod
+    def of(cls, bundle: Bundle, *, threads: int = 1) -> ServedModel:
+        """Make a verified bundle ready to answer."""
+        preprocessor = bundle.spec.preprocessor()
+        return cls(
+            name=bundle.name,
+            version=str(bundle.version),
+            spec=bundle.spec,
+            model_sha256=bundle.model_sha256,
+            spec_sha256=bundle.spec_sha256,
+            preprocessor=preprocessor,
+            reader=EventReader(preprocessor.types),
+            runner=Runner(bundle, threads=threads),
+        )
+
+
+class ModelRepository:
+    """The models that a server answers for.
+
+    Parameters
+    ----------
+    models
+        Any number of names and versions; at least one.
+
+    Raises
+    ------
+    BundleError
+        Two of them have the same name and version.
+    """
+
+    def __init__(self, models: Iterable[ServedModel]) -> None:
+        self._models: dict[str, dict[str, ServedModel]] = {}
+        for model in sorted(models, key=lambda one: (one.name, int(one.version))):
+            versions = self._models.setdefault(model.name, {})
+            if model.version in versions:
+                raise BundleError(f"two bundles are model '{model.name}', version {model.version}; serve one of them")
+            versions[model.version] = model
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of all models, sorted."""
+        return tuple(self._models)
+
+    def versions(self, name: str) -> tuple[str, ...]:
+        """Versions of a model, oldest first."""
+        return tuple(self._named(name))
+
+    def get(self, name: str, version: str | None = None) -> ServedModel:
+        """A model by name; the newest version where none is asked for.
+
+        Raises
+        ------
+        NotFoundError
+            With the names or versions that are there.
+        """
+        versions = self._named(name)
+        if version is None:
+            return next(reversed(versions.values()))
+        if version not in versions:
+            raise NotFoundError(f"model '{name}' has no version {version}; versions: {', '.join(versions)}")
+        return versions[version]
+
+    def _named(self, name: str) -> dict[str, ServedModel]:
+        if name not in self._models:
+            raise NotFoundError(f"no model '{name}' is served here{nearest(name, self._models)}")
+        return self._models[name]
+
+
+def open_repository(path: Path | str, *, threads: int = 1) -> ModelRepository:
+    """Verify and load all models under a path.
+
+    Parameters
+    ----------
+    path
+        A folder of bundles, a bundle (``NAME``, with all versions), or one version (``NAME/1``).
+    threads
+        Threads that one call of a graph may use.
+
+    Raises
+    ------
+    BundleError
+        Nothing to serve, or a bundle that is not what was written; names all of those.
+    """
+    models: list[ServedModel] = []
+    problems: list[str] = []
+    for folder in find_bundles(Path(path)):
+        try:
+            models.append(ServedModel.of(load_bundle(folder), threads=threads))
+        except BundleError as error:
+            problems.append(str(error))
+    if problems:
+        raise BundleError("\n".join(problems))
+    return ModelRepository(models)
+
+
+def find_bundles(path: Path) -> list[Path]:
+    """Version folders (``NAME/1``) under a path, by name and version."""
+    if not path.is_dir():
+        raise BundleError(f"no folder {path}; asked for a bundle or a folder of bundles")
+    if _is_version(path):
+        return [path]
+    found = _versions(path) or [one for entry in sorted(path.iterdir()) for one in _versions(entry)]
+    if not found:
+        there = ", ".join(sorted(entry.name for entry in path.iterdir())[:8]) or "nothing"
+        raise BundleError(f"{path}: asked for NAME/1/{MODEL_FILE} in it, found {there}")
+    return found
+
+
+def _versions(folder: Path) -> list[Path]:
+    """Version folders of a bundle; one that lost a file is among them, so that it is refused and not passed over."""
+    found = [folder / str(number) for number in versions_of(folder)]
+    return found if (folder / CONFIG_FILE).exists() else [version for version in found if _is_version(version)]
+
+
+def _is_version(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in (MODEL_FILE, MANIFEST_FILE))
