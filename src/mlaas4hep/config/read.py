@@ -5,6 +5,7 @@ Invariant: either the whole file is understood, or one `ConfigError` lists every
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ def read_config(path: str | Path, *, overrides: Sequence[str] = ()) -> Config:
     Parameters
     ----------
     path
-        The file. Relative paths in it are taken from its folder.
+        The file. Relative paths in it are taken from its folder; ``~`` and ``$NAME`` are filled in.
     overrides
         ``key=value`` pairs with dotted keys, such as ``training.epochs=5``; the value is read as YAML.
 
@@ -93,6 +94,7 @@ def _assemble(document: Document, where: str, folder: Path) -> Config:
 
 
 def _from_folder(file: str, folder: Path) -> str:
+    file = os.path.expandvars(file)
     return file if "://" in file else str(folder / Path(file).expanduser())
 
 

@@ -1,0 +1,246 @@
+"""All files of all samples, opened once and checked against the config before anything else happens.
+
+A `Catalogue` is what the rest of the layer works from: numbered files with their clusters, column types promoted over
+all of them, factors for the physics weight. Invariant: either everything that the config asks for is there, or one
+`DataError` lists all that is not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlaas4hep.config import Config, Sample
+from mlaas4hep.data.locate import file_key, search
+from mlaas4hep.data.source import Source, open_source
+from mlaas4hep.data.split import Identity, choose_identity
+from mlaas4hep.data.weights import normalisation
+from mlaas4hep.errors import DataError, nearest
+from mlaas4hep.spec.columns import ColumnType, promote
+from mlaas4hep.spec.features import FeatureSpec
+from mlaas4hep.spec.preprocess import columns_of
+
+
+@dataclass(frozen=True, eq=False)
+class FileEntry:
+    """One tree of one file.
+
+    Parameters
+    ----------
+    number
+        Its place in the catalogue.
+    sample
+        Place of its sample.
+    index
+        Its place among the files of its sample.
+    path, tree
+        Where it lies.
+    clusters
+        Boundaries of the entries that are used, int64 [C + 1].
+    tree_entries
+        Entries of the tree when it was opened, so that a file that changes later is noticed; None does not look.
+    """
+
+    number: int
+    sample: int
+    index: int
+    path: str
+    tree: str
+    clusters: NDArray[np.int64]
+    tree_entries: int | None = None
+
+    @property
+    def num_entries(self) -> int:
+        """Entries that are used: all of the tree, or the first ones where less was asked for."""
+        return int(self.clusters[-1])
+
+
+@dataclass(frozen=True)
+class SampleEntry:
+    """One sample: its class ``label`` (position in the catalogue's ``classes``), own selection, and weight factor."""
+
+    name: str
+    number: int
+    label: int
+    selection: str | None
+    factor: float
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """Samples and files in the order of the config.
+
+    Parameters
+    ----------
+    classes
+        Names in label order.
+    types
+        Type of every readable column, promoted over all files that have it.
+    features
+        The declaration that the files were checked against.
+    identity
+        What tells one event from another: decides the split.
+    """
+
+    samples: tuple[SampleEntry, ...]
+    files: tuple[FileEntry, ...]
+    classes: tuple[str, ...]
+    types: Mapping[str, ColumnType]
+    features: FeatureSpec
+    identity: Identity
+
+    @classmethod
+    def open(cls, config: Config, *, progress: Callable[[int], None] | None = None) -> Catalogue:
+        """Open and check every file of a config.
+
+        Parameters
+        ----------
+        config
+            Samples of kind ``data`` are left out.
+        progress
+            Called with 1 for each file opened.
+
+        Raises
+        ------
+        DataError
+            With everything that is wrong: files that are missing, damaged or empty, trees and columns that are not
+            there or of another kind, samples that select the same entries.
+        """
+        survey = _Survey(config)
+        for name, sample in config.samples.items():
+            if sample.kind == "mc":
+                survey.add_sample(name, progress or _ignore)
+        return survey.finish()
+
+    @property
+    def num_entries(self) -> int:
+        """Entries of all files, before any selection."""
+        return sum(one.num_entries for one in self.files)
+
+    def __str__(self) -> str:
+        return f"{self.num_entries} entries in {len(self.files)} files of {len(self.samples)} samples"
+
+
+class _Survey:
+    """A catalogue in the making, with the problems met on the way."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.samples: list[SampleEntry] = []
+        self.files: list[FileEntry] = []
+        self.types: dict[str, ColumnType] = {}
+        self.problems: list[str] = []
+        self._everywhere: set[str] | None = None
+        self._other_kind: dict[str, str] = {}
+        self._missing: dict[tuple[str, str, str], list[str]] = {}
+        self._selected: dict[tuple[object, ...], str] = {}
+
+    def add_sample(self, name: str, progress: Callable[[int], None]) -> None:
+        """Open its files; what fails is noted, and the others go on."""
+        sample = self.config.samples[name]
+        paths, problems = search(sample.files)
+        self.problems.extend(f"samples.{name}: {line}" for line in problems)
+        needed = self._needed(sample)
+        for index, path in enumerate(paths):
+            with self._noted(name):
+                self._add_file(name, index, path, needed)
+            progress(1)
+        factor = 1.0
+        if not self.problems:
+            with self._noted(name):
+                factor = normalisation(sample, paths, lumi_fb=self.config.lumi_fb(name))
+        label = self.config.classes.index(self.config.label_of(name))
+        self.samples.append(SampleEntry(name, len(self.samples), label, sample.selection, factor))
+
+    def finish(self) -> Catalogue:
+        """The catalogue, or every problem at once."""
+        self.problems.extend(self._missing_lines())
+        needed = frozenset().union(*(self._needed(self.config.samples[one.name]) for one in self.samples))
+        self.problems.extend(line for name, line in self._other_kind.items() if name in needed)
+        if self.problems:
+            raise DataError(_joined(self.problems))
+        features = self.config.features
+        everywhere = {name: self.types[name] for name in self._everywhere or () if name not in self._other_kind}
+        return Catalogue(
+            samples=tuple(self.samples),
+            files=tuple(self.files),
+            classes=self.config.classes,
+            types={name: one for name, one in self.types.items() if name not in self._other_kind},
+            features=features,
+            identity=choose_identity(features.split, everywhere, columns_of(features)),
+        )
+
+    @contextmanager
+    def _noted(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except DataError as error:
+            self.problems.extend(f"samples.{name}: {line}" for line in str(error).splitlines())
+
+    def _needed(self, sample: Sample) -> frozenset[str]:
+        features = self.config.features
+        texts = [text for text in (features.weights.event, sample.selection) if text is not None]
+        return columns_of(features, texts) | frozenset(features.split.by)
+
+    def _add_file(self, name: str, index: int, path: str, needed: frozenset[str]) -> None:
+        sample = self.config.samples[name]
+        with open_source(path, sample.tree or self.config.tree) as source:
+            if source.num_entries == 0:
+                raise DataError(f"{path}: tree '{source.tree}' has no entries")
+            self._refuse_twice(name, path, source.tree, sample.selection)
+            self._add_columns(source)
+            for column in sorted(needed):
+                self._check_column(name, source, column)
+            place = (len(self.files), len(self.samples), index)
+            self.files.append(FileEntry(*place, path, source.tree, source.clusters, source.num_entries))
+
+    def _refuse_twice(self, name: str, path: str, tree: str, selection: str | None) -> None:
+        key = (file_key(path), tree, "".join((selection or "").split()))
+        other = self._selected.setdefault(key, name)
+        if other != name:
+            raise DataError(
+                f"{path}, tree '{tree}': selects the same entries as the sample '{other}'; give the two different "
+                "files, trees or selections"
+            )
+
+    def _add_columns(self, source: Source) -> None:
+        readable = {name: one.type for name, one in source.columns.items() if one.type is not None}
+        self._everywhere = set(readable) if self._everywhere is None else self._everywhere & set(readable)
+        for name, found in readable.items():
+            known = self.types.setdefault(name, found)
+            if known.kind != found.kind:
+                self._other_kind.setdefault(
+                    name, f"column '{name}' is {found.kind} in {source.path}, but {known.kind} in files before it"
+                )
+            elif known != found:
+                self.types[name] = ColumnType(known.kind, promote(known.dtype, found.dtype))
+
+    def _check_column(self, name: str, source: Source, column: str) -> None:
+        info = source.columns.get(column)
+        if info is None:
+            known = [*source.columns, *self.config.features.new_variables]
+            problem = f"has no column '{column}'{nearest(column, known)}"
+        elif info.type is None:
+            problem = f"column '{column}' ({info.description}) cannot be read: {info.reason}"
+        else:
+            return
+        self._missing.setdefault((name, source.tree, problem), []).append(source.path)
+
+    def _missing_lines(self) -> Iterator[str]:
+        for (name, tree, problem), paths in self._missing.items():
+            more = f" and {len(paths) - 1} more files" if len(paths) > 1 else ""
+            yield f"samples.{name}: {paths[0]}{more}, tree '{tree}': {problem}"
+
+
+def _ignore(_: int) -> None:
+    return None
+
+
+def _joined(problems: list[str]) -> str:
+    if len(problems) == 1:
+        return problems[0]
+    return "\n".join([f"{len(problems)} problems with the input files:", *(f"  - {line}" for line in problems)])

@@ -1,0 +1,245 @@
+"""A first config out of what `mlaas4hep.data.inspect` found, for the user to correct.
+
+Guesses come from names, as experiments give them: collections by their prefix, generator truth, triggers, weights and
+identity kept out of the inputs, labels from files, trees or a label column. Invariant: the text passes the validation
+of `mlaas4hep.config`; where nothing can be guessed, a place to fill in is marked ``CHANGE-ME``.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
+
+from mlaas4hep.data.inspect import ColumnSummary, Survey, prefix_of
+from mlaas4hep.data.split import STANDARD
+from mlaas4hep.spec.features import MAX_LENGTH
+
+_MAX_EVENT_VARIABLES = 40
+_MAX_COLLECTIONS = 6
+_MAX_COLLECTION_VARIABLES = 12
+_RECONSTRUCTED = ("jet", "fatjet", "muon", "electron", "tau", "photon")
+_TRUTH = re.compile(r"gen|lhe|truth|(^|_)mc|htxs|pileup|flavou?r|hadrons|parton|match|pdgid", re.IGNORECASE)
+_BOOKKEEPING = re.compile(
+    r"^(hlt_|l1_|l1reco|flag_|dst_)|idx|index|cleanmask|fuid|funiqueid|fbits|(^|_)id$", re.IGNORECASE
+)
+_IDENTITY = re.compile(
+    r"^(run|lumi|luminosityblock|ls|event|evt)(_?(number|nr|num|id))?$|^bunchcrossing$", re.IGNORECASE
+)
+_WEIGHT = re.compile(r"weight|(^|_)xsec|^puweight|sumw", re.IGNORECASE)
+_VARIATION = re.compile(r"(up|down|delta[xy])$", re.IGNORECASE)
+_KINEMATIC = ("pt", "et", "eta", "phi", "mass", "m", "e", "energy", "px", "py", "pz")
+_LABEL = re.compile(r"^(label|labels|target|class|is_?sig(nal)?|type|truth|y)$", re.IGNORECASE)
+_SIGNAL = re.compile(r"sig|tth|hh|higgs|(^|_)h(bb|gg|ww|zz|tautau)|top|zprime|susy", re.IGNORECASE)
+_PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*\Z")
+_IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+_YAML_WORDS = frozenset({"y", "n", "yes", "no", "on", "off", "true", "false", "null"})
+
+
+@dataclass(frozen=True)
+class _Sample:
+    name: str
+    files: tuple[str, ...]
+    label: str | None = None
+    tree: str | None = None
+    selection: str | None = None
+
+
+def draft_config(found: Survey) -> str:
+    """YAML of a config for the files of a survey.
+
+    Parameters
+    ----------
+    found
+        Of all files that are to be used; those that look like one process (``ttH_1.root``, ``ttH_2.root``) become one
+        sample.
+    """
+    label = _label_column(found)
+    samples = _samples(found, label)
+    lines = [
+        "# A first config, drafted from the files: check the labels, the inputs and the lengths.",
+        f"# Figures are of {found.looked_at} of {found.entries} events.",
+    ]
+    if not any(sample.tree for sample in samples):
+        lines.append(f"tree: {_word(found.tree)}")
+    lines += ["samples:", *(f"  {line}" for sample in samples for line in _sample_lines(sample))]
+    lines += _label_lines(samples)
+    lines += ["inputs:", *(f"  {line}" for line in _input_lines(found, label))]
+    lines += _weight_lines(found)
+    lines += _split_lines(found)
+    lines.append("model: mlp")
+    return "\n".join(lines) + "\n"
+
+
+def _samples(found: Survey, label: ColumnSummary | None) -> list[_Sample]:
+    processes = _processes(found.paths)
+    if len(processes) > 1:
+        return _labelled([_Sample(name, files) for name, files in processes.items()])
+    twins = _twin_trees(found)
+    if len(twins) > 1:
+        return _labelled([_Sample(_name(tree), found.paths, tree=tree) for tree in twins])
+    if label is not None and label.minimum is not None and label.maximum is not None:
+        low, high = int(label.minimum), int(label.maximum)
+        return [
+            _Sample("background", found.paths, selection=f"{label.name} == {low}"),
+            _Sample("signal", found.paths, selection=f"{label.name} == {high}"),
+        ]
+    other = _Sample("background", ("CHANGE-ME.root",))
+    return [_Sample("signal", found.paths), other]
+
+
+def _processes(paths: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Files by what is left of their name without running numbers; the folder where names alone tell nothing."""
+    by_name: dict[str, list[str]] = {}
+    for path in paths:
+        stem = re.sub(r"([_.-]?(part|file|batch)?[_.-]?\d+)+$", "", PurePath(path).stem)
+        by_name.setdefault(_name(stem or PurePath(path).parent.name or "sample"), []).append(path)
+    return {name: tuple(files) for name, files in by_name.items()}
+
+
+def _twin_trees(found: Survey) -> list[str]:
+    """Trees of one file that have as many columns as the chosen one: such as signal and background."""
+    if len(found.paths) != 1:
+        return []
+    there = [one for one in found.trees if one.entries]
+    chosen = next(one for one in there if one.name == found.tree)
+    return [one.name for one in there if one.columns == chosen.columns and one.kind == chosen.kind]
+
+
+def _labelled(samples: list[_Sample]) -> list[_Sample]:
+    """Signal against background where names tell which is the signal; else every sample its own class."""
+    signals = [sample.name for sample in samples if _SIGNAL.search(sample.name)]
+    if len(signals) != 1:
+        return samples
+    labels = dict.fromkeys(signals, "signal")
+    return [_Sample(one.name, one.files, labels.get(one.name, "background"), one.tree) for one in samples]
+
+
+def _label_column(found: Survey) -> ColumnSummary | None:
+    return next(
+        (
+            one
+            for one in found.columns
+            if one.kind == "flat" and one.distinct == 2 and _LABEL.match(one.name) and _IDENTIFIER.match(one.name)
+        ),
+        None,
+    )
+
+
+def _sample_lines(sample: _Sample) -> Iterator[str]:
+    yield f"{_word(sample.name)}:"
+    files = [_word(file) for file in sample.files]
+    yield f"  files: {files[0] if len(files) == 1 else '[' + ', '.join(files) + ']'}"
+    if sample.tree is not None:
+        yield f"  tree: {_word(sample.tree)}"
+    if sample.label is not None:
+        yield f"  label: {sample.label}"
+    if sample.selection is not None:
+        yield f"  selection: {_word(sample.selection)}"
+
+
+def _label_lines(samples: list[_Sample]) -> list[str]:
+    labels = sorted({sample.label or sample.name for sample in samples})
+    if len(labels) == 2 and "signal" not in labels:
+        return [f"labels: {{signal: {_word(labels[-1])}}}  # a guess: the class that the score is for"]
+    return []
+
+
+def _input_lines(found: Survey, label: ColumnSummary | None) -> Iterator[str]:
+    collections = list(_collection_lines(found))
+    names, left_out = _event_variables(found, label)
+    if not names and not collections:
+        names = [one.name for one in found.columns if one.kind == "flat"][:1] or ["CHANGE-ME"]
+    if left_out:
+        yield f"# {left_out} more flat columns look usable"
+    if names:
+        yield "event:"
+        yield from (f"  - {_word(name)}" for name in names)
+    yield from collections
+
+
+def _event_variables(found: Survey, label: ColumnSummary | None) -> tuple[list[str], int]:
+    counters = {f"n{prefix}".lower() for prefix in found.collections}
+    usable = [
+        one.name
+        for one in found.columns
+        if one.kind == "flat"
+        and _is_input(one)
+        and not _IDENTITY.match(one.name)
+        and one.name.lower() not in counters
+        and (label is None or one.name != label.name)
+    ]
+    return usable[:_MAX_EVENT_VARIABLES], max(len(usable) - _MAX_EVENT_VARIABLES, 0)
+
+
+def _is_input(column: ColumnSummary) -> bool:
+    """Says something (not constant), and is neither truth, weight, trigger nor bookkeeping."""
+    name = column.name
+    return column.distinct > 1 and not any(pattern.search(name) for pattern in (_TRUTH, _BOOKKEEPING, _WEIGHT))
+
+
+def _collection_lines(found: Survey) -> Iterator[str]:
+    columns = {one.name: one for one in found.columns}
+    candidates = {
+        prefix: [columns[name] for name in names if _is_input(columns[name])]
+        for prefix, names in found.collections.items()
+        if not prefix.startswith("_") and not _TRUTH.search(prefix)
+    }
+    usable = {prefix: members for prefix, members in candidates.items() if members}
+    wanted = [prefix for prefix in usable if prefix.lower() in _RECONSTRUCTED] or list(usable)
+    taken: set[str] = set()
+    for prefix in wanted[:_MAX_COLLECTIONS]:
+        name = _group_name(prefix)
+        if name not in taken:
+            taken.add(name)
+            yield from _group_lines(name, usable[prefix])
+
+
+def _group_lines(name: str, members: list[ColumnSummary]) -> Iterator[str]:
+    lengths = members[0].lengths
+    suggested = 1 if lengths is None else (lengths.q99 if lengths.q99 <= 16 else lengths.q95)
+    by_momentum = next((one.name for one in members if _last_word(one.name) in ("pt", "et", "e", "energy")), None)
+    kinematic_first = sorted(members, key=lambda one: _last_word(one.name) not in _KINEMATIC)
+    yield f"{name}:"
+    yield f"  vars: [{', '.join(_word(one.name) for one in kinematic_first[:_MAX_COLLECTION_VARIABLES])}]"
+    yield f"  length: {min(max(suggested, 1), MAX_LENGTH)}"
+    if by_momentum is not None and _IDENTIFIER.match(by_momentum):
+        yield f"  sort: {_word('-' + by_momentum)}"
+
+
+def _last_word(name: str) -> str:
+    """``pt`` of ``Jet_pt`` and ``Jet.PT``."""
+    return re.split(r"[_.]", name)[-1].lower()
+
+
+def _weight_lines(found: Survey) -> list[str]:
+    flat = {one.name.lower(): one.name for one in found.columns if one.kind == "flat" and one.values}
+    names = ("genweight", "mcweight", "eventweight", "weight", "weights")
+    chosen = next((flat[name] for name in names if name in flat and _IDENTIFIER.match(flat[name])), None)
+    return [] if chosen is None else [f"weights: {{event: {chosen}}}"]
+
+
+def _split_lines(found: Survey) -> list[str]:
+    flat = [one.name for one in found.columns if one.kind == "flat"]
+    if all(name in flat for name in STANDARD):
+        return []
+    chosen = [name for name in flat if _IDENTITY.match(name)]
+    return [f"split: {{by: [{', '.join(_word(name) for name in chosen)}]}}"] if chosen else []
+
+
+def _name(text: str) -> str:
+    return re.sub(r"\W+", "_", text).strip("_") or "sample"
+
+
+def _group_name(prefix: str) -> str:
+    name = re.sub(r"[^a-z0-9]+", "_", prefix_of(prefix).lower()).strip("_")
+    name = name if name[:1].isalpha() else f"group_{name}"
+    plural = name if name.endswith("s") else f"{name}s"
+    return f"{plural}_" if plural in ("event", "scores") else plural
+
+
+def _word(text: str) -> str:
+    """A YAML scalar: as it stands where that is safe, else in double quotes."""
+    return text if _PLAIN.match(text) and text.lower() not in _YAML_WORDS else json.dumps(text, ensure_ascii=False)

@@ -1,0 +1,253 @@
+"""What is in files: trees, columns, ranges, lengths of lists. For people, before there is a config.
+
+`survey` looks at no more than a given number of events and says at how many it looked. Invariant: every column of the
+file is in the result, readable or not; what cannot be read carries its reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from mlaas4hep.data.source import ColumnInfo, Source, list_trees, open_source
+from mlaas4hep.errors import DataError
+from mlaas4hep.spec.columns import Column, Jagged, concat_columns
+
+DEFAULT_EVENTS = 20_000
+_COLUMNS_AT_ONCE = 256
+
+
+class Lengths(msgspec.Struct, frozen=True):
+    """Lengths of the lists of a jagged column: extremes, mean, and what 95 % and 99 % of events do not exceed."""
+
+    minimum: int
+    mean: float
+    q95: int
+    q99: int
+    maximum: int
+
+
+class ColumnSummary(msgspec.Struct, frozen=True):
+    """One column: its type in the file, and figures of its finite values among the events looked at.
+
+    Parameters
+    ----------
+    name, type
+        As in the file, such as ``float32[]``.
+    kind
+        ``flat``, ``jagged``, or None where it cannot be read.
+    reason
+        Why it cannot be read.
+    values
+        Finite values looked at.
+    missing, infinite
+        NaN, and infinities of either sign.
+    distinct
+        Different finite values, counted up to 100.
+    """
+
+    name: str
+    type: str
+    kind: str | None
+    reason: str | None = None
+    values: int = 0
+    missing: int = 0
+    infinite: int = 0
+    distinct: int = 0
+    minimum: float | None = None
+    maximum: float | None = None
+    mean: float | None = None
+    lengths: Lengths | None = None
+
+
+class TreeSummary(msgspec.Struct, frozen=True):
+    """One tree of one file: what a table of contents says of it."""
+
+    path: str
+    name: str
+    kind: str
+    entries: int | None = None
+    clusters: int | None = None
+    columns: int | None = None
+    reason: str | None = None
+
+
+class Survey(msgspec.Struct, frozen=True):
+    """What `survey` found.
+
+    Parameters
+    ----------
+    trees
+        Of all files, readable or not.
+    tree
+        The one whose columns follow.
+    paths
+        Files that hold it.
+    entries
+        In all of them.
+    looked_at
+        Events that the figures are of.
+    columns
+        In the order of the first file.
+    collections
+        Jagged columns that have the same lengths in every event looked at, those with one prefix together.
+    """
+
+    trees: tuple[TreeSummary, ...]
+    tree: str
+    paths: tuple[str, ...]
+    entries: int
+    looked_at: int
+    columns: tuple[ColumnSummary, ...]
+    collections: dict[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class _Look:
+    """The first events of each file, by column."""
+
+    infos: dict[str, ColumnInfo]
+    columns: dict[str, Column]
+
+
+def survey(paths: Sequence[str], *, tree: str | None = None, max_events: int = DEFAULT_EVENTS) -> Survey:
+    """Look into files.
+
+    Parameters
+    ----------
+    paths
+        Files; the same number of events is looked at in each.
+    tree
+        Whose columns are looked at; None takes ``Events`` where there is one, else the one with most values.
+    max_events
+        Look at no more than so many events, the first of each file.
+
+    Raises
+    ------
+    DataError
+        A file that cannot be read, or a tree that no file has.
+    """
+    if max_events < 1:
+        raise DataError(f"max_events must be at least 1, got {max_events}")
+    trees = tuple(one for path in paths for one in _trees(path))
+    name = tree.partition(";")[0] if tree is not None else _choose_tree(trees)
+    holders = [one for one in trees if one.name == name]
+    if not holders or any(one.reason for one in holders):
+        # Opening says what is wrong, in the words of every other command.
+        open_source(paths[0] if not holders else holders[0].path, name).close()
+    entries = sum(one.entries or 0 for one in holders)
+    if not entries:
+        raise DataError(f"{holders[0].path}: tree '{name}' has no entries")
+    held = [one for one in holders if one.entries]
+    look = _look([one.path for one in held], name, max(max_events // len(held), 1))
+    looked_at = max((len(column) for column in look.columns.values()), default=0)
+    return Survey(
+        trees=trees,
+        tree=name,
+        paths=tuple(one.path for one in held),
+        entries=entries,
+        looked_at=looked_at,
+        columns=tuple(_summary(info, look.columns.get(info.name)) for info in look.infos.values()),
+        collections=_collections(look.columns),
+    )
+
+
+def prefix_of(name: str) -> str:
+    """The collection that a name speaks of: ``Jet_pt`` and ``Jet.PT`` of Jet; a name without either of itself."""
+    cut = min((place for place in (name.find("_"), name.find(".")) if place > 0), default=len(name))
+    return name[:cut]
+
+
+def _trees(path: str) -> list[TreeSummary]:
+    found = []
+    for info in list_trees(path):
+        summary = TreeSummary(path, info.name, info.kind, reason=info.reason)
+        if info.reason is None:
+            try:
+                with open_source(path, info.name) as source:
+                    summary = TreeSummary(
+                        path, info.name, info.kind, source.num_entries, len(source.clusters) - 1, len(source.columns)
+                    )
+            except DataError as error:
+                summary = TreeSummary(path, info.name, info.kind, reason=str(error))
+        found.append(summary)
+    return found
+
+
+def _choose_tree(trees: Sequence[TreeSummary]) -> str:
+    if not trees:
+        raise DataError("the files hold no TTree or RNTuple")
+    readable = [one for one in trees if one.reason is None] or list(trees)
+    return max(readable, key=lambda one: (one.name == "Events", (one.entries or 0) * (one.columns or 0))).name
+
+
+def _look(paths: Sequence[str], tree: str, events: int) -> _Look:
+    infos: dict[str, ColumnInfo] = {}
+    parts: list[dict[str, Column]] = []
+    for path in paths:
+        with open_source(path, tree) as source:
+            infos = infos or dict(source.columns)
+            parts.append(_read_some(source, min(events, source.num_entries)))
+    common = [name for name in infos if all(name in part for part in parts)]
+    kinds = {name: {isinstance(part[name], Jagged) for part in parts} for name in common}
+    same = [name for name in common if len(kinds[name]) == 1]
+    return _Look(infos, concat_columns([{name: part[name] for name in same} for part in parts]))
+
+
+def _read_some(source: Source, events: int) -> dict[str, Column]:
+    """A file of a thousand branches in groups, so that not all raw baskets are in memory at a time."""
+    names = [name for name, info in source.columns.items() if info.type is not None]
+    columns: dict[str, Column] = {}
+    for start in range(0, len(names), _COLUMNS_AT_ONCE):
+        columns.update(source.read(names[start : start + _COLUMNS_AT_ONCE], 0, events))
+    return columns
+
+
+def _summary(info: ColumnInfo, column: Column | None) -> ColumnSummary:
+    if info.type is None or column is None:
+        reason = info.reason or "not in all files, or not of one kind in all"
+        return ColumnSummary(info.name, info.description, None, reason)
+    values = column.values if isinstance(column, Jagged) else column
+    finite = values[np.isfinite(values)]
+    missing = int(np.count_nonzero(np.isnan(values)))
+    figures: dict[str, Any] = {}
+    if len(finite):
+        figures = {
+            "minimum": float(finite.min()),
+            "maximum": float(finite.max()),
+            "mean": float(finite.mean(dtype=np.float64)),
+            "distinct": min(len(np.unique(finite[:100_000])), 100),
+        }
+    return ColumnSummary(
+        name=info.name,
+        type=info.description,
+        kind=info.type.kind,
+        values=len(finite),
+        missing=missing,
+        infinite=len(values) - len(finite) - missing,
+        lengths=_lengths(column.counts) if isinstance(column, Jagged) else None,
+        **figures,
+    )
+
+
+def _lengths(counts: NDArray[np.int64]) -> Lengths:
+    q95, q99 = np.quantile(counts, [0.95, 0.99], method="higher").tolist()
+    return Lengths(int(counts.min()), float(counts.mean()), int(q95), int(q99), int(counts.max()))
+
+
+def _collections(columns: dict[str, Column]) -> dict[str, tuple[str, ...]]:
+    """By prefix, the largest set of columns whose lists are of equal length in every event."""
+    families: dict[str, dict[bytes, list[str]]] = {}
+    for name, column in columns.items():
+        if isinstance(column, Jagged):
+            families.setdefault(prefix_of(name), {}).setdefault(column.offsets.tobytes(), []).append(name)
+    return {prefix: tuple(_longest(sets.values())) for prefix, sets in families.items()}
+
+
+def _longest(lists: Iterable[list[str]]) -> list[str]:
+    return sorted(lists, key=len)[-1]

@@ -1,0 +1,255 @@
+"""From an entry range of a file to finished rows: read, split, select, weigh, preprocess.
+
+`EventReader` is what the threads of `mlaas4hep.data.prefetch` run. Invariant: rows depend on the entry range alone, not
+on the thread, the ranges before, or what the range was cut from.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlaas4hep.data.catalogue import Catalogue, FileEntry, SampleEntry
+from mlaas4hep.data.source import Source, open_source
+from mlaas4hep.data.split import PARTS, Part, Splitter
+from mlaas4hep.errors import ConfigError, DataError
+from mlaas4hep.spec.columns import Columns, Jagged, compress_columns
+from mlaas4hep.spec.expressions import Expression
+from mlaas4hep.spec.preprocess import Preprocessor
+
+_IDLE_SOURCES = 16
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What became of the entries of a file: ``read = delivered + cut + other_part`` (law 8).
+
+    Parameters
+    ----------
+    read
+        Entries read.
+    delivered
+        Rows that came out.
+    cut
+        Removed by the sample's selection or the preselection.
+    other_part
+        Belong to another part of the split than the one asked for.
+    """
+
+    read: int = 0
+    delivered: int = 0
+    cut: int = 0
+    other_part: int = 0
+
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(
+            self.read + other.read,
+            self.delivered + other.delivered,
+            self.cut + other.cut,
+            self.other_part + other.other_part,
+        )
+
+
+@dataclass(frozen=True)
+class Events:
+    """Rows of one entry range.
+
+    Parameters
+    ----------
+    entries
+        int64 [n]: entry numbers in the file, rising.
+    inputs
+        float32 by group, [n, F] or [n, K, F].
+    parts
+        int8 [n]: position in `PARTS`.
+    weights
+        float64 [n]: physics weight.
+    lengths
+        By collection, int64 [n]: objects before truncation.
+    counts
+        What became of the entries of the range.
+    """
+
+    entries: NDArray[np.int64]
+    inputs: dict[str, NDArray[np.float32]]
+    parts: NDArray[np.int8]
+    weights: NDArray[np.float64]
+    lengths: dict[str, NDArray[np.int64]]
+    counts: Counts
+
+
+class SourcePool:
+    """Open sources for threads: each is used by one thread at a time and kept open for a while after.
+
+    Opening a file with a thousand branches costs more than reading a cluster of it.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._idle: OrderedDict[int, tuple[FileEntry, Source]] = OrderedDict()
+        weakref.finalize(self, _close_all, self._idle)
+
+    @contextmanager
+    def source(self, file: FileEntry) -> Iterator[Source]:
+        """An open source of a file, for this thread alone."""
+        source = self._take(file) or _reopen(file)
+        try:
+            yield source
+        except BaseException:
+            source.close()
+            raise
+        self._give_back(file, source)
+
+    def close(self) -> None:
+        """Close what is idle."""
+        with self._lock:
+            _close_all(self._idle)
+
+    def _take(self, file: FileEntry) -> Source | None:
+        with self._lock:
+            for key in reversed(self._idle):
+                if self._idle[key][0] is file:
+                    return self._idle.pop(key)[1]
+        return None
+
+    def _give_back(self, file: FileEntry, source: Source) -> None:
+        oldest = None
+        with self._lock:
+            self._idle[id(source)] = (file, source)
+            if len(self._idle) > _IDLE_SOURCES:
+                _, (_, oldest) = self._idle.popitem(last=False)
+        if oldest is not None:
+            oldest.close()
+
+
+def _close_all(idle: OrderedDict[int, tuple[FileEntry, Source]]) -> None:
+    while idle:
+        _, (_, source) = idle.popitem()
+        source.close()
+
+
+def _reopen(file: FileEntry) -> Source:
+    source = open_source(file.path, file.tree)
+    if file.tree_entries not in (None, source.num_entries):
+        source.close()
+        raise DataError(
+            f"{file.path}, tree '{file.tree}': has {source.num_entries} entries now, had {file.tree_entries} when it "
+            "was first opened; the file was changed meanwhile"
+        )
+    return source
+
+
+class EventReader:
+    """Reads entry ranges of a catalogue's files as rows. May be shared by threads.
+
+    Parameters
+    ----------
+    catalogue
+        Files, types, identity.
+    preprocessor
+        Columns to tensors.
+
+    Raises
+    ------
+    ConfigError
+        A selection that is not true or false, a weight that is not one number an event.
+    """
+
+    def __init__(self, catalogue: Catalogue, preprocessor: Preprocessor) -> None:
+        self._catalogue = catalogue
+        self._preprocessor = preprocessor
+        self._splitter = Splitter(preprocessor.features.split, catalogue.identity, catalogue.types)
+        self._event_weight = preprocessor.features.weights.event
+        self._pool = SourcePool()
+        self._names = [self._columns_for(sample) for sample in catalogue.samples]
+        problems = list(self._check())
+        if problems:
+            raise ConfigError(problems, where="expressions do not fit their place")
+
+    def read(self, file: FileEntry, start: int, stop: int, *, part: Part | None = None) -> Events:
+        """Rows of the entries from ``start`` to ``stop`` (excluded); of one part of the split, or of all.
+
+        Raises
+        ------
+        DataError
+            Damaged bytes, lists of a collection that differ in length, a weight that is not finite.
+        """
+        sample = self._catalogue.samples[file.sample]
+        with self._pool.source(file) as source:
+            columns = source.read(self._names[file.sample], start, stop)
+        num_entries = stop - start
+        parts = self._splitter.parts(columns, num_entries)
+        wanted = np.ones(num_entries, dtype=np.bool_) if part is None else parts == PARTS.index(part)
+        kept = wanted & self._selected(sample, columns, num_entries) if sample.selection else wanted
+        entries = np.arange(start, stop)
+        if not kept.all():
+            columns, parts, entries = compress_columns(columns, kept), parts[kept], entries[kept]
+        try:
+            prepared = self._preprocessor.run(columns, len(entries))
+        except DataError as error:
+            raise DataError(f"{file.path}, tree '{file.tree}', entries {start} to {stop}: {error}") from error
+        weights = self._weights(sample, columns, len(entries))
+        if not prepared.selected.all():
+            passed = prepared.selected
+            entries, parts, weights = entries[passed], parts[passed], weights[passed]
+        _check_finite(weights, entries, file)
+        other = num_entries - int(np.count_nonzero(wanted))
+        counts = Counts(num_entries, len(entries), num_entries - len(entries) - other, other)
+        return Events(entries, prepared.inputs, parts, weights, prepared.lengths, counts)
+
+    def close(self) -> None:
+        """Close the files."""
+        self._pool.close()
+
+    def _columns_for(self, sample: SampleEntry) -> list[str]:
+        names = self._preprocessor.columns | set(self._catalogue.identity.columns)
+        for text in (sample.selection, self._event_weight):
+            if text is not None:
+                names |= self._preprocessor.needs_of(Expression.parse(text))
+        return sorted(names)
+
+    def _selected(self, sample: SampleEntry, columns: Columns, num_entries: int) -> NDArray[np.bool_]:
+        where = f"samples.{sample.name}.selection"
+        return np.asarray(self._preprocessor.evaluate(sample.selection or "", columns, num_entries, where=where))
+
+    def _weights(self, sample: SampleEntry, columns: Columns, num_entries: int) -> NDArray[np.float64]:
+        if self._event_weight is None:
+            return np.full(num_entries, sample.factor)
+        generated = self._preprocessor.evaluate(self._event_weight, columns, num_entries, where="weights.event")
+        return np.asarray(generated, dtype=np.float64) * sample.factor
+
+    def _check(self) -> Iterator[str]:
+        """Evaluate every expression on no events at all: its kind shows."""
+        for sample, names in zip(self._catalogue.samples, self._names, strict=True):
+            nothing = _no_events({name: self._catalogue.types[name].kind for name in names})
+            if sample.selection is not None:
+                where = f"samples.{sample.name}.selection"
+                found = self._preprocessor.evaluate(sample.selection, nothing, 0, where=where)
+                if isinstance(found, Jagged) or found.dtype != np.bool_:
+                    yield f"{where}: must be true or false for each event: {sample.selection}"
+            if self._event_weight is not None and sample.number == 0:
+                found = self._preprocessor.evaluate(self._event_weight, nothing, 0, where="weights.event")
+                if isinstance(found, Jagged):
+                    yield f"weights.event: gives a list an event; pick one, as in {self._event_weight}[0]"
+
+
+def _no_events(kinds: dict[str, str]) -> Columns:
+    values = np.zeros(0, dtype=np.float32)
+    offsets = np.zeros(1, dtype=np.int64)
+    return {name: Jagged(offsets, values) if kind == "jagged" else values for name, kind in kinds.items()}
+
+
+def _check_finite(weights: NDArray[np.float64], entries: NDArray[np.int64], file: FileEntry) -> None:
+    bad = np.flatnonzero(~np.isfinite(weights))
+    if len(bad):
+        raise DataError(
+            f"{file.path}, tree '{file.tree}', entry {entries[bad[0]]}: the event weight is {weights[bad[0]]}; weights "
+            "must be finite numbers (cut such events away with preselection, or mend weights.event)"
+        )

@@ -1,0 +1,119 @@
+"""One pass over all events before training: what the contract and the weights must know of the data.
+
+Features are measured on the training part alone, so that nothing of the test part leaks into the scaling; counts and
+sums of weights are of all parts. Invariant: partial results are folded in plan order, so two runs give the same bits
+whatever the number of threads (law 9).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from mlaas4hep.data.catalogue import Catalogue
+from mlaas4hep.data.dataset import reading_unit
+from mlaas4hep.data.plan import Chunk, Plan
+from mlaas4hep.data.prefetch import Prefetch
+from mlaas4hep.data.reader import Counts, EventReader, Events
+from mlaas4hep.data.split import PARTS
+from mlaas4hep.spec.accumulate import StatisticsAccumulator
+from mlaas4hep.spec.preprocess import Preprocessor
+from mlaas4hep.spec.statistics import SampleCounts, Statistics, WeightSums
+
+
+@dataclass(frozen=True)
+class ScanResult:
+    """Statistics of a pass, and what became of the entries of each file, in catalogue order (law 8)."""
+
+    statistics: Statistics
+    files: tuple[Counts, ...]
+
+
+def scan(
+    catalogue: Catalogue,
+    preprocessor: Preprocessor,
+    *,
+    threads: int = 2,
+    progress: Callable[[int], None] | None = None,
+) -> Statistics:
+    """Statistics of a catalogue: see `scan_files`, of which this is the one half."""
+    return scan_files(catalogue, preprocessor, threads=threads, progress=progress).statistics
+
+
+def scan_files(
+    catalogue: Catalogue,
+    preprocessor: Preprocessor,
+    *,
+    threads: int = 2,
+    progress: Callable[[int], None] | None = None,
+) -> ScanResult:
+    """Read every event of a catalogue once.
+
+    Parameters
+    ----------
+    catalogue, preprocessor
+        What is read, and what is made of it.
+    threads
+        That read ahead; changes speed only.
+    progress
+        Called with a number of further events done, in the caller's thread.
+
+    Returns
+    -------
+    Figures of the features over the training part; counts of every sample over all parts; sums of physics weights of
+    each class over the training part (classes without events included).
+
+    Raises
+    ------
+    DataError
+        Whatever is wrong in the files: the scan is the first to read every byte that training needs.
+    """
+    entries = reading_unit(preprocessor)
+    plan = Plan(catalogue.files, catalogue.num_entries or 1, shuffle=False, chunk_entries=entries)
+    reader = EventReader(catalogue, preprocessor)
+
+    def measure(chunk: Chunk) -> tuple[StatisticsAccumulator, Counts]:
+        events = reader.read(catalogue.files[chunk.file], chunk.start, chunk.stop)
+        return _measured(events, chunk, catalogue, preprocessor), events.counts
+
+    total = _empty(catalogue, preprocessor)
+    files = [Counts()] * len(catalogue.files)
+    with Prefetch(measure, tuple(plan.chunks()), threads=threads, ahead=(threads + 1) * entries) as results:
+        for chunk, (partial, counts) in results:
+            total.merge(partial)
+            files[chunk.file] += counts
+            if progress is not None:
+                progress(chunk.num_entries)
+    reader.close()
+    return ScanResult(total.seal(), tuple(files))
+
+
+def _empty(catalogue: Catalogue, preprocessor: Preprocessor) -> StatisticsAccumulator:
+    accumulator = _accumulator(preprocessor)
+    for name in catalogue.classes:
+        accumulator.add_class(name, WeightSums())
+    return accumulator
+
+
+def _accumulator(preprocessor: Preprocessor) -> StatisticsAccumulator:
+    return StatisticsAccumulator({group.name: len(group.variables) for group in preprocessor.features.inputs})
+
+
+def _measured(events: Events, chunk: Chunk, catalogue: Catalogue, preprocessor: Preprocessor) -> StatisticsAccumulator:
+    accumulator = _accumulator(preprocessor)
+    train = events.parts == PARTS.index("train")
+    lengths = {name: one[train] for name, one in events.lengths.items()}
+    kept = {group.name: group.length or 0 for group in preprocessor.features.inputs}
+    accumulator.add_inputs(
+        {name: one[train] for name, one in events.inputs.items()},
+        lengths=lengths,
+        truncated={name: int(np.maximum(one - kept[name], 0).sum()) for name, one in lengths.items()},
+    )
+    sample = catalogue.samples[catalogue.files[chunk.file].sample]
+    by_part = np.bincount(events.parts, minlength=len(PARTS)).tolist()
+    counts = SampleCounts(chunk.num_entries, WeightSums.of(events.weights), **dict(zip(PARTS, by_part, strict=True)))
+    accumulator.add_sample(sample.name, counts)
+    accumulator.add_class(catalogue.classes[sample.label], WeightSums.of(events.weights[train]))
+    return accumulator

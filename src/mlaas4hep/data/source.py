@@ -1,0 +1,201 @@
+"""What a source of events is, and how one is found for a file.
+
+A `Source` is one table of events in one file. The formats register under the entry-point group ``mlaas4hep.sources``;
+a new one is a module and a line there. Invariant: `Source.read` gives the same events for the same entry range, in any
+order of calls, whatever ranges were read before.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol, Self, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlaas4hep.errors import DataError, nearest
+from mlaas4hep.spec.columns import Column, ColumnType
+
+GROUP = "mlaas4hep.sources"
+_BUILT_IN = {"root": "mlaas4hep.data.root:RootFormat"}
+
+
+@dataclass(frozen=True)
+class ColumnInfo:
+    """One column as it stands in a file.
+
+    Parameters
+    ----------
+    name
+        As it is asked for.
+    type
+        What it becomes in memory; None where it cannot be read as numbers or lists of numbers.
+    description
+        Its type in the file, such as ``float32[]``.
+    reason
+        Why it cannot be read; None where it can.
+    """
+
+    name: str
+    type: ColumnType | None
+    description: str
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class TreeInfo:
+    """One table of events in a file: its name, its kind (``TTree``), and why it cannot be read, if so."""
+
+    name: str
+    kind: str
+    reason: str | None = None
+
+
+@runtime_checkable
+class Source(Protocol):
+    """A table of events in a file. Not to be shared by threads that read at the same time."""
+
+    path: str
+    tree: str
+    num_entries: int
+    columns: Mapping[str, ColumnInfo]
+    clusters: NDArray[np.int64]
+    """int64 [C + 1], rising from 0 to ``num_entries``: entry ranges that are stored together."""
+
+    def read(self, names: Sequence[str], entry_start: int, entry_stop: int) -> dict[str, Column]:
+        """Columns of the entries from ``entry_start`` to ``entry_stop`` (excluded).
+
+        Raises
+        ------
+        DataError
+            A column is not there or cannot be read, the range is outside the file, or the bytes are damaged.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give the file back; reading after that is an error."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class SourceFormat(Protocol):
+    """A file format: knows its files by their first bytes, and opens them."""
+
+    def matches(self, path: str, head: bytes) -> bool:
+        """True where the file with these first bytes is of this format."""
+        ...
+
+    def trees(self, path: str) -> tuple[TreeInfo, ...]:
+        """Tables of events in a file, in the order in which they stand there."""
+        ...
+
+    def open(self, path: str, tree: str | None) -> Source:
+        """Open one table; None takes the only one."""
+        ...
+
+
+def formats() -> dict[str, SourceFormat]:
+    """All known formats by name: the built-in ones and those of installed packages."""
+    found: dict[str, SourceFormat] = {}
+    for name, place in _BUILT_IN.items():
+        module, _, attribute = place.partition(":")
+        found[name] = getattr(importlib.import_module(module), attribute)()
+    for entry in entry_points(group=GROUP):
+        if entry.name not in found:
+            found[entry.name] = entry.load()()
+    return found
+
+
+def format_of(path: str) -> SourceFormat:
+    """The format of a file, by its first bytes.
+
+    Raises
+    ------
+    DataError
+        There is no such file, it is empty, or no format knows it.
+    """
+    head = _head(path)
+    known = formats()
+    for one in known.values():
+        if one.matches(path, head):
+            return one
+    raise DataError(f"{path}: is not a {' or '.join(sorted(known)).upper()} file; {_looks_like(head)}")
+
+
+def open_source(path: str, tree: str | None = None) -> Source:
+    """Open a table of events; `None` takes the only one with entries.
+
+    Raises
+    ------
+    DataError
+        No such file, not a known format, damaged, no such tree, or several trees and none named.
+    """
+    return format_of(path).open(path, tree)
+
+
+def list_trees(path: str) -> tuple[TreeInfo, ...]:
+    """Tables of events in a file, readable or not."""
+    return format_of(path).trees(path)
+
+
+def check_asked(source: Source, names: Sequence[str], entry_start: int, entry_stop: int) -> None:
+    """Refuse a read that a source cannot answer: each `Source.read` begins with it.
+
+    Raises
+    ------
+    DataError
+        Names the first column that is missing or unreadable, or the range that is outside the file.
+    """
+    where = f"{source.path}, tree '{source.tree}'"
+    for name in names:
+        info = source.columns.get(name)
+        if info is None:
+            raise DataError(f"{where}: has no column '{name}'{nearest(name, source.columns)}")
+        if info.type is None:
+            raise DataError(f"{where}: column '{name}' ({info.description}) cannot be read: {info.reason}")
+    if not 0 <= entry_start <= entry_stop <= source.num_entries:
+        raise DataError(
+            f"{where}: entries {entry_start} to {entry_stop} asked for, but it has {source.num_entries} entries"
+        )
+
+
+def _head(path: str) -> bytes:
+    try:
+        with Path(path).open("rb") as file:
+            head = file.read(512)
+    except IsADirectoryError:
+        raise DataError(f"{path}: is a folder, not a file") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be opened: {error.strerror}") from error
+    if not head:
+        raise DataError(f"{path}: is an empty file (0 bytes)")
+    return head
+
+
+_SIGNATURES = {
+    b"PAR1": "it looks like Parquet",
+    b"\x89HDF": "it looks like HDF5",
+    b"\x1f\x8b": "it looks like gzip",
+    b"PK": "it looks like zip (numpy's .npz, perhaps)",
+    b"Obj\x01": "it looks like Avro",
+    b"<": "it looks like HTML or XML (an error page saved as a file?)",
+    b"version https://git-lfs": "it is a Git LFS pointer: fetch the file itself",
+}
+
+
+def _looks_like(head: bytes) -> str:
+    for signature, words in _SIGNATURES.items():
+        if head.startswith(signature):
+            return words
+    shown = head[:12]
+    return f"it begins with {shown!r}"

@@ -1,0 +1,116 @@
+"""Weights of events: physics weights for every figure that is reported, training weights for what learns.
+
+The physics weight is the generator's weight times xsec x luminosity / sum of weights; the training weight scales it
+class by class. Invariant: evaluation never sees a training weight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlaas4hep.config import Sample
+from mlaas4hep.data.source import open_source
+from mlaas4hep.errors import DataError
+from mlaas4hep.spec.columns import Jagged
+
+_PB_PER_FB = 1000.0
+Kind = Literal["training", "physics"]
+
+
+class ClassSums(Protocol):
+    """What the scan knows of a class's training part."""
+
+    @property
+    def events(self) -> int:
+        """Number of events."""
+
+    @property
+    def sum_weights(self) -> float:
+        """Sum of their physics weights."""
+
+
+def normalisation(sample: Sample, files: Sequence[str], *, lumi_fb: float) -> float:
+    """Factor from generator weights to expected events: cross-section x luminosity / sum of weights; 1 without one.
+
+    Parameters
+    ----------
+    sample
+        With ``xsec_pb`` and ``sum_of_weights``; the latter is read from all files where it names a branch.
+    files
+        Paths of the sample.
+    lumi_fb
+        Integrated luminosity in fb^-1.
+
+    Raises
+    ------
+    DataError
+        The branch is not there, or the sum is not a positive number.
+    """
+    if sample.xsec_pb is None or sample.sum_of_weights is None:
+        return 1.0
+    asked = sample.sum_of_weights
+    total = sum(_sum_branch(path, asked) for path in files) if isinstance(asked, str) else asked
+    if not (np.isfinite(total) and total > 0):
+        raise DataError(f"sum_of_weights '{asked}' gives {total}; a positive number is needed to normalise")
+    return sample.xsec_pb * lumi_fb * _PB_PER_FB / total
+
+
+def _sum_branch(path: str, asked: str) -> float:
+    tree, _, branch = asked.rpartition("/")
+    with open_source(path, tree) as source:
+        column = source.read([branch], 0, source.num_entries)[branch]
+    if isinstance(column, Jagged):
+        raise DataError(f"{path}: sum_of_weights '{asked}' is jagged; it must hold one number an entry")
+    return float(np.sum(column, dtype=np.float64))
+
+
+def training_factors(
+    training: Literal["balanced", "physics", "none"], classes: Mapping[str, ClassSums]
+) -> NDArray[np.float64] | None:
+    """By what the physics weight of each class is multiplied for training, float64 [C]; None where all weigh 1.
+
+    Parameters
+    ----------
+    training
+        ``balanced``: every class has the same sum of weights over the training part, and the mean weight is 1.
+    classes
+        Sums over the training part, in label order.
+
+    Raises
+    ------
+    DataError
+        A class has no training events, or weights that do not add up to a positive number.
+    """
+    if training == "none":
+        return None
+    if training == "physics":
+        return np.ones(len(classes))
+    events = sum(one.events for one in classes.values())
+    for name, one in classes.items():
+        if not one.sum_weights > 0:
+            raise DataError(
+                f"class '{name}': the weights of its {one.events} training events add up to {one.sum_weights:g}; "
+                "balanced training weights need a positive sum (training: physics or none do not)"
+            )
+    return np.array([events / (len(classes) * one.sum_weights) for one in classes.values()])
+
+
+def require_classes(classes: Mapping[str, ClassSums]) -> None:
+    """Refuse to go on where a class has no event in the training part: one class alone teaches nothing.
+
+    Raises
+    ------
+    DataError
+        Names the classes that are empty and those that are not.
+    """
+    empty = [name for name, one in classes.items() if one.events == 0]
+    if empty:
+        held = ", ".join(f"'{name}' {one.events}" for name, one in classes.items())
+        raise DataError(
+            f"no training events of {', '.join(repr(name) for name in empty)} are left after selection and split "
+            f"(training events: {held}); check preselection and the selections of its samples"
+        )

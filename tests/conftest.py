@@ -1,0 +1,85 @@
+"""Fixtures that several folders of tests share: real files, and small files of our own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+from mlaas4hep.config import Config, parse_config
+from mlaas4hep.data.catalogue import Catalogue
+from mlaas4hep.data.dataset import EventDataset
+from mlaas4hep.spec.preprocess import Preprocessor
+from mlaas4hep.testing import FORMATS, Format, make_events, write_events
+
+# Slow, shared machines: a time limit a case would only measure them.
+settings.register_profile("mlaas4hep", deadline=None)
+settings.load_profile("mlaas4hep")
+
+SIZES = {"signal": (350, 85), "background": (223,)}
+
+
+@pytest.fixture(scope="session")
+def test_data() -> Path:
+    """Folder with real files of other projects; tests on them are skipped where it is not given."""
+    folder = os.environ.get("MLAAS4HEP_TEST_DATA")
+    if not folder:
+        pytest.skip("real files: set MLAAS4HEP_TEST_DATA to their folder (tests/real_files.txt lists them)")
+    path = Path(folder)
+    if not path.is_dir():
+        pytest.fail(f"MLAAS4HEP_TEST_DATA={folder} is not a folder")
+    return path
+
+
+@pytest.fixture(scope="session")
+def small_files(tmp_path_factory: pytest.TempPathFactory) -> dict[Format, Path]:
+    """By format, a folder with ``signal0``, ``signal1`` and ``background0``, in clusters of 50 events."""
+    folders = {}
+    for format in FORMATS:
+        folders[format] = tmp_path_factory.mktemp(format)
+        for place, (label, sizes) in enumerate(SIZES.items()):
+            for number, size in enumerate(sizes):
+                columns = make_events(size, seed=10 * place + number)
+                write_events(folders[format] / f"{label}{number}.root", columns, format=format, cluster=50)
+    return folders
+
+
+@pytest.fixture(scope="session")
+def small_config(small_files: dict[Format, Path]) -> Callable[..., Config]:
+    """Config for `small_files`: ``small_config("ttree", more="split: {test: 0.5}")``."""
+
+    def make(format: Format = "ttree", *, more: str = "") -> Config:
+        folder = small_files[format]
+        return parse_config(
+            f"""
+            samples:
+              signal: {{files: '{folder}/signal*.root'}}
+              background: {{files: '{folder}/background*.root'}}
+            preselection: MET_pt > 10
+            inputs:
+              event: [MET_pt]
+              jets: {{vars: [Jet_pt, Jet_eta], length: 3, sort: -Jet_pt}}
+            weights: {{event: genWeight}}
+            """.replace("\n            ", "\n")
+            + more
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def small_stream(small_config: Callable[..., Config]) -> Callable[..., EventDataset]:
+    """Stream over `small_files`: ``small_stream("rntuple", shuffle=True, threads=2)``."""
+    opened = {}
+
+    def make(format: Format = "ttree", **settings: object) -> EventDataset:
+        if format not in opened:
+            config = small_config(format)
+            catalogue = Catalogue.open(config)
+            opened[format] = (catalogue, Preprocessor(config.features, catalogue.types))
+        return EventDataset(*opened[format], **settings)  # type: ignore[arg-type]
+
+    return make

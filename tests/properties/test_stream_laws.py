@@ -1,0 +1,199 @@
+"""Laws 1, 2, 3, 5 and 8: every entry once, in an exact order, resumable, from any format, with nothing lost."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from mlaas4hep.data.dataset import BatchIterator, EventDataset
+from mlaas4hep.data.plan import Chunk, Plan
+from mlaas4hep.data.reader import Counts
+from mlaas4hep.data.shuffle import ENTRY, Rows, windows
+from mlaas4hep.testing import assert_resumable, same_batch
+
+GOLDEN_ORDER = "54cfc52d6842b151a1a7081d16d101c1a8c5b587feb8339aea801d34dda7bb03"
+
+Stream = Callable[..., EventDataset]
+
+
+def digest(batches: BatchIterator) -> str:
+    """SHA-256 of the stream of (file, entry)."""
+    sha = hashlib.sha256()
+    with batches:
+        for batch in batches:
+            sha.update(batch.entries.tobytes())
+    return sha.hexdigest()
+
+
+@dataclass(frozen=True)
+class FakeFile:
+    sample: int
+    index: int
+    clusters: NDArray[np.int64]
+
+
+@st.composite
+def fake_files(draw: st.DrawFn) -> tuple[FakeFile, ...]:
+    """Up to four files of up to five clusters of 1 to 30 entries, in up to two samples."""
+    sizes = draw(st.lists(st.lists(st.integers(1, 30), min_size=1, max_size=5), min_size=1, max_size=4))
+    clusters = [np.concatenate([[0], np.cumsum(one)]).astype(np.int64) for one in sizes]
+    return tuple(FakeFile(place % 2, place // 2, one) for place, one in enumerate(clusters))
+
+
+def fake_rows(plan: Plan) -> Iterator[tuple[Chunk, Rows]]:
+    """What reading would give, with the entry numbers for values."""
+    for chunk in plan.chunks():
+        entries = np.empty(chunk.num_entries, dtype=ENTRY)
+        entries["file"], entries["entry"] = chunk.file, np.arange(chunk.start, chunk.stop)
+        zeros, positions = np.zeros(chunk.num_entries), chunk.positions()
+        keys = plan.keys(chunk.file, np.arange(chunk.start, chunk.stop), positions)
+        yield chunk, Rows({}, zeros.astype(np.int64), zeros, entries, positions, keys)
+
+
+def streamed(plan: Plan) -> list[tuple[int, int]]:
+    rows = [window.pick(0, len(window)).entries.tolist() for window in windows(fake_rows(plan), plan.window)]
+    return [tuple(entry) for part in rows for entry in part]
+
+
+@settings(max_examples=60)
+@given(
+    files=fake_files(),
+    window=st.integers(1, 80),
+    chunk_entries=st.integers(1, 60),
+    seed=st.integers(0, 2**40),
+    epoch=st.integers(0, 3),
+    shuffle=st.booleans(),
+)
+def test_every_entry_comes_once_in_an_order_that_chunks_do_not_change(
+    files: tuple[FakeFile, ...], window: int, chunk_entries: int, seed: int, epoch: int, shuffle: bool
+) -> None:
+    """Law 1 and law 2, on plans alone."""
+    cut = Plan(files, window, shuffle=shuffle, seed=seed, epoch=epoch, chunk_entries=chunk_entries)
+    whole = Plan(files, window, shuffle=shuffle, seed=seed, epoch=epoch)
+    order = streamed(cut)
+    every = [(place, entry) for place, one in enumerate(files) for entry in range(int(one.clusters[-1]))]
+    assert sorted(order) == every
+    assert order == streamed(whole)
+    if not shuffle:
+        assert order == every
+
+
+@settings(max_examples=30)
+@given(files=fake_files(), window=st.integers(1, 80), chunk_entries=st.integers(1, 60), seed=st.integers(0, 99))
+def test_chunks_stay_in_bounds_and_announce_complete_windows_truly(
+    files: tuple[FakeFile, ...], window: int, chunk_entries: int, seed: int
+) -> None:
+    plan = Plan(files, window, shuffle=True, seed=seed, chunk_entries=chunk_entries)
+    chunks = list(plan.chunks())
+    assert all(0 < chunk.num_entries <= chunk_entries for chunk in chunks)
+    assert all(one.complete <= other.complete for one, other in pairwise(chunks))
+    assert chunks[-1].complete == plan.num_windows
+    seen: set[int] = set()
+    for chunk in chunks:
+        seen.update(chunk.positions().tolist())
+        assert set(range(min(chunk.complete * window, plan.num_entries))) <= seen
+
+
+@settings(max_examples=30)
+@given(files=fake_files(), window=st.integers(1, 80), chunk_entries=st.integers(1, 60), data=st.data())
+def test_a_plan_may_start_at_any_window(
+    files: tuple[FakeFile, ...], window: int, chunk_entries: int, data: st.DataObject
+) -> None:
+    """Law 3, on plans alone: the chunks from a window on hold all of its rest, and little before it."""
+    plan = Plan(files, window, shuffle=True, chunk_entries=chunk_entries)
+    first = data.draw(st.integers(0, plan.num_windows))
+    rest = np.concatenate([np.zeros(0, np.int64), *(chunk.positions() for chunk in plan.chunks(first))])
+    assert set(range(first * window, plan.num_entries)) <= set(rest.tolist())
+    before = rest[rest < first * window]
+    assert len(before) <= chunk_entries
+
+
+def test_the_order_does_not_hang_on_threads_chunks_or_batches(small_stream: Stream) -> None:
+    """Law 2 and law 5, on files."""
+    found = {
+        digest(
+            small_stream(
+                shuffle=True, shuffle_window=120, seed=7, threads=threads, chunk_entries=chunk, batch_size=batch
+            ).epoch(3)
+        )
+        for threads, chunk, batch in [(0, None, 32), (1, 7, 32), (2, 33, 50), (4, 64, 1), (2, None, 1000), (4, 1, 17)]
+    }
+    assert len(found) == 1
+
+
+def test_the_order_is_that_of_every_version_before() -> None:
+    """The golden hash of one order: two samples, three files, clusters of unequal size."""
+    clusters = [np.arange(0, 1001, 50), np.array([0, 7, 300, 301]), np.array([0, 999])]
+    files = tuple(FakeFile(*place, one) for place, one in zip([(0, 0), (0, 1), (1, 0)], clusters, strict=True))
+    plan = Plan(files, 400, shuffle=True, seed=7, epoch=3)
+    order = np.array(streamed(plan), dtype="<i8")
+    assert hashlib.sha256(order.tobytes()).hexdigest() == GOLDEN_ORDER
+
+
+def test_seed_epoch_and_window_each_give_another_order(small_stream: Stream) -> None:
+    orders = [
+        digest(small_stream(shuffle=True, shuffle_window=window, seed=seed, threads=0).epoch(epoch))
+        for window, seed, epoch in [(120, 7, 3), (120, 7, 4), (120, 8, 3), (121, 7, 3)]
+    ]
+    assert len(set(orders)) == 4
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+@pytest.mark.parametrize("part", [None, "train"])
+def test_ttree_and_rntuple_give_bit_equal_batches(small_stream: Stream, shuffle: bool, part: str | None) -> None:
+    """Law 5: the same events with the same clusters."""
+    one, other = (
+        list(small_stream(format, shuffle=shuffle, shuffle_window=130, part=part, batch_size=64).epoch(1))
+        for format in ("ttree", "rntuple")
+    )
+    assert len(one) == len(other) > 3
+    assert all(map(same_batch, one, other))
+
+
+def test_a_batch_is_full_but_for_the_last(small_stream: Stream) -> None:
+    sizes = [len(batch) for batch in small_stream(shuffle=True, shuffle_window=70, batch_size=32)]
+    assert set(sizes[:-1]) == {32}
+    assert 0 < sizes[-1] <= 32
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_a_stream_stops_and_resumes_anywhere(small_stream: Stream, shuffle: bool) -> None:
+    """Law 3."""
+    stream = small_stream(shuffle=shuffle, shuffle_window=90, part="train", batch_size=21)
+    assert_resumable(lambda: stream.epoch(2), stops=range(0, 18, 3))
+
+
+def test_a_stream_resumes_with_other_threads_and_batches(small_stream: Stream) -> None:
+    """Law 3: a state fits wherever the sequence of rows is the same."""
+    one = small_stream(shuffle=True, shuffle_window=90, batch_size=20, threads=2).epoch(1)
+    other = small_stream(shuffle=True, shuffle_window=90, batch_size=33, threads=0, chunk_entries=11).epoch(0)
+    for _ in range(5):
+        next(one)
+    other.load_state_dict(one.state_dict())
+    with one, other:
+        rest = np.concatenate([batch.entries for batch in one])
+        resumed = np.concatenate([batch.entries for batch in other])
+    assert np.array_equal(rest, resumed)
+
+
+def test_parts_are_disjoint_and_complete_and_every_entry_is_accounted_for(small_stream: Stream) -> None:
+    """Law 8: read = delivered + cut + other part, file by file, and the parts together are all."""
+    delivered: dict[str | None, set[tuple[int, int]]] = {}
+    for part in (None, "train", "validation", "test"):
+        with small_stream(part=part).epoch(0) as batches:
+            delivered[part] = {tuple(entry) for batch in batches for entry in batch.entries.tolist()}
+            counts = batches.counts
+        assert [counts[number].read for number in sorted(counts)] == [350, 85, 223]
+        for number, one in counts.items():
+            assert one == Counts(one.read, one.delivered, one.read - one.delivered - one.other_part, one.other_part)
+            assert one.delivered == sum(file == number for file, _ in delivered[part])
+    parts = [delivered[part] for part in ("train", "validation", "test")]
+    assert sum(map(len, parts)) == len(delivered[None]) == len(set().union(*parts))

@@ -1,0 +1,126 @@
+"""Files checked against a config: everything that is wrong is said at once, with its place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mlaas4hep.config import Config, parse_config
+from mlaas4hep.data.catalogue import Catalogue
+from mlaas4hep.errors import DataError
+from mlaas4hep.spec.columns import ColumnType
+from mlaas4hep.testing import make_events, write_events
+
+Make = Callable[..., Config]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_events(tmp_path / "sig.root", make_events(60), extra={"Twin": make_events(40, seed=5)})
+    write_events(tmp_path / "bkg.root", make_events(60, seed=1))
+    return tmp_path
+
+
+def config(folder: Path, signal: str, background: str, *, event: str = "MET_pt", more: str = "") -> Config:
+    return parse_config(
+        f"tree: Events\nsamples:\n  signal: {{{signal}}}\n  background: {{{background}}}\n"
+        f"inputs: {{event: [{event}]}}\n{more}",
+        folder=folder,
+    )
+
+
+def refusal(made: Config) -> str:
+    with pytest.raises(DataError) as refused:
+        Catalogue.open(made)
+    return str(refused.value)
+
+
+def test_files_keep_the_order_of_the_config(small_config: Make) -> None:
+    seen: list[int] = []
+    catalogue = Catalogue.open(small_config(), progress=seen.append)
+    assert [(one.number, one.sample, one.index, one.num_entries) for one in catalogue.files] == [
+        (0, 0, 0, 350),
+        (1, 0, 1, 85),
+        (2, 1, 0, 223),
+    ]
+    assert [(one.name, catalogue.classes[one.label]) for one in catalogue.samples] == [
+        ("signal", "signal"),
+        ("background", "background"),
+    ]
+    assert seen == [1, 1, 1]
+    assert catalogue.types["Jet_pt"] == ColumnType("jagged", "float32")
+    assert str(catalogue) == "658 entries in 3 files of 2 samples"
+
+
+def test_two_trees_of_one_file_are_two_samples(folder: Path) -> None:
+    catalogue = Catalogue.open(config(folder, "files: sig.root", "files: sig.root, tree: Twin"))
+    assert [one.num_entries for one in catalogue.files] == [60, 40]
+
+
+def test_the_same_entries_in_two_samples_are_refused_however_the_file_is_spelled(folder: Path) -> None:
+    (folder / "link.root").symlink_to(folder / "sig.root")
+    same = refusal(config(folder, "files: sig.root", "files: ./link.root"))
+    assert "samples.background" in same
+    assert "selects the same entries as the sample 'signal'" in same
+    cut = "selection: 'MET_pt>20'"
+    assert "same entries" in refusal(
+        config(folder, f"files: sig.root, {cut}", "files: sig.root, selection: MET_pt > 20")
+    )
+    Catalogue.open(config(folder, f"files: sig.root, {cut}", "files: sig.root, selection: MET_pt <= 20"))
+
+
+def test_a_missing_column_is_named_with_file_tree_and_nearest(folder: Path) -> None:
+    text = refusal(config(folder, "files: sig.root", "files: bkg.root", event="MET_px"))
+    assert text.count("has no column 'MET_px'; did you mean 'MET_pt'") == 2
+    assert "samples.signal: " in text
+    assert "sig.root, tree 'Events'" in text
+
+
+def test_everything_that_is_wrong_is_said_at_once(folder: Path) -> None:
+    write_events(folder / "empty.root", {"MET_pt": np.zeros(0, np.float32)})
+    (folder / "text.root").write_text("not a file")
+    text = refusal(
+        config(
+            folder,
+            "files: [sig.root, text.root, none.root]",
+            "files: [bkg.root, empty.root], tree: Events",
+            more="split: {by: [evnt]}\n",
+        )
+    )
+    assert text.startswith("5 problems with the input files:")
+    for part in ("none.root: no such file", "text.root: is not a ROOT file", "has no entries", "did you mean 'event'"):
+        assert part in text
+
+
+def test_types_are_promoted_over_files_and_kinds_must_agree(folder: Path) -> None:
+    write_events(folder / "wide.root", {"MET_pt": np.arange(9.0), "n": np.arange(9, dtype=np.int16)})
+    catalogue = Catalogue.open(config(folder, "files: sig.root", "files: wide.root"))
+    assert catalogue.types["MET_pt"] == ColumnType("flat", "float64")
+    assert catalogue.identity.origin == "inputs"
+    write_events(folder / "lists.root", {"MET_pt": [[1.0], [2.0, 3.0]]})
+    text = refusal(config(folder, "files: sig.root", "files: lists.root"))
+    assert "column 'MET_pt' is jagged in" in text
+    assert "but flat in files before it" in text
+
+
+def test_a_column_of_one_sample_alone_may_select_in_that_sample(folder: Path) -> None:
+    write_events(folder / "gen.root", {"MET_pt": np.ones(8, np.float32), "nTop": np.arange(8, dtype=np.int32)})
+    Catalogue.open(config(folder, "files: gen.root, selection: nTop == 2", "files: bkg.root"))
+    assert "no column 'nTop'" in refusal(config(folder, "files: gen.root", "files: bkg.root, selection: nTop == 2"))
+
+
+def test_the_identity_is_told(small_config: Make, folder: Path) -> None:
+    assert str(Catalogue.open(small_config()).identity) == "run, luminosityBlock, event (found in the files)"
+    made = config(folder, "files: sig.root", "files: bkg.root", more="split: {by: [event]}\n")
+    assert str(Catalogue.open(made).identity) == "event (as asked)"
+
+
+def test_the_physics_weight_factor_is_read_with_the_files(folder: Path) -> None:
+    write_events(folder / "norm.root", make_events(10), extra={"Runs": {"sumw": [200.0]}})
+    catalogue = Catalogue.open(
+        config(folder, "files: norm.root, xsec_pb: 2, sum_of_weights: Runs/sumw", "files: bkg.root")
+    )
+    assert [one.factor for one in catalogue.samples] == [pytest.approx(10.0), 1.0]

@@ -1,0 +1,116 @@
+"""What is in files, and a first config from it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mlaas4hep.config import parse_config
+from mlaas4hep.data.draft import draft_config
+from mlaas4hep.data.inspect import survey
+from mlaas4hep.errors import DataError
+from mlaas4hep.spec.columns import Jagged
+from mlaas4hep.testing import make_events, write_events
+
+
+def test_figures_are_those_of_the_events_looked_at(tmp_path: Path) -> None:
+    columns = {
+        "x": np.array([1, 2, np.nan, np.inf, 4, 100], dtype=np.float32),
+        "Jet_pt": Jagged.from_lists([[1, 2], [], [3], [4, 5, 6], [7], [8]]),
+    }
+    found = survey([str(write_events(tmp_path / "a.root", columns))], max_events=5)
+    assert (found.entries, found.looked_at) == (6, 5)
+    x, jet = (next(one for one in found.columns if one.name == name) for name in ("x", "Jet_pt"))
+    assert (x.minimum, x.maximum, x.values, x.missing, x.infinite) == (1, 4, 3, 1, 1)
+    assert x.mean == pytest.approx(7 / 3)
+    assert jet.lengths is not None
+    assert (jet.lengths.minimum, jet.lengths.mean, jet.lengths.maximum) == (0, pytest.approx(1.4), 3)
+    assert (jet.type, jet.values) == ("float32[]", 7)
+
+
+def test_the_largest_tree_or_events_is_shown_and_all_are_listed(tmp_path: Path) -> None:
+    small = {"y": np.arange(3.0)}
+    path = str(write_events(tmp_path / "a.root", make_events(50), tree="nominal", extra={"Runs": small}))
+    found = survey([path])
+    assert found.tree == "nominal"
+    assert [(one.name, one.entries) for one in found.trees] == [("nominal", 50), ("Runs", 3)]
+    assert survey([path], tree="Runs").columns[0].name == "y"
+    with pytest.raises(DataError, match="did you mean 'nominal'"):
+        survey([path], tree="nominall")
+
+
+@pytest.mark.parametrize(
+    ("names", "classes"),
+    [
+        (("ttH_1", "ttH_2", "ttbar_1", "qcd"), ("background", "signal")),
+        (("zee", "zmumu"), ("zee", "zmumu")),
+        (("wjets", "zjets", "ttbar"), ("ttbar", "wjets", "zjets")),
+        (("data",), ("background", "signal")),
+    ],
+)
+def test_labels_are_guessed_from_file_names(tmp_path: Path, names: tuple[str, ...], classes: tuple[str, ...]) -> None:
+    paths = [str(write_events(tmp_path / f"{name}.root", make_events(30))) for name in names]
+    config = parse_config(draft_config(survey(paths)))
+    assert config.classes == classes
+    assert sum(len(sample.files) for sample in config.samples.values()) == max(len(names), 2)
+
+
+def test_a_draft_knows_collections_weights_and_identity(tmp_path: Path) -> None:
+    paths = [str(write_events(tmp_path / f"{name}.root", make_events(200))) for name in ("ttH", "qcd")]
+    features = parse_config(draft_config(survey(paths))).features
+    groups = {group.name: group for group in features.inputs}
+    assert [one.name for one in groups["event"].variables] == ["MET_pt"]
+    assert [one.name for one in groups["jets"].variables] == ["Jet_pt", "Jet_eta"]
+    assert groups["jets"].sort == "-Jet_pt"
+    assert 5 <= (groups["jets"].length or 0) <= 10
+    assert features.weights.event == "genWeight"
+    assert features.split.by == ()
+
+
+def test_a_label_column_makes_two_samples(tmp_path: Path) -> None:
+    columns = {"x": np.arange(40.0), "label": np.arange(40, dtype=np.int32) % 2}
+    config = parse_config(draft_config(survey([str(write_events(tmp_path / "a.root", columns))])))
+    assert [sample.selection for sample in config.samples.values()] == ["label == 0", "label == 1"]
+
+
+REAL = [
+    "delphes/delphes.root",
+    "higgs/Higgs_data.root",
+    "jets/jets_qcd.root",
+    "jets/jets_top_rntuple.root",
+    "jets/quark_gluon_tracks.root",
+    "nanoaod/nano_dy.root",
+    "ntuples/uproot-HZZ-lzma.root",
+    "ntuples/uproot-HZZ-objects.root",
+    "ntuples/uproot-Zmumu.root",
+    "ntuples/uproot-double32-float16.root",
+    "ntuples/uproot-from-geant4.root",
+    "rntuple/Run2012BC_DoubleMuParked_Muons_1000evts_rntuple_v1-0-0-0.root",
+    "rntuple/test_multiple_cluster_groups_rntuple_v1-0-0-0.root",
+    "rntuple/test_stl_containers_rntuple_v1-0-0-0.root",
+    "tth/dev_ttbar_jagged.root",
+]
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_real_files_give_a_survey_and_a_draft_that_is_valid(test_data: Path, name: str) -> None:
+    found = survey([str(test_data / name)], max_events=500)
+    assert found.columns
+    assert all(one.reason for one in found.columns if one.kind is None)
+    parse_config(draft_config(found))
+
+
+def test_higgs_has_its_label_in_the_name_of_the_tree(test_data: Path) -> None:
+    config = parse_config(draft_config(survey([str(test_data / "higgs/Higgs_data.root")])))
+    assert {name: (one.tree, one.label) for name, one in config.samples.items()} == {
+        "sig_tree": ("sig_tree", "signal"),
+        "bkg_tree": ("bkg_tree", "background"),
+    }
+
+
+@pytest.mark.parametrize("name", ["old_cs_compression.root", "rntuple_prerelease.root", "uproot-empty.root"])
+def test_broken_files_are_refused_by_name(test_data: Path, name: str) -> None:
+    with pytest.raises(DataError, match=name):
+        survey([str(test_data / "broken" / name)])
