@@ -1,0 +1,185 @@
+"""scikit-learn: the network `mlp`, trained batch by batch, and the boosted trees `bdt`, in memory.
+
+The framework of the plain installation. Networks are written as graphs by `lower_dense`, trees by `lower_trees`; no
+converter is involved. Invariant: a user's estimator is copied, never fitted in place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from sklearn.base import clone
+from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.neural_network import MLPClassifier
+
+from mlaas4hep.backends.arrays import unpack
+from mlaas4hep.backends.dials import Dials, bad_sizes, out_of_range
+from mlaas4hep.backends.forest import StoredForest
+from mlaas4hep.backends.protocol import Capabilities, Learner, Predictor, Task
+from mlaas4hep.backends.sklearn_learners import BDT, MLP, BdtLearner, MlpLearner
+from mlaas4hep.errors import ModelError
+
+
+class MlpDials(Dials, frozen=True, forbid_unknown_fields=True):
+    """Dials of the network.
+
+    Parameters
+    ----------
+    hidden
+        Sizes of the hidden layers.
+    activation
+        Between the layers.
+    learning_rate
+        Of Adam.
+    l2
+        Pull of the weights towards zero: ``l2 / 2`` times their squares is added to the mean loss of a batch.
+    averaging
+        The scores are those of the weights averaged over the steps, of which the past keeps this share at each step;
+        0 takes the last weights. Single steps of small batches then matter less.
+    """
+
+    hidden: tuple[int, ...] = (128, 64)
+    activation: Literal["relu", "tanh", "logistic"] = "relu"
+    learning_rate: float = 2e-3
+    l2: float = 4e-3
+    averaging: float = 0.998
+
+    def problems(self) -> list[str]:
+        """What is out of range."""
+        ranges = out_of_range(
+            self, above_zero=("learning_rate",), at_least_zero=("l2",), between={"averaging": (0, 0.99999)}
+        )
+        return bad_sizes("hidden", self.hidden) + ranges
+
+
+class BdtDials(Dials, frozen=True, forbid_unknown_fields=True):
+    """Dials of the boosted trees.
+
+    Parameters
+    ----------
+    trees
+        At most so many rounds; the validation part says when to stop.
+    learning_rate
+        Weight of each tree.
+    leaves, depth
+        Largest tree; ``depth`` null sets no limit.
+    min_events
+        Fewest events in a leaf.
+    l2
+        Pull of the leaves towards zero.
+    bins
+        Histogram bins a variable, at most 255.
+    patience
+        Rounds without a better validation loss before it stops.
+    """
+
+    trees: int = 500
+    learning_rate: float = 0.05
+    leaves: int = 31
+    depth: int | None = None
+    min_events: int = 20
+    l2: float = 0.0
+    bins: int = 255
+    patience: int = 20
+
+    def problems(self) -> list[str]:
+        """What is out of range."""
+        return out_of_range(
+            self,
+            above_zero=("trees", "learning_rate", "min_events", "patience"),
+            at_least_zero=("l2",),
+            between={"bins": (2, 255), "leaves": (2, 65536), "depth": (1, 64)},
+        )
+
+
+class SklearnBackend:
+    """scikit-learn behind the protocol of `mlaas4hep.backends.protocol.Backend`."""
+
+    name = "sklearn"
+    models: Mapping[str, type[Dials]] = {"mlp": MlpDials, "bdt": BdtDials}
+
+    def capabilities(self, model: str) -> Capabilities:
+        """What one of its models can do."""
+        return MLP if model == "mlp" else BDT
+
+    def build(self, model: str, dials: Dials, task: Task) -> Learner:
+        """A learner with fresh weights."""
+        if isinstance(dials, MlpDials):
+            return _build_mlp(dials, task)
+        if isinstance(dials, BdtDials):
+            return _build_bdt(dials, task)
+        raise ModelError(f"model {model} of backend sklearn takes no {type(dials).__name__}")
+
+    def load(self, files: Mapping[str, bytes], task: Task) -> Predictor:
+        """A learned model back from its native files."""
+        settings, arrays = unpack(files)
+        if settings["model"] == "bdt":
+            return StoredForest(arrays, task)
+        network = MLPClassifier(**settings["parameters"])
+        learner = MlpLearner(network, task)
+        learner.start()
+        learner.restore(arrays)
+        return learner
+
+    def adopt(self, found: Any, dials: Mapping[str, Any], task: Task, *, where: str) -> Learner:
+        """A learner around a user's estimator, `MLPClassifier` or `HistGradientBoostingClassifier`.
+
+        Its parameters are kept, but for what the training decides: ``batch_size``, ``max_iter`` and ``shuffle`` of a
+        network; a ``random_state`` of None takes the seed of the run.
+        """
+        if dials:
+            raise ModelError(f"{where}: an estimator carries its own settings; model.{next(iter(dials))} is not one")
+        if isinstance(found, MLPClassifier):
+            return MlpLearner(_adopted_network(found, task, where), task)
+        if isinstance(found, HistGradientBoostingClassifier):
+            return BdtLearner(_adopted_boosting(found, task, where), task)
+        raise ModelError(
+            f"{where}: returned a {type(found).__name__}, which cannot be written as a graph yet; "
+            "known estimators: MLPClassifier, HistGradientBoostingClassifier"
+        )
+
+
+def _seeded(estimator: Any, task: Task) -> Any:
+    fresh = clone(estimator)
+    return fresh if fresh.random_state is not None else fresh.set_params(random_state=task.seed)
+
+
+def _adopted_network(found: MLPClassifier, task: Task, where: str) -> MLPClassifier:
+    if found.solver == "lbfgs":
+        raise ModelError(f"{where}: MLPClassifier(solver='lbfgs') cannot learn batch by batch; use 'adam' or 'sgd'")
+    if found.early_stopping:
+        raise ModelError(f"{where}: leave MLPClassifier(early_stopping=False); training.patience stops the training")
+    return _seeded(found, task)
+
+
+def _adopted_boosting(found: HistGradientBoostingClassifier, task: Task, where: str) -> HistGradientBoostingClassifier:
+    if found.categorical_features not in (None, "from_dtype"):
+        raise ModelError(f"{where}: categorical features cannot be written as a graph yet; give numbers")
+    return _seeded(found, task)
+
+
+def _build_mlp(dials: MlpDials, task: Task) -> MlpLearner:
+    network = MLPClassifier(
+        hidden_layer_sizes=dials.hidden,
+        activation=dials.activation,
+        learning_rate_init=dials.learning_rate,
+        random_state=task.seed,
+    )
+    return MlpLearner(network, task, l2=dials.l2, averaging=dials.averaging)
+
+
+def _build_bdt(dials: BdtDials, task: Task) -> BdtLearner:
+    boosting = HistGradientBoostingClassifier(
+        max_iter=dials.trees,
+        learning_rate=dials.learning_rate,
+        max_leaf_nodes=dials.leaves,
+        max_depth=dials.depth,
+        min_samples_leaf=dials.min_events,
+        l2_regularization=dials.l2,
+        max_bins=dials.bins,
+        n_iter_no_change=dials.patience,
+        early_stopping=True,
+        random_state=task.seed,
+    )
+    return BdtLearner(boosting, task)

@@ -1,0 +1,259 @@
+"""Learner around XGBoost's histogram boosting, with the training part in external memory.
+
+Used by `mlaas4hep.backends.xgboost`. XGBoost walks over pages on disk a few times to find its bins, keeps the bin
+numbers in a cache on disk, and reads that level by level. Invariant: pages come in the order of the stream, weights
+with a mean of 1; on the same number of threads the same events give the same trees to the bit.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xgboost
+from numpy.typing import NDArray
+
+from mlaas4hep.backends.protocol import Capabilities, Pages, Round, Scores, Table, Task
+from mlaas4hep.backends.spool import PAGE_BYTES
+from mlaas4hep.backends.weights import require_positive
+from mlaas4hep.backends.xgboost_trees import BINARY, MULTICLASS, Forest, read_forest
+from mlaas4hep.errors import DataError, ModelError
+from mlaas4hep.graph.core import Core
+from mlaas4hep.spec.scaling import Scaler, Tensors
+
+BOOSTING = Capabilities(streams=False, out_of_core=True, missing_native=True)
+MODEL_FILE, SETTINGS_FILE = "xgboost.json", "xgboost_settings.json"
+MAX_BIN = 256
+
+_TRAIN, _VALIDATION = "train", "validation"
+# XGBoost adds up trees in float32; a few at a time, and these sums in float64, keep 1e-6 for any number of trees.
+_ROUNDS_AT_ONCE = 32
+
+
+class BoostedTrees:
+    """Trees that have been learned.
+
+    Parameters
+    ----------
+    booster
+        XGBoost's.
+    task
+        What was learned.
+    """
+
+    def __init__(self, booster: xgboost.Booster, task: Task) -> None:
+        self.booster = booster
+        self.task = task
+        self._scaler = Scaler(task.groups)
+        booster.set_param({"nthread": task.threads})
+
+    @cached_property
+    def forest(self) -> Forest:
+        """The trees as node arrays."""
+        return read_forest(self.to_json())
+
+    def to_json(self) -> bytes:
+        """XGBoost's own file."""
+        return bytes(self.booster.save_raw("json"))
+
+    def predict(self, inputs: Tensors) -> Scores:
+        """Scores [N, C], float64: margins of all trees by XGBoost, 32 rounds at a time."""
+        rows = self._scaler.native(inputs)
+        margins = np.tile(self.forest.base, (len(rows), 1))
+        if not len(rows):
+            return margins
+        nothing = np.zeros(len(rows) if self.task.outputs == 1 else margins.shape, np.float32)
+        total = self.booster.num_boosted_rounds()
+        for start in range(0, total, _ROUNDS_AT_ONCE):
+            some = (start, min(start + _ROUNDS_AT_ONCE, total))
+            found = self.booster.inplace_predict(rows, iteration_range=some, predict_type="margin", base_margin=nothing)
+            margins += np.asarray(found).reshape(margins.shape)
+        return _sigmoid(margins) if self.task.outputs == 1 else _softmax(margins)
+
+    def export(self) -> Core:
+        """The trees as a float64 ensemble, read from XGBoost's own file."""
+        return self.forest.export()
+
+
+def _sigmoid(margins: NDArray[np.float64]) -> Scores:
+    scores: Scores = 1.0 / (1.0 + np.exp(-margins))
+    return scores
+
+
+def _softmax(margins: NDArray[np.float64]) -> Scores:
+    shifted = np.exp(margins - margins.max(axis=1, keepdims=True))
+    scores: Scores = shifted / shifted.sum(axis=1, keepdims=True)
+    return scores
+
+
+class BoostingLearner:
+    """`xgboost.train` on pages of raw values, NaN where missing.
+
+    Parameters
+    ----------
+    parameters
+        XGBoost's, without objective, threads and seed where the task gives them.
+    rounds
+        At most so many.
+    patience
+        Rounds without a better validation loss before it stops; None learns all rounds. The best are kept either way.
+    task
+        What is learned.
+    """
+
+    capabilities = BOOSTING
+
+    def __init__(self, parameters: Mapping[str, Any], *, rounds: int, patience: int | None, task: Task) -> None:
+        self.parameters = _of_task(task) | dict(parameters)
+        self.rounds = rounds
+        self.patience = patience
+        self.task = task
+        self._scaler = Scaler(task.groups)
+        self._learned: BoostedTrees | None = None
+
+    def view(self, inputs: Tensors) -> NDArray[np.float32]:
+        """Raw flat rows."""
+        return self._scaler.native(inputs)
+
+    def memory_estimate(self, rows: int, validation_rows: int) -> int:
+        """Label, weight, gradients, margins and place in the tree of every event; a few pages; histograms of a tree.
+
+        Measured with XGBoost 3.2: the values themselves stay on disk.
+        """
+        outputs = self.task.outputs
+        events = rows * (24 + 16 * outputs) + validation_rows * (12 + 8 * outputs)
+        depth = min(int(self.parameters.get("max_depth") or 6), 16)
+        histograms = self.task.width * self._bins * 16 * 2**depth
+        pages = 5 * min(PAGE_BYTES, (rows + validation_rows) * (4 * self.task.width + 24))
+        return events + histograms + pages
+
+    def disk_estimate(self, rows: int, validation_rows: int) -> int:
+        """XGBoost's cache: at most a bin number of 4 bytes and its copy by columns a value, and 16 bytes an event."""
+        own = 2 if self._bins <= MAX_BIN else 4
+        return (rows + validation_rows) * (self.task.width * (4 + own) + 16)
+
+    @property
+    def _bins(self) -> int:
+        return int(self.parameters.get("max_bin") or MAX_BIN)
+
+    def fit(self, train: Pages, validation: Pages | None, *, patience: int, folder: Path) -> Sequence[Round]:
+        """Learn, and keep the rounds up to the best on the validation part.
+
+        ``patience`` of the training counts epochs and is not used: a round is one tree a class.
+        """
+        scale = _survey(train, self.task, part="training")
+        matrix = self._matrix(train, scale, folder / _TRAIN)
+        parts = [(matrix, _TRAIN)]
+        if validation is not None and len(validation):
+            scale = _survey(validation, self.task, part="validation")
+            parts.append((self._matrix(validation, scale, folder / _VALIDATION, binned_like=matrix), _VALIDATION))
+        losses: dict[str, dict[str, list[float]]] = {}
+        stop = self.patience is not None and len(parts) > 1
+        booster = xgboost.train(
+            self.parameters,
+            matrix,
+            self.rounds,
+            evals=parts,
+            evals_result=losses,
+            early_stopping_rounds=self.patience if stop else None,
+            verbose_eval=False,
+        )
+        rounds = _rounds(losses)
+        self._learned = BoostedTrees(booster[: _best(rounds) + 1], self.task)
+        return rounds
+
+    def _matrix(
+        self, pages: Pages, scale: float, cache: Path, *, binned_like: xgboost.DMatrix | None = None
+    ) -> xgboost.DMatrix:
+        return xgboost.ExtMemQuantileDMatrix(
+            _PageIterator(pages, scale, cache),
+            missing=np.nan,
+            nthread=self.task.threads,
+            max_bin=self._bins,
+            ref=binned_like,
+        )
+
+    @property
+    def learned(self) -> BoostedTrees:
+        """What `fit` learned."""
+        if self._learned is None:
+            raise ModelError("model xgboost has not learned anything yet")
+        return self._learned
+
+    def predict(self, inputs: Tensors) -> Scores:
+        """Scores [N, C], float64."""
+        return self.learned.predict(inputs)
+
+    def export(self) -> Core:
+        """The trees as a float64 ensemble."""
+        return self.learned.export()
+
+    def native(self) -> dict[str, bytes]:
+        """XGBoost's own JSON and the parameters that it was learned with."""
+        settings = {"backend": "xgboost", "parameters": self.parameters, "version": xgboost.__version__}
+        text = json.dumps(settings, indent=1, sort_keys=True)
+        return {MODEL_FILE: self.learned.to_json(), SETTINGS_FILE: text.encode() + b"\n"}
+
+
+def _of_task(task: Task) -> dict[str, Any]:
+    several = {"num_class": len(task.classes)} if task.outputs > 1 else {}
+    return {
+        "objective": MULTICLASS if several else BINARY,
+        "eval_metric": "mlogloss" if several else "logloss",
+        "tree_method": "hist",
+        "nthread": task.threads,
+        "seed": task.seed,
+        **several,
+    }
+
+
+def _rounds(losses: Mapping[str, Mapping[str, Sequence[float]]]) -> list[Round]:
+    by_part = {part: list(*found.values()) for part, found in losses.items()}
+    after = by_part.get(_VALIDATION) or [None] * len(by_part[_TRAIN])
+    return [Round(loss, check) for loss, check in zip(by_part[_TRAIN], after, strict=True)]
+
+
+def _best(rounds: Sequence[Round]) -> int:
+    after = [one.validation_loss for one in rounds if one.validation_loss is not None]
+    return int(np.argmin(after)) if after else len(rounds) - 1
+
+
+def _survey(pages: Pages, task: Task, *, part: str) -> float:
+    """One over the mean weight; refuses what cannot be learned from before XGBoost sees it."""
+    total, counts = 0.0, np.zeros(len(task.classes), np.int64)
+    for page in pages:
+        require_positive(page.weights, model="xgboost")
+        total += float(page.weights.sum())
+        counts += np.bincount(page.labels, minlength=len(counts))
+    empty = [name for name, count in zip(task.classes, counts, strict=True) if not count]
+    if empty and part == "training":
+        raise DataError(f"class {', '.join(empty)} has no event in the training part")
+    if not total > 0:
+        raise DataError(f"the weights of {len(pages)} {part} events sum to {total:g}: nothing to learn from")
+    return len(pages) / total
+
+
+class _PageIterator(xgboost.DataIter):
+    """Hands pages to XGBoost, which asks for all of them several times."""
+
+    def __init__(self, pages: Pages, scale: float, cache: Path) -> None:
+        self._pages = pages
+        self._scale = scale
+        self._rest: Iterator[Table] = iter(pages)
+        super().__init__(cache_prefix=str(cache))
+
+    def reset(self) -> None:
+        """Back to the first page."""
+        self._rest = iter(self._pages)
+
+    def next(self, input_data: Callable[..., None]) -> bool:
+        """The next page; False after the last."""
+        page = next(self._rest, None)
+        if page is None:
+            return False
+        input_data(data=page.x, label=page.labels, weight=page.weights * self._scale)
+        return True

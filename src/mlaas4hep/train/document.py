@@ -1,0 +1,68 @@
+"""A config back to YAML: what a run was trained with, defaults and overrides included.
+
+Invariant: reading it again, from any folder, gives an equal `Config`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import yaml
+
+from mlaas4hep.config import Config, Sample
+from mlaas4hep.spec.features import EVENT, InputGroup
+
+
+def to_yaml(config: Config) -> str:
+    """The config as text that `mlaas4hep.config.parse_config` reads; paths are absolute."""
+    features = config.features
+    plain: dict[str, Any] = {
+        "name": config.name,
+        "tree": config.tree,
+        "eras": msgspec.to_builtins(config.eras),
+        "samples": {name: _sample(sample) for name, sample in config.samples.items()},
+        "preselection": features.preselection,
+        "new_variables": features.new_variables,
+        "inputs": {group.name: _group(group) for group in features.inputs},
+        "labels": {"classes": list(features.classes)},
+        "weights": msgspec.to_builtins(features.weights),
+        "split": msgspec.to_builtins(features.split),
+        "variations": msgspec.to_builtins(features.variations),
+        "observers": list(features.observers),
+        "model": _model(config),
+        "training": msgspec.to_builtins(config.training),
+    }
+    text: str = yaml.safe_dump(_given(plain), sort_keys=False, default_flow_style=None, width=110, allow_unicode=True)
+    return text
+
+
+def _sample(sample: Sample) -> dict[str, Any]:
+    plain: dict[str, Any] = msgspec.to_builtins(sample)
+    for key in ("files", "friends"):
+        plain[key] = [_absolute(path) for path in plain[key]]
+    return _given(plain)
+
+
+def _group(group: InputGroup) -> Any:
+    variables = [_given(msgspec.to_builtins(one)) for one in group.variables]
+    if group.name == EVENT:
+        return variables
+    return _given({"vars": variables, "length": group.length, "sort": group.sort})
+
+
+def _model(config: Config) -> dict[str, Any]:
+    model = config.model
+    file = _absolute(model.file) if model.file is not None else None
+    return _given({"name": model.name, "backend": model.backend, "file": file, **model.dials})
+
+
+def _absolute(path: str) -> str:
+    return path if "://" in path else str(Path(path).absolute())
+
+
+def _given(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """Without what says nothing: empty lists, empty mappings and None."""
+    return {key: value for key, value in plain.items() if value is not None and value not in ([], {})}

@@ -1,0 +1,172 @@
+"""The judgement of a run: figures of every part by the graph that will be served, with physics weights.
+
+The test part is streamed once, after everything is decided. Invariant: a figure that cannot be given is null, with the
+reason beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from mlaas4hep.data.dataset import Batch
+from mlaas4hep.data.weights import training_factors
+from mlaas4hep.errors import DataError
+from mlaas4hep.spec.contract import ModelSpec
+from mlaas4hep.train.callbacks import Progress
+from mlaas4hep.train.loop import Judged, judge
+from mlaas4hep.train.metrics import Auc, Roc, class_sums, mean_auc, roc_curve, weighted_auc
+
+Score = Callable[[dict[str, NDArray[np.float32]]], NDArray[np.float32]]
+# Scores of a part are held in memory, 20 bytes an event; so many are enough for the fourth digit of an area.
+MAX_TRAIN_EVENTS = 1_000_000
+
+
+class ClassFigures(msgspec.Struct, frozen=True):
+    """Events of one class in one part, the sum of their physics weights, and the area against the rest."""
+
+    events: int
+    sum_weights: float
+    auc: float | None = None
+    auc_err: float | None = None
+
+
+class PartFigures(msgspec.Struct, frozen=True):
+    """Figures of one part.
+
+    Parameters
+    ----------
+    events, negative
+        Events judged, and those of negative weight.
+    auc, auc_err
+        Weighted by physics weights; of several classes the mean of one against the rest.
+    loss
+        Cross-entropy, weighted as in training.
+    classes
+        By class.
+    reason
+        Why a figure is null.
+    """
+
+    events: int
+    negative: int
+    auc: float | None
+    auc_err: float | None
+    loss: float | None
+    classes: dict[str, ClassFigures]
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Curve:
+    """A ROC curve with its area, of one class against the rest; ``part`` and ``name`` say of what."""
+
+    part: str
+    name: str
+    roc: Roc
+    auc: Auc
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Evaluation:
+    """Figures by part, and curves of those that have them."""
+
+    parts: dict[str, PartFigures]
+    curves: tuple[Curve, ...]
+
+
+def evaluate(
+    score: Score, spec: ModelSpec, streams: Mapping[str, tuple[Iterable[Batch], int]], *, progress: Progress
+) -> Evaluation:
+    """Judge a model on parts of the data.
+
+    Parameters
+    ----------
+    score
+        Raw input groups to scores [n, C].
+    spec
+        The contract: classes, statistics for the training weights.
+    streams
+        By part: its batches with physics weights, and its number of events. Of the training part at most
+        `MAX_TRAIN_EVENTS` are judged.
+    progress
+        Told event by event.
+    """
+    parts: dict[str, PartFigures] = {}
+    curves: list[Curve] = []
+    for part, (batches, events) in streams.items():
+        progress.start(f"judging the {part} part", total=events)
+        judged = judge(score, _some(batches) if part == "train" else batches, update=progress.update)
+        progress.close()
+        parts[part], own = _figures(part, judged, spec)
+        curves.extend(own)
+    return Evaluation(parts, tuple(curves))
+
+
+def _some(batches: Iterable[Batch]) -> Iterable[Batch]:
+    taken = 0
+    for batch in batches:
+        yield batch
+        taken += len(batch)
+        if taken >= MAX_TRAIN_EVENTS:
+            return
+
+
+def _figures(part: str, judged: Judged, spec: ModelSpec) -> tuple[PartFigures, list[Curve]]:
+    sums = class_sums(judged.labels, judged.weights, len(spec.classes))
+    classes = {name: ClassFigures(*one) for name, one in zip(spec.classes, sums, strict=True)}
+    negative = int((judged.weights < 0).sum())
+    try:
+        curves = _curves(part, judged, spec)
+        area = _area(judged, curves)
+        loss = Judged(judged.scores, judged.labels, _training_weights(judged, spec)).loss()
+    except DataError as error:
+        return PartFigures(len(judged.labels), negative, None, None, None, classes, str(error)), []
+    for curve in curves:
+        classes[curve.name] = msgspec.structs.replace(classes[curve.name], auc=curve.auc.value, auc_err=curve.auc.error)
+    return PartFigures(len(judged.labels), negative, area.value, area.error, loss, classes), curves
+
+
+def _curves(part: str, judged: Judged, spec: ModelSpec) -> list[Curve]:
+    curves = []
+    for column, name in enumerate(spec.score_names):
+        scores, own = judged.scores[:, column], judged.labels == spec.classes.index(name)
+        roc = roc_curve(scores, own, judged.weights)
+        curves.append(Curve(part, name, roc, weighted_auc(scores, own, judged.weights)))
+    return curves
+
+
+def _area(judged: Judged, curves: list[Curve]) -> Auc:
+    return curves[0].auc if len(curves) == 1 else mean_auc(judged.scores, judged.labels, judged.weights)
+
+
+def _training_weights(judged: Judged, spec: ModelSpec) -> NDArray[np.float64]:
+    sums = {name: spec.statistics.classes[name] for name in spec.classes}
+    factors = training_factors(spec.features.weights.training, sums)
+    return np.ones(len(judged.labels)) if factors is None else judged.weights * factors[judged.labels]
+
+
+def first_rows(batches: Iterable[Batch], number: int) -> dict[str, NDArray[np.float32]]:
+    """Raw input groups of the first events of a stream, for the parity gate."""
+    taken: list[Batch] = []
+    rows = 0
+    for batch in islice(batches, number):
+        taken.append(batch)
+        rows += len(batch)
+        if rows >= number:
+            break
+    if not taken:
+        raise DataError("the training part is empty: no rows for the parity gate")
+    return {name: np.concatenate([one.inputs[name] for one in taken])[:number] for name in taken[0].inputs}
+
+
+def plain(evaluation: Evaluation) -> dict[str, Any]:
+    """Figures by part as plain values for JSON."""
+    figures: dict[str, Any] = msgspec.to_builtins(evaluation.parts)
+    return figures

@@ -1,0 +1,96 @@
+"""The run directory: written under a hidden name, and given its own when everything is in it.
+
+Invariant: a run never writes over another, and one that fails leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mlaas4hep.config import Config
+from mlaas4hep.errors import UserError
+from mlaas4hep.report.page import write_page
+from mlaas4hep.report.plots import LossCurve, RocCurve, draw_loss, draw_roc
+from mlaas4hep.train.callbacks import History
+from mlaas4hep.train.document import to_yaml
+from mlaas4hep.train.evaluate import Curve, Evaluation
+
+REPORT_FOLDER = "report"
+
+
+def free_path(output: str | Path | None, name: str) -> Path:
+    """A directory that is not there yet; asked before hours of training, and again by the rename."""
+    if output is not None:
+        target = Path(output)
+        if target.exists():
+            raise UserError(
+                f"{target}: is there already; a run never writes over another. Give another -o, or remove it"
+            )
+        return target
+    number = 1
+    while (target := Path("runs") / (name if number == 1 else f"{name}-{number}")).exists():
+        number += 1
+    return target
+
+
+@contextmanager
+def draft_folder(target: Path) -> Iterator[Path]:
+    """A hidden folder beside the target that takes its name when the block ends well, and goes when it does not."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    except OSError as error:
+        raise UserError(f"{target}: cannot be written: {error.strerror}") from error
+    try:
+        yield draft
+        draft.chmod(0o755)
+        os.rename(draft, target)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+
+
+def write_report(draft: Path, metrics: dict[str, Any], history: History, evaluation: Evaluation) -> None:
+    """What goes into the run and, as a copy, into the bundle."""
+    folder = draft / REPORT_FOLDER
+    folder.mkdir()
+    (folder / "metrics.json").write_text(_json(metrics), encoding="utf-8")
+    (folder / "history.csv").write_text(history.to_csv(), encoding="utf-8")
+    losses = [LossCurve("training", [record.train_loss for record in history.records])]
+    after = [record.validation_loss for record in history.records if record.validation_loss is not None]
+    if after:
+        losses.append(LossCurve("validation", after))
+    draw_loss(losses, folder / "loss.png", best_epoch=history.best_epoch)
+    curves = list(_shown(evaluation.curves, metrics["classes"]))
+    if curves:
+        draw_roc(curves, folder / "roc.png")
+    write_page(folder)
+
+
+def _shown(curves: Iterable[Curve], classes: Sequence[str]) -> Iterator[RocCurve]:
+    """Of two classes the test part beside the training part, of several each class of the test part."""
+    for curve in curves:
+        name = f"{curve.name}, {curve.part}" if len(classes) > 2 else curve.part
+        if curve.part == "test" or (curve.part == "train" and len(classes) == 2):
+            yield RocCurve(name, curve.roc.signal, curve.roc.background, curve.auc.value, curve.auc.error)
+
+
+def write_run(draft: Path, config: Config, metrics: dict[str, Any]) -> None:
+    """Move the report up into the run, and write what only the run has."""
+    for file in (draft / REPORT_FOLDER).iterdir():
+        file.rename(draft / file.name)
+    (draft / REPORT_FOLDER).rmdir()
+    (draft / "metrics.json").write_text(_json(metrics), encoding="utf-8")
+    write_page(draft)
+    (draft / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
+
+
+def _json(value: dict[str, Any]) -> str:
+    return json.dumps(value, indent=1, allow_nan=False) + "\n"

@@ -1,0 +1,328 @@
+"""From a config to a run directory: files, scan, contract, learning, bundle, judgement, pictures.
+
+::
+
+    RUN/config.yaml    the config as it was used
+    RUN/metrics.json   every figure of the run
+    RUN/history.csv    loss by epoch
+    RUN/loss.png, roc.png, report.html
+    RUN/model/NAME/    the bundle: one version of a model repository
+
+Invariant: the directory appears when everything in it is written, or not at all; two runs of one config and one seed
+give the same contract and the same graph, hash by hash.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec.structs import replace
+
+from mlaas4hep.backends.protocol import InMemoryLearner, Learner, StreamingLearner, Task
+from mlaas4hep.backends.registry import Choice, choose
+from mlaas4hep.backends.weights import refuse_negative
+from mlaas4hep.bundle import Bundle, load_bundle
+from mlaas4hep.bundle.write import write_bundle
+from mlaas4hep.config import Config
+from mlaas4hep.data.catalogue import Catalogue
+from mlaas4hep.data.dataset import Batch, EventDataset, default_threads
+from mlaas4hep.data.scan import scan
+from mlaas4hep.data.split import PARTS, Part
+from mlaas4hep.data.weights import require_classes
+from mlaas4hep.graph.merge import merge
+from mlaas4hep.graph.session import Session
+from mlaas4hep.spec.contract import ModelSpec
+from mlaas4hep.spec.preprocess import Preprocessor
+from mlaas4hep.spec.statistics import Statistics
+from mlaas4hep.train import loop
+from mlaas4hep.train.callbacks import History, Progress, Silent
+from mlaas4hep.train.evaluate import Evaluation, evaluate, first_rows, plain
+from mlaas4hep.train.limit import limit_events
+from mlaas4hep.train.output import REPORT_FOLDER, draft_folder, free_path, write_report, write_run
+
+MODEL_FOLDER = "model"
+_EVALUATION_BATCH = 4096
+_PARITY_ROWS = 2048
+_PACKAGES = ("mlaas4hep", "numpy", "onnx", "onnxruntime", "scikit-learn", "torch", "uproot")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RunResult:
+    """What a run left behind.
+
+    Parameters
+    ----------
+    path
+        The run directory.
+    bundle
+        The model, checked.
+    metrics
+        Content of ``metrics.json``.
+    history
+        Losses by epoch.
+    """
+
+    path: Path
+    bundle: Bundle
+    metrics: dict[str, Any]
+    history: History
+
+    @property
+    def report(self) -> Path:
+        """The page of the run."""
+        return self.path / "report.html"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Plan:
+    """All that is decided before anything is learned."""
+
+    config: Config
+    choice: Choice
+    catalogue: Catalogue
+    spec: ModelSpec
+    threads: int
+
+    @property
+    def seed(self) -> int:
+        """Of the order and of the learner."""
+        return self.config.training.seed
+
+    @property
+    def events(self) -> dict[Part, int]:
+        """Events by part."""
+        return {part: _events_of(self.spec.statistics, part) for part in PARTS}
+
+    def dataset(self, part: Part, *, training: bool, shuffle: bool = False) -> EventDataset:
+        """A part as a stream, with training weights for learning or with physics weights for judging."""
+        settings = self.config.training
+        return EventDataset(
+            self.catalogue,
+            Preprocessor(self.config.features, self.catalogue.types),
+            part=part,
+            batch_size=settings.batch_size if training and shuffle else _EVALUATION_BATCH,
+            shuffle=shuffle,
+            shuffle_window=settings.shuffle_window,
+            seed=self.seed,
+            weights="training" if training else "physics",
+            statistics=self.spec.statistics,
+            threads=self.threads,
+            max_memory=settings.max_memory_bytes,
+        )
+
+
+def train(
+    config: Config,
+    *,
+    output: str | Path | None = None,
+    seed: int | None = None,
+    max_events: int | None = None,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> RunResult:
+    """Train the model of a config and judge it on events it never saw.
+
+    Parameters
+    ----------
+    config
+        As read from a file.
+    output
+        The run directory, which must not be there yet; ``runs/NAME`` (or ``NAME-2``, ...) where None.
+    seed
+        Instead of the config's ``training.seed``.
+    max_events
+        Entries to read in all, shared among the samples; for a quick look.
+    threads
+        That read ahead; changes speed only.
+    progress
+        Told how far it is.
+
+    Raises
+    ------
+    UserError
+        Whatever is wrong with the config, the files, the model or the directory; nothing is left behind.
+    ParityError
+        The exported graph does not give the framework's scores; nothing is left behind.
+    """
+    started = time.perf_counter()
+    told = progress or Silent()
+    target = free_path(output, config.name)
+    if seed is not None:
+        config = replace(config, training=replace(config.training, seed=seed))
+    plan = _prepare(config, max_events=max_events, threads=threads, progress=told)
+    learner, history = _learn(plan, told)
+    learned = time.perf_counter()
+    evaluation = _judge(plan, learner, told)
+    with draft_folder(target) as draft:
+        seconds = {"total": time.perf_counter() - started, "until_learned": learned - started}
+        metrics = _metrics(plan, evaluation, history, seconds)
+        write_report(draft, metrics, history, evaluation)
+        bundle = _write_bundle(draft, plan, learner)
+        metrics |= {"spec_sha256": bundle.spec_sha256, "model_sha256": bundle.model_sha256}
+        metrics["seconds"]["total"] = round(time.perf_counter() - started, 3)
+        write_run(draft, config, metrics)
+    name = target / MODEL_FOLDER / bundle.path.parent.name / bundle.path.name
+    return RunResult(target, load_bundle(name), metrics, history)
+
+
+def _prepare(config: Config, *, max_events: int | None, threads: int | None, progress: Progress) -> _Plan:
+    choice = choose(config.model, where=config.path)
+    for line in config.not_built():
+        progress.note(line)
+    catalogue = _open(config, max_events, progress)
+    preprocessor = Preprocessor(config.features, catalogue.types)
+    threads = default_threads() if threads is None else threads
+    progress.start("scanning events", total=catalogue.num_entries)
+    statistics = scan(catalogue, preprocessor, threads=threads, progress=progress.update)
+    progress.close()
+    require_classes(statistics.classes)
+    progress.note(_account(catalogue, statistics))
+    spec = ModelSpec.seal(config.name, preprocessor=preprocessor, statistics=statistics)
+    return _Plan(config, choice, catalogue, spec, threads)
+
+
+def _open(config: Config, max_events: int | None, progress: Progress) -> Catalogue:
+    progress.start("opening files", unit="files")
+    catalogue = Catalogue.open(config, progress=progress.update)
+    progress.close()
+    return catalogue if max_events is None else limit_events(catalogue, max_events)
+
+
+def _account(catalogue: Catalogue, statistics: Statistics) -> str:
+    """Where the entries went, in words."""
+    counts = {part: _events_of(statistics, part) for part in PARTS}
+    selected = sum(counts.values())
+    return (
+        f"{catalogue}; {selected} selected: {counts['train']} train, {counts['validation']} validate, "
+        f"{counts['test']} test; told apart by {catalogue.identity}"
+    )
+
+
+def _events_of(statistics: Statistics, part: Part) -> int:
+    return sum(int(getattr(one, part)) for one in statistics.samples.values())
+
+
+def _learn(plan: _Plan, progress: Progress) -> tuple[Learner, History]:
+    learner = plan.choice.build(Task.of(plan.spec, seed=plan.seed))
+    _refuse_negative(plan, learner)
+    settings = plan.config.training
+    with ExitStack() as stack:
+        streams = isinstance(learner, StreamingLearner)
+        stream = stack.enter_context(plan.dataset("train", training=True, shuffle=streams))
+        train = loop.Part(stream, plan.events["train"])
+        validation = None
+        if plan.events["validation"]:
+            check = stack.enter_context(plan.dataset("validation", training=True))
+            validation = loop.Part(check, plan.events["validation"])
+        if isinstance(learner, StreamingLearner):
+            history = loop.learn_streaming(
+                learner, train, validation, epochs=settings.epochs, patience=settings.patience, progress=progress
+            )
+        else:
+            assert isinstance(learner, InMemoryLearner)
+            history = loop.learn_in_memory(
+                learner,
+                train,
+                validation,
+                patience=settings.patience,
+                max_memory=settings.max_memory_bytes,
+                title=plan.choice.title,
+                progress=progress,
+            )
+    return learner, history
+
+
+def _refuse_negative(plan: _Plan, learner: Learner) -> None:
+    """Before the first step rather than at the first batch that holds one."""
+    classes = plan.spec.statistics.classes
+    negative = sum(one.negative for one in classes.values())
+    if learner.capabilities.negative_weights or not negative or plan.spec.features.weights.training == "none":
+        return
+    refuse_negative(plan.choice.title, negative=negative, events=sum(one.events for one in classes.values()))
+
+
+def _judge(plan: _Plan, learner: Learner, progress: Progress) -> Evaluation:
+    """By the graph that will be served, on every part that holds events."""
+    session = Session(merge(plan.spec, learner.export()))
+    with ExitStack() as stack:
+        streams: dict[str, tuple[Iterable[Batch], int]] = {}
+        for part, events in plan.events.items():
+            if events:
+                dataset = stack.enter_context(plan.dataset(part, training=False, shuffle=part == "train"))
+                streams[part] = (dataset, events)
+        return evaluate(session.run, plan.spec, streams, progress=progress)
+
+
+def _metrics(plan: _Plan, evaluation: Evaluation, history: History, seconds: dict[str, float]) -> dict[str, Any]:
+    test = evaluation.parts.get("test")
+    return {
+        "name": plan.config.name,
+        "model": plan.choice.title if plan.choice.file is None else Path(plan.choice.title).name,
+        "auc": test.auc if test else None,
+        "auc_err": test.auc_err if test else None,
+        "classes": list(plan.spec.classes),
+        "parts": plain(evaluation),
+        "split_by": str(plan.catalogue.identity),
+        "best_epoch": history.best_epoch,
+        "epochs": len(history.records),
+        "epoch_unit": history.unit,
+        "seed": plan.seed,
+        "seconds": {name: round(value, 3) for name, value in seconds.items()},
+        "entries_read": plan.catalogue.num_entries,
+        "samples": msgspec.to_builtins(plan.spec.statistics.samples),
+        "versions": _versions(),
+    }
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": ".".join(map(str, sys.version_info[:3]))}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue  # an extra that is not installed
+    return found
+
+
+def _write_bundle(draft: Path, plan: _Plan, learner: Learner) -> Bundle:
+    with plan.dataset("train", training=False, shuffle=True) as dataset, dataset.epoch(0) as batches:
+        rows = first_rows(batches, _PARITY_ROWS)
+    spec = plan.spec.with_provenance(_provenance(plan))
+    return write_bundle(
+        draft / MODEL_FOLDER,
+        spec=spec,
+        core=learner.export(),
+        reference=learner.predict,
+        rows=rows,
+        native=plan.choice.native(learner),
+        report=draft / REPORT_FOLDER,
+    )
+
+
+def _provenance(plan: _Plan) -> dict[str, Any]:
+    """Where the model comes from, without folders of this machine."""
+    files = [
+        {
+            "sample": plan.catalogue.samples[file.sample].name,
+            "file": Path(file.path).name,
+            "tree": file.tree,
+            "entries": file.num_entries,
+        }
+        for file in plan.catalogue.files
+    ]
+    return {
+        "model": plan.choice.model,
+        "files": files,
+        "split_by": str(plan.catalogue.identity),
+        "seed": plan.seed,
+        "training": msgspec.to_builtins(plan.config.training),
+        "versions": _versions(),
+    }

@@ -1,0 +1,116 @@
+"""Every backend keeps the rules of `mlaas4hep.testing_backends`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mlaas4hep.backends.registry import Choice, choose
+from mlaas4hep.config import Model
+from mlaas4hep.testing_backends import BackendContract
+
+SMALL = {"hidden": [32, 16], "learning_rate": 5e-3}
+
+
+class TestSklearnMlp(BackendContract):
+    model = Model(name="mlp", dials=SMALL)
+
+
+class TestSklearnBdt(BackendContract):
+    model = Model(name="bdt", dials={"trees": 60, "learning_rate": 0.1})
+
+
+class TestTorchMlp(BackendContract):
+    # Dropout draws one number a row: two rows cannot equal one row of weight two with it.
+    model = Model(name="mlp", backend="torch", dials={**SMALL, "dropout": 0.0})
+
+    @pytest.fixture(scope="class", autouse=True)
+    @classmethod
+    def _needs_torch(cls) -> None:
+        pytest.importorskip("torch")
+
+
+class TestXgboost(BackendContract):
+    model = Model(name="xgboost", dials={"trees": 100, "learning_rate": 0.1})
+
+    @pytest.fixture(scope="class", autouse=True)
+    @classmethod
+    def _needs_xgboost(cls) -> None:
+        pytest.importorskip("xgboost")
+
+
+class TestOwnEstimator(BackendContract):
+    source = """
+from sklearn.neural_network import MLPClassifier
+
+def model(idim):
+    return MLPClassifier(hidden_layer_sizes=(32, 16), learning_rate_init=5e-3, activation="tanh")
+"""
+    model = Model(name="own")
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def choice(cls, tmp_path_factory: pytest.TempPathFactory) -> Choice:
+        file: Path = tmp_path_factory.mktemp("own") / "my_model.py"
+        file.write_text(cls.source, encoding="utf-8")
+        return choose(Model(file=str(file)))
+
+
+class TestOwnTreesWithEarlyStopping(TestOwnEstimator):
+    source = """
+from sklearn.ensemble import HistGradientBoostingClassifier
+
+def model():
+    return HistGradientBoostingClassifier(max_iter=60, early_stopping=True)
+"""
+
+
+class TestOwnXgboost(TestOwnEstimator):
+    source = """
+from xgboost import XGBClassifier
+
+def model():
+    return XGBClassifier(n_estimators=60, learning_rate=0.15, max_depth=4, colsample_bytree=0.9)
+"""
+
+    @pytest.fixture(scope="class", autouse=True)
+    @classmethod
+    def _needs_xgboost(cls) -> None:
+        pytest.importorskip("xgboost")
+
+
+class TestOwnModuleOnCollections(TestOwnEstimator):
+    source = """
+import torch
+
+class Net(torch.nn.Module):
+    def __init__(self, event, jets):
+        super().__init__()
+        self.each = torch.nn.Sequential(torch.nn.Linear(jets, 16), torch.nn.ReLU())
+        self.all = torch.nn.Sequential(torch.nn.Linear(event + 16, 32), torch.nn.ReLU(), torch.nn.Linear(32, 1))
+
+    def forward(self, event, jets, jets_mask):
+        shown = jets_mask.unsqueeze(-1).to(jets.dtype)
+        pooled = (self.each(jets) * shown).sum(dim=1)
+        return self.all(torch.cat([event, pooled], dim=1))
+
+def model(spec):
+    shapes = {one.name: one.shape for one in spec.signature}
+    net = Net(shapes["event"][-1], shapes["jets"][-1])
+    if len(spec.classes) > 2:
+        net.all[-1] = torch.nn.Linear(32, len(spec.classes))
+    return net
+"""
+
+    @pytest.fixture(scope="class", autouse=True)
+    @classmethod
+    def _needs_torch(cls) -> None:
+        pytest.importorskip("torch")
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def choice(cls, tmp_path_factory: pytest.TempPathFactory) -> Choice:
+        file: Path = tmp_path_factory.mktemp("own") / "my_model.py"
+        file.write_text(cls.source, encoding="utf-8")
+        return choose(Model(file=str(file), dials={"learning_rate": 5e-3}))

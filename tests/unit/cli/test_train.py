@@ -1,0 +1,72 @@
+"""``mlaas4hep train`` from the shell: figures on standard output, everything else on standard error."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mlaas4hep.cli import run
+from mlaas4hep.testing import write_events
+
+CONFIG = """
+tree: Events
+samples:
+  signal: {files: signal.root}
+  background: {files: background.root}
+inputs: {event: [x, y]}
+model: {name: bdt, trees: 10}
+"""
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    for seed, name in enumerate(("background", "signal")):
+        random = np.random.default_rng(seed)
+        write_events(tmp_path / f"{name}.root", {one: random.normal(seed, 1, 600) for one in ("x", "y")})
+    file = tmp_path / "toy.yaml"
+    file.write_text(CONFIG, encoding="utf-8")
+    return file
+
+
+def test_json_ends_with_one_line_of_figures(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = config.parent / "run"
+    assert run(["train", str(config), "-o", str(output), "--json", "--progress", "--set", "model.trees=5"]) == 0
+    printed, told = capsys.readouterr()
+    figures = json.loads(printed)
+    assert 0.7 < figures["auc"] < 1
+    assert figures["events"] == 1200
+    assert Path(figures["report"]) == output / "report.html"
+    assert Path(figures["bundle"]).is_dir()
+    assert "scanning events" in told
+    assert "1200 entries in 2 files" in told
+
+
+def test_words_name_run_bundle_and_page(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["train", str(config), "-o", str(config.parent / "run"), "--no-progress"]) == 0
+    printed, told = capsys.readouterr()
+    assert "bdt (backend sklearn): round" in printed
+    assert "mlaas4hep serve" in printed
+    assert "%|" not in told
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--set", "model.treees=5"], "did you mean 'trees'"),
+        (["--set", "inputs.event=[x, yy]"], "yy"),
+        (["--set", "samples.signal.files=signl.root"], "signl.root"),
+        (["--max-events", "1"], "there are 2 samples"),
+    ],
+)
+def test_a_mistake_is_one_message_and_status_two(
+    config: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
+) -> None:
+    assert run(["train", str(config), "-o", str(config.parent / "run"), *arguments]) == 2
+    printed, told = capsys.readouterr()
+    assert printed == ""
+    assert words in told
+    assert "Traceback" not in told
+    assert not (config.parent / "run").exists()

@@ -1,0 +1,47 @@
+"""A config written back is the config that was read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from msgspec.structs import replace
+
+from mlaas4hep.config import parse_config
+from mlaas4hep.train.document import to_yaml
+
+CONFIG = """
+name: tth
+tree: Events
+eras: {"2022": {lumi_fb: 8.0}}
+samples:
+  ttH: {files: [a.root, "root://host//b/*.root"], era: "2022", label: signal, xsec_pb: 0.295, sum_of_weights: Runs/sumw}
+  tt: {files: tt/*.root, label: background, selection: "nGenTop == 2"}
+preselection: "nJet >= 4"
+new_variables: {ht: "sum(Jet_pt)"}
+inputs:
+  event: [{name: MET_pt, scale: log}, ht]
+  jets: {vars: [Jet_pt, {name: Jet_eta, clip: [-5, 5]}], length: 6, sort: -Jet_pt}
+weights: {event: genWeight}
+split: {by: [run, event], test: 0.3, seed: 4}
+model: {name: mlp, backend: torch, hidden: [64, 32], learning_rate: 1e-3}
+training: {epochs: 7, max_memory: 500 MB}
+"""
+
+
+def test_every_key_comes_back_and_paths_are_absolute(tmp_path: Path) -> None:
+    first = parse_config(CONFIG, folder=tmp_path, overrides=["training.seed=9"])
+    again = parse_config(to_yaml(first), folder=tmp_path / "elsewhere")
+    assert replace(again, path=first.path) == first
+    assert again.samples["ttH"].files == (str(tmp_path / "a.root"), "root://host//b/*.root")
+    assert again.training.seed == 9
+
+
+def test_a_short_config_stays_short(tmp_path: Path) -> None:
+    short = (
+        "samples: {a: {files: a.root, label: signal}, b: {files: b.root}}\ninputs: {event: [x]}\nmodel: {file: m.py}"
+    )
+    first = parse_config(short, folder=tmp_path)
+    text = to_yaml(first)
+    assert "eras" not in text
+    assert "preselection" not in text
+    assert replace(parse_config(text, folder=Path("/")), path=first.path) == first
