@@ -1,0 +1,155 @@
+"""Does streaming cost anything in what is learned? Every model beside its own kind trained in memory, seed by seed.
+
+The references are written out here with the frameworks alone: plain arrays, a plain loop, the same network, settings,
+rows and stopping rule. ``python -m benchmarks.learning --json CONFIG [--seeds 0 1 2]`` prints one JSON line a model and
+seed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from msgspec.structs import replace
+from numpy.typing import NDArray
+
+from mlaas4hep.config import Config, Model, read_config
+from mlaas4hep.data.catalogue import Catalogue
+from mlaas4hep.spec.preprocess import Preprocessor
+from mlaas4hep.train.metrics import log_loss, weighted_auc
+from mlaas4hep.train.reference import Rows, part_in_memory, reference_auc
+from mlaas4hep.train.run import train
+
+MODELS = {
+    "bdt": Model(name="bdt"),
+    "mlp_sklearn": Model(name="mlp", backend="sklearn"),
+    "mlp_torch": Model(name="mlp", backend="torch"),
+}
+HIDDEN, LEARNING_RATE = (128, 64), 1e-3
+Scores = NDArray[Any]
+Step = Callable[[NDArray[np.float32], NDArray[np.int64]], None]
+Score = Callable[[NDArray[np.float32]], Scores]
+
+
+def main() -> None:
+    """Print the comparison."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("config", type=Path)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--json", action="store_true", help="one JSON line a model and seed (always so)")
+    asked = parser.parse_args()
+    for seed in asked.seeds:
+        seeds = [f"training.seed={seed}", f"split.seed={seed}"]
+        config = read_config(asked.config, overrides=seeds)
+        for name in asked.models:
+            print(json.dumps(compare(name, config, seed)), flush=True)
+
+
+def compare(name: str, config: Config, seed: int) -> dict[str, Any]:
+    """AUC of one model, streamed by us and in memory by its framework, on the same test part."""
+    config = replace(config, model=MODELS[name])
+    with tempfile.TemporaryDirectory() as folder:
+        ours = train(config, output=Path(folder) / "run").metrics
+    reference = reference_auc(config).value if name == "bdt" else in_memory_auc(name, config, seed)
+    return {
+        "model": name,
+        "seed": seed,
+        "auc": round(ours["auc"], 5),
+        "auc_err": round(ours["auc_err"], 5),
+        "auc_in_memory": round(reference, 5),
+        "difference": round(ours["auc"] - reference, 5),
+        "best_epoch": ours["best_epoch"],
+        "events_test": ours["parts"]["test"]["events"],
+    }
+
+
+def in_memory_auc(name: str, config: Config, seed: int) -> float:
+    """The same network on plain arrays, standard-scaled by the training part, stopped by the validation part."""
+    catalogue = Catalogue.open(config)
+    preprocessor = Preprocessor(config.features, catalogue.types)
+    parts = [part_in_memory(catalogue, preprocessor, part) for part in ("train", "validation", "test")]
+    mean, std = parts[0][0].mean(axis=0), parts[0][0].std(axis=0)
+    scaled = [((x - mean) / std, labels, weights) for x, labels, weights in parts]
+    build = _sklearn_network if name == "mlp_sklearn" else _torch_network
+    score = _learn(build, scaled[0], scaled[1], config, seed)
+    x, labels, weights = scaled[2]
+    return weighted_auc(score(x), labels == 1, weights).value
+
+
+def _learn(build: Callable[..., Any], train_part: Rows, validation: Rows, config: Config, seed: int) -> Score:
+    x, labels, _ = train_part
+    step, score, save, load = build(x.shape[1], config.training.batch_size, seed)
+    shuffle = np.random.default_rng(seed)
+    best, best_epoch, kept = np.inf, 0, None
+    for epoch in range(config.training.epochs):
+        order = shuffle.permutation(len(x))
+        for start in range(0, len(x), config.training.batch_size):
+            batch = order[start : start + config.training.batch_size]
+            step(x[batch], labels[batch])
+        loss = log_loss(score(validation[0])[:, np.newaxis], validation[1], np.ones(len(validation[1])))
+        if loss < best:
+            best, best_epoch, kept = loss, epoch, save()
+        elif epoch - best_epoch >= config.training.patience:
+            break
+    load(kept)
+    found: Score = score
+    return found
+
+
+def _sklearn_network(width: int, batch_size: int, seed: int) -> tuple[Any, ...]:
+    import copy
+
+    from sklearn.neural_network import MLPClassifier
+
+    del width
+    # alpha is divided by the batch inside: this is the pull of 1e-3 that our dial `l2` means.
+    network = MLPClassifier(
+        HIDDEN, learning_rate_init=LEARNING_RATE, alpha=1e-3 * batch_size, batch_size=batch_size, random_state=seed
+    )
+
+    def step(x: NDArray[np.float32], labels: NDArray[np.int64]) -> None:
+        network.set_params(batch_size=len(x))
+        network.partial_fit(x, labels, classes=np.array([0, 1]))
+
+    def save() -> Any:
+        return copy.deepcopy((network.coefs_, network.intercepts_))
+
+    def load(state: Any) -> None:
+        network.coefs_, network.intercepts_ = state
+
+    return step, lambda x: network.predict_proba(x)[:, 1], save, load
+
+
+def _torch_network(width: int, batch_size: int, seed: int) -> tuple[Any, ...]:
+    import copy
+
+    import torch
+
+    del batch_size
+    torch.manual_seed(seed)
+    layers = [torch.nn.Linear(width, HIDDEN[0]), torch.nn.ReLU(), torch.nn.Linear(*HIDDEN), torch.nn.ReLU()]
+    network = torch.nn.Sequential(*layers, torch.nn.Linear(HIDDEN[1], 1))
+    optimiser = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE)
+
+    def step(x: NDArray[np.float32], labels: NDArray[np.int64]) -> None:
+        optimiser.zero_grad()
+        margin = network(torch.from_numpy(x))[:, 0]
+        torch.nn.functional.binary_cross_entropy_with_logits(margin, torch.from_numpy(labels).float()).backward()
+        optimiser.step()
+
+    def score(x: NDArray[np.float32]) -> Scores:
+        with torch.inference_mode():
+            found: Scores = torch.sigmoid(network(torch.from_numpy(x)))[:, 0].numpy()
+        return found
+
+    return step, score, lambda: copy.deepcopy(network.state_dict()), network.load_state_dict
+
+
+if __name__ == "__main__":
+    main()
