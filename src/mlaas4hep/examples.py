@@ -1,7 +1,8 @@
-"""Where the project's own events are: in the installed package, or in the checkout that it runs from."""
+"""Where the project's own events are: in the checkout that it runs from, or installed beside the package."""
 
 from __future__ import annotations
 
+import sysconfig
 from pathlib import Path
 
 from mlaas4hep.errors import DataError
@@ -15,8 +16,9 @@ def example_folder(name: str) -> Path:
     DataError
         It is neither beside the package nor in a checkout.
     """
-    package = Path(__file__).parent
-    places = [package / "_examples" / name, package.parents[1] / "examples" / name]
+    checkout = Path(__file__).parents[2]
+    installed = Path(sysconfig.get_path("data"), "share", "mlaas4hep")
+    places = [root / "examples" / name for root in (checkout, installed)]
     for place in places:
         if (place / "config.yaml").is_file():
             return place
