@@ -141,14 +141,19 @@ def _convert_dict(value: Any, wanted: Any, path: str, problems: list[str]) -> An
 def _convert_struct(value: Any, wanted: type[msgspec.Struct], path: str, problems: list[str]) -> Any:
     if not isinstance(value, Mapping):
         return _refuse(value, "a mapping", path, problems)
-    hints = typing.get_type_hints(wanted)
+    kinds = typing.get_type_hints(wanted)
     fields = {field.name: field for field in msgspec.structs.fields(wanted)}
     prefix = f"{path}." if path else ""
-    problems.extend(f"{prefix}{key}: unknown key{nearest(str(key), fields)}" for key in value if str(key) not in fields)
+    hints = {str(key): nearest(str(key), fields) for key in value if str(key) not in fields}
+    problems.extend(f"{prefix}{key}: unknown key{hint}" for key, hint in hints.items())
     known = {str(key): one for key, one in value.items() if str(key) in fields}
-    done = {name: convert(one, hints[name], f"{prefix}{name}", problems) for name, one in known.items()}
+    done = {name: convert(one, kinds[name], f"{prefix}{name}", problems) for name, one in known.items()}
+    # A required key that was only misspelled is one mistake, told already.
+    misspelled = {name for name in fields for hint in hints.values() if f"did you mean '{name}'" in hint}
     problems.extend(
-        f"{prefix}{name}: is required" for name, field in fields.items() if field.required and name not in known
+        f"{prefix}{name}: is required"
+        for name, field in fields.items()
+        if field.required and name not in known and name not in misspelled
     )
     valid = {name: one for name, one in done.items() if one is not INVALID}
     whole = all(name in valid for name, field in fields.items() if field.required)

@@ -5,48 +5,51 @@ Each check yields one line a problem, beginning with its path. Invariant: none s
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mlaas4hep.config.document import Document
+from mlaas4hep.config.samples import check_samples
 from mlaas4hep.config.values import SIZE, Training
-from mlaas4hep.errors import ExpressionError, nearest
+from mlaas4hep.errors import ExpressionError
 from mlaas4hep.spec.expressions import Expression
 from mlaas4hep.spec.features import EVENT, MAX_WIDTH, Split
+from mlaas4hep.spec.new_variables import MAX_NEW_VARIABLES, circle_line, in_order, too_many
 
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*\Z")
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 
 
-def check(document: Document) -> Iterator[str]:
-    yield from _check_samples(document)
+def check(document: Document, written: Mapping[Any, Any]) -> Iterator[str]:
+    """Problems of a document.
+
+    Parameters
+    ----------
+    document
+        What could be read.
+    written
+        The same as it was written, with the parts that could not be read: what builds on one of those is not a second
+        mistake.
+    """
+    eras, samples = _keys(written, "eras"), _keys(written, "samples")
+    yield from check_samples(document, eras, whole=samples == set(document.samples))
+    if not _keys(written, "inputs"):
+        yield "inputs: lists no group; wants at least one variable, such as event: [MET_pt]"
     yield from _check_inputs(document)
     yield from _check_expressions(document)
     yield from _check_split(document.split)
-    yield from _check_classes(document)
     yield from _check_model(document.model)
     yield from _check_training(document.training)
+    yield from _check_missing(document.missing)
     if document.name is not None and not MODEL_NAME.match(document.name):
         yield f"name: '{document.name}' cannot name a model; use letters, digits, _ . and -"
 
 
-def _check_samples(document: Document) -> Iterator[str]:
-    for name, sample in document.samples.items():
-        path = f"samples.{name}"
-        if not sample.files:
-            yield f"{path}.files: lists no file"
-        if sample.era is not None and sample.era not in document.eras:
-            yield f"{path}.era: '{sample.era}' is not under eras{nearest(sample.era, document.eras)}"
-        if sample.xsec_pb is not None and not sample.xsec_pb > 0:
-            yield f"{path}.xsec_pb: {sample.xsec_pb} is not a cross-section in pb; wants a number above 0"
-        if isinstance(sample.sum_of_weights, str) and "/" not in sample.sum_of_weights:
-            yield f"{path}.sum_of_weights: '{sample.sum_of_weights}' is neither a number nor Tree/branch"
-        if sample.xsec_pb is not None and sample.sum_of_weights is None and sample.kind == "mc":
-            yield f"{path}.xsec_pb: needs sum_of_weights as well (a number, or a branch such as Runs/genEventSumw)"
-    for name, era in document.eras.items():
-        if not era.lumi_fb > 0:
-            yield f"eras.{name}.lumi_fb: {era.lumi_fb} is not a luminosity in fb^-1; wants a number above 0"
+def _keys(written: Mapping[Any, Any], name: str) -> set[str]:
+    part = written.get(name)
+    return {str(key) for key in part} if isinstance(part, Mapping) else set()
 
 
 def _check_inputs(document: Document) -> Iterator[str]:
@@ -58,14 +61,24 @@ def _check_inputs(document: Document) -> Iterator[str]:
         if group.name == EVENT and (group.length is not None or group.sort is not None):
             yield "inputs.event: is flat, one value an event: it takes neither length nor sort"
         for index, variable in enumerate(group.variables):
-            if variable.clip is not None and not variable.clip[0] < variable.clip[1]:
-                yield f"inputs.{group.name}.vars[{index}].clip: {list(variable.clip)} is empty; wants [low, high]"
+            if variable.clip is not None:
+                path = f"inputs.{group.name}.vars[{index}].clip"
+                yield from (f"{path}: {problem}" for problem in _check_clip(*variable.clip))
     width = sum(group.width for group in groups)
     if width > MAX_WIDTH:
         yield f"inputs: {width} numbers an event; at most {MAX_WIDTH} fit one model"
 
 
+def _check_clip(low: float, high: float) -> Iterator[str]:
+    if not (math.isfinite(low) and math.isfinite(high)):
+        yield f"{[low, high]} is not finite; wants two numbers, [low, high]"
+    elif not low < high:
+        yield f"{[low, high]} is empty; wants [low, high]"
+
+
 def _check_expressions(document: Document) -> Iterator[str]:
+    if len(document.new_variables) > MAX_NEW_VARIABLES:
+        yield too_many(document.new_variables)
     for where, text in _expressions(document):
         try:
             Expression.parse(text, where=where)
@@ -92,18 +105,15 @@ def _expressions(document: Document) -> Iterator[tuple[str, str]]:
 
 
 def _check_cycles(new_variables: Mapping[str, str]) -> Iterator[str]:
-    uses: dict[str, set[str]] = {}
+    uses: dict[str, frozenset[str]] = {}
     for name, text in new_variables.items():
         try:
-            uses[name] = set(Expression.parse(text).names) & set(new_variables)
+            uses[name] = Expression.parse(text).names
         except ExpressionError:
             return  # reported where expressions are checked
-    resolved: set[str] = set()
-    while ready := {name for name, needs in uses.items() if name not in resolved and needs <= resolved}:
-        resolved |= ready
-    circle = sorted(set(uses) - resolved)
+    _, circle = in_order(uses)
     if circle:
-        yield f"new_variables: {', '.join(circle)} need each other in a circle"
+        yield circle_line(circle)
 
 
 def _check_split(split: Split) -> Iterator[str]:
@@ -112,28 +122,6 @@ def _check_split(split: Split) -> Iterator[str]:
             yield f"split.{name}: {share} is not a share of the events; wants 0 to below 1"
     if split.test + split.validation >= 1:
         yield f"split: test {split.test} and validation {split.validation} leave nothing to train on"
-
-
-def _check_classes(document: Document) -> Iterator[str]:
-    labels = document.labels_of_samples()
-    named = document.labels
-    if named.classes and document.samples:
-        yield from (
-            f"labels.classes: no sample has the label '{name}'{nearest(name, labels)}"
-            for name in named.classes
-            if name not in labels
-        )
-        yield from (
-            f"labels.classes: the label '{label}' of the samples is not listed"
-            for label in sorted(set(labels) - set(named.classes))
-        )
-    if named.signal is not None and named.signal not in labels:
-        yield f"labels.signal: no sample has the label '{named.signal}'{nearest(named.signal, labels)}"
-    if len(set(labels)) == 1:
-        yield f"samples: all have the label '{labels[0]}'; a classifier needs at least two classes"
-    if len(set(labels)) == 2 and "signal" not in labels and not (named.classes or named.signal):
-        first, second = sorted(set(labels))
-        yield f"labels.signal: is required to say which of '{first}' and '{second}' the score is for"
 
 
 def _check_model(model: Any) -> Iterator[str]:
@@ -151,5 +139,13 @@ def _check_training(training: Training) -> Iterator[str]:
     for name in ("epochs", "batch_size", "shuffle_window", "patience"):
         if getattr(training, name) < 1:
             yield f"training.{name}: {getattr(training, name)} is below 1"
-    if not SIZE.match(training.max_memory):
+    if not training.checkpoint_s >= 0:
+        yield f"training.checkpoint_s: {training.checkpoint_s} is not a time in seconds; wants 0 or more"
+    if not SIZE.match(training.max_memory) or training.max_memory_bytes < 1:
         yield f"training.max_memory: '{training.max_memory}' is not a size; write it as '2 GB'"
+
+
+def _check_missing(missing: tuple[float, ...]) -> Iterator[str]:
+    for index, value in enumerate(missing):
+        if not math.isfinite(value):
+            yield f"missing[{index}]: {value} is no value; NaN is missing anyway, infinities are clipped by the model"

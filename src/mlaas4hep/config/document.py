@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import msgspec
 
 from mlaas4hep.config.values import Era, Sample, Training
+from mlaas4hep.errors import nearest
 from mlaas4hep.spec.features import InputGroup, Split, Variable, Weights
 
 
@@ -35,6 +36,7 @@ class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     split: Split = Split()
     variations: dict[str, dict[str, str]] = {}
     observers: tuple[str, ...] = ()
+    missing: tuple[float, ...] = ()
     model: Any = "mlp"
     training: Training = Training()
 
@@ -48,6 +50,14 @@ class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def labels_of_samples(self) -> list[str]:
         """Label of every sample that can be learned from."""
         return [sample.label or name for name, sample in self.samples.items() if sample.kind == "mc"]
+
+
+_SECTIONS: Mapping[str, type[msgspec.Struct]] = {
+    "training": Training,
+    "split": Split,
+    "weights": Weights,
+    "labels": Labels,
+}
 
 
 def spell_out(document: Mapping[Any, Any]) -> dict[Any, Any]:
@@ -75,3 +85,35 @@ def _spell_out_group(group: Any) -> Any:
     if not isinstance(group, Mapping) or not isinstance(group.get("vars"), list):
         return group
     return {**group, "vars": [{"name": one} if isinstance(one, str) else one for one in group["vars"]]}
+
+
+def take_misplaced(document: dict[Any, Any]) -> Iterator[str]:
+    """Keys that stand in the wrong place, taken out: one line each that names the right one.
+
+    At the top, what belongs into a section (``seed``); under training, what is no setting of the training and so may be
+    one of the model (``learning_rate``).
+    """
+    own = _fields(Document)
+    for key in [key for key in document if str(key) not in own]:
+        homes = [f"{name}.{key}" for name, section in _SECTIONS.items() if str(key) in _fields(section)]
+        if homes or not nearest(str(key), own):
+            del document[key]
+            hint = f"did you mean {' or '.join(map(repr, homes))}?" if homes else _of_the_model(key)
+            yield f"{key}: unknown key; {hint}"
+    training = document.get("training")
+    if isinstance(training, Mapping):
+        strays = [key for key in training if not _is_near(str(key), _fields(Training))]
+        document["training"] = {key: value for key, value in training.items() if key not in strays}
+        yield from (f"training.{key}: unknown key; {_of_the_model(key)}" for key in strays)
+
+
+def _fields(kind: type[msgspec.Struct]) -> list[str]:
+    return [field.name for field in msgspec.structs.fields(kind)]
+
+
+def _is_near(key: str, known: list[str]) -> bool:
+    return key in known or "did you mean" in nearest(key, known)
+
+
+def _of_the_model(key: Any) -> str:
+    return f"if it is a setting of the model, it stands there: model.{key}"

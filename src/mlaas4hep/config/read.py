@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from mlaas4hep.config.checks import MODEL_NAME, check
-from mlaas4hep.config.document import Document, spell_out
+from mlaas4hep.config.document import Document, spell_out, take_misplaced
 from mlaas4hep.config.text import load_yaml, override_key
 from mlaas4hep.config.values import Config, Model
 from mlaas4hep.errors import ConfigError
@@ -53,10 +53,11 @@ def parse_config(
     document = load_yaml(text, where)
     for override in overrides:
         override_key(document, override, where)
-    problems: list[str] = []
-    typed = convert(spell_out(document), Document, "", problems)
+    written = spell_out(document)
+    problems = list(take_misplaced(written))
+    typed = convert(written, Document, "", problems)
     if typed is not INVALID:
-        problems.extend(check(typed))
+        problems.extend(check(typed, written))
     if problems:
         raise ConfigError([problem.replace(".event.vars", ".event") for problem in problems], where=where)
     return _assemble(typed, where, folder or Path())
@@ -80,6 +81,7 @@ def _assemble(document: Document, where: str, folder: Path) -> Config:
         split=document.split,
         variations=document.variations,
         observers=document.observers,
+        missing=document.missing,
     )
     return Config(
         name=document.name or (Path(where).stem if MODEL_NAME.match(Path(where).stem) else "model"),

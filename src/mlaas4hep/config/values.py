@@ -13,7 +13,7 @@ import msgspec
 from mlaas4hep.errors import ConfigError
 from mlaas4hep.spec.features import FeatureSpec
 
-SIZE = re.compile(r"\s*([0-9.]+)\s*([kMGT]?i?B?)\s*\Z")
+SIZE = re.compile(r"\s*([0-9]{1,15}(?:\.[0-9]*)?|\.[0-9]+)\s*([kMGT]?i?B?)\s*\Z")
 _UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 
 
@@ -85,6 +85,8 @@ class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Bound on the memory of the stream and of models that learn in memory; such as ``2 GB``.
     seed
         Of the order, of the model's first weights.
+    checkpoint_s
+        Seconds between two checkpoints of a model that learns batch by batch, from which ``train --resume`` goes on.
     """
 
     epochs: int = 60
@@ -93,6 +95,7 @@ class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     shuffle_window: int = 100_000
     max_memory: str = "2 GB"
     seed: int = 0
+    checkpoint_s: float = 60.0
 
     @property
     def max_memory_bytes(self) -> int:

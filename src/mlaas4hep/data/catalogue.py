@@ -21,6 +21,7 @@ from mlaas4hep.data.split import Identity, choose_identity
 from mlaas4hep.data.weights import normalisation
 from mlaas4hep.errors import DataError, nearest
 from mlaas4hep.spec.columns import ColumnType, promote
+from mlaas4hep.spec.expressions import Expression
 from mlaas4hep.spec.features import FeatureSpec
 from mlaas4hep.spec.preprocess import columns_of
 
@@ -137,7 +138,9 @@ class _Survey:
         self._everywhere: set[str] | None = None
         self._other_kind: dict[str, str] = {}
         self._missing: dict[tuple[str, str, str], list[str]] = {}
-        self._selected: dict[tuple[object, ...], str] = {}
+        self._columns: dict[str, None] = {}
+        self._selected: dict[tuple[object, ...], dict[str, str]] = {}
+        self._refused: dict[tuple[str, str], list[str]] = {}
 
     def add_sample(self, name: str, progress: Callable[[int], None]) -> None:
         """Open its files; what fails is noted, and the others go on."""
@@ -146,7 +149,7 @@ class _Survey:
         self.problems.extend(f"samples.{name}: {line}" for line in problems)
         needed = self._needed(sample)
         for index, path in enumerate(paths):
-            with self._noted(name):
+            with self._noted(name, path):
                 self._add_file(name, index, path, needed)
             progress(1)
         factor = 1.0
@@ -158,7 +161,10 @@ class _Survey:
 
     def finish(self) -> Catalogue:
         """The catalogue, or every problem at once."""
+        if not self.problems and not self._refused:
+            self.problems.extend(self._unknown_names())  # else they may be in a file that could not be opened
         self.problems.extend(self._missing_lines())
+        self.problems.extend(f"samples.{name}: {_some(paths)}{told}" for (name, told), paths in self._refused.items())
         needed = frozenset().union(*(self._needed(self.config.samples[one.name]) for one in self.samples))
         self.problems.extend(line for name, line in self._other_kind.items() if name in needed)
         if self.problems:
@@ -175,11 +181,17 @@ class _Survey:
         )
 
     @contextmanager
-    def _noted(self, name: str) -> Iterator[None]:
+    def _noted(self, name: str, path: str = "") -> Iterator[None]:
+        """Keep what a `DataError` says; what several files of a sample say is told once."""
         try:
             yield
         except DataError as error:
-            self.problems.extend(f"samples.{name}: {line}" for line in str(error).splitlines())
+            for line in str(error).splitlines():
+                told = line.removeprefix(path) if path else line
+                if told == line:
+                    self.problems.append(f"samples.{name}: {line}")
+                else:
+                    self._refused.setdefault((name, told), []).append(path)
 
     def _needed(self, sample: Sample) -> frozenset[str]:
         features = self.config.features
@@ -199,15 +211,27 @@ class _Survey:
             self.files.append(FileEntry(*place, path, source.tree, source.clusters, source.num_entries))
 
     def _refuse_twice(self, name: str, path: str, tree: str, selection: str | None) -> None:
-        key = (file_key(path), tree, "".join((selection or "").split()))
-        other = self._selected.setdefault(key, name)
-        if other != name:
-            raise DataError(
-                f"{path}, tree '{tree}': selects the same entries as the sample '{other}'; give the two different "
-                "files, trees or selections"
-            )
+        """No two samples with the same entries of a tree; overlaps of selections show when events are read."""
+        others = self._selected.setdefault((file_key(path), tree), {})
+        wanted = "" if selection is None else Expression.parse(selection, where=f"samples.{name}.selection").canonical
+        for other, selected in others.items():
+            if other == name:
+                continue
+            if selected == wanted:
+                raise DataError(
+                    f"{path}, tree '{tree}': selects the same entries as the sample '{other}'; give the two different "
+                    "files, trees or selections"
+                )
+            if not (selected and wanted):
+                whole, part = (other, name) if wanted else (name, other)
+                raise DataError(
+                    f"{path}, tree '{tree}': the sample '{whole}' has all of its entries, those of the sample "
+                    f"'{part}' among them; give '{whole}' a selection without those"
+                )
+        others[name] = wanted
 
     def _add_columns(self, source: Source) -> None:
+        self._columns.update(dict.fromkeys(source.columns))
         readable = {name: one.type for name, one in source.columns.items() if one.type is not None}
         self._everywhere = set(readable) if self._everywhere is None else self._everywhere & set(readable)
         for name, found in readable.items():
@@ -232,8 +256,26 @@ class _Survey:
 
     def _missing_lines(self) -> Iterator[str]:
         for (name, tree, problem), paths in self._missing.items():
-            more = f" and {len(paths) - 1} more files" if len(paths) > 1 else ""
-            yield f"samples.{name}: {paths[0]}{more}, tree '{tree}': {problem}"
+            yield f"samples.{name}: {_some(paths)}, tree '{tree}': {problem}"
+
+    def _unknown_names(self) -> Iterator[str]:
+        """Names that are only used later, in observers and variations: a typo is told now."""
+        features = self.config.features
+        known = [*self._columns, *features.new_variables]
+        named = [(f"observers[{index}]", name) for index, name in enumerate(features.observers)]
+        for variation, replacements in features.variations.items():
+            path = f"variations.{variation}"
+            named += [(f"{path}.{target}", target) for target in replacements if target != "weight"]
+            for target, text in replacements.items():
+                named += [(f"{path}.{target}", name) for name in sorted(Expression.parse(text).names)]
+        for path, name in named:
+            if name not in self._columns and name not in features.new_variables:
+                yield f"{path}: '{name}' is neither a column of the files nor a new variable{nearest(name, known)}"
+
+
+def _some(paths: list[str]) -> str:
+    more = len(paths) - 1
+    return f"{paths[0]} and {more} more file{'s' if more > 1 else ''}" if more else paths[0]
 
 
 def _ignore(_: int) -> None:

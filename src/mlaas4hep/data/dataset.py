@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from mlaas4hep.data.catalogue import Catalogue
 from mlaas4hep.data.plan import Chunk, Plan, chunk_entries_for
 from mlaas4hep.data.prefetch import Prefetch
-from mlaas4hep.data.reader import Counts, EventReader
+from mlaas4hep.data.reader import MAX_READ_BYTES, Counts, EventReader, reading_bytes
 from mlaas4hep.data.shuffle import ENTRY, Rows, Window, windows
 from mlaas4hep.data.split import Part
 from mlaas4hep.data.weights import require_classes, training_factors
@@ -32,6 +32,7 @@ from mlaas4hep.spec.statistics import Statistics
 DEFAULT_WINDOW = 100_000
 _ROW_OVERHEAD = 44  # label, weight, entry, position, key
 _STATE_VERSION = 1
+_LEAST_CHUNK = 1_024
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,9 @@ class EventDataset:
     threads
         That read ahead; 0 reads when asked. Changes speed only.
     max_memory
-        Bytes that rows held and read ahead may take; None sets no bound.
+        Bytes that the stream may take: a quarter of it for columns while they are read, the rest for rows held and read
+        ahead. It cannot take less than one basket of each column (TTree) or one cluster (RNTuple) a thread; batches
+        handed out are the consumer's. None sets no bound.
     chunk_entries
         Entries read at once; None chooses. Changes speed and memory only.
 
@@ -129,12 +132,12 @@ class EventDataset:
         self.seed = seed
         self.threads = threads
         self._row_bytes = 4 * preprocessor.features.width + _ROW_OVERHEAD
-        self._chunk_entries = chunk_entries or reading_unit(preprocessor)
+        self._chunk_entries = chunk_entries or self._reading_unit(max_memory)
         # Unshuffled, windows mean nothing; they must not hang on what changes from run to run, for states to fit.
         self._window = shuffle_window if shuffle else reading_unit(preprocessor)
         self._ahead = self._read_ahead(max_memory)
         self._factors = _factors(catalogue, preprocessor, weights, statistics)
-        self._reader = EventReader(catalogue, preprocessor)
+        self._reader = EventReader(catalogue, preprocessor, max_read_bytes=self._read_bytes(max_memory))
 
     @property
     def identity(self) -> str:
@@ -184,19 +187,33 @@ class EventDataset:
     ) -> None:
         self.close()
 
+    def _read_bytes(self, max_memory: int | None) -> int:
+        if max_memory is None:
+            return MAX_READ_BYTES
+        return min(reading_bytes(max_memory - _for_rows(max_memory), threads=self.threads), MAX_READ_BYTES)
+
+    def _reading_unit(self, max_memory: int | None) -> int:
+        """Entries of a chunk: as many as the declaration says, or as fit beside a window and the other threads."""
+        wanted = reading_unit(self.preprocessor)
+        if max_memory is None:
+            return wanted
+        fits = _for_rows(max_memory) // (4 * (self.threads + 1) * self._row_bytes)
+        return min(wanted, max(fits, _LEAST_CHUNK))
+
     def _read_ahead(self, max_memory: int | None) -> int:
         """Entries to work on ahead: a window, so that threads are busy while the last one is consumed."""
         wanted = max(self._window, (self.threads + 1) * self._chunk_entries)
         if max_memory is None:
             return wanted
-        fits = max_memory // (2 * self._row_bytes)
+        fits = _for_rows(max_memory) // (2 * self._row_bytes)
         if self._window > fits:
             raise DataError(
                 f"shuffle_window {self._window} needs {2 * self._row_bytes * self._window / 1e6:.0f} MB at "
-                f"{self._row_bytes} bytes a row, more than max_memory ({max_memory / 1e6:.0f} MB); the largest window "
-                f"that fits is {fits}"
+                f"{self._row_bytes} bytes a row, more than rows may take of max_memory ("
+                f"{_for_rows(max_memory) / 1e6:.0f} of {max_memory / 1e6:.0f} MB); the largest window that fits is "
+                f"{fits}"
             )
-        return min(wanted, max_memory // self._row_bytes - self._window)
+        return min(wanted, _for_rows(max_memory) // self._row_bytes - self._window)
 
     def _rows(self, plan: Plan, chunk: Chunk) -> tuple[Rows, Counts]:
         """Work of a thread: one chunk to rows with their place in the order."""
@@ -336,6 +353,11 @@ class BatchIterator:
 
     def _place(self) -> tuple[int, int]:
         return self._next if self._window is None else (self._window.number, self._offset)
+
+
+def _for_rows(max_memory: int) -> int:
+    """The part of the memory that rows may take; the rest is for columns while they are read."""
+    return max_memory - max_memory // 4
 
 
 def reading_unit(preprocessor: Preprocessor) -> int:

@@ -13,6 +13,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 
+import numpy as np
+
 from mlaas4hep.data.inspect import ColumnSummary, Survey, prefix_of
 from mlaas4hep.data.split import STANDARD
 from mlaas4hep.spec.features import MAX_LENGTH
@@ -26,10 +28,17 @@ _BOOKKEEPING = re.compile(
     r"^(hlt_|l1_|l1reco|flag_|dst_)|idx|index|cleanmask|fuid|funiqueid|fbits|(^|_)id$", re.IGNORECASE
 )
 _IDENTITY = re.compile(
-    r"^(run|lumi|luminosityblock|ls|event|evt)(_?(number|nr|num|id))?$|^bunchcrossing$", re.IGNORECASE
+    r"^(run|lumi|luminosityblock|lumi_?block|lumi_?section|ls|lbn|event|evt)(_?(number|nr|num|id))?$|^bunchcrossing$",
+    re.IGNORECASE,
 )
 _WEIGHT = re.compile(r"weight|(^|_)xsec|^puweight|sumw", re.IGNORECASE)
-_VARIATION = re.compile(r"(up|down|delta[xy])$", re.IGNORECASE)
+_BOOKED = re.compile(
+    r"(event|run|channel|dataset)_?(number|nr)|lumi_?(block|section)|time_?stamp|^(lbn|bcid|dsid)$|bunch|^(orbit|bx)",
+    re.IGNORECASE,
+)
+# Up and Down as words of a name: Jet_pt_jesTotalUp, JERUp_MET, jet_pt_JES_1up; not Upsilon, cleanup or group.
+_VARIATION = re.compile(r"(Up|Down)(?![a-z])|(UP|DOWN)(?![A-Za-z])|(?<=[^A-Za-z])(up|down)(?![A-Za-z])|[dD]elta[XY]$")
+_PLACEHOLDERS = (-99.0, -99.9, -999.0, -999.9, -9999.0, -99999.0, -999999.0)
 _KINEMATIC = ("pt", "et", "eta", "phi", "mass", "m", "e", "energy", "px", "py", "pz")
 _LABEL = re.compile(r"^(label|labels|target|class|is_?sig(nal)?|type|truth|y)$", re.IGNORECASE)
 _SIGNAL = re.compile(r"sig|tth|hh|higgs|(^|_)h(bb|gg|ww|zz|tautau)|top|zprime|susy", re.IGNORECASE)
@@ -61,12 +70,16 @@ def draft_config(found: Survey) -> str:
     lines = [
         "# A first config, drafted from the files: check the labels, the inputs and the lengths.",
         f"# Figures are of {found.looked_at} of {found.entries} events.",
+        *(f"# left out: {json.dumps(path, ensure_ascii=False)} {why}" for path, why in found.left_out.items()),
     ]
     if not any(sample.tree for sample in samples):
         lines.append(f"tree: {_word(found.tree)}")
     lines += ["samples:", *(f"  {line}" for sample in samples for line in _sample_lines(sample))]
     lines += _label_lines(samples)
-    lines += ["inputs:", *(f"  {line}" for line in _input_lines(found, label))]
+    collections = _collections(found)
+    event, more = _event_variables(found, label, collections)
+    lines += ["inputs:", *(f"  {line}" for line in _input_lines(found, event, more, collections))]
+    lines += _remark_lines(found, [*event, *(one.name for members in collections.values() for one in members)])
     lines += _weight_lines(found)
     lines += _split_lines(found)
     lines.append("model: mlp")
@@ -147,21 +160,25 @@ def _label_lines(samples: list[_Sample]) -> list[str]:
     return []
 
 
-def _input_lines(found: Survey, label: ColumnSummary | None) -> Iterator[str]:
-    collections = list(_collection_lines(found))
-    names, left_out = _event_variables(found, label)
-    if not names and not collections:
-        names = [one.name for one in found.columns if one.kind == "flat"][:1] or ["CHANGE-ME"]
-    if left_out:
-        yield f"# {left_out} more flat columns look usable"
-    if names:
+def _input_lines(
+    found: Survey, event: list[str], more: int, collections: dict[str, list[ColumnSummary]]
+) -> Iterator[str]:
+    if not event and not collections:
+        event = [one.name for one in found.columns if one.kind == "flat"][:1] or ["CHANGE-ME"]
+    if more:
+        yield f"# {more} more flat columns look usable"
+    if event:
         yield "event:"
-        yield from (f"  - {_word(name)}" for name in names)
-    yield from collections
+        yield from (f"  - {_word(name)}" for name in event)
+    for prefix, members in collections.items():
+        yield from _group_lines(_group_name(prefix), members)
 
 
-def _event_variables(found: Survey, label: ColumnSummary | None) -> tuple[list[str], int]:
-    counters = {f"n{prefix}".lower() for prefix in found.collections}
+def _event_variables(
+    found: Survey, label: ColumnSummary | None, collections: dict[str, list[ColumnSummary]]
+) -> tuple[list[str], int]:
+    """Flat inputs, and how many more there are; counters only of collections that are inputs themselves."""
+    counters = {f"n{prefix}".lower() for prefix in found.collections if prefix not in collections}
     usable = [
         one.name
         for one in found.columns
@@ -175,38 +192,59 @@ def _event_variables(found: Survey, label: ColumnSummary | None) -> tuple[list[s
 
 
 def _is_input(column: ColumnSummary) -> bool:
-    """Says something (not constant), and is neither truth, weight, trigger nor bookkeeping."""
-    name = column.name
-    return column.distinct > 1 and not any(pattern.search(name) for pattern in (_TRUTH, _BOOKKEEPING, _WEIGHT))
+    """Says something (not constant), and is neither truth, weight, variation, trigger nor bookkeeping."""
+    kept_out = (_TRUTH, _BOOKKEEPING, _BOOKED, _WEIGHT, _VARIATION)
+    return column.distinct > 1 and not any(pattern.search(column.name) for pattern in kept_out)
 
 
-def _collection_lines(found: Survey) -> Iterator[str]:
+def _collections(found: Survey) -> dict[str, list[ColumnSummary]]:
+    """Collections that make inputs, by prefix: reconstructed objects where there are any."""
     columns = {one.name: one for one in found.columns}
     candidates = {
         prefix: [columns[name] for name in names if _is_input(columns[name])]
         for prefix, names in found.collections.items()
         if not prefix.startswith("_") and not _TRUTH.search(prefix)
     }
-    usable = {prefix: members for prefix, members in candidates.items() if members}
+    usable = {prefix: _kinematic_first(members) for prefix, members in candidates.items() if members}
     wanted = [prefix for prefix in usable if prefix.lower() in _RECONSTRUCTED] or list(usable)
-    taken: set[str] = set()
-    for prefix in wanted[:_MAX_COLLECTIONS]:
-        name = _group_name(prefix)
-        if name not in taken:
-            taken.add(name)
-            yield from _group_lines(name, usable[prefix])
+    by_name = {_group_name(prefix): prefix for prefix in reversed(wanted[:_MAX_COLLECTIONS])}
+    return {prefix: usable[prefix] for prefix in wanted if prefix in by_name.values()}
+
+
+def _kinematic_first(members: list[ColumnSummary]) -> list[ColumnSummary]:
+    return sorted(members, key=lambda one: _last_word(one.name) not in _KINEMATIC)[:_MAX_COLLECTION_VARIABLES]
 
 
 def _group_lines(name: str, members: list[ColumnSummary]) -> Iterator[str]:
     lengths = members[0].lengths
     suggested = 1 if lengths is None else (lengths.q99 if lengths.q99 <= 16 else lengths.q95)
     by_momentum = next((one.name for one in members if _last_word(one.name) in ("pt", "et", "e", "energy")), None)
-    kinematic_first = sorted(members, key=lambda one: _last_word(one.name) not in _KINEMATIC)
     yield f"{name}:"
-    yield f"  vars: [{', '.join(_word(one.name) for one in kinematic_first[:_MAX_COLLECTION_VARIABLES])}]"
+    yield f"  vars: [{', '.join(_word(one.name) for one in members)}]"
     yield f"  length: {min(max(suggested, 1), MAX_LENGTH)}"
     if by_momentum is not None and _IDENTIFIER.match(by_momentum):
         yield f"  sort: {_word('-' + by_momentum)}"
+
+
+def _remark_lines(found: Survey, names: Sequence[str]) -> list[str]:
+    """What to look at in the inputs: infinities, and lowest values that may stand for a missing one."""
+    inputs = [one for one in found.columns if one.name in set(names)]
+    infinite = [one.name for one in inputs if one.infinite]
+    lines = [f"# infinite values in: {_some(infinite)}"] if infinite else []
+    held = {
+        code: [one.name for one in inputs if one.minimum is not None and np.float32(one.minimum) == np.float32(code)]
+        for code in _PLACEHOLDERS
+    }
+    codes = sorted(code for code, holders in held.items() if holders)
+    lines += [f"# lowest value {code:g} in: {_some(held[code])}" for code in codes]
+    if codes:
+        lines += ["# If that stands for a missing value, say so:", f"# missing: [{', '.join(f'{c:g}' for c in codes)}]"]
+    return lines
+
+
+def _some(names: list[str]) -> str:
+    shown = ", ".join(_word(name) for name in names[:5])
+    return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"
 
 
 def _last_word(name: str) -> str:
@@ -225,7 +263,7 @@ def _split_lines(found: Survey) -> list[str]:
     flat = [one.name for one in found.columns if one.kind == "flat"]
     if all(name in flat for name in STANDARD):
         return []
-    chosen = [name for name in flat if _IDENTITY.match(name)]
+    chosen = [name for name in flat if _IDENTITY.match(name) and not _TRUTH.search(name)]
     return [f"split: {{by: [{', '.join(_word(name) for name in chosen)}]}}"] if chosen else []
 
 

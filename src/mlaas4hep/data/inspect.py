@@ -96,6 +96,8 @@ class Survey(msgspec.Struct, frozen=True):
         In the order of the first file.
     collections
         Jagged columns that have the same lengths in every event looked at, those with one prefix together.
+    left_out
+        By file without events in that tree, why: such as ``has no tree 'Events'``.
     """
 
     trees: tuple[TreeSummary, ...]
@@ -105,6 +107,7 @@ class Survey(msgspec.Struct, frozen=True):
     looked_at: int
     columns: tuple[ColumnSummary, ...]
     collections: dict[str, tuple[str, ...]]
+    left_out: dict[str, str] = {}
 
 
 @dataclass(frozen=True)
@@ -154,6 +157,7 @@ def survey(paths: Sequence[str], *, tree: str | None = None, max_events: int = D
         looked_at=looked_at,
         columns=tuple(_summary(info, look.columns.get(info.name)) for info in look.infos.values()),
         collections=_collections(look.columns),
+        left_out={path: _why_not(path, name, trees) for path in paths if path not in {one.path for one in held}},
     )
 
 
@@ -177,6 +181,13 @@ def _trees(path: str) -> list[TreeSummary]:
                 summary = TreeSummary(path, info.name, info.kind, reason=str(error))
         found.append(summary)
     return found
+
+
+def _why_not(path: str, tree: str, trees: Sequence[TreeSummary]) -> str:
+    there = [one.name for one in trees if one.path == path]
+    if tree in there:
+        return f"its tree '{tree}' has no entries"
+    return f"has no tree '{tree}'; it holds {', '.join(there) or 'no tree at all'}"
 
 
 def _choose_tree(trees: Sequence[TreeSummary]) -> str:

@@ -12,12 +12,13 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mlaas4hep.data.catalogue import Catalogue, FileEntry, SampleEntry
-from mlaas4hep.data.source import Source, open_source
+from mlaas4hep.data.source import Source, cut_reads, open_source
 from mlaas4hep.data.split import PARTS, Part, Splitter
 from mlaas4hep.errors import ConfigError, DataError
 from mlaas4hep.spec.columns import Columns, Jagged, compress_columns
@@ -25,6 +26,9 @@ from mlaas4hep.spec.expressions import Expression
 from mlaas4hep.spec.preprocess import Preprocessor
 
 _IDLE_SOURCES = 16
+MAX_READ_BYTES = 96_000_000
+# A column in memory while it is read: bytes as they are inflated, values, values of all baskets, values as declared.
+_COPIES = 4
 
 
 @dataclass(frozen=True)
@@ -155,6 +159,8 @@ class EventReader:
         Files, types, identity.
     preprocessor
         Columns to tensors.
+    max_read_bytes
+        About so many bytes of columns are read at once; longer ranges are read in parts, which changes nothing else.
 
     Raises
     ------
@@ -162,8 +168,11 @@ class EventReader:
         A selection that is not true or false, a weight that is not one number an event.
     """
 
-    def __init__(self, catalogue: Catalogue, preprocessor: Preprocessor) -> None:
+    def __init__(
+        self, catalogue: Catalogue, preprocessor: Preprocessor, *, max_read_bytes: int = MAX_READ_BYTES
+    ) -> None:
         self._catalogue = catalogue
+        self._max_read_bytes = max_read_bytes
         self._preprocessor = preprocessor
         self._splitter = Splitter(preprocessor.features.split, catalogue.identity, catalogue.types)
         self._event_weight = preprocessor.features.weights.event
@@ -181,9 +190,14 @@ class EventReader:
         DataError
             Damaged bytes, lists of a collection that differ in length, a weight that is not finite.
         """
-        sample = self._catalogue.samples[file.sample]
+        names = self._names[file.sample]
         with self._pool.source(file) as source:
-            columns = source.read(self._names[file.sample], start, stop)
+            bounds = cut_reads(source, names, start, stop, max_bytes=self._max_read_bytes)
+            parts = [self._rows(file, source.read(names, low, high), low, high, part) for low, high in pairwise(bounds)]
+        return _joined(parts)
+
+    def _rows(self, file: FileEntry, columns: Columns, start: int, stop: int, part: Part | None) -> Events:
+        sample = self._catalogue.samples[file.sample]
         num_entries = stop - start
         parts = self._splitter.parts(columns, num_entries)
         wanted = np.ones(num_entries, dtype=np.bool_) if part is None else parts == PARTS.index(part)
@@ -238,6 +252,26 @@ class EventReader:
                 found = self._preprocessor.evaluate(self._event_weight, nothing, 0, where="weights.event")
                 if isinstance(found, Jagged):
                     yield f"weights.event: gives a list an event; pick one, as in {self._event_weight}[0]"
+
+
+def _joined(parts: list[Events]) -> Events:
+    """Rows of neighbouring ranges one after the other."""
+    if len(parts) == 1:
+        return parts[0]
+    first = parts[0]
+    return Events(
+        entries=np.concatenate([one.entries for one in parts]),
+        inputs={name: np.concatenate([one.inputs[name] for one in parts]) for name in first.inputs},
+        parts=np.concatenate([one.parts for one in parts]),
+        weights=np.concatenate([one.weights for one in parts]),
+        lengths={name: np.concatenate([one.lengths[name] for one in parts]) for name in first.lengths},
+        counts=sum((one.counts for one in parts), Counts()),
+    )
+
+
+def reading_bytes(memory: int, *, threads: int) -> int:
+    """``max_read_bytes`` with which so many threads at once stay below a bound on memory."""
+    return max(memory // (max(threads, 1) * _COPIES), 1)
 
 
 def _no_events(kinds: dict[str, str]) -> Columns:

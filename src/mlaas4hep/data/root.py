@@ -6,9 +6,11 @@ Invariant: whatever is wrong with a file, `DataError` says so with its path; no 
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import accumulate
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -25,6 +27,8 @@ from mlaas4hep.data.source import ColumnInfo, Source, TreeInfo, check_asked
 from mlaas4hep.errors import DataError, MLaaSError, nearest
 from mlaas4hep.spec.columns import Column, ColumnType, Jagged, declared_dtype
 
+# Shorter reads of a TTree inflate the same baskets over and over.
+_LEAST_ENTRIES = 64
 _TREES = {"TTree": "TTree", "TNtuple": "TTree", "TNtupleD": "TTree", "ROOT::RNTuple": "RNTuple"}
 _UNREADABLE = {"ROOT::Experimental::RNTuple": "an RNTuple of a pre-release format; write it with ROOT 6.34 or later"}
 
@@ -76,16 +80,30 @@ def _check_complete(path: str) -> None:
 def _blamed(path: str, what: str = "") -> Iterator[None]:
     """Turn whatever a damaged file provokes below into one `DataError` that names the file.
 
-    The list of what uproot, awkward and the decompressors raise on damaged bytes has no end, so all of it is caught.
+    The list of what uproot, awkward and the decompressors raise on damaged bytes has no end, so all of it is caught,
+    but not what says nothing of the file: no memory, or a mistake in this project's own lines.
     """
     try:
         yield
-    except MLaaSError:
+    except (MLaaSError, MemoryError):
         raise
     except Exception as error:
+        if isinstance(error, _OWN_MISTAKES) and _is_raised_here(error):
+            raise
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         reason = lines[0] if lines else type(error).__name__
         raise DataError(f"{path}{what}: cannot be read: {reason} ({type(error).__name__})") from error
+
+
+_OWN_MISTAKES = (AssertionError, NameError, AttributeError, NotImplementedError)
+
+
+def _is_raised_here(error: BaseException) -> bool:
+    """Whether the line that raised is one of this package, not of a library below."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and trace.tb_frame.f_globals.get("__name__", "").startswith("mlaas4hep.")
 
 
 def _trees(file: Any) -> tuple[TreeInfo, ...]:
@@ -196,6 +214,14 @@ class TTreeSource(_RootSource):
             return [0, self.num_entries] if self.num_entries else [0]
         return sorted(common)
 
+    def cut(self, names: Sequence[str], entry_start: int, entry_stop: int, max_bytes: int) -> list[int]:
+        """See `mlaas4hep.data.source.Divisible.cut`; by the average size of an entry in the tree."""
+        total = sum(int(self._branches[name].uncompressed_bytes) for name in names if name in self._branches)
+        size = entry_stop - entry_start
+        wanted = math.ceil(total / max(self.num_entries, 1) * size / max(max_bytes, 1))
+        parts = max(min(wanted, size // _LEAST_ENTRIES), 1)
+        return [entry_start + part * size // parts for part in range(parts + 1)]
+
     def _read(self, names: Sequence[str], entry_start: int, entry_stop: int) -> dict[str, Column]:
         keys = {name: _branch_key(self._branches[name], self._tree) for name in names}
         arrays = self._tree.arrays(
@@ -280,6 +306,35 @@ class RNTupleSource(_RootSource):
         self.columns = _describe_fields(self._tree)
         sizes = [int(cluster.num_entries) for cluster in self._tree.cluster_summaries]
         self.clusters = self._check_clusters([0, *np.cumsum([size for size in sizes if size]).tolist()])
+        self._sizes: dict[tuple[str, ...], NDArray[np.int64]] = {}
+
+    def cut(self, names: Sequence[str], entry_start: int, entry_stop: int, max_bytes: int) -> list[int]:
+        """See `mlaas4hep.data.source.Divisible.cut`; whole clusters, since one is read as a whole."""
+        first = int(np.searchsorted(self.clusters, entry_start, side="right")) - 1
+        last = int(np.searchsorted(self.clusters, entry_stop, side="left"))
+        with _blamed(self.path, f", tree '{self.tree}'"):
+            sizes = self._cluster_bytes(names)[first:last]
+        bounds, held = [entry_start], 0
+        for boundary, size in zip(self.clusters[first:last].tolist(), sizes.tolist(), strict=True):
+            if held and held + size > max_bytes:
+                bounds.append(int(boundary))
+                held = 0
+            held += size
+        return [*bounds, entry_stop]
+
+    def _cluster_bytes(self, names: Sequence[str]) -> NDArray[np.int64]:
+        """Bytes of some columns in each cluster that has entries, from the list of its pages."""
+        key = tuple(names)
+        if key not in self._sizes:
+            fields = _fields_behind(self._tree, names)
+            records = [one for one in self._tree.column_records if one.field_id in fields]
+            sizes = [
+                sum(_page_bytes(pages, record) for record in records)
+                for pages, cluster in zip(self._tree.page_link_list, self._tree.cluster_summaries, strict=True)
+                if int(cluster.num_entries)
+            ]
+            self._sizes[key] = np.array(sizes, dtype=np.int64)
+        return self._sizes[key]
 
     def _read(self, names: Sequence[str], entry_start: int, entry_stop: int) -> dict[str, Column]:
         arrays = self._tree.arrays(
@@ -289,6 +344,24 @@ class RNTupleSource(_RootSource):
             array_cache=None,
         )
         return {name: _from_layout(arrays[tuple(name.split("."))].layout) for name in names}
+
+
+def _fields_behind(ntuple: Any, names: Sequence[str]) -> set[int]:
+    """Numbers of the fields that hold values or list lengths of some columns."""
+    paths = {part for name in names for part in accumulate(name.split("."), "{}.{}".format)}
+    found = set()
+    for field in ntuple.all_fields:
+        named = field.parent if field.is_anonymous else field
+        if getattr(named, "path", None) in paths:
+            found.add(int(field.field_id))
+    return found
+
+
+def _page_bytes(pages: Any, record: Any) -> int:
+    if record.idx >= len(pages):
+        return 0  # a column that was added after this cluster
+    values = sum(int(page.num_elements) for page in pages[record.idx].pages)
+    return values * max(int(record.nbits), 8) // 8
 
 
 def _describe_fields(ntuple: Any) -> dict[str, ColumnInfo]:
@@ -310,6 +383,8 @@ def _describe_fields(ntuple: Any) -> dict[str, ColumnInfo]:
 def _form(ntuple: Any, top: Any, names: list[str]) -> Any:
     try:
         return ntuple.field_form(top.field_id, names)
+    except MemoryError:
+        raise
     except Exception as error:  # a field that uproot cannot describe is unsupported; the others are not
         return f"uproot cannot describe it: {error}"
 

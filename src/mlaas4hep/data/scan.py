@@ -11,12 +11,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mlaas4hep.data.catalogue import Catalogue
 from mlaas4hep.data.dataset import reading_unit
+from mlaas4hep.data.owners import Owners
 from mlaas4hep.data.plan import Chunk, Plan
 from mlaas4hep.data.prefetch import Prefetch
-from mlaas4hep.data.reader import Counts, EventReader, Events
+from mlaas4hep.data.reader import MAX_READ_BYTES, Counts, EventReader, Events, reading_bytes
 from mlaas4hep.data.split import PARTS
 from mlaas4hep.spec.accumulate import StatisticsAccumulator
 from mlaas4hep.spec.preprocess import Preprocessor
@@ -36,10 +38,11 @@ def scan(
     preprocessor: Preprocessor,
     *,
     threads: int = 2,
+    max_memory: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Statistics:
     """Statistics of a catalogue: see `scan_files`, of which this is the one half."""
-    return scan_files(catalogue, preprocessor, threads=threads, progress=progress).statistics
+    return scan_files(catalogue, preprocessor, threads=threads, max_memory=max_memory, progress=progress).statistics
 
 
 def scan_files(
@@ -47,6 +50,7 @@ def scan_files(
     preprocessor: Preprocessor,
     *,
     threads: int = 2,
+    max_memory: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> ScanResult:
     """Read every event of a catalogue once.
@@ -57,6 +61,8 @@ def scan_files(
         What is read, and what is made of it.
     threads
         That read ahead; changes speed only.
+    max_memory
+        Bytes that columns may take while they are read; changes no figure. None leaves it at some 100 MB a thread.
     progress
         Called with a number of further events done, in the caller's thread.
 
@@ -68,25 +74,34 @@ def scan_files(
     Raises
     ------
     DataError
-        Whatever is wrong in the files: the scan is the first to read every byte that training needs.
+        Whatever is wrong in the files: the scan is the first to read every byte that training needs. And events that
+        two samples of different classes select both.
     """
     entries = reading_unit(preprocessor)
     plan = Plan(catalogue.files, catalogue.num_entries or 1, shuffle=False, chunk_entries=entries)
-    reader = EventReader(catalogue, preprocessor)
+    read_bytes = MAX_READ_BYTES if max_memory is None else reading_bytes(max_memory // 2, threads=threads)
+    reader = EventReader(catalogue, preprocessor, max_read_bytes=min(read_bytes, MAX_READ_BYTES))
 
-    def measure(chunk: Chunk) -> tuple[StatisticsAccumulator, Counts]:
-        events = reader.read(catalogue.files[chunk.file], chunk.start, chunk.stop)
-        return _measured(events, chunk, catalogue, preprocessor), events.counts
+    owners = Owners(catalogue)
+
+    def measure(chunk: Chunk) -> tuple[StatisticsAccumulator, Counts, NDArray[np.int64] | None]:
+        file = catalogue.files[chunk.file]
+        events = reader.read(file, chunk.start, chunk.stop)
+        taken = events.entries if owners.wants(file) else None
+        return _measured(events, chunk, catalogue, preprocessor), events.counts, taken
 
     total = _empty(catalogue, preprocessor)
     files = [Counts()] * len(catalogue.files)
     with Prefetch(measure, tuple(plan.chunks()), threads=threads, ahead=(threads + 1) * entries) as results:
-        for chunk, (partial, counts) in results:
+        for chunk, (partial, counts, taken) in results:
             total.merge(partial)
+            if taken is not None:
+                owners.claim(catalogue.files[chunk.file], taken)
             files[chunk.file] += counts
             if progress is not None:
                 progress(chunk.num_entries)
     reader.close()
+    owners.check()
     return ScanResult(total.seal(), tuple(files))
 
 

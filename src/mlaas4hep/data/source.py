@@ -88,6 +88,25 @@ class Source(Protocol):
     ) -> None: ...
 
 
+@runtime_checkable
+class Divisible(Protocol):
+    """A source that knows what its reads take: optional, so that memory can be bounded by what is in the file."""
+
+    def cut(self, names: Sequence[str], entry_start: int, entry_stop: int, max_bytes: int) -> list[int]:
+        """Boundaries from ``entry_start`` to ``entry_stop`` of reads that give about ``max_bytes`` each at most.
+
+        What the format reads as one (a cluster of an RNTuple) stays together. Opens nothing and reads no events.
+        """
+        ...
+
+
+def cut_reads(source: Source, names: Sequence[str], entry_start: int, entry_stop: int, *, max_bytes: int) -> list[int]:
+    """Boundaries of reads of about ``max_bytes`` each at most; one read where the source does not know its sizes."""
+    if isinstance(source, Divisible) and entry_stop > entry_start:
+        return source.cut(names, entry_start, entry_stop, max_bytes)
+    return [entry_start, entry_stop]
+
+
 class SourceFormat(Protocol):
     """A file format: knows its files by their first bytes, and opens them."""
 

@@ -185,6 +185,37 @@ def _astype(values: NDArray[Any], dtype: str) -> NDArray[Any]:
         return values.astype(dtype, copy=False)
 
 
+def can_be_missing(types: Mapping[str, ColumnType]) -> dict[str, ColumnType]:
+    """The same types with whole numbers as float64: no whole number says that there is none."""
+    return {
+        name: ColumnType(one.kind, "float64") if one.dtype in ("int64", "uint64") else one
+        for name, one in types.items()
+    }
+
+
+def hide_missing(columns: Columns, codes: Sequence[float]) -> dict[str, Column]:
+    """Columns in which values that stand for a missing one, such as -999, are NaN.
+
+    Parameters
+    ----------
+    columns
+        In their declared types; columns that hold no code are shared, not copied.
+    codes
+        Compared in the type of the column, so that -99.9 is found in float32 too.
+    """
+    return {
+        name: Jagged(one.offsets, _hidden(one.values, codes)) if isinstance(one, Jagged) else _hidden(one, codes)
+        for name, one in columns.items()
+    }
+
+
+def _hidden(values: NDArray[Any], codes: Sequence[float]) -> NDArray[Any]:
+    if values.dtype.kind != "f":
+        return values
+    found = np.isin(values, np.array(codes, values.dtype))
+    return np.where(found, values.dtype.type(np.nan), values) if found.any() else values
+
+
 def slice_columns(columns: Columns, start: int, stop: int) -> dict[str, Column]:
     """Events ``start`` to ``stop`` (excluded) of every column."""
     return {name: column[start:stop] for name, column in columns.items()}

@@ -8,19 +8,28 @@ trained and by which versions stands in ``provenance``, outside the hash).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 import msgspec
 
-from mlaas4hep.errors import BundleError
+from mlaas4hep.errors import BundleError, ConfigError, ExpressionError
 from mlaas4hep.spec.columns import ColumnType
-from mlaas4hep.spec.features import FeatureSpec
+from mlaas4hep.spec.features import MAX_VARIABLES, MAX_WIDTH, FeatureSpec, InputGroup
 from mlaas4hep.spec.preprocess import Preprocessor
-from mlaas4hep.spec.scaling import FeatureSummary, GroupScaling, flat_names, group_scaling
+from mlaas4hep.spec.scaling import (
+    FLOAT32_MAX,
+    FeatureScaling,
+    FeatureSummary,
+    GroupScaling,
+    flat_names,
+    group_scaling,
+)
 from mlaas4hep.spec.statistics import FeatureStatistics, Statistics
 
 VERSION = 1
+MAX_BYTES = 64 << 20
+MAX_SHOWN = 8
 Task = Literal["binary", "multiclass", "regression"]
 
 
@@ -100,14 +109,38 @@ class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @classmethod
     def from_json(cls, data: bytes, *, where: str = "spec.json") -> ModelSpec:
-        """Read what `to_json` wrote; `BundleError` where it is of another version or not a contract."""
+        """Read what `to_json` wrote.
+
+        A hash says that a file was not changed since it was written, not that this program wrote it: what is read here
+        is believed by all that follows, so it is checked for sense as well.
+
+        Raises
+        ------
+        BundleError
+            It is of another version, not a contract, or contradicts itself (see `problems`).
+        """
+        if len(data) > MAX_BYTES:
+            raise BundleError(f"{where}: has {len(data)} bytes; a contract has at most {MAX_BYTES}")
         try:
             version = msgspec.json.decode(data, type=_Versioned).version
             if version != VERSION:
                 raise BundleError(f"{where}: contract version {version}; this program reads version {VERSION}")
-            return msgspec.json.decode(data, type=cls)
+            spec = msgspec.json.decode(data, type=cls)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise BundleError(f"{where}: is not a contract of this project: {error}") from error
+        except RecursionError as error:
+            raise BundleError(f"{where}: is not a contract of this project: nested too deeply") from error
+        if found := spec.problems():
+            shown = [problem[:500] for problem in found[:MAX_SHOWN]]
+            raise BundleError("\n  - ".join([f"{where}: the contract contradicts itself", *shown]))
+        return spec
+
+    def problems(self) -> list[str]:
+        """What contradicts itself or passes a limit, in words; empty where nothing does.
+
+        Sizes come first and end the search: what they bound is then gone through safely.
+        """
+        return list(_sizes(self)) or [*_scores(self), *_parts(self)] or list(_columns(self))
 
     def to_json(self) -> bytes:
         """Canonical JSON: keys sorted, so that equal contracts give equal bytes."""
@@ -161,4 +194,87 @@ def summary_of(feature: FeatureStatistics) -> FeatureSummary:
         quantile_16=feature.quantile(0.16),
         median=feature.quantile(0.5),
         quantile_84=feature.quantile(0.84),
+        infinite=feature.infinite,
     )
+
+
+def _sizes(spec: ModelSpec) -> Iterator[str]:
+    """Groups that are too long or too wide, by name."""
+    groups = spec.features.inputs
+    if not groups:
+        yield "features.inputs: lists no group"
+    for group in groups:
+        where = f"features.inputs '{group.name}'"
+        if len(group.variables) > MAX_VARIABLES:
+            yield f"{where}: has {len(group.variables)} variables; at most {MAX_VARIABLES} fit one group"
+        else:
+            yield from (f"{where}: {problem}" for problem in group.problems())
+    names = [group.name for group in groups]
+    if len(set(names)) != len(names):
+        yield "features.inputs: two groups have the same name"
+    if spec.features.width > MAX_WIDTH:
+        yield f"features.inputs: {spec.features.width} numbers an event; at most {MAX_WIDTH} fit one model"
+
+
+def _scores(spec: ModelSpec) -> Iterator[str]:
+    """Scores that are not those of the task."""
+    if spec.classes != spec.features.classes:
+        yield f"classes: are {spec.classes}, features.classes are {spec.features.classes}"
+    if len(set(spec.score_names)) != len(spec.score_names) or not spec.score_names:
+        yield f"score_names: {spec.score_names} are none, or one stands twice"
+    if spec.task == "binary" and (len(spec.classes) != 2 or spec.score_names != spec.classes[-1:]):
+        yield f"score_names: a binary model of {spec.classes} scores the last of two, found {spec.score_names}"
+    if spec.task == "multiclass" and spec.score_names != spec.classes:
+        yield f"score_names: a multiclass model scores {spec.classes}, found {spec.score_names}"
+
+
+def _parts(spec: ModelSpec) -> Iterator[str]:
+    """Constants and figures that are not those of the inputs."""
+    names = [group.name for group in spec.features.inputs]
+    if [one.name for one in spec.scaling] != names:
+        yield f"scaling: has groups {_listed(one.name for one in spec.scaling)}, features.inputs {_listed(names)}"
+        return
+    for group, scaling in zip(spec.features.inputs, spec.scaling, strict=True):
+        yield from (f"scaling '{group.name}': {problem}" for problem in _scaling_problems(group, scaling))
+    sizes = {group.name: len(group.variables) for group in spec.features.inputs}
+    found = {name: len(features) for name, features in spec.statistics.groups.items()}
+    if found != sizes:
+        wrong = next(name for name in [*sizes, *found] if sizes.get(name) != found.get(name))
+        yield f"statistics.groups '{wrong}': {sizes.get(wrong, 0)} features asked, {found.get(wrong, 0)} found"
+
+
+def _scaling_problems(group: InputGroup, scaling: GroupScaling) -> Iterator[str]:
+    if scaling.length != group.length:
+        yield f"length is {scaling.length}, that of the input {group.length}"
+    if scaling.variables != tuple(variable.name for variable in group.variables):
+        yield "variables are not those of the input"
+    elif len(scaling.features) != len(group.variables):
+        yield f"{len(scaling.features)} features for {len(group.variables)} variables"
+    else:
+        for variable, one in zip(group.variables, scaling.features, strict=True):
+            if one.kind != variable.scale:
+                yield f"'{variable.name}' is scaled as {one.kind}, declared as {variable.scale}"
+            yield from (f"'{variable.name}': {problem}" for problem in _constant_problems(one))
+
+
+def _constant_problems(one: FeatureScaling) -> Iterator[str]:
+    constants = (one.offset, one.scale, one.low, one.high, one.out_low, one.out_high)
+    if not all(-FLOAT32_MAX <= value <= FLOAT32_MAX for value in constants):
+        yield f"constants {list(constants)} are not finite float32 values"
+    elif one.scale <= 0 or one.low > one.high or one.out_low > one.out_high:
+        yield f"scale {one.scale} is not above 0, or a range is empty: {list(constants[2:])}"
+
+
+def _columns(spec: ModelSpec) -> Iterator[str]:
+    """Expressions and columns from which no preprocessor can be made."""
+    try:
+        spec.preprocessor()
+    except (ConfigError, ExpressionError) as error:
+        yield str(error).replace("\n", "\n    ")
+    except RecursionError:
+        yield "features: expressions that use each other too deeply"
+
+
+def _listed(names: Iterable[str]) -> str:
+    found = list(names)
+    return ", ".join(map(repr, found[:MAX_SHOWN])) + (", ..." if len(found) > MAX_SHOWN else "")

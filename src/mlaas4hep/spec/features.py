@@ -143,6 +143,9 @@ class FeatureSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Systematic variations by name: replacements of columns, or of ``weight``.
     observers
         Columns or new variables that are shown and written beside the scores, never given to the model.
+    missing
+        Values that stand for a missing one in any column, such as -999: they become NaN before anything is computed.
+        With such values whole-number columns are taken as float64, since a whole number cannot be missing.
     """
 
     inputs: tuple[InputGroup, ...]
@@ -153,6 +156,18 @@ class FeatureSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     split: Split = Split()
     variations: dict[str, dict[str, str]] = {}
     observers: tuple[str, ...] = ()
+    # Left out of the JSON where nothing is declared: contracts older than this field keep their hashes.
+    missing: tuple[float, ...] | msgspec.UnsetType = msgspec.UNSET
+
+    def __post_init__(self) -> None:
+        """Equal declarations are equal values: rising, each once, and absent where there are none."""
+        values = tuple(sorted(set(map(float, self.missing or ()))))
+        msgspec.structs.force_setattr(self, "missing", values or msgspec.UNSET)
+
+    @property
+    def missing_values(self) -> tuple[float, ...]:
+        """Values that stand for a missing one; rising."""
+        return self.missing or ()
 
     @property
     def width(self) -> int:

@@ -1,6 +1,7 @@
 """Columns to tensors: the only code in the project that does it, for training, serving and scoring alike.
 
-In this order: cast to the declared types, preselection, new variables, sorting of collections, padding with NaN.
+In this order: cast to the declared types, values that stand for a missing one to NaN, preselection, new variables,
+sorting of collections, padding with NaN.
 Invariant: an event gives the same bits alone or among others, and from whatever file or request it came (law 6).
 """
 
@@ -14,9 +15,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlaas4hep.errors import ConfigError, DataError, ExpressionError, nearest
-from mlaas4hep.spec.columns import Column, Columns, ColumnType, Jagged, cast, compress_columns
+from mlaas4hep.spec.columns import (
+    Column,
+    Columns,
+    ColumnType,
+    Jagged,
+    can_be_missing,
+    cast,
+    compress_columns,
+    hide_missing,
+)
 from mlaas4hep.spec.expressions import Expression
 from mlaas4hep.spec.features import FeatureSpec, InputGroup
+from mlaas4hep.spec.new_variables import NewVariables
 
 
 @dataclass(frozen=True)
@@ -49,27 +60,27 @@ class Preprocessor:
     features
         The declaration.
     types
-        Declared type of every raw column that may be used.
+        Declared type of every raw column that may be used; whole numbers become float64 where the features declare
+        values that stand for a missing one.
 
     Raises
     ------
     ConfigError
-        With all problems at once: a variable that is neither a column nor new, a jagged one in ``event``, a flat one in
-        a collection, an expression that does not fit its columns.
+        With all problems at once: a variable that is neither a column nor new, a new one that has the name of a column,
+        a jagged one in ``event``, a flat one in a collection, an expression that does not fit its columns.
     """
 
     def __init__(self, features: FeatureSpec, types: Mapping[str, ColumnType]) -> None:
         self.features = features
-        self._known = dict(types)
-        self._new = {
-            name: Expression.parse(text, where=f"new_variables.{name}") for name, text in features.new_variables.items()
-        }
+        self._known = can_be_missing(types) if features.missing_values else dict(types)
+        self._new = NewVariables(features.new_variables)
         self._preselection = _parse(features.preselection, "preselection")
         self._sort = {group.name: _parse(group.sort, f"inputs.{group.name}.sort") for group in features.inputs}
+        self._types = self._known
         problems = list(self._check())
         if problems:
             raise ConfigError(problems, where="inputs do not fit the columns of the files")
-        self.columns: frozenset[str] = frozenset().union(*(self.needs(name) for name in self._roots()))
+        self.columns = self._new.columns_behind(self._roots())
         self.types = {name: self._known[name] for name in sorted(self.columns)}
 
     def run(self, columns: Columns, num_entries: int) -> Prepared:
@@ -87,7 +98,7 @@ class Preprocessor:
         DataError
             A column is missing or of another kind, or lists of one collection differ in length.
         """
-        typed = cast(columns, self.types)
+        typed = self._cast(columns, self.types)
         _check_lengths(typed, num_entries)
         selected = self._select(typed, num_entries)
         if not selected.all():
@@ -107,36 +118,26 @@ class Preprocessor:
         ``columns`` are cast to their declared types first; only those that the expression needs are looked at.
         """
         expression = Expression.parse(text, where=where)
-        self._check_expression(expression)
-        typed = cast(columns, {name: self._known[name] for name in self.needs_of(expression)})
+        expression.result_type(self._types)
+        typed = self._cast(columns, {name: self._known[name] for name in self.needs_of(expression)})
         return _Events(typed, self._new, num_entries).evaluate(expression)
+
+    def _cast(self, columns: Columns, types: Mapping[str, ColumnType]) -> dict[str, Column]:
+        """Declared types, and NaN for what stands for a missing value: the same for every expression."""
+        typed, codes = cast(columns, types), self.features.missing_values
+        return hide_missing(typed, codes) if codes else typed
 
     def needs(self, name: str) -> frozenset[str]:
         """Raw columns behind a column or new variable."""
-        expression = self._new.get(name)
-        return frozenset([name]) if expression is None else self.needs_of(expression)
+        return self._new.columns_behind([name])
 
     def needs_of(self, expression: Expression) -> frozenset[str]:
         """Raw columns behind an expression, through new variables."""
-        return frozenset().union(*(self.needs(name) for name in expression.names))
+        return self._new.columns_behind(expression.names)
 
     def type_of(self, name: str) -> ColumnType:
         """Type of a column or new variable."""
-        expression = self._new.get(name)
-        return self._known[name] if expression is None else self._type_of(expression)
-
-    def _type_of(self, expression: Expression) -> ColumnType:
-        return expression.result_type(self._visible(expression))
-
-    def _visible(self, expression: Expression) -> dict[str, ColumnType]:
-        """Types as the expression sees them: all columns, and those new variables that it names."""
-        visible = dict(self._known)
-        for name in expression.names & set(self._new):
-            visible[name] = self.type_of(name)
-        for name in self._new:
-            # Named only for the nearest-name message; never read.
-            visible.setdefault(name, ColumnType("flat", "float64"))
-        return visible
+        return self._types[name]
 
     def _roots(self) -> Iterator[str]:
         for group in self.features.inputs:
@@ -146,37 +147,41 @@ class Preprocessor:
                 yield from expression.names
 
     def _check(self) -> Iterator[str]:
-        for expression in [*self._new.values(), *self._sort.values(), self._preselection]:
-            if expression is not None:
-                try:
-                    self._check_expression(expression)
-                except ExpressionError as error:
-                    yield str(error).replace("\n", "\n    ")
-                    return  # what builds on a broken expression would only repeat it
+        taken = [name for name in self._new.expressions if name in self._known]
+        if taken:
+            # Of a sealed contract only the raw columns are known, so those can never be among them.
+            for name in taken:
+                yield f"new_variables.{name}: the files have a column '{name}'; choose another name"
+            return
+        try:
+            self._types = self._new.types(self._known)
+            for expression in (*self._sort.values(), self._preselection):
+                if expression is not None:
+                    expression.result_type(self._types)
+        except ExpressionError as error:
+            yield str(error).replace("\n", "\n    ")
+            return  # what builds on a broken expression would only repeat it
         yield from self._check_preselection()
         for group in self.features.inputs:
             yield from self._check_group(group)
 
-    def _check_expression(self, expression: Expression) -> None:
-        self._type_of(expression)
-
     def _check_preselection(self) -> Iterator[str]:
         if self._preselection is None:
             return
-        found = self._type_of(self._preselection)
+        found = self._preselection.result_type(self._types)
         if found.kind != "flat":
             yield f"preselection: gives a list an event; wrap it in any(...) or all(...): {self.features.preselection}"
         elif found.dtype != "bool":
             yield f"preselection: gives {found.dtype}, not true or false: {self.features.preselection}"
 
     def _check_group(self, group: InputGroup) -> Iterator[str]:
-        known = [*self._known, *self._new]
         for index, variable in enumerate(group.variables):
             path = f"inputs.{group.name}[{index}]" if group.length is None else f"inputs.{group.name}.vars[{index}]"
-            if variable.name not in known:
-                yield f"{path}: '{variable.name}' is neither a column nor a new variable{nearest(variable.name, known)}"
+            found = self._types.get(variable.name)
+            if found is None:
+                close = nearest(variable.name, self._types)
+                yield f"{path}: '{variable.name}' is neither a column nor a new variable{close}"
                 continue
-            found = self.type_of(variable.name)
             if group.length is None and found.kind == "jagged":
                 yield (
                     f"{path}: '{variable.name}' is jagged ({found}), listed as flat; put it under a collection, as in "
@@ -189,7 +194,7 @@ class Preprocessor:
                     f"put it under inputs.event"
                 )
         sort = self._sort[group.name]
-        if sort is not None and self._type_of(sort).kind == "flat":
+        if sort is not None and sort.result_type(self._types).kind == "flat":
             yield f"inputs.{group.name}.sort: '{group.sort}' is flat; sort by a column of the collection"
 
     def _select(self, typed: Columns, num_entries: int) -> NDArray[np.bool_]:
@@ -213,19 +218,22 @@ class Preprocessor:
 class _Events:
     """Typed columns of a set of events with new variables computed once, when first asked for."""
 
-    def __init__(self, typed: Columns, new: Mapping[str, Expression], num_entries: int) -> None:
+    def __init__(self, typed: Columns, new: NewVariables, num_entries: int) -> None:
         self.num_entries = num_entries
         self._columns = dict(typed)
         self._new = new
 
     def column(self, name: str) -> Column:
-        if name not in self._columns:
-            self._columns[name] = self.evaluate(self._new[name])
+        self._compute([name])
         return self._columns[name]
 
     def evaluate(self, expression: Expression) -> Column:
-        needed = {name: self.column(name) for name in expression.names}
-        return expression.evaluate(needed, self.num_entries)
+        self._compute(expression.names)
+        return expression.evaluate(self._columns, self.num_entries)
+
+    def _compute(self, names: Iterable[str]) -> None:
+        for step in self._new.steps_to(names, known=self._columns):
+            self._columns[step] = self._new.expressions[step].evaluate(self._columns, self.num_entries)
 
 
 def pad(lists: list[Jagged], *, length: int, order: NDArray[np.int64] | None = None) -> NDArray[np.float32]:
@@ -281,11 +289,19 @@ def _argsort_lists(key: Jagged, event: NDArray[np.int64]) -> NDArray[np.int64]:
     if len(key) * longest > 8 * len(key.values) + 1_000_000:
         # A few very long lists: the table below would be mostly padding.
         return np.lexsort((key.values, event))
-    # One row a list, padded with NaN, sorts 4 to 6 times faster than one sort over all values.
-    table = np.full((len(key), longest), np.nan)
+    # One row a list, padded with what sorts last, sorts 4 to 6 times faster than one sort over all values. It keeps the
+    # type of the key (a float would take neighbouring whole numbers above 2^53 for equal); a value that equals the
+    # padding stays before it, since the sort is stable.
+    table = np.full((len(key), longest), _sorts_last(key.dtype), dtype=key.dtype)
     table[event, np.arange(len(event)) - np.repeat(starts, counts)] = key.values
     order = np.argsort(table, axis=1, kind="stable") + starts[:, np.newaxis]
     return order[np.arange(longest) < counts[:, np.newaxis]]
+
+
+def _sorts_last(dtype: np.dtype[Any]) -> Any:
+    if dtype.kind == "f":
+        return np.nan
+    return True if dtype.kind == "b" else np.iinfo(dtype).max
 
 
 def _stack(group: InputGroup, events: _Events) -> NDArray[np.float32]:
@@ -338,16 +354,9 @@ def columns_of(features: FeatureSpec, expressions: Iterable[str] = ()) -> frozen
 
     Needs no types, so a source can be asked for them before anything is read.
     """
-    new = {name: Expression.parse(text) for name, text in features.new_variables.items()}
-    pending = {variable.name for group in features.inputs for variable in group.variables}
+    names = [variable.name for group in features.inputs for variable in group.variables]
     texts = [features.preselection, *(group.sort for group in features.inputs), *expressions]
     for text in texts:
         if text is not None:
-            pending |= Expression.parse(text).names
-    seen: set[str] = set()
-    while pending:
-        name = pending.pop()
-        seen.add(name)
-        if name in new:
-            pending |= new[name].names - seen
-    return frozenset(seen - set(new))
+            names.extend(Expression.parse(text).names)
+    return NewVariables(features.new_variables).columns_behind(names)

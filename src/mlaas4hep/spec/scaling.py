@@ -162,7 +162,7 @@ def _clip(x: NDArray[np.float32], low: NDArray[np.float32], high: NDArray[np.flo
 
 
 class FeatureSummary(msgspec.Struct, frozen=True):
-    """The figures of one feature that its scaling is made from; None where no value was seen."""
+    """The figures of one feature that its scaling is made from; None where no value was seen, ``infinite`` a count."""
 
     mean: float | None
     std: float | None
@@ -171,6 +171,7 @@ class FeatureSummary(msgspec.Struct, frozen=True):
     quantile_16: float | None
     median: float | None
     quantile_84: float | None
+    infinite: int = 0
 
 
 def scaling_of(variable: Variable, summary: FeatureSummary) -> FeatureScaling:
@@ -178,9 +179,12 @@ def scaling_of(variable: Variable, summary: FeatureSummary) -> FeatureScaling:
 
     ``log`` takes the median and half the central 68 % as centre and width: quantiles pass through the logarithm
     unchanged, so that one pass over the raw values is enough. A width of zero scales by one.
+
+    Where the training part holds infinities, values are clipped to its finite range unless the variable says another:
+    the largest float32 in the place of an infinity is finite, but makes the first step of a network endless.
     """
     offset, width = _centre_and_width(variable.scale, summary)
-    low, high = variable.clip or (-FLOAT32_MAX, FLOAT32_MAX)
+    low, high = variable.clip or _finite_range(summary)
     return FeatureScaling(
         kind=variable.scale,
         offset=_float32(offset),
@@ -212,6 +216,12 @@ def _centre_and_width(scale: Scale, summary: FeatureSummary) -> tuple[float, flo
         float(np.log1p(max(value or 0.0, 0.0))) for value in (summary.quantile_16, summary.median, summary.quantile_84)
     )
     return centre, (high - low) / 2
+
+
+def _finite_range(summary: FeatureSummary) -> tuple[float, float]:
+    if not summary.infinite:
+        return -FLOAT32_MAX, FLOAT32_MAX
+    return summary.minimum or 0.0, summary.maximum or 0.0
 
 
 def _float32(value: float) -> float:

@@ -146,3 +146,96 @@ def test_a_file_that_is_not_there_or_not_yaml_is_one_message() -> None:
         read_config("nowhere.yaml")
     with pytest.raises(ConfigError, match="line 1, column"):
         parse_config("samples: [a: b: c")
+
+
+def test_codes_of_missing_values_are_finite_numbers() -> None:
+    assert parse_config(SMALL + "missing: [-999, -99.9]").features.missing_values == (-999.0, -99.9)
+    with pytest.raises(ConfigError, match=r"missing\[1\]: inf is no value"):
+        parse_config(SMALL + "missing: [-999, .inf]")
+    with pytest.raises(ConfigError, match="missing"):
+        parse_config(SMALL + "missing: [none]")
+
+
+def with_weights(sig: str, bkg: str, more: str = "") -> tuple[str, ...]:
+    """Problems where the two samples carry these further keys."""
+    return problems_of(SMALL.replace("a.root,", f"a.root, {sig}").replace("b.root,", f"b.root, {bkg}") + more)
+
+
+XSEC = "xsec_pb: 1, sum_of_weights: 10,"
+
+
+@pytest.mark.parametrize(
+    ("sig", "bkg", "problem"),
+    [
+        (XSEC, "", "samples: 'sig' has xsec_pb, but 'bkg' has none"),
+        (f"{XSEC} era: a,", XSEC, "samples: 'sig' has an era, but 'bkg' has none and would count for 1 fb^-1"),
+        ("era: a,", "", "samples.sig.era: weighs nothing without xsec_pb"),
+        ("", "sum_of_weights: Runs/w,", "samples.bkg.sum_of_weights: weighs nothing without xsec_pb"),
+        ("xsec_pb: .inf, sum_of_weights: 1,", XSEC, "samples.sig.xsec_pb: inf is not a cross-section"),
+        ("xsec_pb: 1, sum_of_weights: .nan,", XSEC, "samples.sig.sum_of_weights: nan is no sum to normalise by"),
+        ("xsec_pb: 1, sum_of_weights: 0,", XSEC, "samples.sig.sum_of_weights: 0.0 is no sum to normalise by"),
+    ],
+)
+def test_physics_weights_are_whole_or_absent(sig: str, bkg: str, problem: str) -> None:
+    problems = with_weights(sig, bkg, "eras: {a: {lumi_fb: 1}}\n")
+    assert len(problems) == 1
+    assert problems[0].startswith(problem)
+
+
+def test_all_samples_normalised_or_none_and_data_apart_is_accepted() -> None:
+    eras = "eras: {a: {lumi_fb: 1}}\n"
+    both = SMALL.replace("root,", f"root, {XSEC} era: a,") + eras
+    data = both.replace("bkg:", "obs: {files: d.root, kind: data, era: a}\n  bkg:")
+    for text in (SMALL, both, data, both.replace("era: a,", "")):
+        parse_config(text)
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ("eras: {a: {lumi_fb: .inf}}", "eras.a.lumi_fb: inf is not a luminosity"),
+        ("split: {test: .nan}", "split.test: nan is not a share"),
+        ("labels: {classes: [signal, background, signal]}", "labels.classes: lists 'signal' twice"),
+        ("training: {max_memory: 1.2.3 GB}", "training.max_memory: '1.2.3 GB' is not a size; write it as '2 GB'"),
+        ("training: {max_memory: 0 GB}", "training.max_memory: '0 GB' is not a size"),
+        ("training: {max_memory: . GB}", "training.max_memory: '. GB' is not a size"),
+        ("training: {learning_rate: 1}", "training.learning_rate: unknown key; if it is a setting of the model, it"),
+        ("learning_rate: 1", "learning_rate: unknown key; if it is a setting of the model, it stands there: model.lea"),
+        ("seed: abc", "seed: unknown key; did you mean 'training.seed' or 'split.seed'?"),
+        ("epochs: 3", "epochs: unknown key; did you mean 'training.epochs'?"),
+        ("? [a, b]\n: 3", "line 6, column 3: a key is a list or a mapping; wants text"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_in_one_clear_line(change: str, problem: str) -> None:
+    problems = problems_of(SMALL + change)
+    assert len(problems) == 1, problems
+    assert problems[0].startswith(problem)
+
+
+def test_a_clip_must_be_finite_and_rising() -> None:
+    assert problems_of(SMALL.replace("[x]", "[{name: x, clip: [0, .inf]}]")) == (
+        "inputs.event[0].clip: [0.0, inf] is not finite; wants two numbers, [low, high]",
+    )
+
+
+def test_sections_that_are_empty_say_what_they_want() -> None:
+    assert problems_of(SMALL.replace("{event: [x]}", "{}"))[0].startswith("inputs: lists no group")
+    (nothing,) = problems_of("samples: {}\ninputs: {event: [x]}")
+    assert nothing.startswith("samples: lists none; wants at least two")
+    (data,) = problems_of("samples: {a: {files: a.root, kind: data}}\ninputs: {event: [x]}")
+    assert data.startswith("samples: all are of kind data")
+
+
+def test_one_mistake_is_one_problem_without_echoes() -> None:
+    era = SMALL.replace("root,", f"root, {XSEC} era: Run2,") + "eras: {Run2: {lumi: 1}}\n"
+    assert problems_of(era) == ("eras.Run2.lumi: unknown key; did you mean 'lumi_fb'?",)
+    assert problems_of(SMALL.replace("files: b.root", "file: b.root")) == (
+        "samples.bkg.file: unknown key; did you mean 'files' or 'friends'?",
+    )
+    assert problems_of(SMALL.replace("files: b.root, ", "")) == ("samples.bkg.files: is required",)
+
+
+def test_new_variables_in_a_circle_or_too_many_are_refused() -> None:
+    assert problems_of(SMALL + "new_variables: {ht: ht / 1000}")[0].startswith("new_variables.ht: needs itself")
+    many = ", ".join(f"v{i}: x" for i in range(1001))
+    assert "new_variables: lists 1001; at most 1000 fit one model" in problems_of(SMALL + f"new_variables: {{{many}}}")

@@ -10,8 +10,10 @@ import pytest
 
 from mlaas4hep.config import Config, parse_config
 from mlaas4hep.data.catalogue import Catalogue
+from mlaas4hep.data.scan import scan
 from mlaas4hep.errors import DataError
 from mlaas4hep.spec.columns import ColumnType
+from mlaas4hep.spec.preprocess import Preprocessor
 from mlaas4hep.testing import make_events, write_events
 
 Make = Callable[..., Config]
@@ -69,7 +71,62 @@ def test_the_same_entries_in_two_samples_are_refused_however_the_file_is_spelled
     assert "same entries" in refusal(
         config(folder, f"files: sig.root, {cut}", "files: sig.root, selection: MET_pt > 20")
     )
+    for spelling in ("(MET_pt) > (20)", "((MET_pt > 20))"):
+        assert "same entries" in refusal(
+            config(folder, f"files: sig.root, {cut}", f"files: sig.root, selection: {spelling}")
+        )
     Catalogue.open(config(folder, f"files: sig.root, {cut}", "files: sig.root, selection: MET_pt <= 20"))
+
+
+@pytest.mark.parametrize("whole", ["signal", "background"])
+def test_a_selection_of_a_tree_that_another_sample_has_whole_is_refused(folder: Path, whole: str) -> None:
+    part, all_of_it = "files: sig.root, selection: MET_pt > 20", "files: sig.root"
+    text = refusal(config(folder, *([all_of_it, part] if whole == "signal" else [part, all_of_it])))
+    assert f"the sample '{whole}' has all of its entries" in text
+    assert f"give '{whole}' a selection without those" in text
+
+
+def test_events_that_two_classes_select_are_counted_by_the_scan_and_refused(folder: Path) -> None:
+    def scanned(background: str, more: str = "") -> None:
+        made = config(folder, "files: sig.root, selection: MET_pt > 20", background, more=more)
+        catalogue = Catalogue.open(made)
+        scan(catalogue, Preprocessor(made.features, catalogue.types), threads=1)
+
+    met = make_events(60)["MET_pt"]
+    assert isinstance(met, np.ndarray)
+    shared = int(np.count_nonzero((met > 20) & (met < 30)))
+    assert shared > 0
+    (folder / "link.root").symlink_to(folder / "sig.root")
+    told = f"'signal' and 'background' both select {shared} entries, first in .*link.root, tree 'Events'"
+    with pytest.raises(DataError, match=told):
+        scanned("files: [link.root, bkg.root], selection: MET_pt < 30")
+    scanned("files: sig.root, selection: MET_pt <= 20")
+    scanned("files: sig.root, selection: MET_pt < 30", more="preselection: not (MET_pt > 20 and MET_pt < 30)\n")
+    scanned("files: sig.root, tree: Twin, selection: MET_pt < 30")
+
+
+def test_names_in_observers_and_variations_are_looked_up_too(folder: Path) -> None:
+    more = (
+        "new_variables: {twice: 2 * MET_pt}\nobservers: [twice, MET_phii]\n"
+        "variations: {up: {MET_pt: MET_pt * 1.1, weight: genWeight * genWeigth}, down: {MET: twice}}\n"
+    )
+    text = refusal(config(folder, "files: sig.root", "files: bkg.root", more=more))
+    assert "3 problems" in text
+    for line in (
+        "observers[1]: 'MET_phii' is neither",
+        "variations.up.weight: 'genWeigth'",
+        "variations.down.MET: 'MET'",
+    ):
+        assert line in text
+    assert "did you mean 'genWeight'" in text
+
+
+def test_what_is_true_of_many_files_is_said_once(folder: Path) -> None:
+    for number in range(3):
+        write_events(folder / f"other{number}.root", make_events(5, seed=number), tree="Tree")
+    text = refusal(config(folder, "files: other*.root", "files: bkg.root"))
+    assert text.count("samples.signal") == 1
+    assert "other0.root and 2 more files: has no tree 'Events'" in text
 
 
 def test_a_missing_column_is_named_with_file_tree_and_nearest(folder: Path) -> None:
@@ -121,6 +178,10 @@ def test_the_identity_is_told(small_config: Make, folder: Path) -> None:
 def test_the_physics_weight_factor_is_read_with_the_files(folder: Path) -> None:
     write_events(folder / "norm.root", make_events(10), extra={"Runs": {"sumw": [200.0]}})
     catalogue = Catalogue.open(
-        config(folder, "files: norm.root, xsec_pb: 2, sum_of_weights: Runs/sumw", "files: bkg.root")
+        config(
+            folder,
+            "files: norm.root, xsec_pb: 2, sum_of_weights: Runs/sumw",
+            "files: bkg.root, xsec_pb: 1, sum_of_weights: 500",
+        )
     )
-    assert [one.factor for one in catalogue.samples] == [pytest.approx(10.0), 1.0]
+    assert [one.factor for one in catalogue.samples] == [pytest.approx(10.0), pytest.approx(2.0)]

@@ -11,7 +11,7 @@ from mlaas4hep.config import parse_config
 from mlaas4hep.data.draft import draft_config
 from mlaas4hep.data.inspect import survey
 from mlaas4hep.errors import DataError
-from mlaas4hep.spec.columns import Jagged
+from mlaas4hep.spec.columns import Column, Jagged
 from mlaas4hep.testing import make_events, write_events
 
 
@@ -61,7 +61,7 @@ def test_a_draft_knows_collections_weights_and_identity(tmp_path: Path) -> None:
     paths = [str(write_events(tmp_path / f"{name}.root", make_events(200))) for name in ("ttH", "qcd")]
     features = parse_config(draft_config(survey(paths))).features
     groups = {group.name: group for group in features.inputs}
-    assert [one.name for one in groups["event"].variables] == ["MET_pt"]
+    assert [one.name for one in groups["event"].variables] == ["MET_pt", "nJet"]
     assert [one.name for one in groups["jets"].variables] == ["Jet_pt", "Jet_eta"]
     assert groups["jets"].sort == "-Jet_pt"
     assert 5 <= (groups["jets"].length or 0) <= 10
@@ -73,6 +73,47 @@ def test_a_label_column_makes_two_samples(tmp_path: Path) -> None:
     columns = {"x": np.arange(40.0), "label": np.arange(40, dtype=np.int32) % 2}
     config = parse_config(draft_config(survey([str(write_events(tmp_path / "a.root", columns))])))
     assert [sample.selection for sample in config.samples.values()] == ["label == 0", "label == 1"]
+
+
+def test_files_without_the_tree_are_named_in_the_draft(tmp_path: Path) -> None:
+    paths = [
+        str(write_events(tmp_path / "sig.root", make_events(20))),
+        str(write_events(tmp_path / "bkg.root", make_events(20), tree="nominal")),
+        str(write_events(tmp_path / "none.root", {"MET_pt": np.zeros(0, np.float32)})),
+    ]
+    text = draft_config(survey(paths))
+    assert f"# left out: \"{paths[1]}\" has no tree 'Events'; it holds nominal\n" in text
+    assert f"# left out: \"{paths[2]}\" its tree 'Events' has no entries\n" in text
+    assert "left out" not in draft_config(survey(paths[:1]))
+
+
+def test_variations_and_bookkeeping_stay_out_of_a_draft_and_counters_of_its_collections_in(tmp_path: Path) -> None:
+    rising = np.arange(40)
+    kept = ["MET_pt", "HT", "nGroup", "setup", "Upsilon_mass", "nJet"]
+    out = ["MET_pt_jesTotalUp", "JERUp_MET", "HT_JES_1down", "MET_UnclustEnUpDeltaX", "eventNumber", "mcEventNumber"]
+    out += ["RandomRunNumber", "lumiBlock", "timeStamp", "bcid", "nGenPart"]
+    lists = Jagged.from_counts(rising % 3, np.arange((rising % 3).sum(), dtype=np.float32))
+    columns: dict[str, Column] = dict.fromkeys(kept + out, rising)
+    columns |= dict.fromkeys(("Jet_pt", "Jet_pt_jerUp", "Jet_JERDown_mass", "GenPart_pt"), lists)
+    path = str(write_events(tmp_path / "a.root", columns))
+    features = parse_config(draft_config(survey([path]))).features
+    event, jets = features.inputs
+    assert {one.name for one in event.variables} == set(kept)
+    assert [one.name for one in jets.variables] == ["Jet_pt"]
+    assert features.split.by == ("eventNumber", "lumiBlock")
+
+
+def test_values_that_may_stand_for_a_missing_one_are_remarked(tmp_path: Path) -> None:
+    columns = {
+        "mbb": np.array([-999, 1, 2, 3], dtype=np.float32),
+        "tau": np.array([-99.9, 1, 2, 3], dtype=np.float32),
+        "ratio": np.array([np.inf, 1, 2, 3], dtype=np.float32),
+        "fine": np.array([-998, 1, 2, 3], dtype=np.float32),
+    }
+    text = draft_config(survey([str(write_events(tmp_path / "a.root", columns))]))
+    assert "# infinite values in: ratio\n# lowest value -999 in: mbb\n# lowest value -99.9 in: tau\n" in text
+    assert "# missing: [-999, -99.9]\n" in text
+    assert parse_config(text.replace("# missing", "missing")).features.missing_values == (-999.0, -99.9)
 
 
 REAL = [

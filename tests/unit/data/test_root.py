@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mlaas4hep.data.root import TTreeSource
 from mlaas4hep.data.source import list_trees, open_source
 from mlaas4hep.errors import DataError
 from mlaas4hep.spec.columns import ColumnType, Jagged
@@ -32,6 +33,26 @@ def test_a_tree_that_is_not_there_is_refused_with_the_nearest(path: Path) -> Non
         open_source(str(path), "Event")
     with pytest.raises(DataError, match="holds 2 trees: Events, Runs; say which"):
         open_source(str(path))
+
+
+def test_only_what_the_bytes_provoke_is_blamed_on_the_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_memory(*_: object) -> None:
+        raise MemoryError
+
+    def not_found(*_: object) -> None:
+        raise AttributeError("in a library")  # this module is none of the package's
+
+    with open_source(str(path), "Events") as source:
+        monkeypatch.setattr(TTreeSource, "_read", no_memory)
+        with pytest.raises(MemoryError):
+            source.read(["MET_pt"], 0, 10)
+        monkeypatch.setattr(TTreeSource, "_read", not_found)
+        with pytest.raises(DataError, match=r"in a library \(AttributeError\)"):
+            source.read(["MET_pt"], 0, 10)
+        monkeypatch.undo()
+        monkeypatch.delattr(source, "_branches")
+        with pytest.raises(AttributeError, match="no attribute '_branches'"):
+            source.read(["MET_pt"], 0, 10)
 
 
 @pytest.mark.parametrize("keep", [3, 30, 400, 10_000])

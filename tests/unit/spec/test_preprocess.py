@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+
+import msgspec
 import numpy as np
 import pytest
 
@@ -9,6 +12,7 @@ from mlaas4hep.config import parse_config
 from mlaas4hep.errors import ConfigError, DataError
 from mlaas4hep.spec.columns import Column, ColumnType, Jagged
 from mlaas4hep.spec.features import FeatureSpec
+from mlaas4hep.spec.new_variables import MAX_NEW_VARIABLES
 from mlaas4hep.spec.preprocess import Preprocessor
 
 TYPES = {
@@ -108,3 +112,95 @@ def test_a_value_beyond_float32_becomes_infinite_without_a_warning() -> None:
     columns = events() | {"MET": np.array([1e300, -1e300, np.nan])}
     met = Preprocessor(features(), TYPES).run(columns, 3).inputs["event"][:, 0]
     np.testing.assert_array_equal(met, np.float32([np.inf, -np.inf, np.nan]))
+
+
+def test_codes_of_missing_values_are_nan_before_anything_is_computed() -> None:
+    declared = features(missing="[-999, -99.9]", preselection="MET > -500")
+    given = events() | {
+        "MET": np.array([-999.0, 20.0, -99.9], dtype=np.float32),
+        "Jet_pt": Jagged.from_lists([[1.0, -999.0, 3.0], [], [7.0]]),
+    }
+    preprocessor = Preprocessor(declared, TYPES)
+    prepared = preprocessor.run(given, 3)
+    assert prepared.selected.tolist() == [False, True, False], "NaN passes no cut"
+    np.testing.assert_array_equal(prepared.inputs["event"], np.float32([[20, 0]]))
+    assert np.isnan(preprocessor.evaluate("sum(Jet_pt)", given, 3)[0])
+    assert given["MET"][0] == -999, "what was given stays as it was"
+
+
+def test_whole_numbers_can_be_missing_where_codes_are_declared() -> None:
+    declared = features(missing="[-1]", inputs="{event: [nJet, twice]}", new_variables="{twice: 2 * nJet}")
+    preprocessor = Preprocessor(declared, TYPES)
+    assert preprocessor.types["nJet"] == ColumnType("flat", "float64")
+    rows = preprocessor.run({"nJet": np.array([3, -1], dtype=np.int32)}, 2).inputs["event"]
+    np.testing.assert_array_equal(rows, np.float32([[3, 6], [np.nan, np.nan]]))
+
+
+def test_features_without_codes_are_written_as_before_there_were_any() -> None:
+    assert b"missing" not in msgspec.json.encode(features())
+    assert features(missing="[]") == features() == FeatureSpec(**msgspec.structs.asdict(features()))
+    one, other = features(missing="[-999, -1]"), features(missing="[-1, -999.0, -1]")
+    assert one == other == msgspec.json.decode(msgspec.json.encode(one), type=FeatureSpec)
+    assert one.missing_values == (-999.0, -1.0)
+
+
+def declared(new_variables: dict[str, str], **changes: object) -> FeatureSpec:
+    return msgspec.structs.replace(features(inputs="{event: [MET]}"), new_variables=new_variables, **changes)
+
+
+def test_a_chain_in_which_each_variable_uses_two_before_it_is_settled_at_once() -> None:
+    chain = {"f0": "MET", "f1": "MET"} | {f"f{i}": f"f{i - 1} + f{i - 2}" for i in range(2, 200)}
+    spec = declared(dict(reversed(chain.items())), preselection="f9 > 100")
+    start = time.process_time()
+    preprocessor = Preprocessor(spec, TYPES)
+    assert time.process_time() - start < 1
+    assert preprocessor.columns == {"MET"}
+    assert preprocessor.type_of("f199") == ColumnType("flat", "float64")
+    assert preprocessor.run(events(), 3).selected.tolist() == [True] * 3
+    assert preprocessor.evaluate("f9", events(), 3).tolist() == [550.0, 1100.0, 1650.0]
+
+
+def test_the_longest_chain_of_new_variables_needs_no_deep_stack() -> None:
+    chain = {"v0": "MET"} | {f"v{i}": f"v{i - 1} + 1" for i in range(1, MAX_NEW_VARIABLES)}
+    preprocessor = Preprocessor(declared(chain), TYPES)
+    assert preprocessor.evaluate(f"v{MAX_NEW_VARIABLES - 1}", events(), 3)[0] == 10 + MAX_NEW_VARIABLES - 1
+    with pytest.raises(ConfigError, match=f"lists {MAX_NEW_VARIABLES + 1}; at most {MAX_NEW_VARIABLES}"):
+        Preprocessor(declared(chain | {"one_more": "MET"}), TYPES)
+
+
+def test_a_circle_is_named_without_what_only_hangs_on_it() -> None:
+    with pytest.raises(ConfigError) as caught:
+        Preprocessor(declared({"z": "a", "a": "b + MET", "b": "c", "c": "a", "free": "MET"}), TYPES)
+    assert caught.value.problems == ("new_variables: a, b, c need each other in a circle",)
+    with pytest.raises(ConfigError, match=r"new_variables\.ht: needs itself"):
+        Preprocessor(declared({"ht": "ht / 1000"}), TYPES)
+
+
+def test_a_new_variable_may_not_hide_a_column_of_the_files() -> None:
+    with pytest.raises(ConfigError) as caught:
+        Preprocessor(declared({"unused": "MET * 2"}), TYPES)
+    assert caught.value.problems == ("new_variables.unused: the files have a column 'unused'; choose another name",)
+
+
+@pytest.mark.parametrize("neighbours", ["none", "many", "few and long"])
+@pytest.mark.parametrize("dtype", ["int64", "uint64", "float32", "float64", "bool"])
+def test_sorting_is_exact_in_the_type_of_the_key_whatever_stands_beside(dtype: str, neighbours: str) -> None:
+    if dtype == "bool":
+        key, order = [True, False, True], [1, 0, 2]
+    elif dtype.startswith("float"):
+        key, order = [np.nan, 2.0, -np.inf, np.inf, np.nan], [2, 1, 3, 0, 4]
+    else:
+        top = int(np.iinfo(dtype).max)  # also what the padding of the table is
+        key, order = [top, 2**60 + 3, 2**60 + 2, 2**60 + 1, top, 0], [5, 3, 2, 1, 0, 4]
+    more = {"none": [], "many": [[1, 0]] * 300, "few and long": [[0]] * 3000 + [[1, 0] * 1500]}[neighbours]
+    lists = [key, *more]
+    spec = declared(
+        {}, inputs=features(inputs="{jets: {vars: [slot], length: 6, sort: key}}", new_variables="{}").inputs
+    )
+    types = {"slot": ColumnType("jagged", "int64"), "key": ColumnType("jagged", dtype)}  # type: ignore[arg-type]
+    columns = {
+        "slot": Jagged.from_lists([range(len(one)) for one in lists], "int64"),
+        "key": Jagged.from_lists(lists, dtype),
+    }
+    rows = Preprocessor(spec, types).run(columns, len(lists)).inputs["jets"]
+    assert rows[0, : len(order), 0].tolist() == order

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -65,3 +66,12 @@ def test_a_slot_with_one_missing_feature_stays_an_object() -> None:
 def test_trees_see_raw_values_with_nan() -> None:
     native = scaler(Variable("x")).native({"event": np.float32([[np.nan], [np.inf], [3.0]])})
     np.testing.assert_array_equal(native, np.float32([[np.nan], [FLOAT32_MAX], [3.0]]))
+
+
+def test_infinities_of_the_training_part_become_its_extremes_unless_a_clip_is_declared() -> None:
+    seen = msgspec.structs.replace(SUMMARY, infinite=2)
+    raw = {"event": np.float32([[np.inf], [-np.inf], [1e9]])}
+    assert scaler(Variable("x", scale="none"), summary=seen).flat(raw).tolist() == [[40.0], [0.0], [40.0]]
+    assert scaler(Variable("x", scale="none", clip=(-5.0, 5.0)), summary=seen).flat(raw).tolist() == [[5], [-5], [5]]
+    none = msgspec.structs.replace(EMPTY, infinite=2)
+    assert scaler(Variable("x"), summary=none).flat(raw).tolist() == [[0.0], [0.0], [0.0]]

@@ -1,0 +1,101 @@
+"""`max_memory` bounds what the stream takes, measured from outside in a process of its own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from mlaas4hep.config import Config
+from mlaas4hep.data.catalogue import Catalogue
+from mlaas4hep.data.scan import scan_files
+from mlaas4hep.data.source import cut_reads, open_source
+from mlaas4hep.spec.columns import Jagged
+from mlaas4hep.spec.preprocess import Preprocessor
+from mlaas4hep.testing import FORMATS, Format, write_events
+
+EVENTS, LENGTH, MEMORY = 30_000, 300, 64_000_000
+STREAM = """
+import re, sys, threading, time
+from pathlib import Path
+from mlaas4hep.config import parse_config
+from mlaas4hep.data.catalogue import Catalogue
+from mlaas4hep.data.dataset import EventDataset
+from mlaas4hep.data.scan import scan
+from mlaas4hep.spec.preprocess import Preprocessor
+
+signal, background, memory = sys.argv[1:]
+config = parse_config(
+    "samples:\\n"
+    f"  signal: {{files: '{signal}'}}\\n  background: {{files: '{background}'}}\\n"
+    "inputs: {event: [x], cells: {vars: [cell_e], length: 8}}"
+)
+catalogue = Catalogue.open(config)
+preprocessor = Preprocessor(config.features, catalogue.types)
+
+def held():
+    return 1024 * int(re.search(r"RssAnon:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+
+def watch():
+    while True:
+        seen.append(held())
+        time.sleep(0.002)
+
+start, seen = held(), [held()]
+threading.Thread(target=watch, daemon=True).start()
+scan(catalogue, preprocessor, max_memory=int(memory))
+scanned = max(seen) - start
+with EventDataset(
+    catalogue, preprocessor, shuffle=True, shuffle_window=1000, threads=2, max_memory=int(memory)
+) as stream:
+    events = sum(len(batch) for batch in stream)
+print(events, scanned, max(seen) - start)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
+@pytest.mark.parametrize("format", FORMATS)
+def test_long_lists_are_read_within_the_memory_that_is_allowed(tmp_path: Path, format: Format) -> None:
+    half = EVENTS // 2
+    values = np.random.default_rng(0).normal(size=half * LENGTH).astype(np.float32)
+    columns = {"x": np.arange(half), "cell_e": Jagged.from_counts(np.full(half, LENGTH), values)}
+    paths = [str(write_events(tmp_path / f"{name}.root", columns, format=format, cluster=1000)) for name in "ab"]
+    command = [sys.executable, "-c", STREAM, *paths, str(MEMORY)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    events, scanned, grown = map(int, done.stdout.split())
+    assert events == EVENTS
+    assert scanned < 2 * MEMORY, f"the scan took {scanned / 1e6:.0f} MB"
+    assert grown < 2 * MEMORY, f"the stream took {grown / 1e6:.0f} MB"
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_reads_are_cut_by_the_bytes_in_the_file(tmp_path: Path, format: Format) -> None:
+    columns = {"x": np.arange(2000.0), "e": Jagged.from_counts(np.full(2000, 50), np.zeros(100_000, np.float32))}
+    path = str(write_events(tmp_path / "a.root", columns, format=format, cluster=100))
+    with open_source(path) as source:
+        assert cut_reads(source, ["x"], 0, 2000, max_bytes=10**6) == [0, 2000]
+        bounds = cut_reads(source, ["x", "e"], 150, 1850, max_bytes=100_000)
+        assert (bounds[0], bounds[-1]) == (150, 1850)
+        assert 4 <= len(bounds) - 1 <= 6, "some 210 bytes an event"
+        assert bounds == sorted(set(bounds))
+        longest = max(np.diff(cut_reads(source, ["e"], 0, 2000, max_bytes=1)))
+        assert longest <= (100 if format == "rntuple" else 128)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_the_memory_of_a_scan_changes_no_bit_of_its_figures(
+    small_config: Callable[..., Config], format: Format
+) -> None:
+    config = small_config(format)
+    catalogue = Catalogue.open(config)
+    preprocessor = Preprocessor(config.features, catalogue.types)
+    free = scan_files(catalogue, preprocessor)
+    tight = scan_files(catalogue, preprocessor, threads=0, max_memory=1)
+    assert msgspec.json.encode(free.statistics) == msgspec.json.encode(tight.statistics)
+    assert free.files == tight.files
