@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 SOURCES := pyproject.toml constraints.txt
 
-.PHONY: quickstart test check lint types bench clean help
+.PHONY: quickstart test check lint types docs bench clean help
 
 help:  ## what can be made
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -21,7 +21,7 @@ $(VENV)/.plain: $(VENV)/bin/python $(SOURCES)
 
 # Everything on top of the plain installation: all extras, the test and development tools.
 $(VENV)/.full: $(VENV)/.plain
-	$(PIP) --editable '.[all,test,dev]'
+	$(PIP) --editable '.[all,test,dev,docs]'
 	@touch $@
 
 quickstart: $(VENV)/.plain  ## from ROOT files to a served prediction, in about a minute
@@ -40,6 +40,9 @@ types: $(VENV)/.full
 
 check: lint types  ## lint, types, layers, all tests with coverage: what CI runs
 	MLAAS4HEP_REQUIRE_SERVICES=1 $(BIN)/python -m pytest -q --cov --cov-report=term --durations=15
+
+docs: $(VENV)/.full  ## the documentation, in docs/_build
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build
 
 bench: $(VENV)/.full  ## speed, side by side with peers and limits
 	$(BIN)/python -m benchmarks.streaming --json

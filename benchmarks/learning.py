@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,12 +17,12 @@ import numpy as np
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
+from benchmarks.judging import trained
 from mlaas4hep.config import Config, Model, read_config
 from mlaas4hep.data.catalogue import Catalogue
 from mlaas4hep.spec.preprocess import Preprocessor
 from mlaas4hep.train.metrics import log_loss, weighted_auc
 from mlaas4hep.train.reference import Rows, part_in_memory, reference_auc
-from mlaas4hep.train.run import train
 
 MODELS = {
     "bdt": Model(name="bdt"),
@@ -54,18 +53,18 @@ def main() -> None:
 def compare(name: str, config: Config, seed: int) -> dict[str, Any]:
     """AUC of one model, streamed by us and in memory by its framework, on the same test part."""
     config = replace(config, model=MODELS[name])
-    with tempfile.TemporaryDirectory() as folder:
-        ours = train(config, output=Path(folder) / "run").metrics
+    result, found = trained(config)
+    ours = weighted_auc(found.scores[:, 0], found.labels == 1, found.weights)
     reference = reference_auc(config).value if name == "bdt" else in_memory_auc(name, config, seed)
     return {
         "model": name,
         "seed": seed,
-        "auc": round(ours["auc"], 5),
-        "auc_err": round(ours["auc_err"], 5),
+        "auc": round(ours.value, 5),
+        "auc_err": round(ours.error, 5),
         "auc_in_memory": round(reference, 5),
-        "difference": round(ours["auc"] - reference, 5),
-        "best_epoch": ours["best_epoch"],
-        "events_test": ours["parts"]["test"]["events"],
+        "difference": round(ours.value - reference, 5),
+        "best_epoch": result.history.best_epoch,
+        "events_test": len(found.labels),
     }
 
 

@@ -109,8 +109,7 @@ class MissingExtraError(UserError):
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
         super().__init__(
-            f"{purpose} needs the package '{package}', which is not installed: "
-            f"pip install 'mlaas4hep[{extra}]'"
+            f"{purpose} needs the package '{package}', which is not installed: pip install 'mlaas4hep[{extra}]'"
         )
 
 

@@ -25,8 +25,16 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mlaas4hep.backends.protocol import InMemoryLearner, Learner, OutOfCoreLearner, Round, Scores, StreamingLearner
-from mlaas4hep.backends.protocol import Table, Task
+from mlaas4hep.backends.protocol import (
+    InMemoryLearner,
+    Learner,
+    OutOfCoreLearner,
+    Round,
+    Scores,
+    StreamingLearner,
+    Table,
+    Task,
+)
 from mlaas4hep.backends.registry import Choice, choose
 from mlaas4hep.backends.spool import Spool, write_spool
 from mlaas4hep.config import Model
@@ -39,6 +47,7 @@ from mlaas4hep.spec.contract import ModelSpec
 from mlaas4hep.spec.features import FeatureSpec, InputGroup, Variable
 from mlaas4hep.spec.scaling import FeatureScaling, GroupScaling
 from mlaas4hep.spec.statistics import Statistics
+from mlaas4hep.testing_resume import assert_learner_resumable
 
 Tensors = dict[str, NDArray[np.float32]]
 _BATCH = 256
@@ -306,6 +315,15 @@ class BackendContract:
         assert np.abs(learner.predict(rows) - before).max() > 1e-4
         learner.restore(state)
         np.testing.assert_array_equal(learner.predict(rows), before)
+
+    def test_stopped_anywhere_and_resumed_it_takes_the_same_steps(self, choice: Choice) -> None:
+        if choice.build(Task.of(make_spec(), seed=3)).capabilities.resume == "none":
+            pytest.skip("it declares that it cannot be resumed")
+        events = make_events(1300)
+        batches = [*events.batches(), *events.pick(np.arange(1300)[::-1]).batches()]
+        stops = {0, len(batches), *np.random.default_rng().integers(1, len(batches), 3).tolist()}
+        steps = [(one.inputs, one.labels, one.weights) for one in batches]
+        assert_learner_resumable(lambda: choice.build(Task.of(make_spec(), seed=3)), steps, stops=sorted(stops))
 
     def test_a_batch_of_one_event_is_learned(self, choice: Choice) -> None:
         learner = self._learned(choice, make_events(600), epochs=1)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -52,9 +54,35 @@ def test_quickstart_leaves_a_page_with_its_pictures(quickstart: dict[str, Any]) 
     assert page.is_absolute()
     text = page.read_text()
     assert f"{quickstart['auc']:.4f}" in text
-    for picture in ("roc.png", "loss.png"):
-        assert f'src="{picture}"' in text
+    kinds = ("roc", "loss", "score_0", "confusion", "significance_0", "importance", "inputs_1_read", "inputs_1_seen")
+    for kind in kinds:
+        assert f'src="pictures/{kind}' in text
+    for picture in re.findall(r'src="([^"]+)"', text):
         assert (page.parent / picture).read_bytes().startswith(b"\x89PNG")
+
+
+def test_quickstart_compares_its_models_on_one_page(quickstart: dict[str, Any]) -> None:
+    text = Path(quickstart["comparison"]).read_text()
+    assert f"{quickstart['auc']:.4f}" in text
+    assert f"{quickstart['auc_bdt']:.4f}" in text
+    assert 'href="../mlp/report.html"' in text
+
+
+def test_a_second_evaluation_does_not_open_the_test_part_again(quickstart: dict[str, Any], tmp_path: Path) -> None:
+    run = tmp_path / "mlp"
+    shutil.copytree(Path(quickstart["report"]).parent, run)
+    again = mlaas4hep("evaluate", run, "--json", "--background-uncertainty", "0.2")
+    assert again.returncode == 0, again.stderr
+    assert "the test part was opened before" in again.stderr
+    found = last_json(again.stdout)
+    assert (found["auc"], found["test_part_opened"]) == (quickstart["auc"], False)
+
+
+def test_evaluating_what_is_no_run_is_one_message_and_status_2(tmp_path: Path) -> None:
+    result = mlaas4hep("evaluate", tmp_path / "runs")
+    assert result.returncode == 2
+    assert "is no run directory" in result.stderr
+    assert "Traceback" not in result.stderr
 
 
 def test_two_runs_of_one_config_and_seed_give_equal_hashes(tmp_path: Path) -> None:
@@ -65,6 +93,7 @@ def test_two_runs_of_one_config_and_seed_give_equal_hashes(tmp_path: Path) -> No
     assert one["spec_sha256"] == other["spec_sha256"]
     assert one["model_sha256"] == other["model_sha256"]
     assert one["auc"] == other["auc"]
+    assert one["auc_part"] == "validation"
 
 
 def test_a_drafted_config_trains(tmp_path: Path) -> None:
@@ -121,8 +150,6 @@ def test_a_truncated_file_or_one_that_is_not_root_is_named(tmp_path: Path) -> No
 
 
 def test_a_bundle_with_one_changed_byte_is_not_served(quickstart: dict[str, Any], tmp_path: Path) -> None:
-    import shutil
-
     bundle = tmp_path / "tth"
     shutil.copytree(Path(quickstart["report"]).parent / "model" / "tth", bundle)
     model = bundle / "1" / "model.onnx"

@@ -31,6 +31,18 @@ class TestTorchMlp(BackendContract):
         pytest.importorskip("torch")
 
 
+class TestTorchDeepSets(BackendContract):
+    model = Model(
+        name="deepsets",
+        dials={"hidden_object": [16], "latent": 16, "hidden_event": [32, 16], "learning_rate": 5e-3, "dropout": 0.0},
+    )
+
+    @pytest.fixture(scope="class", autouse=True)
+    @classmethod
+    def _needs_torch(cls) -> None:
+        pytest.importorskip("torch")
+
+
 class TestXgboost(BackendContract):
     model = Model(name="xgboost", dials={"trees": 100, "learning_rate": 0.1})
 

@@ -38,3 +38,14 @@ def unpack(files: Mapping[str, bytes]) -> tuple[dict[str, Any], dict[str, NDArra
         return json.loads(files[SETTINGS]), arrays
     except (ValueError, OSError) as error:
         raise BundleError(f"native weights: {ARRAYS} or {SETTINGS} cannot be read: {error}") from error
+
+
+def under(prefix: str, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """The same arrays with names such as ``prefix/name``: several sets in one."""
+    return {f"{prefix}/{name}": values for name, values in arrays.items()}
+
+
+def below(prefix: str, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Those that `under` gave that prefix, with their own names."""
+    head = f"{prefix}/"
+    return {name.removeprefix(head): values for name, values in arrays.items() if name.startswith(head)}

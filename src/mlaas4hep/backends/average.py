@@ -23,16 +23,21 @@ class Average:
     share
         What the past keeps at each step; 0 is no average at all. The first steps keep less, so that the start of the
         training is soon forgotten.
+
+    Attributes
+    ----------
+    steps
+        Taken so far.
     """
 
     def __init__(self, share: float) -> None:
         self.share = share
-        self._steps = 0
+        self.steps = 0
 
     def update(self, average: Arrays, latest: Arrays) -> None:
         """Bring arrays by name one step closer to the latest, in place; integers are copied."""
-        self._steps += 1
-        kept = min(self.share, (1 + self._steps) / (10 + self._steps))
+        self.steps += 1
+        kept = min(self.share, (1 + self.steps) / (10 + self.steps))
         for name, values in average.items():
             _blend(values, latest[name], kept)
 

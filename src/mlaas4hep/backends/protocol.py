@@ -51,6 +51,7 @@ class Capabilities(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Tasks beyond two classes.
     resume
         Whether an interrupted training goes on as if it had not been: to the bit, in distribution, or not at all.
+        All but ``none`` are `ResumableLearner`.
     gpu
         Can use one.
     """
@@ -152,6 +153,21 @@ class StreamingLearner(Learner, Protocol):
 
     def restore(self, state: Arrays) -> None:
         """Back to what `state` gave."""
+
+
+@runtime_checkable
+class ResumableLearner(StreamingLearner, Protocol):
+    """Learns batch by batch and can be interrupted; asked of those whose `Capabilities` do not say ``none``."""
+
+    def checkpoint(self) -> dict[str, NDArray[Any]]:
+        """A copy of everything that the next steps depend on, between two of them: plain arrays, no objects.
+
+        Weights, their average, the optimiser's moments and counts, random numbers; not the stream, which is the
+        training loop's.
+        """
+
+    def recover(self, arrays: Arrays) -> None:
+        """On a learner that was just built for an equal task: the same steps from here on as the one interrupted."""
 
 
 class Round(msgspec.Struct, frozen=True):

@@ -29,6 +29,7 @@ MODELS: Mapping[str, tuple[str, ...]] = {
     "mlp": ("sklearn", "torch"),
     "bdt": ("sklearn", "xgboost"),
     "xgboost": ("xgboost",),
+    "deepsets": ("torch",),
 }
 
 

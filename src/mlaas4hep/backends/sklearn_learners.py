@@ -20,11 +20,12 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.neural_network import MLPClassifier
 from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
-from mlaas4hep.backends.arrays import pack
+from mlaas4hep.backends.arrays import below, pack, under
 from mlaas4hep.backends.average import Average
 from mlaas4hep.backends.binning import bin_edges, split_value, to_bins
 from mlaas4hep.backends.forest import pack_trees
 from mlaas4hep.backends.protocol import Arrays, Capabilities, EventWeights, Labels, Round, Scores, Table, Task
+from mlaas4hep.backends.sklearn_optimiser import optimiser_arrays, recover_optimiser
 from mlaas4hep.backends.weights import relative, require_positive
 from mlaas4hep.errors import DataError
 from mlaas4hep.graph.core import Core
@@ -32,7 +33,7 @@ from mlaas4hep.graph.dense import lower_dense
 from mlaas4hep.graph.trees import Tree, lower_trees
 from mlaas4hep.spec.scaling import Scaler, Tensors
 
-MLP = Capabilities(streams=True)
+MLP = Capabilities(streams=True, resume="exact")
 BDT = Capabilities(streams=False, missing_native=True)
 
 
@@ -102,13 +103,33 @@ class MlpLearner:
 
     def state(self) -> dict[str, NDArray[Any]]:
         """A copy of all layers."""
-        return {name: values.copy() for name, values in _layers(self._shown).items()}
+        return _copies(self._shown)
 
     def restore(self, state: Arrays) -> None:
         """Write layers back in place."""
         for network in (self.network, self._shown):
-            for name, values in _layers(network).items():
-                values[...] = state[name]
+            _write(network, state)
+
+    def checkpoint(self) -> dict[str, NDArray[Any]]:
+        """Layers, their average, moments and counts of the optimiser; nothing before the first step."""
+        if not hasattr(self.network, "coefs_"):
+            return {}
+        arrays = under("layers", _copies(self.network))
+        if self._shown is not self.network:
+            arrays |= under("average", self.state()) | {"average_steps": np.array(self._average.steps)}
+        return arrays | under("optimiser", optimiser_arrays(self.network))
+
+    def recover(self, arrays: Arrays) -> None:
+        """Make a fresh learner one that goes on from what `checkpoint` gave."""
+        if not arrays:
+            return
+        self.start()
+        recover_optimiser(self.network, below("optimiser", arrays))
+        _write(self.network, below("layers", arrays))
+        if "average_steps" in arrays:
+            self._average.steps = int(arrays["average_steps"])
+            self._shown = copy.deepcopy(self.network)
+            _write(self._shown, below("average", arrays))
 
     def export(self) -> Core:
         """The network as MatMul, Add and its activation."""
@@ -122,6 +143,15 @@ class MlpLearner:
     def native(self) -> dict[str, bytes]:
         """Layers and the estimator's parameters."""
         return pack(_settings("mlp", self.network), _layers(self._shown))
+
+
+def _write(network: MLPClassifier, layers: Arrays) -> None:
+    for name, values in _layers(network).items():
+        values[...] = layers[name]
+
+
+def _copies(network: MLPClassifier) -> dict[str, NDArray[Any]]:
+    return {name: values.copy() for name, values in _layers(network).items()}
 
 
 def _layers(network: MLPClassifier) -> dict[str, NDArray[Any]]:

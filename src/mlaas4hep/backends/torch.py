@@ -1,4 +1,4 @@
-"""PyTorch: the network `mlp`, and any module that a user's own file returns.
+"""PyTorch: the networks of `torch_models`, and any module that a user's own file returns.
 
 Trained with AdamW on a weighted cross-entropy, exported by `torch.onnx`. Invariant: with one seed and one number of
 threads the weights after any number of steps are the same bits; torch's global generator is left as it was found.
@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mlaas4hep.backends.arrays import pack, unpack
+from mlaas4hep.backends.arrays import below, pack, under, unpack
 from mlaas4hep.backends.average import Average
 from mlaas4hep.backends.blame import told_with
-from mlaas4hep.backends.dials import Dials, bad_sizes, out_of_range, parse_dials
+from mlaas4hep.backends.dials import Dials, out_of_range, parse_dials
 from mlaas4hep.backends.protocol import (
     Arrays,
     Capabilities,
@@ -29,57 +29,15 @@ from mlaas4hep.backends.protocol import (
     Scores,
     Task,
 )
-from mlaas4hep.backends.torch_network import (
-    Activation,
-    Network,
-    OutputKind,
-    export_network,
-    generator_at,
-    inputs_of,
-    multi_layer,
-)
+from mlaas4hep.backends.torch_checkpoint import module_arrays, optimiser_arrays, recover_module, recover_optimiser
+from mlaas4hep.backends.torch_models import BUILT_IN, DeepSetsDials, MlpDials
+from mlaas4hep.backends.torch_network import Network, OutputKind, export_network, generator_at, inputs_of
 from mlaas4hep.backends.weights import require_finite
-from mlaas4hep.errors import ModelError
+from mlaas4hep.errors import ModelError, nearest
 from mlaas4hep.graph.core import FLAT_INPUT, Core
 from mlaas4hep.spec.scaling import Tensors
 
-TORCH = Capabilities(streams=True, negative_weights=True, masks=True)
-
-
-class MlpDials(Dials, frozen=True, forbid_unknown_fields=True):
-    """Dials of the network.
-
-    Parameters
-    ----------
-    hidden
-        Sizes of the hidden layers.
-    activation
-        Between the layers.
-    dropout
-        Share of the hidden values that is set to 0 in a step.
-    learning_rate, weight_decay
-        Of AdamW.
-    averaging
-        The scores are those of the weights averaged over the steps, of which the past keeps this share at each step;
-        0 takes the last weights.
-    """
-
-    hidden: tuple[int, ...] = (128, 64)
-    activation: Activation = "relu"
-    dropout: float = 0.2
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.01
-    averaging: float = 0.998
-
-    def problems(self) -> list[str]:
-        """What is out of range."""
-        ranges = out_of_range(
-            self,
-            above_zero=("learning_rate",),
-            at_least_zero=("weight_decay",),
-            between={"dropout": (0, 0.95), "averaging": (0, 0.99999)},
-        )
-        return bad_sizes("hidden", self.hidden) + ranges
+TORCH = Capabilities(streams=True, negative_weights=True, masks=True, resume="exact")
 
 
 class OwnDials(Dials, frozen=True, forbid_unknown_fields=True):
@@ -115,7 +73,7 @@ class TorchBackend:
     """PyTorch behind the protocol of `mlaas4hep.backends.protocol.Backend`."""
 
     name = "torch"
-    models: Mapping[str, type[Dials]] = {"mlp": MlpDials}
+    models: Mapping[str, type[Dials]] = {name: one.dials for name, one in BUILT_IN.items()}
 
     def capabilities(self, model: str) -> Capabilities:
         """What one of its models can do."""
@@ -123,18 +81,22 @@ class TorchBackend:
 
     def build(self, model: str, dials: Dials, task: Task) -> Learner:
         """A learner with fresh weights."""
-        if not isinstance(dials, MlpDials):
+        if not isinstance(dials, MlpDials | DeepSetsDials) or type(dials) is not BUILT_IN[model].dials:
             raise ModelError(f"model {model} of backend torch takes no {type(dials).__name__}")
         with generator_at(task.seed):
-            module = multi_layer(task.width, dials.hidden, task.outputs, dials.activation, dials.dropout)
-        network = Network(module, task, inputs=(FLAT_INPUT,), output="logits")
-        return TorchLearner(network, dials, settings=_settings(dials))
+            network = BUILT_IN[model].build(dials, task)
+        return TorchLearner(network, dials, settings=_settings(model, dials))
 
     def load(self, files: Mapping[str, bytes], task: Task) -> Predictor:
-        """A learned `mlp` back from its native files; a user's module needs its source, see `adopt`."""
+        """A learned network back from its native files; a user's module needs its source, see `adopt`."""
         settings, arrays = unpack(files)
-        dials = parse_dials(settings["dials"], MlpDials, owner="mlp (backend torch)", where="native weights")
-        learner = self.build("mlp", dials, task)
+        model = settings["model"]
+        if model not in BUILT_IN:
+            raise ModelError(f"native weights: model '{model}' is none of backend torch{nearest(model, BUILT_IN)}")
+        dials = parse_dials(
+            settings["dials"], BUILT_IN[model].dials, owner=f"{model} (backend torch)", where="native weights"
+        )
+        learner = self.build(model, dials, task)
         assert isinstance(learner, TorchLearner)
         learner.restore(arrays)
         return learner
@@ -151,12 +113,11 @@ class TorchBackend:
         network = Network(found, task, inputs=inputs_of(found, task, where), output=own.output or "logits")
         with told_with(where, "the module failed"):
             network.find_form(guess=own.output is None)
-        return TorchLearner(network, own, settings=_settings(own, output=network.output), where=where)
+        return TorchLearner(network, own, settings=_settings("own", own, output=network.output), where=where)
 
 
-def _settings(dials: Dials, **found: str) -> dict[str, Any]:
+def _settings(model: str, dials: Dials, **found: str) -> dict[str, Any]:
     given = {name: getattr(dials, name) for name in dials.__struct_fields__}
-    model = "mlp" if isinstance(dials, MlpDials) else "own"
     return {"backend": "torch", "model": model, "dials": given | found, "version": torch.__version__}
 
 
@@ -180,7 +141,7 @@ class TorchLearner:
     def __init__(
         self,
         network: Network,
-        dials: MlpDials | OwnDials,
+        dials: MlpDials | DeepSetsDials | OwnDials,
         *,
         settings: Mapping[str, Any],
         where: str = "backend torch",
@@ -249,6 +210,23 @@ class TorchLearner:
             for name, values in _arrays(network).items():
                 values[...] = state[name]
 
+    def checkpoint(self) -> dict[str, NDArray[Any]]:
+        """Parameters, buffers and their average, moments of AdamW, the state of the random numbers."""
+        arrays = under("module", _copied(module_arrays(self.network.module)))
+        if self._shown is not self.network:
+            arrays |= under("average", _copied(module_arrays(self._shown.module)))
+        arrays |= under("optimiser", optimiser_arrays(self._optimiser))
+        return arrays | {"average_steps": np.array(self._average.steps), "random": self._random.numpy().copy()}
+
+    def recover(self, arrays: Arrays) -> None:
+        """Make a fresh learner one that goes on from what `checkpoint` gave."""
+        recover_module(self.network.module, below("module", arrays))
+        if self._shown is not self.network:
+            recover_module(self._shown.module, below("average", arrays))
+        recover_optimiser(self._optimiser, below("optimiser", arrays))
+        self._average.steps = int(arrays["average_steps"])
+        self._random = torch.from_numpy(arrays["random"].copy())
+
     def export(self) -> Core:
         """The network by torch's exporter."""
         rows = {group.name: np.zeros((3, *group.shape), np.float32) for group in self.task.groups}
@@ -266,6 +244,10 @@ class TorchLearner:
     def native(self) -> dict[str, bytes]:
         """Parameters and dials."""
         return pack(self._settings, self.state())
+
+
+def _copied(arrays: Arrays) -> dict[str, NDArray[Any]]:
+    return {name: values.copy() for name, values in arrays.items()}
 
 
 def _arrays(network: Network) -> dict[str, NDArray[Any]]:

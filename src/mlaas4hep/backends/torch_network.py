@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import itertools
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import numpy as np
@@ -24,30 +23,10 @@ from mlaas4hep.errors import ModelError, nearest
 from mlaas4hep.graph.core import FLAT_INPUT, MASK_SUFFIX, OPSET
 from mlaas4hep.spec.scaling import Scaler, Tensors
 
-Activation = Literal["relu", "tanh", "gelu", "silu"]
 OutputKind = Literal["logits", "probabilities"]
 
-_ACTIVATIONS: Mapping[str, Callable[[], torch.nn.Module]] = {
-    "relu": torch.nn.ReLU,
-    "tanh": torch.nn.Tanh,
-    "gelu": torch.nn.GELU,
-    "silu": torch.nn.SiLU,
-}
 # A probability this close to 0 or 1 costs as much as float32 can tell.
 _TINY = 1e-7
-
-
-def multi_layer(
-    width: int, hidden: Sequence[int], outputs: int, activation: Activation, dropout: float
-) -> torch.nn.Module:
-    """A multi-layer perceptron that returns logits."""
-    layers: list[torch.nn.Module] = []
-    sizes = [width, *hidden]
-    for size, following in itertools.pairwise(sizes):
-        layers += [torch.nn.Linear(size, following), _ACTIVATIONS[activation]()]
-        if dropout > 0:
-            layers.append(torch.nn.Dropout(dropout))
-    return torch.nn.Sequential(*layers, torch.nn.Linear(sizes[-1], outputs))
 
 
 def inputs_of(module: torch.nn.Module, task: Task, where: str) -> tuple[str, ...]:

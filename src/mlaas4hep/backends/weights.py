@@ -34,8 +34,9 @@ def refuse_negative(model: str, *, negative: int, events: int) -> NoReturn:
     """The `ModelError` of a model that cannot take negative weights, with what to do instead."""
     raise ModelError(
         f"model {model} cannot learn from negative event weights, and {negative} of {events} events have one. Instead: "
-        "a network that takes them (model: {name: mlp, backend: torch}), or equal weights for learning "
-        "(weights: {training: none}); evaluation uses the signed weights in any case"
+        "a network that takes them (model: {name: mlp, backend: torch}); equal weights for learning (weights: "
+        "{training: none}), while evaluation keeps the signed ones; or absolute weights (weights: {event: abs(...)}), "
+        "which evaluation then uses too"
     )
 
 

@@ -1,15 +1,13 @@
 """XGBoost: boosted trees on more events than memory holds, `xgboost`, also as `bdt`.
 
 Events lie on disk in plan order and XGBoost reads them page by page (`xgboost_learner`); its trees are written as a
-graph from its own JSON (`xgboost_trees`). It takes weights and sees missing values, but no negative weights: their
-gradients have no minimum that a leaf could sit in. Learn with a network that takes them, with absolute weights, or from
-events that were resampled to positive weights beforehand (arXiv:2005.09375). Invariant: a user's estimator is read,
-never fitted.
+graph from its own JSON (`xgboost_trees`). It takes weights and sees missing values. Negative weights it refuses;
+instead take a network that learns from them, absolute weights, equal weights for learning, or events that were
+resampled to positive weights beforehand (arXiv:2005.09375). Invariant: a user's estimator is read, never fitted.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -89,14 +87,14 @@ class BoostingDials(Dials, frozen=True, forbid_unknown_fields=True):
         Rounds without a better validation loss before it stops.
     """
 
-    trees: int = 600
-    learning_rate: float = 0.05
-    depth: int = 5
-    min_child_weight: float = 2.0
-    l2: float = 1.0
+    trees: int = 1000
+    learning_rate: float = 0.03
+    depth: int = 6
+    min_child_weight: float = 5.0
+    l2: float = 5.0
     subsample: float = 0.8
     bins: int = MAX_BIN
-    patience: int = 30
+    patience: int = 50
 
     def problems(self) -> list[str]:
         """What is out of range."""

@@ -8,6 +8,7 @@ with a mean of 1; on the same number of threads the same events give the same tr
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -120,16 +121,18 @@ class BoostingLearner:
         return self._scaler.native(inputs)
 
     def memory_estimate(self, rows: int, validation_rows: int) -> int:
-        """Label, weight, gradients, margins and place in the tree of every event; a few pages; histograms of a tree.
+        """A few pages, and the larger of two: sketches of the variables, or what learning keeps of every event.
 
-        Measured with XGBoost 3.2: the values themselves stay on disk.
+        Measured with XGBoost 3.2: a sketch grows with the logarithm of the events; label, weight, gradients, margins
+        and place in the tree take about 52 bytes an event of two classes. The values themselves stay on disk.
         """
-        outputs = self.task.outputs
-        events = rows * (24 + 16 * outputs) + validation_rows * (12 + 8 * outputs)
+        width, outputs, events = self.task.width, self.task.outputs, rows + validation_rows
+        pages = 5 * min(PAGE_BYTES, events * (4 * width + 12))
+        sketches = width * self._bins * 2048 * math.log2(1 + rows / 20_000) + 16 * events
         depth = min(int(self.parameters.get("max_depth") or 6), 16)
-        histograms = self.task.width * self._bins * 16 * 2**depth
-        pages = 5 * min(PAGE_BYTES, (rows + validation_rows) * (4 * self.task.width + 24))
-        return events + histograms + pages
+        histograms = width * self._bins * 16 * 2**depth
+        learning = rows * (32 + 20 * outputs) + validation_rows * (10 + 8 * outputs) + histograms
+        return int(pages + max(sketches, learning))
 
     def disk_estimate(self, rows: int, validation_rows: int) -> int:
         """XGBoost's cache: at most a bin number of 4 bytes and its copy by columns a value, and 16 bytes an event."""
@@ -195,7 +198,7 @@ class BoostingLearner:
     def native(self) -> dict[str, bytes]:
         """XGBoost's own JSON and the parameters that it was learned with."""
         settings = {"backend": "xgboost", "parameters": self.parameters, "version": xgboost.__version__}
-        text = json.dumps(settings, indent=1, sort_keys=True)
+        text = json.dumps(settings, indent=1, sort_keys=True, default=str)
         return {MODEL_FILE: self.learned.to_json(), SETTINGS_FILE: text.encode() + b"\n"}
 
 
@@ -212,9 +215,10 @@ def _of_task(task: Task) -> dict[str, Any]:
 
 
 def _rounds(losses: Mapping[str, Mapping[str, Sequence[float]]]) -> list[Round]:
-    by_part = {part: list(*found.values()) for part, found in losses.items()}
-    after = by_part.get(_VALIDATION) or [None] * len(by_part[_TRAIN])
-    return [Round(loss, check) for loss, check in zip(by_part[_TRAIN], after, strict=True)]
+    by_part: dict[str, list[float]] = {part: list(*found.values()) for part, found in losses.items()}
+    if _VALIDATION not in by_part:
+        return [Round(loss) for loss in by_part[_TRAIN]]
+    return [Round(loss, after) for loss, after in zip(by_part[_TRAIN], by_part[_VALIDATION], strict=True)]
 
 
 def _best(rounds: Sequence[Round]) -> int:

@@ -44,8 +44,13 @@ class Forest:
 
     def export(self) -> Core:
         """As a float64 ensemble."""
-        link = "sigmoid" if self.binary else "softmax"
-        return lower_trees(self.trees, num_features=self.width, base=self.base, link=link, mode="<")
+        return lower_trees(
+            self.trees,
+            num_features=self.width,
+            base=self.base,
+            link="sigmoid" if self.binary else "softmax",
+            mode="<",
+        )
 
 
 def read_forest(model: bytes) -> Forest:

@@ -1,14 +1,17 @@
 """The command line: composes the layers, one file a group of commands.
 
 Commands are found by name and loaded when they are asked for, and their bodies import what they need: ``--help`` is
-instant. Invariant: a mistake of the user ends with one message on standard error and exit status 2, never a traceback.
+instant. Invariant: a mistake of the user ends with one message on standard error and exit status 2, and what the
+machine lacks (memory, room on a disk) with one message and status 1; only what nobody foresaw has a traceback.
 """
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 
 import click
@@ -19,7 +22,8 @@ from mlaas4hep.errors import MLaaSError, UserError, nearest
 COMMANDS = {
     "quickstart": ("quickstart", "The whole story on a small real sample, in a minute."),
     "inspect": ("inspect", "Trees, columns, kinds and ranges of files; --draft writes a first config."),
-    "train": ("train", "Train the model of a config and judge it on events it never saw."),
+    "train": ("train", "Train the model of a config; its test part stays closed."),
+    "evaluate": ("evaluate", "Open the test part of a run, once, and judge the model on it; compare runs."),
     "serve": ("serve", "Answer predictions over HTTP."),
     "predict": ("predict", "Ask a server one question from the shell."),
 }
@@ -62,7 +66,8 @@ def group() -> None:
     """Machine Learning as a Service for High Energy Physics: from ROOT files to a served model.
 
     \b
-      files  ->  inspect  ->  config.yaml  ->  train  ->  a bundle: model and contract
+      files  ->  inspect  ->  config.yaml  ->  train  ->  a run with a bundle: model and contract
+      run    ->  evaluate ->  a page with figures and pictures
       bundle ->  serve    ->  predict (or curl, or tritonclient)
     """
 
@@ -84,8 +89,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         click.echo("interrupted", err=True)
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        # The reader of our output (head, less) has left; Python must not complain again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()  # its reader (head, less) has left
         return EXIT_FAILURE
     except UserError as error:
         click.echo(f"Error: {error}", err=True)
@@ -93,4 +97,34 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except MLaaSError as error:
         click.echo(f"Error: {error}", err=True)
         return EXIT_FAILURE
+    except Exception as error:
+        click.echo(_last_words(error, sys.argv[1:] if arguments is None else arguments), err=True)
+        return EXIT_FAILURE
     return status if isinstance(status, int) else 0
+
+
+def _last_words(error: Exception, arguments: Sequence[str]) -> str:
+    """What is said of an error that no layer expected."""
+    command = next((f"mlaas4hep {one}" for one in arguments if one in COMMANDS), "mlaas4hep")
+    if isinstance(error, MemoryError):
+        return f"Error: '{command}' ran out of memory: {str(error) or 'an allocation failed'}"
+    if isinstance(error, OSError) and _is_of_output(error):
+        _drop_output()
+        return f"Error: standard output cannot be written: {error.strerror or error}"
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        place = f" for '{error.filename}'" if error.filename else ""
+        return f"Error: '{command}' has no room on the disk{place}: {error.strerror}"
+    told = "".join(traceback.format_exception(error))
+    return f"{told}This is a mistake in mlaas4hep, not yours: please report it with the lines above and '{command}'."
+
+
+def _is_of_output(error: OSError) -> bool:
+    """Whether standard output failed, and not a file: files have a name, or are not written by click or from here."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    writer = frames[-1].f_globals.get("__name__", "") if frames else ""
+    return error.filename is None and (writer.partition(".")[0] == "click" or writer == __name__)
+
+
+def _drop_output() -> None:
+    """Let go what waits for standard output: Python must not complain again at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

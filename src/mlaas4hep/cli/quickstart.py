@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mlaas4hep.client import Client
     from mlaas4hep.config import Config
     from mlaas4hep.spec.columns import Columns
-    from mlaas4hep.train.run import RunResult
+    from mlaas4hep.train.evaluate import EvaluatedRun
 
 EVENTS_A_FILE = 300
 _START_S = 60.0
@@ -36,6 +36,7 @@ Examples:
 Afterwards, the same step by step:
   mlaas4hep inspect examples/tth/data/*.root
   mlaas4hep train examples/tth/config.yaml
+  mlaas4hep evaluate runs/tth
   mlaas4hep serve runs/quickstart/mlp/model/tth
 """
 )
@@ -75,6 +76,7 @@ class Tell:
 def _story(output: Path | None, seed: int, progress: bool | None, tell: Tell) -> dict[str, Any]:
     from mlaas4hep.config import read_config
     from mlaas4hep.examples import example_folder
+    from mlaas4hep.train.compare import compare
     from mlaas4hep.train.output import free_path
     from mlaas4hep.train.reference import reference_auc
 
@@ -84,29 +86,30 @@ def _story(output: Path | None, seed: int, progress: bool | None, tell: Tell) ->
     config = read_config(source, overrides=seeds)
     tell.step(f"Files and config: {source}")
     tell(_files(config))
-    network = _train(config, folder / "mlp", "a network, batch by batch", progress, tell)
+    network, bundle = _train(config, folder / "mlp", "a network, batch by batch", progress, tell)
     boosting = read_config(source, overrides=[*seeds, "model=bdt"])
-    trees = _train(boosting, folder / "bdt", "boosted trees, in memory", progress, tell)
+    trees, _ = _train(boosting, folder / "bdt", "boosted trees, in memory", progress, tell)
+    compared = compare([network, trees], output=folder / "comparison")
     tell.step("Default boosting of scikit-learn on the same rows and columns, to compare")
     reference = reference_auc(config)
     tell(f"AUC {reference.value:.4f} +- {reference.error:.4f}")
     tell.step("Serve the network and ask it over HTTP by column name")
-    difference, events = _serve_and_compare(network.bundle, config, tell)
-    test = network.metrics["parts"]["test"]
+    difference, events = _serve_and_compare(bundle, config, tell)
     tell.step("Done")
-    tell(_summary(network, trees, reference.value, folder))
+    tell(_summary(network, trees, reference.value, bundle, compared))
     return {
-        "auc": network.metrics["auc"],
-        "auc_err": network.metrics["auc_err"],
-        "auc_bdt": trees.metrics["auc"],
+        "auc": network.evaluation.auc,
+        "auc_err": network.evaluation.auc_err,
+        "auc_bdt": trees.evaluation.auc,
         "auc_reference": reference.value,
         "events": network.metrics["entries_read"],
-        "events_test": test["events"],
+        "events_test": network.metrics["events"]["test"],
         "served_minus_offline_max": difference,
         "events_served": events,
         "report": str(network.report.absolute()),
-        "spec_sha256": network.bundle.spec_sha256,
-        "model_sha256": network.bundle.model_sha256,
+        "comparison": str(compared.absolute()),
+        "spec_sha256": bundle.spec_sha256,
+        "model_sha256": bundle.model_sha256,
         "seed": seed,
     }
 
@@ -123,19 +126,29 @@ def _files(config: Config) -> str:
     return "\n".join(lines)
 
 
-def _train(config: Config, path: Path, words: str, progress: bool | None, tell: Tell) -> RunResult:
+def _train(config: Config, path: Path, words: str, progress: bool | None, tell: Tell) -> tuple[EvaluatedRun, Bundle]:
+    """``train`` and, right after it, ``evaluate``."""
     from mlaas4hep.cli.progress import Bars
+    from mlaas4hep.train.evaluate import evaluate
     from mlaas4hep.train.run import train
 
     tell.step(f"Train {config.model.name}: {words}")
     bars = Bars(show=progress)
     try:
         result = train(config, output=path, progress=bars)
+        tell(f"AUC {result.metrics['auc']:.4f} +- {result.metrics['auc_err']:.4f} on the validation part")
+        tell.step(f"Evaluate {config.model.name}: open its test part")
+        evaluated = evaluate(path, progress=bars)
     finally:
         bars.close()
-    test = result.metrics["parts"]["test"]
-    tell(f"AUC {test['auc']:.4f} +- {test['auc_err']:.4f} on {test['events']:,} events of the test part")
-    return result
+    tell(_judged(evaluated))
+    return evaluated, result.bundle
+
+
+def _judged(run: EvaluatedRun) -> str:
+    from mlaas4hep.cli.evaluate import describe
+
+    return "\n".join(describe(run))
 
 
 def _serve_and_compare(bundle: Bundle, config: Config, tell: Tell) -> tuple[float, int]:
@@ -220,19 +233,20 @@ def _server(path: Path) -> Iterator[str]:
         process.communicate(timeout=_START_S)
 
 
-def _summary(network: RunResult, trees: RunResult, reference: float, folder: Path) -> str:
+def _summary(network: EvaluatedRun, trees: EvaluatedRun, reference: float, bundle: Bundle, compared: Path) -> str:
     rows = [
-        ("network (mlp)", network.metrics["auc"]),
-        ("boosted trees (bdt)", trees.metrics["auc"]),
+        ("network (mlp)", network.evaluation.auc),
+        ("boosted trees (bdt)", trees.evaluation.auc),
         ("scikit-learn's default boosting", reference),
     ]
     table = "\n".join(f"  {name:<34}AUC {value:.4f}" for name, value in rows)
     return "\n".join(
         [
-            f"{table}   (each +- about {network.metrics['auc_err']:.4f})",
+            f"{table}   (each +- about {network.evaluation.auc_err:.4f})",
             f"Page:     {network.report.absolute()}",
-            f"Bundle:   {network.bundle.path.parent}",
-            f"Serve it: mlaas4hep serve {network.bundle.path.parent}",
-            f"Runs:     {folder}",
+            f"Compared: {compared.absolute()}",
+            f"Bundle:   {bundle.path.parent}",
+            f"Serve it: mlaas4hep serve {bundle.path.parent}",
+            f"Runs:     {network.path.parent}",
         ]
     )

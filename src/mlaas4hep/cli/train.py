@@ -1,4 +1,4 @@
-"""``mlaas4hep train``: from a config to a judged model."""
+"""``mlaas4hep train``: from a config to a model, with its test part still closed."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    from mlaas4hep.train.evaluate import EvaluatedRun
     from mlaas4hep.train.run import RunResult
 
 
@@ -18,6 +19,8 @@ Examples:
   mlaas4hep train config.yaml -o runs/wide --set model.hidden='[256, 128]'
   mlaas4hep train config.yaml --set model=bdt --seed 1
   mlaas4hep train config.yaml --max-events 20000            # a quick look
+  mlaas4hep train config.yaml --resume                      # goes on after Ctrl-C, a crash or the end of a job
+  mlaas4hep train config.yaml --evaluate                    # and open the test part right after
   mlaas4hep train config.yaml --json | tail -1              # one line of figures for scripts
 
 \b
@@ -44,6 +47,9 @@ A first one is drafted by: mlaas4hep inspect FILES --draft
 )
 @click.option("--max-events", type=click.IntRange(1), help="Entries to read in all, shared among the samples.")
 @click.option("-j", "--threads", type=click.IntRange(0), help="Threads that read ahead; changes speed only.")
+@click.option("--resume", is_flag=True, help="Go on with a run that was interrupted; same config, same -o.")
+@click.option("--restart", is_flag=True, help="Begin anew where a run was interrupted, and forget what it learned.")
+@click.option("--evaluate", "and_evaluate", is_flag=True, help="End with 'mlaas4hep evaluate' of the run.")
 @click.option("--json", "as_json", is_flag=True, help="End with one JSON line of figures on standard output.")
 @click.option("--progress/--no-progress", default=None, help="Draw bars.  [default: on a terminal]")
 def command(
@@ -53,20 +59,29 @@ def command(
     overrides: tuple[str, ...],
     max_events: int | None,
     threads: int | None,
+    resume: bool,
+    restart: bool,
+    and_evaluate: bool,
     as_json: bool,
     progress: bool | None,
 ) -> None:
-    """Train the model of CONFIG, judge it on events it never saw, and write a run directory.
+    """Train the model of CONFIG and write a run directory. Its test part stays closed.
 
     \b
-      RUN/report.html           the page of the run
-      RUN/metrics.json          its figures; history.csv, loss.png and roc.png beside it
+      RUN/report.html           the page of the run; its pictures are in RUN/pictures
+      RUN/metrics.json          its figures, of the training and the validation part; history.csv: loss by epoch
       RUN/model/NAME            the bundle: serve it with  mlaas4hep serve RUN/model/NAME
+
+    Then 'mlaas4hep evaluate RUN' opens the test part, once, and the page grows by it.
     """
+    from mlaas4hep.cli.evaluate import evaluate_run
     from mlaas4hep.cli.progress import Bars
     from mlaas4hep.config import read_config
+    from mlaas4hep.train.interrupt import Interrupted
     from mlaas4hep.train.run import train
 
+    if resume and restart:
+        raise click.UsageError("--resume goes on, --restart begins anew: give one of them")
     bars = Bars(show=progress)
     try:
         result = train(
@@ -76,21 +91,27 @@ def command(
             max_events=max_events,
             threads=threads,
             progress=bars,
+            unfinished="resume" if resume else "restart" if restart else "refuse",
         )
+        evaluated = evaluate_run(result.path, bars, threads=threads) if and_evaluate else None
+    except Interrupted as error:
+        bars.close()
+        click.echo(str(error), err=True)
+        raise click.exceptions.Exit(128 + error.number) from error
     finally:
         bars.close()
-    click.echo(_as_json(result) if as_json else _as_text(result))
+    click.echo(_as_json(result, evaluated) if as_json else _as_text(result, evaluated))
 
 
 def figures(result: RunResult) -> dict[str, Any]:
-    """What a script wants to know of a run."""
+    """What a script wants to know of a run; ``auc`` is that of ``auc_part``."""
     metrics = result.metrics
-    test = metrics["parts"].get("test") or {}
     return {
         "auc": metrics["auc"],
         "auc_err": metrics["auc_err"],
-        "events": sum(part["events"] for part in metrics["parts"].values()),
-        "events_test": test.get("events", 0),
+        "auc_part": metrics["auc_part"],
+        "events": sum(metrics["events"].values()),
+        "events_test": metrics["events"]["test"],
         "run": str(result.path.absolute()),
         "bundle": str(result.bundle.path.absolute()),
         "report": str(result.report.absolute()),
@@ -100,19 +121,26 @@ def figures(result: RunResult) -> dict[str, Any]:
     }
 
 
-def _as_json(result: RunResult) -> str:
+def _as_json(result: RunResult, evaluated: EvaluatedRun | None) -> str:
     import json
 
-    return json.dumps(figures(result))
+    from mlaas4hep.cli import evaluate
+
+    return json.dumps(figures(result) | (evaluate.figures(evaluated) if evaluated else {}))
 
 
-def _as_text(result: RunResult) -> str:
+def _as_text(result: RunResult, evaluated: EvaluatedRun | None) -> str:
+    from mlaas4hep.cli.evaluate import describe, describe_parts
+
     metrics = result.metrics
     kept = f"{metrics['epoch_unit']} {metrics['best_epoch']} of {metrics['epochs']} kept"
     lines = [f"{metrics['model']}: {kept}, {metrics['seconds']['total']:.1f} s"]
-    for name, part in metrics["parts"].items():
-        area = f"AUC {part['auc']:.4f} +- {part['auc_err']:.4f}" if part["auc"] is not None else part["reason"]
-        loss = f", loss {part['loss']:.4f}" if part["loss"] is not None else ""
-        lines.append(f"  {name:<11}{part['events']:>10,} events  {area}{loss}")
+    if evaluated is not None:
+        lines += describe(evaluated)
+    else:
+        lines += describe_parts(metrics["parts"])
+        lines.append(
+            f"  {'test':<11}{metrics['events']['test']:>10,} events  not opened: mlaas4hep evaluate {result.path}"
+        )
     lines += [f"Run:    {result.path}", f"Bundle: {result.bundle.path}", f"Page:   {result.report}"]
     return "\n".join([*lines, f"Serve it: mlaas4hep serve {result.bundle.path.parent}"])

@@ -38,6 +38,11 @@ class EpochRecord(msgspec.Struct, frozen=True):
     events: int = 0
     seconds: float = 0.0
 
+    @property
+    def watched(self) -> float:
+        """The loss that says which epoch is best."""
+        return self.train_loss if self.validation_loss is None else self.validation_loss
+
 
 class History(msgspec.Struct, frozen=True):
     """All epochs, and which of them was kept.

@@ -32,6 +32,7 @@ def to_yaml(config: Config) -> str:
         "split": msgspec.to_builtins(features.split),
         "variations": msgspec.to_builtins(features.variations),
         "observers": list(features.observers),
+        "missing": list(features.missing_values),
         "model": _model(config),
         "training": msgspec.to_builtins(config.training),
     }

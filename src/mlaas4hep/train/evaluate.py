@@ -1,172 +1,169 @@
-"""The judgement of a run: figures of every part by the graph that will be served, with physics weights.
+"""``mlaas4hep evaluate``: the test part of a run is opened once, and what was found is kept in the run.
 
-The test part is streamed once, after everything is decided. Invariant: a figure that cannot be given is null, with the
-reason beside it.
+::
+
+    RUN/scores.npz        scores, labels and physics weights of all parts: a second evaluation reads these
+    RUN/evaluation.json   every figure
+    RUN/report.html       the page, with the pictures in RUN/pictures
+
+The graph is that of the bundle, the config the one the run was trained with. Invariant: events, selection, split and
+weights are those of the training, counted and compared sample by sample, or nothing is written.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import json
 from dataclasses import dataclass
-from itertools import islice
+from pathlib import Path
 from typing import Any
 
-import msgspec
-import numpy as np
-from numpy.typing import NDArray
-
-from mlaas4hep.data.dataset import Batch
-from mlaas4hep.data.weights import training_factors
-from mlaas4hep.errors import DataError
-from mlaas4hep.spec.contract import ModelSpec
-from mlaas4hep.train.callbacks import Progress
-from mlaas4hep.train.loop import Judged, judge
-from mlaas4hep.train.metrics import Auc, Roc, class_sums, mean_auc, roc_curve, weighted_auc
-
-Score = Callable[[dict[str, NDArray[np.float32]]], NDArray[np.float32]]
-# Scores of a part are held in memory, 20 bytes an event; so many are enough for the fourth digit of an area.
-MAX_TRAIN_EVENTS = 1_000_000
+from mlaas4hep.bundle import Bundle, load_bundle
+from mlaas4hep.config import Config, read_config
+from mlaas4hep.errors import UserError
+from mlaas4hep.train.callbacks import Progress, Silent
+from mlaas4hep.train.draw import write_evaluation
+from mlaas4hep.train.evaluation import Evaluation, Settings, evaluation_of
+from mlaas4hep.train.kept import SCORES_FILE, Kept, read_kept, write_kept
+from mlaas4hep.train.loop import Judged
+from mlaas4hep.train.scoring import score_parts
 
 
-class ClassFigures(msgspec.Struct, frozen=True):
-    """Events of one class in one part, the sum of their physics weights, and the area against the rest."""
-
-    events: int
-    sum_weights: float
-    auc: float | None = None
-    auc_err: float | None = None
-
-
-class PartFigures(msgspec.Struct, frozen=True):
-    """Figures of one part.
+@dataclass(frozen=True, slots=True, eq=False)
+class EvaluatedRun:
+    """A run with its figures.
 
     Parameters
     ----------
-    events, negative
-        Events judged, and those of negative weight.
-    auc, auc_err
-        Weighted by physics weights; of several classes the mean of one against the rest.
-    loss
-        Cross-entropy, weighted as in training.
-    classes
-        By class.
-    reason
-        Why a figure is null.
+    path
+        The run directory.
+    metrics
+        What training wrote.
+    evaluation
+        All figures.
+    test
+        Scores of the test part; None where it is empty.
+    opened
+        Whether the test part was opened now; False where its scores had been kept.
     """
 
-    events: int
-    negative: int
-    auc: float | None
-    auc_err: float | None
-    loss: float | None
-    classes: dict[str, ClassFigures]
-    reason: str | None = None
+    path: Path
+    metrics: dict[str, Any]
+    evaluation: Evaluation
+    test: Judged | None
+    opened: bool
+
+    @property
+    def report(self) -> Path:
+        """The page of the run."""
+        return self.path / "report.html"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Curve:
-    """A ROC curve with its area, of one class against the rest; ``part`` and ``name`` say of what."""
+class _Run:
+    """What training left behind."""
 
-    part: str
-    name: str
-    roc: Roc
-    auc: Auc
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Evaluation:
-    """Figures by part, and curves of those that have them."""
-
-    parts: dict[str, PartFigures]
-    curves: tuple[Curve, ...]
+    path: Path
+    metrics: dict[str, Any]
+    config: Config
+    bundle: Bundle
 
 
 def evaluate(
-    score: Score, spec: ModelSpec, streams: Mapping[str, tuple[Iterable[Batch], int]], *, progress: Progress
-) -> Evaluation:
-    """Judge a model on parts of the data.
+    run: str | Path,
+    *,
+    settings: Settings | None = None,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> EvaluatedRun:
+    """Open the test part of a run, or read what was kept of it, and write figures, pictures and page into the run.
 
     Parameters
     ----------
-    score
-        Raw input groups to scores [n, C].
-    spec
-        The contract: classes, statistics for the training weights.
-    streams
-        By part: its batches with physics weights, and its number of events. Of the training part at most
-        `MAX_TRAIN_EVENTS` are judged.
+    run
+        The directory that `mlaas4hep.train.run.train` wrote.
+    settings
+        Of the significance and the bootstrap.
+    threads
+        That read ahead; changes speed only.
     progress
-        Told event by event.
+        Told how far it is.
+
+    Raises
+    ------
+    UserError
+        No run, one that was changed since it was trained, or files that hold other events now.
     """
-    parts: dict[str, PartFigures] = {}
-    curves: list[Curve] = []
-    for part, (batches, events) in streams.items():
-        progress.start(f"judging the {part} part", total=events)
-        judged = judge(score, _some(batches) if part == "train" else batches, update=progress.update)
-        progress.close()
-        parts[part], own = _figures(part, judged, spec)
-        curves.extend(own)
-    return Evaluation(parts, tuple(curves))
+    opened = _read_run(Path(run))
+    told = progress or Silent()
+    spec = opened.bundle.spec
+    kept, first = _kept(opened, threads, told)
+    told.start("computing figures and pictures", unit="steps")
+    evaluation, curves = evaluation_of(
+        kept,
+        spec,
+        sample_classes={name: opened.config.label_of(name) for name in _samples(opened.config)},
+        settings=settings or Settings(),
+        lumi_fb=_luminosity(opened.config),
+        model_sha256=opened.bundle.model_sha256,
+    )
+    write_evaluation(opened.path, evaluation, kept, curves, spec.classes)
+    told.close()
+    test = kept.parts.get("test")
+    return EvaluatedRun(opened.path, opened.metrics, evaluation, test.judged if test else None, first)
 
 
-def _some(batches: Iterable[Batch]) -> Iterable[Batch]:
-    taken = 0
-    for batch in batches:
-        yield batch
-        taken += len(batch)
-        if taken >= MAX_TRAIN_EVENTS:
-            return
+def _kept(run: _Run, threads: int | None, progress: Progress) -> tuple[Kept, bool]:
+    """Scores of the events, and whether they were opened for it."""
+    path, sha256 = run.path / SCORES_FILE, run.bundle.model_sha256
+    if path.exists():
+        progress.note(f"{run.path}: the test part was opened before; all is made from what {SCORES_FILE} keeps of it")
+        return read_kept(path, model_sha256=sha256, groups=run.bundle.spec.features.inputs), False
+    kept = score_parts(
+        run.config,
+        run.bundle,
+        missing=run.metrics["missing_inputs"],
+        max_events=run.metrics["max_events"],
+        threads=threads,
+        progress=progress,
+    )
+    write_kept(kept, path, model_sha256=sha256)
+    return kept, True
 
 
-def _figures(part: str, judged: Judged, spec: ModelSpec) -> tuple[PartFigures, list[Curve]]:
-    sums = class_sums(judged.labels, judged.weights, len(spec.classes))
-    classes = {name: ClassFigures(*one) for name, one in zip(spec.classes, sums, strict=True)}
-    negative = int((judged.weights < 0).sum())
+def _read_run(path: Path) -> _Run:
+    needed = [path / name for name in ("metrics.json", "config.yaml", "model")]
+    missing = [one.name for one in needed if not one.exists()]
+    if missing:
+        held = ", ".join(sorted(one.name for one in path.iterdir())[:12]) if path.is_dir() else "nothing: is not there"
+        raise UserError(
+            f"{path}: is no run directory: lacks {', '.join(missing)}; it holds {held or 'nothing'}. A run is what "
+            "'mlaas4hep train CONFIG' writes"
+        )
+    metrics = _read_metrics(needed[0])
+    config = read_config(needed[1])
+    bundle = load_bundle(path / "model" / config.name)
+    if config.features != bundle.spec.features:
+        raise UserError(f"{needed[1]}: declares other events or inputs than the model was trained with")
+    return _Run(path, metrics, config, bundle)
+
+
+def _read_metrics(path: Path) -> dict[str, Any]:
     try:
-        curves = _curves(part, judged, spec)
-        area = _area(judged, curves)
-        loss = Judged(judged.scores, judged.labels, _training_weights(judged, spec)).loss()
-    except DataError as error:
-        return PartFigures(len(judged.labels), negative, None, None, None, classes, str(error)), []
-    for curve in curves:
-        classes[curve.name] = msgspec.structs.replace(classes[curve.name], auc=curve.auc.value, auc_err=curve.auc.error)
-    return PartFigures(len(judged.labels), negative, area.value, area.error, loss, classes), curves
+        metrics = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path}: is damaged: {error}") from error
+    lacking = [name for name in ("missing_inputs", "max_events") if name not in metrics]
+    if lacking:
+        raise UserError(f"{path}: lacks {', '.join(lacking)}; the run was written by another version of this program")
+    found: dict[str, Any] = metrics
+    return found
 
 
-def _curves(part: str, judged: Judged, spec: ModelSpec) -> list[Curve]:
-    curves = []
-    for column, name in enumerate(spec.score_names):
-        scores, own = judged.scores[:, column], judged.labels == spec.classes.index(name)
-        roc = roc_curve(scores, own, judged.weights)
-        curves.append(Curve(part, name, roc, weighted_auc(scores, own, judged.weights)))
-    return curves
+def _samples(config: Config) -> list[str]:
+    return [name for name, sample in config.samples.items() if sample.kind == "mc"]
 
 
-def _area(judged: Judged, curves: list[Curve]) -> Auc:
-    return curves[0].auc if len(curves) == 1 else mean_auc(judged.scores, judged.labels, judged.weights)
-
-
-def _training_weights(judged: Judged, spec: ModelSpec) -> NDArray[np.float64]:
-    sums = {name: spec.statistics.classes[name] for name in spec.classes}
-    factors = training_factors(spec.features.weights.training, sums)
-    return np.ones(len(judged.labels)) if factors is None else judged.weights * factors[judged.labels]
-
-
-def first_rows(batches: Iterable[Batch], number: int) -> dict[str, NDArray[np.float32]]:
-    """Raw input groups of the first events of a stream, for the parity gate."""
-    taken: list[Batch] = []
-    rows = 0
-    for batch in islice(batches, number):
-        taken.append(batch)
-        rows += len(batch)
-        if rows >= number:
-            break
-    if not taken:
-        raise DataError("the training part is empty: no rows for the parity gate")
-    return {name: np.concatenate([one.inputs[name] for one in taken])[:number] for name in taken[0].inputs}
-
-
-def plain(evaluation: Evaluation) -> dict[str, Any]:
-    """Figures by part as plain values for JSON."""
-    figures: dict[str, Any] = msgspec.to_builtins(evaluation.parts)
-    return figures
+def _luminosity(config: Config) -> float | None:
+    """Of the eras that samples with a cross-section belong to, together; None where no sample has one."""
+    used = {config.samples[name].era for name in _samples(config) if config.samples[name].xsec_pb is not None}
+    return sum(config.eras[era].lumi_fb if era is not None else 1.0 for era in used) if used else None

@@ -7,19 +7,20 @@ lowest validation loss, and the history says which that is.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mlaas4hep.backends.protocol import Arrays, InMemoryLearner, Round, Scores, StreamingLearner
+from mlaas4hep.backends.protocol import InMemoryLearner, Round, Scores, StreamingLearner
 from mlaas4hep.data.dataset import Batch
 from mlaas4hep.errors import DataError, ModelError
 from mlaas4hep.train.callbacks import EarlyStopping, EpochRecord, History, Progress, describe
 from mlaas4hep.train.memory import collect, require_memory
 from mlaas4hep.train.metrics import log_loss, mean_auc, weighted_auc
+from mlaas4hep.train.standing import Keeper, Standing, Tally
 
 Score = Callable[[dict[str, NDArray[np.float32]]], Scores]
 
@@ -29,6 +30,17 @@ class Stream(Protocol):
 
     def epoch(self, number: int) -> Iterable[Batch]:
         """The batches of one pass."""
+
+
+@runtime_checkable
+class Positioned(Protocol):
+    """Batches that can be left and taken up at the same place."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where it stands, in plain values."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +101,8 @@ def learn_streaming(
     epochs: int,
     patience: int,
     progress: Progress,
+    keeper: Keeper | None = None,
+    standing: Standing | None = None,
 ) -> History:
     """Epochs over a stream until the validation loss rises, or there are enough.
 
@@ -104,48 +118,90 @@ def learn_streaming(
         Epochs without a better validation loss before it stops.
     progress
         Told event by event.
+    keeper
+        Visited after each batch; the train stream's batches are then `Positioned`.
+    standing
+        Where a training stood that goes on here, and that the learner was brought to. None begins.
 
     Raises
     ------
     ModelError
         The loss is no longer a number.
+    Interrupted
+        By a signal, from the keeper.
     """
+    standing = standing or Standing()
     watch = EarlyStopping(patience=patience)
-    records: list[EpochRecord] = []
-    best: Arrays | None = None
-    for epoch in range(1, epochs + 1):
-        started = time.perf_counter()
-        progress.start(f"epoch {epoch}/{epochs}", total=train.events)
-        loss, events = _one_epoch(learner, train.stream.epoch(epoch - 1), progress)
-        judged = judge(learner.predict, validation.stream.epoch(0)) if validation else None
+    for record in standing.records:
+        watch.improved(record.watched)
+    while len(standing.records) < epochs and not (validation and watch.stop):
+        progress.start(f"epoch {len(standing.records) + 1}/{epochs}", total=train.events)
+        record = _one_epoch(learner, train, validation, standing, progress, keeper)
         progress.close()
-        record = _record(epoch, loss, events, judged, time.perf_counter() - started)
-        records.append(record)
-        progress.note(describe(records))
-        if watch.improved(loss if record.validation_loss is None else record.validation_loss):
-            best = learner.state() if validation else None
-        elif validation and watch.stop:
-            break
-    if best is None:
-        return History(tuple(records), len(records))
-    learner.restore(best)
-    return History(tuple(records), watch.best_epoch)
+        standing.records.append(record)
+        standing.tally = Tally()
+        progress.note(describe(standing.records))
+        if watch.improved(record.watched) and validation:
+            standing.best = learner.state()
+        if keeper is not None:
+            keeper.visit(lambda: standing)
+    records = tuple(standing.records)
+    if standing.best is None:
+        return History(records, len(records))
+    learner.restore(standing.best)
+    return History(records, watch.best_epoch)
 
 
-def _one_epoch(learner: StreamingLearner, batches: Iterable[Batch], progress: Progress) -> tuple[float, int]:
-    """Mean loss, and events."""
-    total = sum_weights = 0.0
-    events = 0
+def _one_epoch(
+    learner: StreamingLearner,
+    train: Part,
+    validation: Part | None,
+    standing: Standing,
+    progress: Progress,
+    keeper: Keeper | None,
+) -> EpochRecord:
+    """What is left of an epoch, and its validation."""
+    tally, number = standing.tally, len(standing.records)
+    batches = train.stream.epoch(number)
+    if tally.position is not None:
+        _positioned(batches).load_state_dict(tally.position)
+        progress.update(tally.events)
+    started = time.perf_counter() - tally.seconds
+
+    def place() -> Standing:
+        tally.seconds = time.perf_counter() - started
+        tally.position = _positioned(batches).state_dict()
+        return standing
+
+    def visit(_: int) -> None:
+        if keeper is not None:
+            keeper.visit(place)
+
     for batch in batches:
-        loss = learner.learn(batch.inputs, batch.labels, batch.weights)
-        share = float(np.abs(batch.weights).sum())
-        total += loss * share
-        sum_weights += share
-        events += len(batch.labels)
+        _learn_batch(learner, batch, tally)
         progress.update(len(batch.labels))
-    if not sum_weights > 0:
-        raise DataError(f"the weights of {events} training events sum to {sum_weights:g}: nothing to learn from")
-    return total / sum_weights, events
+        visit(len(batch.labels))
+    if not tally.sum_weights > 0:
+        raise DataError(
+            f"the weights of {tally.events} training events sum to {tally.sum_weights:g}: nothing to learn from"
+        )
+    judged = judge(learner.predict, validation.stream.epoch(0), update=visit) if validation else None
+    loss = tally.total_loss / tally.sum_weights
+    return _record(number + 1, loss, tally.events, judged, time.perf_counter() - started)
+
+
+def _learn_batch(learner: StreamingLearner, batch: Batch, tally: Tally) -> None:
+    loss = learner.learn(batch.inputs, batch.labels, batch.weights)
+    share = float(np.abs(batch.weights).sum())
+    tally.total_loss += float(loss) * share
+    tally.sum_weights += share
+    tally.events += len(batch.labels)
+
+
+def _positioned(batches: Iterable[Batch]) -> Positioned:
+    if not isinstance(batches, Positioned):
+        raise ModelError(f"a {type(batches).__name__} does not know its place: a training on it cannot be kept")
+    return batches
 
 
 def _record(epoch: int, loss: float, events: int, judged: Judged | None, seconds: float) -> EpochRecord:
@@ -199,12 +255,13 @@ def learn_in_memory(
     progress.start(f"learning {title} from {len(table):,} events", unit="rounds")
     rounds = learner.fit(table, check, patience=patience)
     progress.close()
-    history = _rounds(rounds, len(table), time.perf_counter() - started)
+    history = rounds_history(rounds, len(table), time.perf_counter() - started)
     progress.note(describe(history.records[: history.best_epoch], unit=history.unit))
     return history
 
 
-def _rounds(rounds: Iterable[Round], events: int, seconds: float) -> History:
+def rounds_history(rounds: Iterable[Round], events: int, seconds: float) -> History:
+    """The record of a model that learned in rounds; the best of them is kept."""
     done = list(rounds)
     records = tuple(
         EpochRecord(number, one.train_loss, one.validation_loss, None, events, seconds / len(done))

@@ -8,7 +8,7 @@ Negative weights are taken as they are, as measures with a sign: curves may then
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,9 +98,81 @@ def mean_auc(scores: NDArray[Any], labels: NDArray[np.int64], weights: ArrayLike
     -------
     The mean area; its uncertainty takes into account that the same events stand in all areas.
     """
-    parts = [_auc_influence(*_arrays(scores[:, label], labels == label, weights)) for label in range(scores.shape[1])]
-    influence = np.mean([influence for _, influence in parts], axis=0)
-    return Auc(float(np.mean([value for value, _ in parts])), float(np.sqrt(np.sum(influence**2))))
+    value, influence = area_influence(scores, labels, range(scores.shape[1]), weights)
+    return Auc(value, float(np.sqrt(np.sum(influence**2))))
+
+
+def area_influence(
+    scores: NDArray[Any], labels: NDArray[np.int64], positives: Iterable[int], weights: ArrayLike | None = None
+) -> tuple[float, Floats]:
+    """The area, and by how much each event pulls it: two models are compared event by event with it.
+
+    Parameters
+    ----------
+    scores
+        [N, C].
+    labels
+        int64 [N].
+    positives
+        Label of the class that each column is the score of; of several columns the mean area is taken.
+    weights
+        [N]; 1 where None.
+
+    Returns
+    -------
+    The area and the pulls [N], whose squares add up to its variance.
+    """
+    parts = [
+        _auc_influence(*_arrays(scores[:, column], labels == label, weights)) for column, label in enumerate(positives)
+    ]
+    return float(np.mean([value for value, _ in parts])), np.mean([influence for _, influence in parts], axis=0)
+
+
+def bootstrap_areas(
+    scores: NDArray[Any],
+    labels: NDArray[np.int64],
+    positives: Sequence[int],
+    weights: Floats,
+    *,
+    replicas: int,
+    seed: int,
+) -> Floats:
+    """Areas of each class against the rest in replicas of the sample, float64 [R, C].
+
+    In each replica every event counts a Poisson number of times with mean 1, the same number in all columns; their
+    standard deviation is the uncertainty of an area (G. Bohm and G. Zech, Nucl. Instrum. Meth. A 691, 2012: of weighted
+    events it is the compound Poisson distribution, so right for signed weights too). NaN where a replica left a class
+    without weight.
+
+    Parameters
+    ----------
+    scores, labels, positives
+        As for `area_influence`.
+    weights
+        [N].
+    replicas
+        R.
+    seed
+        Of the numbers drawn.
+    """
+    ranked = []
+    for column, label in enumerate(positives):
+        values, is_signal, _ = _arrays(scores[:, column], labels == label, weights)
+        distinct, place = np.unique(values, return_inverse=True)
+        ranked.append((is_signal, place, len(distinct)))
+    random = np.random.default_rng(seed)
+    areas = np.empty((replicas, len(ranked)))
+    for replica in range(replicas):
+        share = weights * random.poisson(1.0, len(weights))
+        areas[replica] = [_area(*one, share) for one in ranked]
+    return areas
+
+
+def _area(is_signal: NDArray[np.bool_], place: NDArray[np.int64], size: int, weights: Floats) -> float:
+    signal = np.bincount(place, np.where(is_signal, weights, 0.0), minlength=size)
+    background = np.bincount(place, np.where(is_signal, 0.0, weights), minlength=size)
+    total = signal.sum() * background.sum()
+    return float(np.sum(signal * (np.cumsum(background) - 0.5 * background)) / total) if total else float("nan")
 
 
 def roc_curve(scores: ArrayLike, is_signal: ArrayLike, weights: ArrayLike | None = None, *, points: int = 2000) -> Roc:

@@ -9,18 +9,18 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from mlaas4hep.config import Config
 from mlaas4hep.errors import UserError
-from mlaas4hep.report.page import write_page
+from mlaas4hep.report.page import METRICS_FILE, PICTURE_FOLDER, write_page
 from mlaas4hep.report.plots import LossCurve, RocCurve, draw_loss, draw_roc
 from mlaas4hep.train.callbacks import History
 from mlaas4hep.train.document import to_yaml
-from mlaas4hep.train.evaluate import Curve, Evaluation
+from mlaas4hep.train.figures import Curve
 
 REPORT_FOLDER = "report"
 
@@ -57,29 +57,38 @@ def draft_folder(target: Path) -> Iterator[Path]:
         raise
 
 
-def write_report(draft: Path, metrics: dict[str, Any], history: History, evaluation: Evaluation) -> None:
+def write_report(draft: Path, metrics: dict[str, Any], history: History, curves: Sequence[Curve]) -> None:
     """What goes into the run and, as a copy, into the bundle."""
     folder = draft / REPORT_FOLDER
-    folder.mkdir()
-    (folder / "metrics.json").write_text(_json(metrics), encoding="utf-8")
+    pictures = folder / PICTURE_FOLDER
+    pictures.mkdir(parents=True)
+    (folder / METRICS_FILE).write_text(to_json(metrics), encoding="utf-8")
     (folder / "history.csv").write_text(history.to_csv(), encoding="utf-8")
     losses = [LossCurve("training", [record.train_loss for record in history.records])]
     after = [record.validation_loss for record in history.records if record.validation_loss is not None]
     if after:
         losses.append(LossCurve("validation", after))
-    draw_loss(losses, folder / "loss.png", best_epoch=history.best_epoch)
-    curves = list(_shown(evaluation.curves, metrics["classes"]))
-    if curves:
-        draw_roc(curves, folder / "roc.png")
+    draw_loss(losses, pictures / "loss.png", best_epoch=history.best_epoch, unit=history.unit)
+    shown = roc_curves(curves, metrics["classes"], part="validation")
+    if shown:
+        draw_roc(shown, pictures / "roc.png", several=len(metrics["classes"]) > 2)
     write_page(folder)
 
 
-def _shown(curves: Iterable[Curve], classes: Sequence[str]) -> Iterator[RocCurve]:
-    """Of two classes the test part beside the training part, of several each class of the test part."""
+def roc_curves(
+    curves: Iterable[Curve], classes: Sequence[str], *, part: str, errors: Mapping[str, float] | None = None
+) -> list[RocCurve]:
+    """Of two classes a held-out part beside the training part, of several each class of the held-out part.
+
+    ``errors`` are uncertainties of the held-out areas by class, instead of those of the curves.
+    """
+    shown = []
     for curve in curves:
-        name = f"{curve.name}, {curve.part}" if len(classes) > 2 else curve.part
-        if curve.part == "test" or (curve.part == "train" and len(classes) == 2):
-            yield RocCurve(name, curve.roc.signal, curve.roc.background, curve.auc.value, curve.auc.error)
+        name = curve.name if len(classes) > 2 else curve.part
+        if curve.part == part or (curve.part == "train" and len(classes) == 2):
+            error = (errors or {}).get(curve.name, curve.auc.error) if curve.part == part else curve.auc.error
+            shown.append(RocCurve(name, curve.roc.signal, curve.roc.background, curve.auc.value, error))
+    return shown
 
 
 def write_run(draft: Path, config: Config, metrics: dict[str, Any]) -> None:
@@ -87,10 +96,11 @@ def write_run(draft: Path, config: Config, metrics: dict[str, Any]) -> None:
     for file in (draft / REPORT_FOLDER).iterdir():
         file.rename(draft / file.name)
     (draft / REPORT_FOLDER).rmdir()
-    (draft / "metrics.json").write_text(_json(metrics), encoding="utf-8")
+    (draft / METRICS_FILE).write_text(to_json(metrics), encoding="utf-8")
     write_page(draft)
     (draft / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
 
 
-def _json(value: dict[str, Any]) -> str:
+def to_json(value: dict[str, Any]) -> str:
+    """Figures as text for people and programs; a figure that is not a number is a mistake of ours."""
     return json.dumps(value, indent=1, allow_nan=False) + "\n"

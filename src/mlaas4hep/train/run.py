@@ -1,12 +1,14 @@
-"""From a config to a run directory: files, scan, contract, learning, bundle, judgement, pictures.
+"""From a config to a run directory: files, scan, contract, learning, bundle, first figures and pictures.
 
 ::
 
     RUN/config.yaml    the config as it was used
-    RUN/metrics.json   every figure of the run
+    RUN/metrics.json   every figure of the training
     RUN/history.csv    loss by epoch
-    RUN/loss.png, roc.png, report.html
+    RUN/report.html    the page; its pictures are in RUN/pictures
     RUN/model/NAME/    the bundle: one version of a model repository
+
+The test part is left alone: `mlaas4hep.train.evaluate` opens it, once.
 
 Invariant: the directory appears when everything in it is written, or not at all; two runs of one config and one seed
 give the same contract and the same graph, hash by hash.
@@ -26,7 +28,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from mlaas4hep.backends.protocol import InMemoryLearner, Learner, StreamingLearner, Task
+from mlaas4hep.backends.protocol import Learner, StreamingLearner, Task
 from mlaas4hep.backends.registry import Choice, choose
 from mlaas4hep.backends.weights import refuse_negative
 from mlaas4hep.bundle import Bundle, load_bundle
@@ -34,9 +36,11 @@ from mlaas4hep.bundle.write import write_bundle
 from mlaas4hep.config import Config
 from mlaas4hep.data.catalogue import Catalogue
 from mlaas4hep.data.dataset import Batch, EventDataset, default_threads
-from mlaas4hep.data.scan import scan
+from mlaas4hep.data.reader import Counts
+from mlaas4hep.data.scan import scan_files
 from mlaas4hep.data.split import PARTS, Part
 from mlaas4hep.data.weights import require_classes
+from mlaas4hep.graph.core import Core
 from mlaas4hep.graph.merge import merge
 from mlaas4hep.graph.session import Session
 from mlaas4hep.spec.contract import ModelSpec
@@ -44,14 +48,18 @@ from mlaas4hep.spec.preprocess import Preprocessor
 from mlaas4hep.spec.statistics import Statistics
 from mlaas4hep.train import loop
 from mlaas4hep.train.callbacks import History, Progress, Silent
-from mlaas4hep.train.evaluate import Evaluation, evaluate, first_rows, plain
+from mlaas4hep.train.figures import Judgement, accounts, first_rows, held_out, judge_parts, plain
+from mlaas4hep.train.interrupt import Interrupt
+from mlaas4hep.train.learning import learn
+from mlaas4hep.train.lengths import collection_figures, notes
 from mlaas4hep.train.limit import limit_events
-from mlaas4hep.train.output import REPORT_FOLDER, draft_folder, free_path, write_report, write_run
+from mlaas4hep.train.output import REPORT_FOLDER, draft_folder, write_report, write_run
+from mlaas4hep.train.resume import Attempt, Unfinished, begin, data_facts, refuse_unable
 
 MODEL_FOLDER = "model"
 _EVALUATION_BATCH = 4096
 _PARITY_ROWS = 2048
-_PACKAGES = ("mlaas4hep", "numpy", "onnx", "onnxruntime", "scikit-learn", "torch", "uproot")
+_PACKAGES = ("mlaas4hep", "numpy", "onnx", "onnxruntime", "scikit-learn", "torch", "uproot", "xgboost", "xgboost-cpu")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -89,7 +97,9 @@ class _Plan:
     choice: Choice
     catalogue: Catalogue
     spec: ModelSpec
+    files: tuple[Counts, ...]
     threads: int
+    max_events: int | None
 
     @property
     def seed(self) -> int:
@@ -127,8 +137,9 @@ def train(
     max_events: int | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
+    unfinished: Unfinished = "refuse",
 ) -> RunResult:
-    """Train the model of a config and judge it on events it never saw.
+    """Train the model of a config; the test part stays closed.
 
     Parameters
     ----------
@@ -144,28 +155,47 @@ def train(
         That read ahead; changes speed only.
     progress
         Told how far it is.
+    unfinished
+        What to do with a run of this name that was interrupted: refuse, ``resume`` it (only with the same config, files
+        and statistics) or ``restart``. A run that is resumed ends with the weights of one that was not interrupted, as
+        far as the model declares it.
 
     Raises
     ------
     UserError
-        Whatever is wrong with the config, the files, the model or the directory; nothing is left behind.
+        Whatever is wrong with the config, the files, the model or the directory. Nothing is left behind, except a
+        checkpoint beside the run directory where one had been written by then.
     ParityError
-        The exported graph does not give the framework's scores; nothing is left behind.
+        The exported graph does not give the framework's scores; nothing else is left behind either.
+    Interrupted
+        A `KeyboardInterrupt`, by Ctrl-C or another signal, heard in the main thread only. A model that can be resumed
+        ends between two batches, and what it learned is kept.
     """
     started = time.perf_counter()
     told = progress or Silent()
-    target = free_path(output, config.name)
     if seed is not None:
         config = replace(config, training=replace(config.training, seed=seed))
-    plan = _prepare(config, max_events=max_events, threads=threads, progress=told)
-    learner, history = _learn(plan, told)
+    choice = choose(config.model, where=config.path)
+    if unfinished == "resume":
+        refuse_unable(choice)
+    attempt = begin(config, output=output, max_events=max_events, unfinished=unfinished, progress=told)
+    with Interrupt() as interrupt, attempt.kept(told):
+        plan = _prepare(config, choice, max_events=max_events, threads=threads, progress=told)
+        return _run(plan, attempt, interrupt, told, started)
+
+
+def _run(plan: _Plan, attempt: Attempt, interrupt: Interrupt, told: Progress, started: float) -> RunResult:
+    """Learn, judge, write."""
+    target, config = attempt.target, plan.config
+    learner, history = _learn(plan, attempt, interrupt, told)
     learned = time.perf_counter()
-    evaluation = _judge(plan, learner, told)
+    core = learner.export()
+    judgement = _judge(plan, core, told)
     with draft_folder(target) as draft:
         seconds = {"total": time.perf_counter() - started, "until_learned": learned - started}
-        metrics = _metrics(plan, evaluation, history, seconds)
-        write_report(draft, metrics, history, evaluation)
-        bundle = _write_bundle(draft, plan, learner)
+        metrics = _metrics(plan, core, judgement, history, seconds)
+        write_report(draft, metrics, history, judgement.curves)
+        bundle = _write_bundle(draft, plan, learner, core)
         metrics |= {"spec_sha256": bundle.spec_sha256, "model_sha256": bundle.model_sha256}
         metrics["seconds"]["total"] = round(time.perf_counter() - started, 3)
         write_run(draft, config, metrics)
@@ -173,20 +203,25 @@ def train(
     return RunResult(target, load_bundle(name), metrics, history)
 
 
-def _prepare(config: Config, *, max_events: int | None, threads: int | None, progress: Progress) -> _Plan:
-    choice = choose(config.model, where=config.path)
+def _prepare(
+    config: Config, choice: Choice, *, max_events: int | None, threads: int | None, progress: Progress
+) -> _Plan:
     for line in config.not_built():
         progress.note(line)
     catalogue = _open(config, max_events, progress)
     preprocessor = Preprocessor(config.features, catalogue.types)
     threads = default_threads() if threads is None else threads
     progress.start("scanning events", total=catalogue.num_entries)
-    statistics = scan(catalogue, preprocessor, threads=threads, progress=progress.update)
+    max_memory = config.training.max_memory_bytes
+    found = scan_files(catalogue, preprocessor, threads=threads, progress=progress.update, max_memory=max_memory)
+    statistics = found.statistics
     progress.close()
     require_classes(statistics.classes)
     progress.note(_account(catalogue, statistics))
+    for line in notes(collection_figures(statistics, config.features.inputs)):
+        progress.note(line)
     spec = ModelSpec.seal(config.name, preprocessor=preprocessor, statistics=statistics)
-    return _Plan(config, choice, catalogue, spec, threads)
+    return _Plan(config, choice, catalogue, spec, found.files, threads, max_events)
 
 
 def _open(config: Config, max_events: int | None, progress: Progress) -> Catalogue:
@@ -210,33 +245,37 @@ def _events_of(statistics: Statistics, part: Part) -> int:
     return sum(int(getattr(one, part)) for one in statistics.samples.values())
 
 
-def _learn(plan: _Plan, progress: Progress) -> tuple[Learner, History]:
+def _learn(plan: _Plan, attempt: Attempt, interrupt: Interrupt, progress: Progress) -> tuple[Learner, History]:
     learner = plan.choice.build(Task.of(plan.spec, seed=plan.seed))
     _refuse_negative(plan, learner)
-    settings = plan.config.training
     with ExitStack() as stack:
         streams = isinstance(learner, StreamingLearner)
         stream = stack.enter_context(plan.dataset("train", training=True, shuffle=streams))
-        train = loop.Part(stream, plan.events["train"])
         validation = None
         if plan.events["validation"]:
             check = stack.enter_context(plan.dataset("validation", training=True))
             validation = loop.Part(check, plan.events["validation"])
-        if isinstance(learner, StreamingLearner):
-            history = loop.learn_streaming(
-                learner, train, validation, epochs=settings.epochs, patience=settings.patience, progress=progress
-            )
-        else:
-            assert isinstance(learner, InMemoryLearner)
-            history = loop.learn_in_memory(
-                learner,
-                train,
-                validation,
-                patience=settings.patience,
-                max_memory=settings.max_memory_bytes,
-                title=plan.choice.title,
-                progress=progress,
-            )
+        attempt.require_same_data(data_facts(plan.choice, plan.catalogue, plan.spec, order=stream.fingerprint))
+        keeper, standing = attempt.take_up(
+            learner,
+            title=plan.choice.title,
+            packages=_versions(),
+            every_s=plan.config.training.checkpoint_s,
+            interrupt=interrupt,
+            progress=progress,
+        )
+        history = learn(
+            learner,
+            loop.Part(stream, plan.events["train"]),
+            validation,
+            settings=plan.config.training,
+            width=sum(group.width for group in plan.spec.scaling),
+            title=plan.choice.title,
+            keeper=keeper,
+            standing=standing,
+            interrupt=interrupt,
+            progress=progress,
+        )
     return learner, history
 
 
@@ -249,35 +288,40 @@ def _refuse_negative(plan: _Plan, learner: Learner) -> None:
     refuse_negative(plan.choice.title, negative=negative, events=sum(one.events for one in classes.values()))
 
 
-def _judge(plan: _Plan, learner: Learner, progress: Progress) -> Evaluation:
-    """By the graph that will be served, on every part that holds events."""
-    session = Session(merge(plan.spec, learner.export()))
+def _judge(plan: _Plan, core: Core, progress: Progress) -> Judgement:
+    """By the graph that will be served, on the parts that learning has seen."""
+    session = Session(merge(plan.spec, core))
     with ExitStack() as stack:
         streams: dict[str, tuple[Iterable[Batch], int]] = {}
         for part, events in plan.events.items():
-            if events:
+            if events and part != "test":
                 dataset = stack.enter_context(plan.dataset(part, training=False, shuffle=part == "train"))
                 streams[part] = (dataset, events)
-        return evaluate(session.run, plan.spec, streams, progress=progress)
+        return judge_parts(session.run, plan.spec, streams, progress=progress)
 
 
-def _metrics(plan: _Plan, evaluation: Evaluation, history: History, seconds: dict[str, float]) -> dict[str, Any]:
-    test = evaluation.parts.get("test")
+def _metrics(
+    plan: _Plan, core: Core, judgement: Judgement, history: History, seconds: dict[str, float]
+) -> dict[str, Any]:
     return {
         "name": plan.config.name,
         "model": plan.choice.title if plan.choice.file is None else Path(plan.choice.title).name,
-        "auc": test.auc if test else None,
-        "auc_err": test.auc_err if test else None,
+        **held_out(judgement),
         "classes": list(plan.spec.classes),
-        "parts": plain(evaluation),
+        "events": plan.events,
+        "parts": plain(judgement),
+        "missing_inputs": core.missing,
         "split_by": str(plan.catalogue.identity),
         "best_epoch": history.best_epoch,
         "epochs": len(history.records),
         "epoch_unit": history.unit,
         "seed": plan.seed,
+        "max_events": plan.max_events,
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
         "entries_read": plan.catalogue.num_entries,
         "samples": msgspec.to_builtins(plan.spec.statistics.samples),
+        "collections": msgspec.to_builtins(collection_figures(plan.spec.statistics, plan.spec.features.inputs)),
+        "files": accounts(plan.catalogue, plan.files),
         "versions": _versions(),
     }
 
@@ -292,14 +336,14 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _write_bundle(draft: Path, plan: _Plan, learner: Learner) -> Bundle:
+def _write_bundle(draft: Path, plan: _Plan, learner: Learner, core: Core) -> Bundle:
     with plan.dataset("train", training=False, shuffle=True) as dataset, dataset.epoch(0) as batches:
         rows = first_rows(batches, _PARITY_ROWS)
     spec = plan.spec.with_provenance(_provenance(plan))
     return write_bundle(
         draft / MODEL_FOLDER,
         spec=spec,
-        core=learner.export(),
+        core=core,
         reference=learner.predict,
         rows=rows,
         native=plan.choice.native(learner),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +38,7 @@ def test_json_ends_with_one_line_of_figures(config: Path, capsys: pytest.Capture
     printed, told = capsys.readouterr()
     figures = json.loads(printed)
     assert 0.7 < figures["auc"] < 1
+    assert figures["auc_part"] == "validation"
     assert figures["events"] == 1200
     assert Path(figures["report"]) == output / "report.html"
     assert Path(figures["bundle"]).is_dir()
@@ -49,6 +51,7 @@ def test_words_name_run_bundle_and_page(config: Path, capsys: pytest.CaptureFixt
     printed, told = capsys.readouterr()
     assert "bdt (backend sklearn): round" in printed
     assert "mlaas4hep serve" in printed
+    assert "not opened: mlaas4hep evaluate" in printed
     assert "%|" not in told
 
 
@@ -70,3 +73,24 @@ def test_a_mistake_is_one_message_and_status_two(
     assert words in told
     assert "Traceback" not in told
     assert not (config.parent / "run").exists()
+
+
+def test_train_and_evaluate_in_one_go_then_compare(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one, other = config.parent / "one", config.parent / "other"
+    assert run(["train", str(config), "-o", str(one), "--evaluate", "--no-progress"]) == 0
+    printed, _ = capsys.readouterr()
+    assert "test " in printed
+    assert "not opened" not in printed
+    assert "Kolmogorov-Smirnov" in printed
+    shutil.copytree(one, other)
+    assert run(["evaluate", str(one), str(other), "-o", str(config.parent / "both"), "--json"]) == 0
+    printed, told = capsys.readouterr()
+    figures = json.loads(printed)
+    assert [one["test_part_opened"] for one in figures["runs"]] == [False, False]
+    assert Path(figures["report"]) == config.parent / "both" / "report.html"
+    assert told.count("was opened before") == 2
+
+
+def test_the_folder_of_a_comparison_needs_runs_to_compare(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["evaluate", str(config.parent), "-o", str(config.parent / "page")]) == 2
+    assert "give several runs" in capsys.readouterr().err

@@ -15,7 +15,7 @@ tree: Events
 eras: {"2022": {lumi_fb: 8.0}}
 samples:
   ttH: {files: [a.root, "root://host//b/*.root"], era: "2022", label: signal, xsec_pb: 0.295, sum_of_weights: Runs/sumw}
-  tt: {files: tt/*.root, label: background, selection: "nGenTop == 2"}
+  tt: {files: tt/*.root, era: "2022", label: background, xsec_pb: 832.0, sum_of_weights: 1e6, selection: "nGenTop == 2"}
 preselection: "nJet >= 4"
 new_variables: {ht: "sum(Jet_pt)"}
 inputs:
@@ -23,6 +23,7 @@ inputs:
   jets: {vars: [Jet_pt, {name: Jet_eta, clip: [-5, 5]}], length: 6, sort: -Jet_pt}
 weights: {event: genWeight}
 split: {by: [run, event], test: 0.3, seed: 4}
+missing: [-999]
 model: {name: mlp, backend: torch, hidden: [64, 32], learning_rate: 1e-3}
 training: {epochs: 7, max_memory: 500 MB}
 """

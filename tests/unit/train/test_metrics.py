@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sklearn import metrics as reference
 
 from mlaas4hep.errors import DataError
-from mlaas4hep.train.metrics import log_loss, mean_auc, roc_curve, weighted_auc
+from mlaas4hep.train.metrics import area_influence, bootstrap_areas, log_loss, mean_auc, roc_curve, weighted_auc
 
 
 @st.composite
@@ -56,8 +56,28 @@ def test_the_uncertainty_is_that_of_a_bootstrap() -> None:
     labels = (random.random(1500) < 0.3).astype(int)
     scores = random.normal(labels * 1.2)
     weights = random.exponential(1.0, 1500) * np.where(random.random(1500) < 0.1, -1, 1)
-    areas = [weighted_auc(scores, labels == 1, weights * random.poisson(1.0, 1500)).value for _ in range(400)]
+    areas = bootstrap_areas(scores[:, None], labels, [1], weights, replicas=400, seed=5)
+    assert areas.shape == (400, 1)
     assert weighted_auc(scores, labels == 1, weights).error == pytest.approx(np.std(areas), rel=0.12)
+
+
+def test_a_replica_of_the_bootstrap_is_the_area_of_reweighted_events() -> None:
+    random = np.random.default_rng(11)
+    labels = random.integers(0, 3, 300)
+    scores, weights = np.round(random.dirichlet(np.ones(3), 300), 1), random.random(300)
+    areas = bootstrap_areas(scores, labels, range(3), weights, replicas=3, seed=4)
+    counts = np.random.default_rng(4).poisson(1.0, 300)
+    wanted = [weighted_auc(scores[:, label], labels == label, weights * counts).value for label in range(3)]
+    assert areas[0] == pytest.approx(wanted)
+
+
+def test_equal_models_differ_by_nothing() -> None:
+    random = np.random.default_rng(12)
+    labels = random.integers(0, 2, 200)
+    scores = random.normal(labels * 1.0)[:, None]
+    (one, pull), (other, other_pull) = (area_influence(shown, labels, [1]) for shown in (scores, 3 * scores))
+    assert one == other
+    assert np.sum((pull - other_pull) ** 2) == 0
 
 
 def test_the_uncertainty_of_equal_weights_is_delongs() -> None:

@@ -1,0 +1,213 @@
+"""Counting events: expected yields of each sample, and the significance of a cut on the score.
+
+Yields are physics weights summed: cross-section x luminosity x efficiency. The test part stands for all events; each
+sample of it is scaled up by the inverse of its share of the sample's weight. Invariant: before any cut the scaled yield
+is the sum of weights of all selected events, exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from mlaas4hep.spec.statistics import SampleCounts
+from mlaas4hep.train.loop import Judged
+
+Floats = NDArray[np.float64]
+# Of a cut that leaves fewer simulated background events nobody knows the background.
+MIN_BACKGROUND_EVENTS = 10
+_LINEAR_CUTS, _QUANTILE_CUTS = 200, 200
+
+
+def asimov_significance(signal: ArrayLike, background: ArrayLike, background_error: ArrayLike = 0.0) -> Floats:
+    """Median significance with which a signal is expected to be discovered in a counting experiment.
+
+    Parameters
+    ----------
+    signal, background
+        Expected events s and b, of one shape.
+    background_error
+        Absolute uncertainty sigma of b; 0 where it is known exactly.
+
+    Returns
+    -------
+    Z of the Asimov data set; NaN where s or b is not positive. Known background: G. Cowan, K. Cranmer, E. Gross, O.
+    Vitells, Eur. Phys. J. C 71 (2011) 1554, arXiv:1007.1727, equation 97, sqrt(2 ((s + b) ln(1 + s/b) - s)). Uncertain
+    one: G. Cowan, Discovery sensitivity for a counting experiment with background uncertainty (2012), equation 20. For
+    s much smaller than b they become s / sqrt(b) and s / sqrt(b + sigma^2).
+
+    Examples
+    --------
+    >>> asimov_significance(10.0, 100.0).round(3), asimov_significance(10.0, 100.0, 10.0).round(3)
+    (np.float64(0.984), np.float64(0.69))
+    """
+    s, b, error = np.broadcast_arrays(*(np.asarray(one, np.float64) for one in (signal, background, background_error)))
+    usable = (s > 0) & (b > 0) & np.isfinite(error)
+    s, b = np.where(usable, s, 1.0), np.where(usable, b, 1.0)
+    variance = np.where(usable, error, 0.0) ** 2
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        uncertain = (s + b) * np.log1p(s * b / (b**2 + (s + b) * variance))
+        uncertain -= b**2 / variance * np.log1p(variance * s / (b * (b + variance)))
+    known = (s + b) * np.log1p(s / b) - s
+    half = np.where(variance > 1e-20 * b**2, uncertain, known)
+    small = s < 1e-4 * b  # both are then differences of nearly equal numbers
+    return np.where(usable, np.where(small, s / np.sqrt(b + variance), np.sqrt(np.maximum(2 * half, 0.0))), np.nan)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Weighed:
+    """Scores of the test part with everything that counting needs.
+
+    Parameters
+    ----------
+    scores
+        float [N], of one class.
+    is_signal
+        bool [N], whether an event is of that class.
+    weights
+        Physics weights [N], scaled up to all events.
+    samples
+        int [N], place of the sample.
+    """
+
+    scores: Floats
+    is_signal: NDArray[np.bool_]
+    weights: Floats
+    samples: NDArray[np.int64]
+
+
+class Scan(msgspec.Struct, frozen=True):
+    """Significance against the cut ``score >= cut``; rising cuts, null where a figure cannot be given.
+
+    Parameters
+    ----------
+    cuts
+        [M].
+    signal, background, background_err
+        Expected events [M], and the statistical uncertainty of the background from the number of simulated events.
+    known, uncertain
+        Significance [M] with a background known exactly, and with its relative uncertainty and that of simulation;
+        null where the cut keeps fewer than `MIN_BACKGROUND_EVENTS` simulated background events.
+    best
+        Place of the highest ``uncertain``; None where there is none.
+    """
+
+    cuts: tuple[float, ...]
+    signal: tuple[float, ...]
+    background: tuple[float, ...]
+    background_err: tuple[float, ...]
+    known: tuple[float | None, ...]
+    uncertain: tuple[float | None, ...]
+    best: int | None
+
+    @property
+    def best_cut(self) -> float | None:
+        """The cut at ``best``."""
+        return None if self.best is None else self.cuts[self.best]
+
+
+def scan_cuts(events: Weighed, *, uncertainty: float) -> Scan:
+    """Significance of one class against all others for rising cuts on its score.
+
+    ``uncertainty`` is the relative one of the background; that of the simulation is added in quadrature.
+    """
+    own = events.scores[events.is_signal]
+    ranks = np.quantile(own, np.linspace(0, 1, _QUANTILE_CUTS)) if len(own) else np.zeros(0)
+    cuts = np.unique(np.concatenate([np.linspace(0, 1, _LINEAR_CUTS, endpoint=False), ranks]))
+    order = np.argsort(events.scores, kind="stable")
+    first = np.searchsorted(events.scores[order], cuts, side="left")
+    weights, signal = events.weights[order], events.is_signal[order]
+    s = _above(np.where(signal, weights, 0.0), first)
+    b = _above(np.where(signal, 0.0, weights), first)
+    error = np.sqrt(_above(np.where(signal, 0.0, weights**2), first))
+    known = asimov_significance(s, b)
+    uncertain = asimov_significance(s, b, np.hypot(uncertainty * b, error))
+    enough = _above((~signal).astype(np.float64), first) >= MIN_BACKGROUND_EVENTS
+    known, uncertain = (np.where(enough, one, np.nan) for one in (known, uncertain))
+    offered = np.where(np.isfinite(uncertain), uncertain, -1.0)
+    best = int(np.argmax(offered)) if offered.max(initial=-1.0) > 0 else None
+    return Scan(
+        cuts=tuple(cuts.tolist()),
+        signal=tuple(s.tolist()),
+        background=tuple(b.tolist()),
+        background_err=tuple(error.tolist()),
+        known=_plain(known),
+        uncertain=_plain(uncertain),
+        best=best,
+    )
+
+
+def _above(values: Floats, first: NDArray[np.int64]) -> Floats:
+    """Sum of the values from each place to the end."""
+    sums = np.concatenate([np.cumsum(values[::-1])[::-1], [0.0]])
+    found: Floats = sums[first]
+    return found
+
+
+def _plain(values: Floats) -> tuple[float | None, ...]:
+    return tuple(float(one) if np.isfinite(one) else None for one in values)
+
+
+class Yield(msgspec.Struct, frozen=True):
+    """Expected events of one sample, or of several together, with their statistical uncertainty.
+
+    Parameters
+    ----------
+    events
+        Simulated events of the test part.
+    expected, expected_err
+        Events expected, from all selected events before a cut, from the test part after it; null where the test part
+        holds no event of the sample.
+    """
+
+    events: int
+    expected: float | None
+    expected_err: float | None
+
+
+def scale_factors(
+    samples: Mapping[str, SampleCounts], judged: Judged, places: NDArray[np.int64]
+) -> dict[str, float | None]:
+    """By sample, what its test part must be multiplied by to stand for all of its selected events.
+
+    The inverse of the share that the test part has in the sum of weights of the sample; None where that sum is not
+    positive.
+    """
+    sums = np.bincount(places, judged.weights, minlength=len(samples))
+    return {
+        name: one.selected.sum_weights / total if total > 0 else None
+        for (name, one), total in zip(samples.items(), sums.tolist(), strict=True)
+    }
+
+
+def yields_before(samples: Mapping[str, SampleCounts]) -> dict[str, Yield]:
+    """Expected events of each sample before any cut on a score, from all of its selected events."""
+    return {
+        name: Yield(one.test, one.selected.sum_weights, float(np.sqrt(one.selected.sum_weights2)))
+        for name, one in samples.items()
+    }
+
+
+def yields_after(events: Weighed, scales: Mapping[str, float | None], cut: float) -> dict[str, Yield]:
+    """Expected events of each sample with ``score >= cut``, from the test part."""
+    passed = events.scores >= cut
+    size = len(scales)
+    counts = np.bincount(events.samples[passed], minlength=size)
+    sums = np.bincount(events.samples[passed], events.weights[passed], minlength=size)
+    errors = np.sqrt(np.bincount(events.samples[passed], events.weights[passed] ** 2, minlength=size))
+    return {
+        name: Yield(int(counts[n]), float(sums[n]), float(errors[n])) if scale is not None else Yield(0, None, None)
+        for n, (name, scale) in enumerate(scales.items())
+    }
+
+
+def total_yield(parts: Sequence[Yield]) -> Yield:
+    """Several samples together; those without a figure count nothing."""
+    known = [one for one in parts if one.expected is not None]
+    squares = sum((one.expected_err or 0.0) ** 2 for one in known)
+    expected = sum(one.expected or 0.0 for one in known)
+    return Yield(sum(one.events for one in parts), expected if known else None, squares**0.5 if known else None)

@@ -1,0 +1,124 @@
+"""What `evaluate` keeps of the events in ``RUN/scores.npz``, so that they need not be opened again.
+
+Scores, labels, physics weights and samples of every part, the inputs in histograms, the importance of the inputs.
+Invariant: an archive of plain arrays, bound to one graph by its hash; nothing in it is pickled.
+"""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlaas4hep.data.split import PARTS
+from mlaas4hep.errors import DataError
+from mlaas4hep.spec.features import InputGroup
+from mlaas4hep.train.importance import Importance, permuted_inputs
+from mlaas4hep.train.inputs import InputCounts
+from mlaas4hep.train.loop import Judged
+
+SCORES_FILE = "scores.npz"
+_VERSION = 1
+_COUNTED = ("read_edges", "seen_edges", "read", "seen", "missing")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ScoredPart:
+    """Scores of a part, and for each event the place of its sample, int16 [N]."""
+
+    judged: Judged
+    samples: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Kept:
+    """All that figures and pictures are made from.
+
+    Parameters
+    ----------
+    parts
+        By name, those that hold events.
+    inputs
+        Of the training part.
+    importance
+        Measured on the test part; None where it gives no area.
+    """
+
+    parts: Mapping[str, ScoredPart]
+    inputs: InputCounts
+    importance: Importance | None
+
+
+def write_kept(kept: Kept, path: Path, *, model_sha256: str) -> None:
+    """Write it as one compressed archive that appears whole or not at all."""
+    arrays: dict[str, Any] = {"version": np.array(_VERSION), "model_sha256": np.array(model_sha256)}
+    for part, one in kept.parts.items():
+        arrays[f"{part}.scores"] = one.judged.scores
+        arrays[f"{part}.labels"] = one.judged.labels.astype(np.int16)
+        arrays[f"{part}.weights"] = one.judged.weights
+        arrays[f"{part}.samples"] = one.samples.astype(np.int16)
+    arrays |= {f"inputs.{name}": getattr(kept.inputs, name) for name in _COUNTED}
+    arrays |= {"inputs.names": np.array(kept.inputs.names), "inputs.left_out": np.array(kept.inputs.left_out)}
+    if kept.importance is not None:
+        arrays["importance.drops"] = kept.importance.drops
+        arrays["importance.errors"] = kept.importance.errors
+        arrays["importance.events"] = np.array(kept.importance.events)
+    draft = path.with_name(f".{path.name}.part")
+    with draft.open("wb") as file:
+        np.savez_compressed(file, **arrays)
+    draft.replace(path)
+
+
+def read_kept(path: Path, *, model_sha256: str, groups: tuple[InputGroup, ...]) -> Kept:
+    """Read what `write_kept` wrote.
+
+    Parameters
+    ----------
+    path
+        The archive.
+    model_sha256
+        Of the graph that the run holds now.
+    groups
+        Its input groups.
+
+    Raises
+    ------
+    DataError
+        It is damaged, of another version, or of another graph.
+    """
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+        version, found = int(arrays["version"]), str(arrays["model_sha256"])
+        if version == _VERSION and found == model_sha256:
+            return _kept(arrays, groups)
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"{path}: is damaged ({error}); remove it to have the test part opened again") from error
+    if version != _VERSION:
+        raise DataError(f"{path}: version {version}; this program reads version {_VERSION}")
+    raise DataError(
+        f"{path}: holds scores of another graph ({found[:12]}...) than the run's model ({model_sha256[:12]}...)"
+    )
+
+
+def _kept(arrays: Mapping[str, NDArray[Any]], groups: tuple[InputGroup, ...]) -> Kept:
+    parts: dict[str, ScoredPart] = {}
+    for part in PARTS:
+        if f"{part}.scores" in arrays:
+            labels = arrays[f"{part}.labels"].astype(np.int64)
+            judged = Judged(arrays[f"{part}.scores"], labels, arrays[f"{part}.weights"])
+            parts[part] = ScoredPart(judged, arrays[f"{part}.samples"].astype(np.int64))
+    names = tuple(arrays["inputs.names"].tolist())
+    counted = {name: arrays[f"inputs.{name}"] for name in _COUNTED}
+    inputs = InputCounts(names=names, left_out=int(arrays["inputs.left_out"]), **counted)
+    importance = None
+    if "importance.drops" in arrays:
+        drops, errors = arrays["importance.drops"], arrays["importance.errors"]
+        importance = Importance(permuted_inputs(groups), drops, errors, int(arrays["importance.events"]))
+    return Kept(parts, inputs, importance)

@@ -1,0 +1,195 @@
+"""One pass over each part of a run: scores by the served graph, the inputs in histograms, their importance.
+
+This is where an evaluation opens the events, the test part last. Invariant: parts, order and weights are those of the
+training; the test part holds, sample by sample, the events that the scan counted, or nothing comes out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlaas4hep.bundle import Bundle
+from mlaas4hep.config import Config
+from mlaas4hep.data.catalogue import Catalogue
+from mlaas4hep.data.dataset import Batch, EventDataset, default_threads
+from mlaas4hep.data.split import PARTS, Part
+from mlaas4hep.errors import DataError
+from mlaas4hep.graph.core import Missing
+from mlaas4hep.spec.preprocess import Preprocessor
+from mlaas4hep.spec.statistics import Statistics
+from mlaas4hep.train.callbacks import Progress
+from mlaas4hep.train.figures import MAX_TRAIN_EVENTS, at_most, positives_of
+from mlaas4hep.train.importance import REPEATS, Importance, permutation_importance, permuted_inputs, rows_for
+from mlaas4hep.train.inputs import InputCounter
+from mlaas4hep.train.kept import Kept, ScoredPart
+from mlaas4hep.train.limit import limit_events
+from mlaas4hep.train.loop import Judged
+
+_BATCH = 4096
+_SEED = 0
+
+
+def score_parts(
+    config: Config,
+    bundle: Bundle,
+    *,
+    missing: Missing,
+    max_events: int | None,
+    threads: int | None,
+    progress: Progress,
+) -> Kept:
+    """Read and score the events that a model was trained and is judged on.
+
+    Parameters
+    ----------
+    config
+        As the run was trained with.
+    bundle
+        The model.
+    missing
+        How it sees its inputs: ``impute`` (scaled) or ``native`` (as they are).
+    max_events
+        As asked for in the training.
+    threads
+        That read ahead; changes speed only.
+    progress
+        Told event by event.
+
+    Raises
+    ------
+    DataError
+        Files that are missing or hold other events than when the model was trained.
+    """
+    catalogue = _catalogue(config, max_events, progress)
+    preprocessor = Preprocessor(config.features, catalogue.types)
+    spec = bundle.spec
+    events = events_by_part(spec.statistics)
+    counter = InputCounter(spec, missing)
+    pick = _Picker(events["test"], rows_for(len(permuted_inputs(spec.features.inputs)), events["test"]))
+    watchers = {"train": counter.watch, "validation": _as_it_is, "test": pick.watch}
+    parts: dict[str, ScoredPart] = {}
+    for part in PARTS:
+        if not events[part]:
+            continue
+        progress.start(f"scoring the {part} part", total=events[part])
+        with EventDataset(
+            catalogue,
+            preprocessor,
+            part=part,
+            batch_size=_BATCH,
+            shuffle=part == "train",
+            shuffle_window=config.training.shuffle_window,
+            seed=config.training.seed,
+            threads=default_threads() if threads is None else threads,
+            max_memory=config.training.max_memory_bytes,
+        ) as dataset:
+            batches = at_most(dataset, MAX_TRAIN_EVENTS) if part == "train" else dataset
+            parts[part] = _score(bundle, watchers[part](batches), catalogue, progress)
+        progress.close()
+    if "test" not in parts:
+        return Kept(parts, counter.counts(), None)
+    _check_counts(spec.statistics, catalogue, parts["test"])
+    return Kept(parts, counter.counts(), _importance(bundle, pick, parts["test"].judged, progress))
+
+
+def events_by_part(statistics: Statistics) -> dict[Part, int]:
+    """Events of each part, as the scan counted them."""
+    return {part: sum(int(getattr(one, part)) for one in statistics.samples.values()) for part in PARTS}
+
+
+def _catalogue(config: Config, max_events: int | None, progress: Progress) -> Catalogue:
+    progress.start("opening files", unit="files")
+    catalogue = Catalogue.open(config, progress=progress.update)
+    progress.close()
+    return catalogue if max_events is None else limit_events(catalogue, max_events)
+
+
+def _as_it_is(batches: Iterable[Batch]) -> Iterable[Batch]:
+    return batches
+
+
+@dataclass(slots=True)
+class _Picker:
+    """Holds the inputs of every k-th event of a stream, so many that ``wanted`` come together."""
+
+    events: int
+    wanted: int
+    _held: list[Batch] = field(default_factory=list)
+    _places: list[NDArray[np.int64]] = field(default_factory=list)
+    _seen: int = 0
+
+    def watch(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """Pass the batches on."""
+        step = max(1, -(-self.events // max(self.wanted, 1)))
+        for batch in batches:
+            own = np.arange(-self._seen % step, len(batch), step)
+            self._held.append(
+                Batch(
+                    {name: one[own] for name, one in batch.inputs.items()},
+                    batch.labels[own],
+                    batch.weights[own],
+                    batch.entries[own],
+                )
+            )
+            self._places.append(own + self._seen)
+            self._seen += len(batch)
+            yield batch
+
+    def rows(self) -> tuple[dict[str, NDArray[np.float32]], NDArray[np.int64]]:
+        """Inputs of the events held, and their places in the stream."""
+        names = self._held[0].inputs
+        inputs = {name: np.concatenate([one.inputs[name] for one in self._held]) for name in names}
+        return inputs, np.concatenate(self._places)
+
+
+def _score(bundle: Bundle, batches: Iterable[Batch], catalogue: Catalogue, progress: Progress) -> ScoredPart:
+    sample_of = np.array([file.sample for file in catalogue.files], np.int64)
+    scores, labels, weights, samples = [], [], [], []
+    for batch in batches:
+        scores.append(bundle.predict(batch.inputs))
+        labels.append(batch.labels)
+        weights.append(batch.weights)
+        samples.append(sample_of[batch.entries["file"]])
+        progress.update(len(batch))
+    if not scores:
+        raise DataError("a part that held events when the model was trained is empty now; were the files changed?")
+    judged = Judged(np.concatenate(scores), np.concatenate(labels), np.concatenate(weights))
+    return ScoredPart(judged, np.concatenate(samples))
+
+
+def _check_counts(statistics: Statistics, catalogue: Catalogue, test: ScoredPart) -> None:
+    """Events of the test part, sample by sample, are those that the scan counted before the training."""
+    found = np.bincount(test.samples, minlength=len(catalogue.samples))
+    for sample, count in zip(catalogue.samples, found.tolist(), strict=True):
+        known = statistics.samples[sample.name].test
+        if count != known:
+            raise DataError(
+                f"samples.{sample.name}: the test part holds {count} events, {known} when the model was trained; were "
+                "its files or the config of the run changed since?"
+            )
+
+
+def _importance(bundle: Bundle, pick: _Picker, test: Judged, progress: Progress) -> Importance | None:
+    inputs, places = pick.rows()
+    judged = Judged(test.scores[places], test.labels[places], test.weights[places])
+    groups = bundle.spec.features.inputs
+    try:
+        judged.auc()
+    except DataError:
+        return None  # a class without events or weight: no area, so no fall of it
+    progress.start("permuting inputs", total=REPEATS * len(permuted_inputs(groups)) * len(places))
+    importance = permutation_importance(
+        bundle.predict,
+        inputs,
+        judged,
+        groups=groups,
+        positives=positives_of(bundle.spec),
+        seed=_SEED,
+        update=progress.update,
+    )
+    progress.close()
+    return importance
