@@ -344,6 +344,17 @@ class BackendContract:
         assert len(losses) == len(rounds)
         assert np.average(-np.log(own), weights=check.weights) == pytest.approx(min(losses), rel=1e-6)
 
+    def test_without_a_validation_part_the_loss_of_the_last_round_is_told(self, choice: Choice) -> None:
+        learner = choice.build(Task.of(make_spec(), seed=1))
+        if isinstance(learner, StreamingLearner):
+            pytest.skip("it streams: the loop keeps the record")
+        events = make_events(2000, seed=1)
+        rounds = fit(learner, events, None)
+        scores = learner.predict(events.inputs)[:, 0]
+        own = np.where(events.labels == 1, scores, 1 - scores)
+        assert np.average(-np.log(own), weights=events.weights) == pytest.approx(rounds[-1].train_loss, rel=1e-5)
+        assert all(one.validation_loss is None for one in rounds)
+
     def test_a_task_beyond_it_is_refused_by_name(self, choice: Choice) -> None:
         spec = msgspec.structs.replace(make_spec(), task="regression")
         if choice.build(Task.of(make_spec(), seed=0)).capabilities.regression:

@@ -17,5 +17,8 @@ def default_boosting_scores(
     x: NDArray[np.float32], labels: NDArray[np.int64], x_test: NDArray[np.float32]
 ) -> NDArray[Any]:
     """Probabilities [M, classes] of ``x_test`` [M, W] by default boosting learned from ``x`` [N, W]; NaN is missing."""
-    scores: NDArray[Any] = HistGradientBoostingClassifier(random_state=0).fit(x, labels).predict_proba(x_test)
+    # A column without any value, such as a jet slot that is never filled, ends scikit-learn's binning in an error.
+    filled = ~np.isnan(x).all(axis=0)
+    boosting = HistGradientBoostingClassifier(random_state=0).fit(x[:, filled], labels)
+    scores: NDArray[Any] = boosting.predict_proba(x_test[:, filled])
     return scores

@@ -7,6 +7,7 @@ reference of the parity gate.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from functools import cache
@@ -17,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn import __version__ as sklearn_version
 from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.metrics import log_loss
 from sklearn.neural_network import MLPClassifier
 from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
@@ -83,12 +85,19 @@ class MlpLearner:
     def _step(self, x: NDArray[np.float32], labels: Labels, shares: NDArray[np.float64]) -> float:
         # scikit-learn cuts a call into batches of batch_size, and divides alpha by the sum of weights.
         self.network.batch_size = len(x)
+        total = float(shares.sum())
         if self.l2 is not None:
-            self.network.alpha = self.l2 * float(shares.sum())
+            self.network.alpha = self.l2 * total
+        # The loss that scikit-learn tells includes the pull on the weights before the step; the figure is of the data.
+        squares = sum(float(np.vdot(one, one)) for one in self._coefficients())
+        pull = 0.5 * float(self.network.alpha) / total * squares
         with _threads(self.task):
             self.network.partial_fit(x, labels, shares.astype(np.float32), classes=self._classes)
         self.network.loss_curve_.clear()
-        return float(self.network.loss_)
+        return float(self.network.loss_) - pull
+
+    def _coefficients(self) -> Sequence[NDArray[Any]]:
+        return getattr(self.network, "coefs_", ())
 
     def _show_average(self) -> None:
         if self._shown is self.network:
@@ -210,10 +219,15 @@ class BdtLearner:
         for part in (train, validation):
             if part is not None:
                 _write_bins(part.x, edges)
+        watched = self._validation(validation)
         with _threads(self.task):
-            self.boosting.fit(train.x, train.labels, weights, **self._validation(validation))
+            self.boosting.fit(train.x, train.labels, weights, **watched)
+            # scikit-learn keeps no losses of rounds that nothing watches; the table holds bins, as do the trees so far.
+            last = (
+                None if watched else log_loss(train.labels, self.boosting.predict_proba(train.x), sample_weight=weights)
+            )
         self._split_values(edges)
-        return self._keep_best()
+        return self._keep_best() if last is None else [Round(math.nan)] * (self.boosting.n_iter_ - 1) + [Round(last)]
 
     def _split_values(self, edges: Sequence[NDArray[np.float64] | None]) -> None:
         """From splits of bin numbers to splits of values: afterwards the estimator predicts from raw rows."""
@@ -242,8 +256,6 @@ class BdtLearner:
 
     def _keep_best(self) -> Sequence[Round]:
         losses, validation = -self.boosting.train_score_[1:], -self.boosting.validation_score_[1:]
-        if not len(validation):
-            return [Round(float(loss)) for loss in losses]
         # scikit-learn keeps the rounds that it waited for; they are worse than the best.
         del self.boosting._predictors[int(np.argmin(validation)) + 1 :]
         return [Round(float(loss), float(after)) for loss, after in zip(losses, validation, strict=True)]

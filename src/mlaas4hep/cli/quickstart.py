@@ -135,7 +135,7 @@ def _train(config: Config, path: Path, words: str, progress: bool | None, tell: 
     tell.step(f"Train {config.model.name}: {words}")
     bars = Bars(show=progress)
     try:
-        result = train(config, output=path, progress=bars)
+        result = train(config, output=path, progress=bars, unfinished="restart")
         tell(f"AUC {result.metrics['auc']:.4f} +- {result.metrics['auc_err']:.4f} on the validation part")
         tell.step(f"Evaluate {config.model.name}: open its test part")
         evaluated = evaluate(path, progress=bars)

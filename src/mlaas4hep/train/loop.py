@@ -206,6 +206,8 @@ def _positioned(batches: Iterable[Batch]) -> Positioned:
 
 def _record(epoch: int, loss: float, events: int, judged: Judged | None, seconds: float) -> EpochRecord:
     if judged is None:
+        if not np.isfinite(loss):
+            raise ModelError(f"epoch {epoch}: the loss is {loss}: the training diverged; lower model.learning_rate")
         return EpochRecord(epoch, loss, events=events, seconds=seconds)
     after = judged.loss()
     if not np.isfinite(loss + after):

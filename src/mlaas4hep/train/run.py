@@ -49,6 +49,7 @@ from mlaas4hep.spec.statistics import Statistics
 from mlaas4hep.train import loop
 from mlaas4hep.train.callbacks import History, Progress, Silent
 from mlaas4hep.train.figures import Judgement, accounts, first_rows, held_out, judge_parts, plain
+from mlaas4hep.train.health import notes_on_inputs, require_parts, require_spread
 from mlaas4hep.train.interrupt import Interrupt
 from mlaas4hep.train.learning import learn
 from mlaas4hep.train.lengths import collection_figures, notes
@@ -218,6 +219,11 @@ def _prepare(
     progress.close()
     require_classes(statistics.classes)
     progress.note(_account(catalogue, statistics))
+    for line in notes_on_inputs(statistics, config.features.inputs):
+        progress.note(line)
+    require_spread(statistics, config.features.inputs)
+    events: dict[Part, int] = {part: _events_of(statistics, part) for part in PARTS}
+    require_parts(events, config.features.split, identity=str(catalogue.identity))
     for line in notes(collection_figures(statistics, config.features.inputs)):
         progress.note(line)
     spec = ModelSpec.seal(config.name, preprocessor=preprocessor, statistics=statistics)

@@ -1,0 +1,69 @@
+"""What is odd about the inputs and the parts of a run: said after the scan, refused where nothing could be learned.
+
+Invariant: figures are those of the contract's statistics, of the selected events of the training part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from mlaas4hep.data.split import Part
+from mlaas4hep.errors import DataError
+from mlaas4hep.spec.features import InputGroup, Split
+from mlaas4hep.spec.statistics import FeatureStatistics, Statistics
+
+# Fewer expected events than this may all miss a part by chance.
+_SURELY_SOME = 10
+
+
+def require_spread(statistics: Statistics, groups: Sequence[InputGroup]) -> None:
+    """Refuse inputs of which none tells one event from another.
+
+    Raises
+    ------
+    DataError
+        Every input is constant or without any value.
+    """
+    features = [one for group in groups for one in statistics.groups[group.name]]
+    if not any(one.count and one.minimum != one.maximum for one in features):
+        lines = "\n".join(f"  - {line}" for line in notes_on_inputs(statistics, groups))
+        raise DataError(f"no input tells one event of the training part from another:\n{lines}")
+
+
+def notes_on_inputs(statistics: Statistics, groups: Sequence[InputGroup]) -> Iterator[str]:
+    """One line an input that has no value, one value only, or infinities."""
+    for group in groups:
+        for variable, one in zip(group.variables, statistics.groups[group.name], strict=True):
+            oddity = _oddity(one)
+            if oddity:
+                yield f"inputs.{group.name}: '{variable.name}': {oddity}"
+
+
+def _oddity(one: FeatureStatistics) -> str | None:
+    infinite = f"{one.infinite:,} of {one.infinite + one.missing + one.count:,} values are infinite"
+    if not one.count:
+        return "has no value in the training part" if not one.infinite else f"has no finite value: {infinite}"
+    if one.infinite:
+        return f"{infinite}; they count as its largest or smallest finite value, {one.minimum:.6g} to {one.maximum:.6g}"
+    if one.minimum == one.maximum:
+        return f"is {one.minimum:.6g} in every event of the training part"
+    return None
+
+
+def require_parts(events: Mapping[Part, int], split: Split, *, identity: str) -> None:
+    """Refuse a split that leaves a part empty which should hold events.
+
+    Raises
+    ------
+    DataError
+        What identifies the events does not tell them apart.
+    """
+    selected = sum(events.values())
+    shares: dict[Part, float] = {"validation": split.validation, "test": split.test}
+    for part, share in shares.items():
+        if not events[part] and share * selected >= _SURELY_SOME:
+            raise DataError(
+                f"none of {selected:,} selected events fell into the {part} part, which is to hold {share:.0%} of "
+                f"them: they are told apart by {identity}, which must be (nearly) the same for all; name other columns in "
+                f"split.by"
+            )
