@@ -14,6 +14,10 @@ from mlaas4hep.data.catalogue import Catalogue
 from mlaas4hep.data.dataset import EventDataset
 from mlaas4hep.spec.preprocess import Preprocessor
 from mlaas4hep.testing import FORMATS, Format, make_events, write_events
+from tests.required import pytest_make_collect_report, pytest_runtest_makereport
+
+# Hooks of pytest, which looks for them here.
+__all__ = ["pytest_make_collect_report", "pytest_runtest_makereport"]
 
 # Slow, shared machines: a time limit a case would only measure them.
 settings.register_profile("mlaas4hep", deadline=None)

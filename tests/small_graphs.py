@@ -15,7 +15,7 @@ from mlaas4hep.spec.columns import ColumnType
 from mlaas4hep.spec.contract import ModelSpec, Task
 from mlaas4hep.spec.features import FeatureSpec, InputGroup, Scale, Variable
 from mlaas4hep.spec.scaling import FeatureScaling, GroupScaling, Scaler, flatten
-from mlaas4hep.spec.statistics import Statistics
+from mlaas4hep.spec.statistics import FeatureStatistics, Statistics
 
 Inputs = dict[str, NDArray[np.float32]]
 Reference = Callable[[Inputs], NDArray[np.float64]]
@@ -48,7 +48,7 @@ def make_spec(
         features=features,
         columns=columns,
         scaling=tuple(_scaling(group) for group in groups),
-        statistics=Statistics(),
+        statistics=Statistics(groups={one.name: (FeatureStatistics(),) * len(one.variables) for one in groups}),
     )
 
 

@@ -149,6 +149,9 @@ def test_a_contract_comes_with_an_event_that_can_be_asked(url: str) -> None:
         ("POST", "/v1/models/tt:predict", {}, {}, 404, "did you mean 'tth'"),
         ("PUT", "/v2/models/tth/infer", {}, {}, 405, "allowed: POST"),
         ("GET", "/v2/models/tth/infer", None, {}, 405, "allowed: POST"),
+        ("GET", "/v1/models/tth:predict", None, {}, 405, "GET does not go with /v1/models/tth:predict; allowed: POST"),
+        ("DELETE", "/v1/models/tth:predict", None, {}, 405, "allowed: .*POST"),
+        ("POST", "/v1/models/tth:predict", {"instances": {"nJet": 1}}, {}, 400, "a list of events, .*found an object"),
         ("POST", "/v2/models/tth/infer", b"{", {}, 400, "not JSON"),
         ("POST", "/v2/models/tth/infer", b"", {}, 400, "not JSON"),
         ("POST", "/v2/models/tth/infer", {"inputs": []}, {}, 400, "input 'event' .* is missing; given: nothing"),
@@ -166,6 +169,14 @@ def test_what_cannot_be_answered_says_why_in_one_form(
     assert list(answer) == ["error"]
     assert sent["content-type"] == "application/json"
     assert re.search(said, answer["error"]), answer["error"]
+
+
+def test_the_address_itself_answers_with_the_routes(url: str) -> None:
+    status, answer, _ = ask(url, "GET", "/")
+    assert status == 200
+    assert {"GET /v1/models", "POST /v1/models/{name}:predict", "POST /v2/models/{name}/infer"} <= set(answer["routes"])
+    assert "GET /v1/models/{name}:predict" not in answer["routes"]
+    assert ask(url, "GET", "/v1/models/tth:predict")[2]["allow"] == "POST"
 
 
 def test_a_body_over_the_limit_is_refused_however_it_comes_and_the_server_lives(url: str) -> None:
@@ -213,6 +224,9 @@ def test_predict_asks_from_the_shell(url: str, tmp_path: Path) -> None:
     [
         (["--event", "MET_pt"], "asked for a JSON object or name=value, found 'MET_pt'"),
         (["--event", "{"], "--event: is not JSON"),
+        (["--event", "HT=yes, nJet=2"], "--event HT: is not JSON.*; write numbers, true, false, null"),
+        (["--event", "a=" + "[" * 50_000], "--event a: is nested too deeply"),
+        (["--timeout", "nan", "--event", "{}"], "'--timeout': nan is not a time in s above 0"),
         (["--model", "tt", "--event", "{}"], "no model 'tt' is served here; did you mean 'tth'"),
         (["--event", "{}"], "column 'Jet_pt' \\(jagged, float32\\) is missing"),
         ([], "no events"),
@@ -223,6 +237,33 @@ def test_predict_ends_with_one_message_where_it_cannot_ask(url: str, arguments: 
     assert done.returncode == 2
     assert re.search(said, done.stderr), done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("[]", "events.json: holds no events"),
+        ("", "events.json: holds no events"),
+        ('{"instances": {}}', "events.json: asked for a list of events"),
+        ("[1, 2]", "events.json, event 0: asked for an object .*, found 1"),
+        ('{"a": 1}\n"b"\n', "events.json, line 2: asked for an object .*, found 'b'"),
+        ("[" * 100_000, "events.json, line 1: is nested too deeply"),
+    ],
+)
+def test_a_file_that_holds_no_events_is_refused(tmp_path: Path, content: str, said: str) -> None:
+    file = tmp_path / "events.json"
+    file.write_text(content)
+    done = subprocess.run([*COMMAND, "predict", "--file", str(file)], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert re.search(said, done.stderr), done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_event_that_is_not_selected_says_by_what(url: str) -> None:
+    event = ask(url, "GET", "/v1/models/tth")[1]["example"] | {"nJet": 0}
+    pairs = ", ".join(f"{name}={json.dumps(value)}" for name, value in event.items())
+    done = subprocess.run([*COMMAND, "predict", "--url", url, "--event", pairs], capture_output=True, text=True)
+    assert done.stdout == "event  signal\n    0  not selected (preselection: HLT and nJet > 0)\n", done.stderr
 
 
 def refused(*arguments: str) -> str:

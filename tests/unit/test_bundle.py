@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -11,13 +12,15 @@ import threading
 import zipfile
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
 import mlaas4hep
-from mlaas4hep.bundle import Bundle, load_bundle, verify_bundle, write_bundle
-from mlaas4hep.bundle.layout import Manifest
-from mlaas4hep.errors import BundleError, ParityError
+from mlaas4hep.bundle import Bundle, load_bundle, read, verify_bundle, write_bundle
+from mlaas4hep.bundle.layout import FileRecord, Manifest
+from mlaas4hep.bundle.pickles import holds_pickle
+from mlaas4hep.errors import BundleError, ParityError, RequestError
 from mlaas4hep.spec.columns import Jagged
 from mlaas4hep.spec.contract import ModelSpec
 from tests.small_graphs import bits, make_mlp, make_rows, make_spec, make_trees
@@ -248,6 +251,55 @@ def test_a_pickle_is_refused_whatever_its_name(tmp_path: Path) -> None:
     assert kept.version == 1
 
 
+class Evil:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return print, ("a pickle was executed",)
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_pickles_of_all_protocols_are_found(protocol: int) -> None:
+    for value in (Evil(), {"weights": [1.0, 2.0]}, np.zeros(3), list(map(float, range(50_000)))):
+        data = pickle.dumps(value, protocol)
+        assert holds_pickle(data)
+        assert holds_pickle(as_zip(data))
+    assert holds_pickle(pickle.dumps(Evil(), protocol)[:-1] + b"\x00"), "executed before the end is missed"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"0.5\n1.0\n" * 20_000,
+        b"[1, 2]",
+        b'{"a": 1}',
+        b"class A:\n    x = 1\n",
+        b"import numpy as np\nimport os\n",
+        b"col,pt\n1,2\n",
+        b"config\nname\n",
+        b"Some text. And more (of it).\n" * 5000,
+        bytes(range(256)) * 500,
+        np.linspace(0, 1, 30_000).astype(np.float32).tobytes(),
+    ],
+)
+def test_what_is_no_pickle_is_not_taken_for_one(data: bytes) -> None:
+    assert not holds_pickle(data)
+    assert not holds_pickle(as_zip(data))
+
+
+def test_what_cannot_be_looked_into_counts_as_one_that_may_hold_a_pickle() -> None:
+    archive = as_zip(b"text" * 100)
+    locked, damaged = bytearray(archive), bytearray(archive)
+    locked[6] |= 1
+    locked[archive.index(b"PK\x01\x02") + 8] |= 1
+    damaged[0:4] = b"XXXX"
+    assert holds_pickle(bytes(locked))
+    assert holds_pickle(bytes(damaged))
+    array = as_npy(np.zeros(3))
+    for cut in (7, 9, 20):
+        assert holds_pickle(array[:cut])
+    assert holds_pickle(array[:6] + b"\x09" + array[7:])
+
+
 @pytest.mark.parametrize("name", ["../evil", "/etc/passwd"])
 def test_a_native_file_cannot_leave_the_folder(tmp_path: Path, name: str) -> None:
     with pytest.raises(BundleError, match="leads out of the bundle"):
@@ -269,6 +321,112 @@ def test_verify_proves_the_law_where_it_stands(bundle: Bundle) -> None:
     assert report.ok
     assert (report.difference, report.threads, report.rows) == (0.0, (1, 2), 4096)
     assert "toy version 1" in str(report)
+
+
+def crafted(bundle: Bundle, spec: bytes) -> None:
+    """Another contract in place of the bundle's, with all hashes as a writer would compute them."""
+    (bundle.path / "spec.json").write_bytes(spec)
+    manifest = as_dict(bundle.manifest)
+    manifest["files"] = {**bundle.manifest.files, "spec.json": FileRecord.of(bundle.path / "spec.json")}
+    with contextlib.suppress(Exception):
+        plain = msgspec.json.decode(spec, type=ModelSpec)
+        manifest["spec_sha256"] = plain.sha256
+    (bundle.path / "manifest.json").write_bytes(Manifest(**manifest).sealed().to_json())
+
+
+def changed(path: str, value: object) -> bytes:
+    """The contract as JSON with one value put elsewhere: ``scaling.1.length``."""
+    document = json.loads(SPEC.to_json())
+    *parents, last = [int(key) if key.isdecimal() else key for key in path.split(".")]
+    place = document
+    for key in parents:
+        place = place[key]
+    place[last] = value
+    return json.dumps(document).encode()
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "said"),
+    [
+        ("features.new_variables", {"a": "b + 1", "b": "a + 1"}, "circle"),
+        (
+            "features.new_variables",
+            {f"v{i}": f"v{i - 1} + 1" for i in range(1, 5000)} | {"v0": "event_0"},
+            "lists 5000; at most 1000",
+        ),
+        ("features.preselection", "nothing > 1", "nothing"),
+        ("features.preselection", "(" * 3000 + "1" + ")" * 3000, "features|preselection"),
+        ("features.inputs.1.length", 10**10, "length 10000000000 is outside 1 to 256"),
+        ("features.inputs.1.name", "jats", "scaling: has groups 'event', 'jets', features.inputs 'event', 'jats'"),
+        ("features.inputs", [], "lists no group"),
+        ("features.inputs.0.variables", [{"name": f"x{i}"} for i in range(30_000)], "at most 512"),
+        ("scaling.1.length", 10**9, "scaling 'jets': length is 1000000000, that of the input 3"),
+        ("scaling.0.name", "evant", "has groups 'evant', 'jets'"),
+        ("scaling.0.variables.0", "other", "variables are not those of the input"),
+        ("scaling.0.features", [], "0 features for 4 variables"),
+        ("scaling.0.features.0.kind", "log", "scaled as log, declared as none"),
+        ("scaling.0.features.0.offset", 1e300, "are not finite float32"),
+        ("scaling.0.features.0.scale", 0.0, "not above 0"),
+        ("scaling.0.features.0.low", 3e38, None),
+        ("score_names", ["a", "b", "c"], "scores the last of two"),
+        ("task", "multiclass", "a multiclass model scores"),
+        ("classes", ["x", "signal"], "features.classes"),
+        ("statistics.groups", {}, "statistics.groups 'event': 4 features asked, 0 found"),
+        ("columns", {}, "'event_0' is neither a column"),
+        ("columns.event_0.kind", "jagged", "is jagged"),
+    ],
+)
+def test_a_contract_that_contradicts_itself_is_refused_though_its_hashes_agree(
+    bundle: Bundle, path: str, value: object, said: str | None
+) -> None:
+    crafted(bundle, changed(path, value))
+    if said is None:
+        assert load_bundle(bundle.path).predict(make_rows(SPEC, 3)).shape == (3, 1)
+        return
+    with pytest.raises(BundleError, match=said) as refused:
+        load_bundle(bundle.path)
+    assert "spec.json" in str(refused.value)
+    assert len(str(refused.value)) < 4000
+
+
+def test_a_contract_nested_too_deeply_or_too_large_is_refused(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    deep = b'{"a": ' * 5000 + b"1" + b"}" * 5000
+    crafted(bundle, SPEC.to_json().replace(b'"provenance": {}', b'"provenance": ' + deep))
+    with pytest.raises(BundleError, match=r"spec\.json: .*(nested|recursion)"):
+        load_bundle(bundle.path)
+    with pytest.raises(BundleError, match="at most 67108864"):
+        ModelSpec.from_json(b" " * (1 + (64 << 20)))
+    crafted(bundle, SPEC.to_json())
+    monkeypatch.setattr(read, "MAX_BYTES", 1000)
+    with pytest.raises(BundleError, match=r"manifest\.json: has [0-9]* bytes; at most 1000"):
+        load_bundle(bundle.path)
+
+
+def test_a_graph_that_is_not_the_contracts_is_not_run(bundle: Bundle) -> None:
+    other = make_spec(jets=(2, 5))
+    crafted(bundle, other.to_json())
+    with pytest.raises(BundleError, match=r"model\.onnx: takes .*'jets': \(3, 5\).* the contract says .*\(2, 5\)"):
+        load_bundle(bundle.path).session()
+
+
+def test_groups_of_different_length_are_refused_before_they_are_cut_into_batches(bundle: Bundle) -> None:
+    rows = make_rows(SPEC, 9000)
+    for sizes in ((5000, 4096), (8192, 9000), (0, 5000)):
+        uneven = {name: array[:size] for (name, array), size in zip(rows.items(), sizes, strict=True)}
+        with pytest.raises(RequestError, match="same number of events"):
+            bundle.predict(uneven)
+    with pytest.raises(RequestError, match=r"'jets' .* is missing"):
+        bundle.predict({"event": rows["event"]})
+
+
+@pytest.mark.parametrize("target", ["file", "folder", "nothing"])
+def test_a_symbolic_link_is_refused(bundle: Bundle, tmp_path: Path, target: str) -> None:
+    (tmp_path / "file").write_bytes(b"x = 1\n")
+    (tmp_path / "folder").mkdir()
+    (bundle.path / "native" / "src" / "model.py").unlink()
+    (bundle.path / "native" / "src" / "model.py").symlink_to(tmp_path / target)
+    with pytest.raises(BundleError, match=r"model\.py: is a symbolic link; a bundle holds plain files only"):
+        load_bundle(bundle.path)
 
 
 def test_a_graph_changed_after_loading_is_not_run(bundle: Bundle) -> None:

@@ -87,7 +87,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             if version != FORMAT_VERSION:
                 raise BundleError(f"{where}: bundle format {version}; this program reads format {FORMAT_VERSION}")
             manifest = msgspec.json.decode(data, type=cls)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise BundleError(f"{where}: is not a manifest of this project: {error}") from error
         if manifest.to_json() != data or manifest.manifest_sha256 != manifest._own_sha256():
             raise BundleError(f"{where}: was changed since the bundle was written")
@@ -102,8 +102,21 @@ class _Versioned(msgspec.Struct):
 
 
 def files_in(folder: Path) -> dict[str, Path]:
-    """All files below a folder, sorted, by path with ``/``."""
-    return {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if not path.is_dir()}
+    """All files below a folder, sorted, by path with ``/``.
+
+    Raises
+    ------
+    BundleError
+        Something there is neither a file nor a folder: a symbolic link leads out of what the manifest seals.
+    """
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_symlink() or not (path.is_dir() or path.is_file()):
+            what = "a symbolic link" if path.is_symlink() else "neither a file nor a folder"
+            raise BundleError(f"{path}: is {what}; a bundle holds plain files only")
+        if path.is_file():
+            found[path.relative_to(folder).as_posix()] = path
+    return found
 
 
 def triton_config(spec: ModelSpec) -> bytes:

@@ -19,16 +19,17 @@ from mlaas4hep.bundle.layout import (
     MANIFEST_FILE,
     MAX_BATCH_SIZE,
     MODEL_FILE,
+    PROBE_ROWS,
     SPEC_FILE,
     FileRecord,
     Manifest,
     files_in,
 )
 from mlaas4hep.errors import BundleError, nearest
-from mlaas4hep.graph.invariance import batches
+from mlaas4hep.graph.invariance import run_in_batches
 from mlaas4hep.graph.session import Inputs, Session
 from mlaas4hep.spec.columns import Columns
-from mlaas4hep.spec.contract import ModelSpec
+from mlaas4hep.spec.contract import MAX_BYTES, ModelSpec
 from mlaas4hep.spec.preprocess import Preprocessor
 
 
@@ -77,8 +78,22 @@ class Bundle:
         return data
 
     def session(self, *, threads: int = 1) -> Session:
-        """A new session that runs the graph; safe to call from several threads at once."""
-        return Session(self.model(), threads=threads)
+        """A new session that runs the graph; safe to call from several threads at once.
+
+        Raises
+        ------
+        BundleError
+            The file changed, ONNX Runtime cannot load it, or its ends are not those of the contract.
+        """
+        session = Session(self.model(), threads=threads)
+        asked = ({one.name: one.shape for one in self.spec.signature}, len(self.spec.score_names))
+        found = (session.shapes, session.num_scores)
+        if found != asked:
+            raise BundleError(
+                f"{self.path / MODEL_FILE}: takes {found[0]} and gives {found[1]} scores; the contract says {asked[0]} "
+                f"and {asked[1]}"
+            )
+        return session
 
     def predict(self, inputs: Inputs) -> NDArray[np.float32]:
         """Scores of raw padded tensors, on one thread.
@@ -97,10 +112,7 @@ class Bundle:
         RequestError
             A tensor is missing, unknown, of another type or shape.
         """
-        session = self._session
-        if max(map(len, inputs.values()), default=0) <= MAX_BATCH_SIZE:
-            return session.run(inputs)
-        return np.concatenate([session.run(batch) for batch in batches(inputs, MAX_BATCH_SIZE)])
+        return run_in_batches(self._session, inputs, MAX_BATCH_SIZE)
 
     def score(self, columns: Columns, num_entries: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """Scores of events given by their columns.
@@ -139,7 +151,8 @@ def load_bundle(path: str | Path) -> Bundle:
     Raises
     ------
     BundleError
-        There is none, a file is missing, new or changed (named), or the format is of another version.
+        There is none, a file is missing, new or changed (named), the format is of another version, or the contract
+        contradicts itself.
     """
     folder = _version_folder(Path(path))
     manifest = _read_manifest(folder)
@@ -147,9 +160,11 @@ def load_bundle(path: str | Path) -> Bundle:
     _check_file(folder.parent / CONFIG_FILE, manifest.config)
     for name, record in manifest.files.items():
         _check_file(folder / name, record)
-    spec = ModelSpec.from_json((folder / SPEC_FILE).read_bytes(), where=str(folder / SPEC_FILE))
+    spec = ModelSpec.from_json(_limited(folder / SPEC_FILE), where=str(folder / SPEC_FILE))
     if spec.sha256 != manifest.spec_sha256 or manifest.files[MODEL_FILE].sha256 != manifest.model_sha256:
         raise BundleError(f"{folder / MANIFEST_FILE}: its hashes of contract and graph are not those of the files")
+    if len(manifest.probe) != PROBE_ROWS or {len(row) for row in manifest.probe} != {len(spec.score_names)}:
+        raise BundleError(f"{folder / MANIFEST_FILE}: its probe is not {PROBE_ROWS} rows of {len(spec.score_names)}")
     return Bundle(path=folder, version=int(folder.name), spec=spec, manifest=manifest)
 
 
@@ -187,7 +202,14 @@ def _read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST_FILE
     if not path.is_file():
         raise BundleError(f"{path}: is missing; the bundle is not whole")
-    return Manifest.from_json(path.read_bytes(), where=str(path))
+    return Manifest.from_json(_limited(path), where=str(path))
+
+
+def _limited(path: Path) -> bytes:
+    size = path.stat().st_size
+    if size > MAX_BYTES:
+        raise BundleError(f"{path}: has {size} bytes; at most {MAX_BYTES} are read")
+    return path.read_bytes()
 
 
 def _check_names(folder: Path, manifest: Manifest) -> None:

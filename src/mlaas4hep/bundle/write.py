@@ -116,7 +116,10 @@ def _check_names(spec: ModelSpec, native: Mapping[str, bytes]) -> None:
         if path.is_absolute() or ".." in path.parts:
             raise BundleError(f"'{name}' leads out of the bundle")
         if holds_pickle(data):
-            raise BundleError(f"'{name}' holds a pickle, which runs code when it is read; store weights another way")
+            raise BundleError(
+                f"'{name}' holds a pickle, which runs code when it is read, or is damaged or locked, so that none can "
+                f"tell; store weights another way"
+            )
 
 
 def _check_config(target: Path, config: bytes) -> None:

@@ -12,6 +12,16 @@ if TYPE_CHECKING:
 Prediction = dict[str, float | None] | None
 
 
+def _waits(ctx: click.Context, parameter: click.Parameter, value: float) -> float:
+    from mlaas4hep.client.connection import LONGEST_TIMEOUT_S
+
+    if not 0 < value <= LONGEST_TIMEOUT_S:
+        raise click.BadParameter(
+            f"{value} is not a time in s above 0 and up to {LONGEST_TIMEOUT_S:.0f}", ctx, parameter
+        )
+    return value
+
+
 @click.command(
     epilog="""\b
 Examples:
@@ -35,7 +45,9 @@ Examples:
     type=click.File("rb"),
     help="Events as JSON: a list, {instances: [...]}, or one event a line; - reads standard input.",
 )
-@click.option("--timeout", "timeout_s", default=30.0, show_default=True, help="Longest wait for an answer, in s.")
+@click.option(
+    "--timeout", "timeout_s", default=30.0, show_default=True, callback=_waits, help="Longest wait for an answer, in s."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the predictions as one JSON line.")
 def command(
     url: str, model: str | None, texts: tuple[str, ...], file: IO[bytes] | None, timeout_s: float, as_json: bool
@@ -53,7 +65,12 @@ def command(
     with Client(url, timeout_s=timeout_s) as client:
         name = model or _only_model(client, url)
         predictions = client.predict(name, events)
-    click.echo(json.dumps({"model_name": name, "predictions": predictions}) if as_json else _table(predictions))
+        if as_json:
+            click.echo(json.dumps({"model_name": name, "predictions": predictions}))
+        else:
+            # What the table says beside the scores is asked for only where it is needed.
+            contract = client.contract(name) if None in predictions else {}
+            click.echo(_table(predictions, contract))
 
 
 def _only_model(client: Client, url: str) -> str:
@@ -66,7 +83,7 @@ def _only_model(client: Client, url: str) -> str:
 
 
 def _event(text: str) -> dict[str, Any]:
-    """One event, from a JSON object or from ``name=value`` pairs with JSON values."""
+    """One event, from a JSON object or from ``name=value`` pairs with JSON values, between them blanks or commas."""
     import re
 
     from mlaas4hep.errors import RequestError
@@ -75,15 +92,16 @@ def _event(text: str) -> dict[str, Any]:
         value: dict[str, Any] = _json(text.encode(), where="--event")
         return value
     event = {}
-    for pair in re.split(r"\s+(?=[^\s=]+=)", text.strip()):
+    for pair in re.split(r"[\s,]+(?=[^\s=,\[\]]+=)", text.strip(" \t\r\n,")):
         name, equals, value_text = pair.partition("=")
         if not equals:
             raise RequestError(f"--event: asked for a JSON object or name=value, found '{pair}'")
-        event[name] = _json(value_text.encode(), where=f"--event {name}")
+        hint = "; write numbers, true, false, null (missing) or a list, as in 'HT=812 nJet=6 Jet_pt=[210.0, 88.1]'"
+        event[name] = _json(value_text.encode(), where=f"--event {name}", hint=hint)
     return event
 
 
-def _events(data: bytes, *, where: str) -> list[Any]:
+def _events(data: bytes, *, where: str) -> list[dict[str, Any]]:
     """Events of a file: a JSON list, an object with ``instances``, or one event a line."""
     import json
 
@@ -91,16 +109,25 @@ def _events(data: bytes, *, where: str) -> list[Any]:
 
     try:
         whole = json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         lines = enumerate(data.splitlines(), 1)
-        return [_json(line, where=f"{where}, line {number}") for number, line in lines if line.strip()]
-    listed = whole.get("instances", [whole]) if isinstance(whole, dict) else whole
-    if not isinstance(listed, list):
-        raise RequestError(f'{where}: asked for a list of events or {{"instances": [...]}}, found neither')
-    return listed
+        listed = {
+            f"line {number}": _json(line, where=f"{where}, line {number}") for number, line in lines if line.strip()
+        }
+    else:
+        found = whole.get("instances", [whole]) if isinstance(whole, dict) else whole
+        if not isinstance(found, list):
+            raise RequestError(f'{where}: asked for a list of events or {{"instances": [...]}}, found neither')
+        listed = {f"event {index}": one for index, one in enumerate(found)}
+    for place, one in listed.items():
+        if not isinstance(one, dict):
+            raise RequestError(f"{where}, {place}: asked for an object {{column: value}}, found {_short(one)}")
+    if not listed:
+        raise RequestError(f"{where}: holds no events")
+    return list(listed.values())
 
 
-def _json(data: bytes, *, where: str) -> Any:
+def _json(data: bytes, *, where: str, hint: str = "") -> Any:
     import json
 
     from mlaas4hep.errors import RequestError
@@ -108,20 +135,35 @@ def _json(data: bytes, *, where: str) -> Any:
     try:
         return json.loads(data)
     except ValueError as error:
-        raise RequestError(f"{where}: is not JSON: {error}") from error
+        raise RequestError(f"{where}: is not JSON: {error}{hint}") from error
+    except RecursionError as error:
+        raise RequestError(f"{where}: is nested too deeply") from error
 
 
-def _table(predictions: list[Prediction]) -> str:
-    """One line an event, one column a score."""
-    names = list(next((one for one in predictions if one is not None), {}))
-    head = ["event", *names]
-    rows = [[str(index), *_cells(one, names)] for index, one in enumerate(predictions)]
-    widths = [max(len(row[column]) for row in [head, *rows] if column < len(row)) for column in range(len(head))]
-    lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=False)) for row in [head, *rows]]
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."
+
+
+def _table(predictions: list[Prediction], contract: dict[str, Any]) -> str:
+    """One line an event, one column a score; an event that is not scored says why.
+
+    ``contract`` is that of the model, as the server tells it; looked at where an event is not selected.
+    """
+    names = list(next((one for one in predictions if one is not None), contract.get("score_names", [])))
+    cells = [None if one is None else [_score(one[name]) for name in names] for one in predictions]
+    widths = [max(map(len, column)) for column in zip(names, *filter(None, cells), strict=True)]
+    first = max(len("event"), len(str(len(predictions) - 1)))
+    reason = f"not selected (preselection: {contract.get('preselection')})"
+    lines = [_line("event", names, first, widths)]
+    for index, row in enumerate(cells):
+        lines.append(f"{index:>{first}}  {reason}" if row is None else _line(str(index), row, first, widths))
     return "\n".join(lines)
 
 
-def _cells(prediction: Prediction, names: list[str]) -> list[str]:
-    if prediction is None:
-        return ["not selected (the model's preselection)"] if not names else ["not selected"]
-    return ["missing" if prediction[name] is None else f"{prediction[name]:.6g}" for name in names]
+def _line(event: str, cells: list[str], first: int, widths: list[int]) -> str:
+    return "  ".join([event.rjust(first), *(cell.rjust(width) for cell, width in zip(cells, widths, strict=True))])
+
+
+def _score(value: float | None) -> str:
+    return "missing" if value is None else f"{value:.6g}"

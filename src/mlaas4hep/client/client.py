@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote
@@ -12,11 +12,12 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from mlaas4hep.client.connection import Connection, Reply
+from mlaas4hep.client.connection import BUSY, Connection, Reply
 from mlaas4hep.client.tensors import HEADER_LENGTH, decode_outputs, encode_inputs
 from mlaas4hep.errors import NotFoundError, RequestError, ServerError
 
 _JSON = {"Content-Type": "application/json"}
+_WHO = "is that 'mlaas4hep serve'?"
 _encoder = msgspec.json.Encoder()
 # Looked at for every number: a tuple is ten times faster to test than a union made on the spot.
 _NUMPY = (np.ndarray, np.generic)
@@ -84,7 +85,7 @@ class Client:
 
     def models(self) -> list[str]:
         """Names of the models that are served."""
-        names: list[str] = self._ask("GET", "/v1/models")["models"]
+        names: list[str] = self._ask("GET", "/v1/models", part="models")
         return names
 
     def metadata(self, model: str | None = None) -> dict[str, Any]:
@@ -112,8 +113,8 @@ class Client:
         One mapping an event, score name to value, in order; None where the event fails the model's preselection.
         """
         body = _encode_events(events)
-        answer = self._ask("POST", f"/v1/models/{_quoted(model)}:predict", body)
-        predictions: list[dict[str, float | None] | None] = answer["predictions"]
+        path = f"/v1/models/{_quoted(model)}:predict"
+        predictions: list[dict[str, float | None] | None] = self._ask("POST", path, body, part="predictions")
         return predictions
 
     def infer(self, model: str, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
@@ -132,17 +133,34 @@ class Client:
         """
         body, length = encode_inputs(inputs)
         headers = {"Content-Type": "application/octet-stream", HEADER_LENGTH: str(length)}
-        reply = self._ask_raw("POST", f"/v2/models/{_quoted(model)}/infer", body, headers)
-        _check(reply)
-        return decode_outputs(reply.body, int(reply.headers.get(HEADER_LENGTH.lower(), len(reply.body))))
+        path = f"/v2/models/{_quoted(model)}/infer"
+        reply = self._ask_raw("POST", path, body, headers)
+        self._check(reply, path)
+        header_length = reply.headers.get(HEADER_LENGTH.lower(), "")
+        return decode_outputs(reply.body, int(header_length) if header_length.isdecimal() else len(reply.body))
 
-    def _ask(self, method: str, path: str, body: bytes | None = None) -> Any:
+    def _ask(self, method: str, path: str, body: bytes | None = None, *, part: str | None = None) -> Any:
+        """The answer from JSON, or one part of it by name."""
         reply = self._ask_raw(method, path, body, _JSON if body is not None else {})
-        _check(reply)
+        self._check(reply, path)
         try:
-            return msgspec.json.decode(reply.body)
-        except msgspec.DecodeError as error:
-            raise ServerError(f"{self._connection.url}{path} did not answer in JSON: {error}") from error
+            answer = msgspec.json.decode(reply.body)
+            return answer if part is None else answer[part]
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, KeyError, TypeError) as error:
+            raise ServerError(f"{self._connection.url}{path} answered in another form; {_WHO}") from error
+
+    def _check(self, reply: Reply, path: str) -> None:
+        """Raise what the status says, with the server's own text."""
+        if reply.status < 400:
+            return
+        text = _error_text(reply)
+        if text is None and reply.status != BUSY:
+            raise ServerError(f"{self._connection.url}{path} answered {reply.status} without an error of ours; {_WHO}")
+        if reply.status == 404:
+            raise NotFoundError(text)
+        if reply.status < 500:
+            raise RequestError(text)
+        raise ServerError(f"the server answered {reply.status}: {text or 'it is busy'}")
 
     def _ask_raw(
         self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
@@ -154,32 +172,29 @@ def _quoted(model: str) -> str:
     return quote(model, safe="")
 
 
-def _check(reply: Reply) -> None:
-    """Raise what the status says, with the server's own text."""
-    if reply.status < 400:
-        return
-    text = _error_text(reply)
-    if reply.status == 404:
-        raise NotFoundError(text)
-    if reply.status < 500:
-        raise RequestError(text)
-    raise ServerError(f"the server answered {reply.status}: {text}")
-
-
-def _error_text(reply: Reply) -> str:
+def _error_text(reply: Reply) -> str | None:
+    """The server's own words; None where another program answered, such as a proxy or a web site."""
     try:
         answer = msgspec.json.decode(reply.body)
-    except msgspec.DecodeError:
-        return reply.body[:200].decode(errors="replace") or f"status {reply.status}"
-    return str(answer["error"]) if isinstance(answer, dict) and "error" in answer else str(answer)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    return str(answer["error"]) if isinstance(answer, dict) and "error" in answer else None
 
 
 def _encode_events(events: Sequence[Mapping[str, Any]]) -> bytes:
-    plain = [{name: _plain(value) for name, value in event.items()} for event in events]
+    if isinstance(events, Mapping | str | bytes) or not isinstance(events, Iterable):
+        raise RequestError(f"events: asked for a list of mappings, found {type(events).__name__}")
+    events = list(events)
+    for index, event in enumerate(events):
+        if not isinstance(event, Mapping):
+            raise RequestError(f"events: asked for a list of mappings, found {type(event).__name__} at [{index}]")
     try:
+        plain = [{name: _plain(value) for name, value in event.items()} for event in events]
         return _encoder.encode({"instances": plain})
     except TypeError as error:
         raise RequestError(f"an event holds what JSON cannot: {error}") from error
+    except RecursionError as error:
+        raise RequestError("an event is nested too deeply") from error
 
 
 def _plain(value: Any) -> Any:

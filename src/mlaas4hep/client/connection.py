@@ -18,6 +18,8 @@ from mlaas4hep.errors import ServerError, UserError
 
 FIRST_WAIT_S = 0.05
 LONGEST_WAIT_S = 2.0
+# What the operating system takes for a wait, in ms, is an int of 32 bits.
+LONGEST_TIMEOUT_S = 2e6
 BUSY = 503
 
 _FAILURES = (OSError, http.client.HTTPException)
@@ -50,8 +52,9 @@ class Connection:
     """
 
     def __init__(self, url: str, *, timeout_s: float, retries: int) -> None:
-        if timeout_s <= 0 or retries < 0:
-            raise UserError(f"timeout_s must be above 0 and retries at least 0, found {timeout_s} and {retries}")
+        if not 0 < timeout_s <= LONGEST_TIMEOUT_S or retries < 0:
+            asked = f"timeout_s must be above 0 and at most {LONGEST_TIMEOUT_S:.0f}, retries at least 0"
+            raise UserError(f"{asked}, found {timeout_s} and {retries}")
         self.url = url.rstrip("/")
         self._prefix = urlsplit(self.url).path
         self._retries = retries

@@ -59,6 +59,19 @@ def batches(inputs: Inputs, size: int) -> Iterator[dict[str, NDArray[np.float32]
         yield {name: array[start : start + size] for name, array in inputs.items()}
 
 
+def run_in_batches(session: Session, inputs: Inputs, size: int) -> NDArray[np.float32]:
+    """Scores float32 [N, C] of any number of rows, at most ``size`` of them at a time; N may be 0.
+
+    Raises
+    ------
+    RequestError
+        As `Session.run`, before anything is cut: cut, groups of different N would lose the end of the longest.
+    """
+    if session.check(inputs) <= size:
+        return session.run(inputs)
+    return np.concatenate([session.run(batch) for batch in batches(inputs, size)])
+
+
 def find_variance(model: bytes, inputs: Inputs, *, threads: Sequence[int] = THREADS) -> list[Variance]:
     """Run rows in all batch sizes and compare each score, bit for bit, to that of the row alone.
 

@@ -69,7 +69,7 @@ class Session:
         RequestError
             A tensor is missing, unknown, of another type or shape, or N differs.
         """
-        rows = self._check(inputs)
+        rows = self.check(inputs)
         return self.execute(inputs) if rows else np.zeros((0, self.num_scores), np.float32)
 
     def execute(self, inputs: Inputs) -> NDArray[np.float32]:
@@ -77,7 +77,8 @@ class Session:
         scores: NDArray[np.float32] = self._session.run([SCORES], dict(inputs))[0]
         return scores
 
-    def _check(self, inputs: Inputs) -> int:
+    def check(self, inputs: Inputs) -> int:
+        """The number of rows N of tensors that fit; `RequestError` as `run` where they do not."""
         for name in inputs:
             if name not in self.shapes:
                 raise RequestError(f"unknown input '{name}'{nearest(name, self.shapes)}")

@@ -5,7 +5,8 @@ declares; from there on the path is the one that training took. Invariant (law 6
 numbers has the bits of the same event in a file.
 
 ``null`` or ``"NaN"`` is a missing value of a floating column, alone or in a list; ``"Infinity"`` and ``"-Infinity"``
-are infinite. Integers are fine where floats are declared, nothing else is converted.
+are infinite. Integers are fine where floats are declared, and 6.0 where an integer is (pandas and awkward write whole
+numbers so); nothing else is converted.
 """
 
 from __future__ import annotations
@@ -27,7 +28,10 @@ MAX_PROBLEMS = 8
 # Explaining needs the request as plain Python values, up to 25 times the size of its text.
 MAX_EXPLAINED_BYTES = 8 << 20
 
-_JSON_TYPES: dict[str, Any] = {"bool": bool, "int64": int, "uint64": int, "float32": Number, "float64": Number}
+MAX_NAME = 100
+
+_WHOLE = int | float
+_JSON_TYPES: dict[str, Any] = {"bool": bool, "int64": _WHOLE, "uint64": _WHOLE, "float32": Number, "float64": Number}
 _ANY_EVENTS = msgspec.json.Decoder(dict[str, Any])
 _WORDS = frozenset({"NaN", "Infinity", "-Infinity"})
 _encoder = msgspec.json.Encoder()
@@ -53,6 +57,10 @@ class Prediction(msgspec.Struct, frozen=True):
     score_names: tuple[str, ...]
     selected: NDArray[np.bool_]
     scores: NDArray[np.float32]
+
+
+class _FractionError(Exception):
+    """A number that is not whole stands where an integer is declared."""
 
 
 class EventReader:
@@ -90,18 +98,28 @@ class EventReader:
             raise RequestError(f"the request does not fit the protocol: {error}") from error
         if len(instances) > max_instances:
             raise RequestError(f"{len(instances)} instances are asked; this server takes {max_instances} a request")
-        columns = {
-            name: _column(name, self.types[name], [getattr(event, field) for event in instances])
-            for field, name in self._fields.items()
-        }
+        try:
+            columns = {
+                name: _column(name, self.types[name], [getattr(event, field) for event in instances])
+                for field, name in self._fields.items()
+            }
+        except _FractionError as error:
+            if len(body) <= MAX_EXPLAINED_BYTES:
+                self._explain(body)
+            raise RequestError(str(error)) from error
         return columns, len(instances)
 
     def _explain(self, body: bytes) -> None:
         """Say in the words of the contract what is wrong with a request that could not be decoded."""
         raw = decode_json(_ANY_EVENTS, body)
-        if not isinstance(raw.get("instances"), list):
-            found = ", ".join(repr(key) for key in raw) or "nothing"
-            raise RequestError(f'asked for {{"instances": [{{column: value, ...}}, ...]}}, found {found}')
+        asked = '{"instances": [{column: value, ...}, ...]}'
+        if "instances" in raw and not isinstance(raw["instances"], list):
+            raise RequestError(
+                f"asked for a list of events, {asked}, found {_found(raw['instances'])} under 'instances'"
+            )
+        if "instances" not in raw:
+            found = ", ".join(_short(key) for key in list(raw)[:MAX_PROBLEMS]) or "nothing"
+            raise RequestError(f"asked for {asked}, found {found}")
         if problems := self._problems(raw["instances"]):
             raise RequestError("\n".join(problems))
 
@@ -111,22 +129,31 @@ class EventReader:
         for index, event in enumerate(instances):
             if not isinstance(event, dict):
                 return [f"instances[{index}]: asked for an object {{column: value}}, found {_found(event)}"]
-            for name, kind, text in self._problems_of(event):
-                seen.setdefault((name, kind), f"instances[{index}]: {text}")
-            if len(seen) >= MAX_PROBLEMS:
-                break
-        return list(seen.values())[:MAX_PROBLEMS]
+            for name, kind, found in self._problems_of(event):
+                if (name, kind) not in seen:
+                    seen[name, kind] = f"instances[{index}]: {self._in_words(name, kind, found)}"
+                if len(seen) == MAX_PROBLEMS:
+                    return list(seen.values())
+        return list(seen.values())
 
     def _problems_of(self, event: Mapping[str, Any]) -> Iterable[tuple[str, str, str]]:
+        """Column, kind of problem and what was found; words are made only of those that are shown."""
         for name, declared in self.types.items():
             if name not in event:
-                yield name, "missing", f"column '{name}' ({declared.kind}, {declared.dtype}) is missing"
+                yield name, "missing", ""
             elif found := _misfit(event[name], declared):
-                asked = f"column '{name}' ({declared.kind}, {declared.dtype})"
-                yield name, "type", f"{asked}: asked for {_asked(declared)}, found {found}"
+                yield name, "type", found
         for name in event:
             if name not in self.types:
-                yield name, "unknown", f"column '{name}' is not one of the model's{nearest(name, self.types)}"
+                yield name, "unknown", ""
+
+    def _in_words(self, name: str, kind: str, found: str) -> str:
+        if kind == "unknown":
+            # Any length comes over the wire, and looking for what is near costs its square.
+            return f"column '{name[:MAX_NAME]}' is not one of the model's{nearest(name[:MAX_NAME], self.types)}"
+        declared = self.types[name]
+        asked = f"column '{name}' ({declared.kind}, {declared.dtype})"
+        return f"{asked} is missing" if kind == "missing" else f"{asked}: asked for {_asked(declared)}, found {found}"
 
 
 def encode_prediction(prediction: Prediction) -> bytes:
@@ -175,6 +202,8 @@ def _column(name: str, declared: ColumnType, values: Sequence[Any]) -> Column:
 def _array(name: str, declared: ColumnType, values: Sequence[Any]) -> NDArray[Any]:
     """Values in their declared type; a float32 is rounded from the double that JSON gave."""
     dtype = "float64" if declared.dtype == "float32" else declared.dtype
+    if dtype in ("int64", "uint64") and float in set(map(type, values)):
+        values = [_whole(name, declared, value) for value in values]
     try:
         array = np.array(values, dtype=dtype)
     except OverflowError as error:
@@ -182,6 +211,14 @@ def _array(name: str, declared: ColumnType, values: Sequence[Any]) -> NDArray[An
         raise RequestError(problem) from error
     with np.errstate(over="ignore"):
         return array.astype(declared.dtype, copy=False)
+
+
+def _whole(name: str, declared: ColumnType, value: int | float) -> int:
+    if value != int(value):
+        raise _FractionError(
+            f"column '{name}' ({declared.kind}, {declared.dtype}): asked for an integer, found {value}"
+        )
+    return int(value)
 
 
 def _out_of_range(values: Sequence[int], dtype: str) -> str:
@@ -206,7 +243,7 @@ def _fits(value: Any, dtype: str) -> bool:
     if isinstance(value, bool):
         return False
     if dtype in ("int64", "uint64"):
-        return isinstance(value, int)
+        return isinstance(value, int) or (isinstance(value, float) and value.is_integer())
     return value is None or isinstance(value, int | float) or (isinstance(value, str) and value in _WORDS)
 
 

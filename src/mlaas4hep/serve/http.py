@@ -77,9 +77,12 @@ class _Endpoints:
             get[model] = self.model_metadata
             get[f"{model}/ready"] = self.model_ready
             post[f"{model}/infer"] = self.infer
-        # First the routes that are asked most, and `:predict` before the name that would swallow it.
+        # First the routes that are asked most, and `:predict` before the name that would swallow it. Where it is asked
+        # with GET it would be swallowed even so, since a router goes on to the next route that fits the method.
         return [
             *(Route(path, endpoint, methods=["POST"]) for path, endpoint in post.items()),
+            Route("/v1/models/{name}:predict", _only_post, methods=["GET"], include_in_schema=False),
+            Route("/", _index, methods=["GET"]),
             *(Route(path, endpoint, methods=["GET"]) for path, endpoint in get.items()),
         ]
 
@@ -147,6 +150,22 @@ class _Endpoints:
                 raise too_large
             parts.append(part)
         return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+async def _only_post(request: Request) -> Response:
+    raise HTTPException(405, headers={"Allow": "POST"})
+
+
+async def _index(request: Request) -> Response:
+    """What can be asked, for who opens the address in a browser."""
+    return _json({"name": "mlaas4hep", "routes": _routes_of(request)})
+
+
+def _routes_of(request: Request) -> list[str]:
+    """Method and path of each route, by path."""
+    shown = [route for route in request.app.routes if route.include_in_schema]
+    lines = {f"{'POST' if 'POST' in route.methods else 'GET'} {route.path}" for route in shown}
+    return sorted(lines, key=lambda line: line.partition(" ")[2])
 
 
 async def _run(answer: Answer, *, size: int, call_s: float) -> Response:

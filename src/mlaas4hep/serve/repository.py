@@ -7,8 +7,9 @@ served. Invariant: a `ServedModel` never changes, so that an answer needs no loc
 from __future__ import annotations
 
 import timeit
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +19,13 @@ from mlaas4hep.bundle import Bundle, load_bundle
 from mlaas4hep.bundle.layout import CONFIG_FILE, MANIFEST_FILE, MAX_BATCH_SIZE, MODEL_FILE
 from mlaas4hep.bundle.read import versions_of
 from mlaas4hep.errors import BundleError, NotFoundError, nearest
-from mlaas4hep.graph.invariance import batches
+from mlaas4hep.graph.invariance import run_in_batches
 from mlaas4hep.serve.events import EventReader
 from mlaas4hep.spec.contract import ModelSpec
 from mlaas4hep.spec.preprocess import Preprocessor
+
+# Where a folder holds no bundle: how far, how wide and how much is looked for one to name.
+MAX_DEPTH, MAX_LOOKED, MAX_HINTS = 3, 200, 3
 
 
 class Runner:
@@ -36,11 +40,7 @@ class Runner:
 
     def run(self, inputs: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
         """Scores float32 [N, C] of N rows; N may be 0. Safe from several threads."""
-        sizes = {len(tensor) for tensor in inputs.values()}
-        # Groups of different N go to the session whole, which refuses them; cut, the longest would lose its end.
-        if len(sizes) != 1 or max(sizes) <= MAX_BATCH_SIZE:
-            return self._session.run(inputs)
-        return np.concatenate([self._session.run(batch) for batch in batches(inputs, MAX_BATCH_SIZE)])
+        return run_in_batches(self._session, inputs, MAX_BATCH_SIZE)
 
     def _measure(self, spec: ModelSpec) -> float:
         """Seconds of a call with one row: decides whether a call may hold up the event loop.
@@ -161,15 +161,29 @@ def open_repository(path: Path | str, *, threads: int = 1) -> ModelRepository:
 
 def find_bundles(path: Path) -> list[Path]:
     """Version folders (``NAME/1``) under a path, by name and version."""
+    if path.exists() and not path.is_dir():
+        raise BundleError(f"{path} is a file; asked for a bundle, which is a folder, or a folder of bundles")
     if not path.is_dir():
-        raise BundleError(f"no folder {path}; asked for a bundle or a folder of bundles")
+        beside = [one.name for one in path.parent.iterdir()] if path.parent.is_dir() else []
+        near = nearest(path.name, beside)
+        raise BundleError(f"no folder {path}; asked for a bundle or a folder of bundles{near}")
     if _is_version(path):
         return [path]
     found = _versions(path) or [one for entry in sorted(path.iterdir()) for one in _versions(entry)]
     if not found:
         there = ", ".join(sorted(entry.name for entry in path.iterdir())[:8]) or "nothing"
-        raise BundleError(f"{path}: asked for NAME/1/{MODEL_FILE} in it, found {there}")
+        below = ", ".join(map(str, islice(_bundles_below(path), MAX_HINTS)))
+        hint = f"; did you mean {below}?" if below else ""
+        raise BundleError(f"{path}: asked for NAME/1/{MODEL_FILE} in it, found {there}{hint}")
     return found
+
+
+def _bundles_below(path: Path) -> Iterator[Path]:
+    """Bundles a few levels down, such as that of a run, ``RUN/model/NAME``."""
+    level = [path]
+    for _ in range(MAX_DEPTH):
+        level = [one for folder in level[:MAX_LOOKED] for one in sorted(folder.iterdir()) if one.is_dir()]
+        yield from (folder for folder in level[:MAX_LOOKED] if (folder / CONFIG_FILE).exists() and versions_of(folder))
 
 
 def _versions(folder: Path) -> list[Path]:

@@ -17,11 +17,14 @@ from types import FrameType
 import uvicorn
 
 from mlaas4hep.errors import ServerError, UserError
+from mlaas4hep.serve.bounded import BoundedProtocol
 from mlaas4hep.serve.http import create_app
 from mlaas4hep.serve.service import InferenceService
 
 KEEP_ALIVE_S = 30
 SHUTDOWN_S = 10
+# Beyond these, idle ones among them, the answer is 503; a process may commonly have 1024 files open.
+MAX_CONNECTIONS = 512
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -103,7 +106,7 @@ class _Server(uvicorn.Server):
     def __init__(self, service: InferenceService, on_ready: Callable[[], None]) -> None:
         config = uvicorn.Config(
             create_app(service),
-            http="httptools",
+            http=BoundedProtocol,
             loop="uvloop",
             ws="none",
             lifespan="off",
@@ -112,6 +115,7 @@ class _Server(uvicorn.Server):
             access_log=False,
             server_header=False,
             date_header=False,
+            limit_concurrency=MAX_CONNECTIONS,
             timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=SHUTDOWN_S,
         )

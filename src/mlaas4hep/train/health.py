@@ -64,6 +64,6 @@ def require_parts(events: Mapping[Part, int], split: Split, *, identity: str) ->
         if not events[part] and share * selected >= _SURELY_SOME:
             raise DataError(
                 f"none of {selected:,} selected events fell into the {part} part, which is to hold {share:.0%} of "
-                f"them: they are told apart by {identity}, which must be (nearly) the same for all; name other columns in "
-                f"split.by"
+                f"them: they are told apart by {identity}, which must be (nearly) the same for all; name other "
+                f"columns in split.by"
             )

@@ -19,6 +19,7 @@ class Script(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.statuses: list[int] = []
+        self.body = b'{"error": "in its own words", "models": ["a"]}'
         self.asked: list[str] = []
         self.connections = 0
         self.url = f"http://127.0.0.1:{self.server_port}"
@@ -38,7 +39,7 @@ class Handler(BaseHTTPRequestHandler):
         if status == 0:
             self.close_connection = True
             return
-        body = b'{"error": "in its own words", "models": ["a"]}'
+        body = self.server.body
         self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
         self.send_header("Retry-After", "0")
@@ -107,6 +108,14 @@ def test_a_status_says_whose_fault_it_is_and_is_not_tried_again(
     with Client(script.url) as client, pytest.raises(kind, match="in its own words"):
         client.models()
     assert len(script.asked) == 1
+
+
+@pytest.mark.parametrize("status", [200, 404, 400, 500, 502])
+@pytest.mark.parametrize("body", [b"<!DOCTYPE html><html>", b"", b"[1, 2]", b'{"detail": "not found"}', b"\xff\xfe"])
+def test_another_program_at_the_address_is_told_as_such(script: Script, status: int, body: bytes) -> None:
+    script.statuses, script.body = [status], body
+    with Client(script.url) as client, pytest.raises(ServerError, match="is that 'mlaas4hep serve'"):
+        client.models()
 
 
 def test_names_are_quoted_and_a_path_in_the_url_is_kept(script: Script) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from mlaas4hep.errors import RequestError
+from mlaas4hep.serve import events
 from mlaas4hep.serve.events import EventReader, Prediction, encode_prediction, example_event
 from mlaas4hep.spec.columns import ColumnType, Jagged
 
@@ -58,7 +59,9 @@ def test_integers_stand_for_floats_and_words_for_what_json_lacks() -> None:
         ({"MET.pt": "31"}, r"column 'MET.pt' \(flat, float32\): asked for a number, found the text '31'"),
         ({"MET.pt": True}, "asked for a number, found true"),
         ({"MET.pt": [1.0, 2.0]}, "asked for a number, found a list of 2"),
-        ({"nJet": 2.0}, r"column 'nJet' \(flat, int64\): asked for an integer, found 2.0"),
+        ({"nJet": 2.5}, r"column 'nJet' \(flat, int64\): asked for an integer, found 2.5"),
+        ({"Jet_id": [1, 2.0, -2.5]}, r"asked for a list, each an integer, found -2.5 at \[2\]"),
+        ({"event": 1e300}, "is outside 0 to"),
         ({"nJet": None}, "asked for an integer, found null"),
         ({"nJet": True}, "asked for an integer, found true"),
         ({"nJet": 2**63}, "9223372036854775808 is outside"),
@@ -99,7 +102,8 @@ def test_all_problems_of_a_request_are_told_at_once() -> None:
         (b"[1]", "Expected `object`"),
         (b"{}", "found nothing"),
         (b'{"inputs": []}', "found 'inputs'"),
-        (b'{"instances": {}}', "found 'instances'"),
+        (b'{"instances": {}}', r'asked for a list of events, \{"instances": \[.*, found an object under \'instances\''),
+        (b'{"instances": null}', "found null under 'instances'"),
         (b'{"instances": [[1, 2]]}', r"instances\[0\]: asked for an object \{column: value\}, found a list of 2"),
         (b'{"instances": ' + b"[" * 100_000, "nested too deeply|not JSON"),
         (b'{"instances": [{"MET.pt": 1e999}]}', "does not fit"),
@@ -108,6 +112,25 @@ def test_all_problems_of_a_request_are_told_at_once() -> None:
 def test_a_body_of_another_form_is_refused(body: bytes, said: str) -> None:
     with pytest.raises(RequestError, match=said):
         EventReader(TYPES).read(body, max_instances=10)
+
+
+def test_whole_numbers_written_as_floats_are_integers() -> None:
+    columns = read({**EVENT, "nJet": 6.0, "event": 3.0, "Jet_id": [1, 2.0, -3.0]}, EVENT)
+    assert columns["nJet"].tolist() == [6, 2]
+    assert columns["event"].tolist() == [3, 2**63]
+    assert columns["Jet_id"].tolist() == [[1, 2, -3], [3]]
+
+
+def test_what_is_near_is_looked_for_only_where_it_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(events, "nearest", lambda name, known: asked.append(name) or "")
+    with pytest.raises(RequestError) as refused:
+        read({**EVENT, **{f"x{i}": 1 for i in range(20_000)}, "y" * 100_000: 1})
+    assert len(str(refused.value).splitlines()) == len(asked) == 8
+    with pytest.raises(RequestError) as refused:
+        read(*[{**EVENT, "y" * 100_000: 1}] * 10)
+    assert len(asked) == 9
+    assert len(str(refused.value)) < 300
 
 
 def test_a_very_large_request_is_refused_in_the_words_of_the_parser() -> None:

@@ -55,6 +55,25 @@ def test_nothing_to_serve_says_what_was_looked_for(tmp_path: Path, there: list[s
         open_repository(tmp_path / "missing")
 
 
+@pytest.mark.parametrize("asked", [".", "story"])
+def test_a_run_is_answered_with_the_bundle_in_it(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(models / "tth", tmp_path / "story" / "model" / "tth")
+    (tmp_path / "story" / "pictures").mkdir()
+    with pytest.raises(BundleError, match=r"found (story|model, pictures); did you mean story/model/tth\?$"):
+        open_repository(asked)
+    assert open_repository("story/model").names == open_repository("story/model/tth").names == ("tth",)
+
+
+def test_a_path_that_is_no_folder_says_what_it_is_or_what_is_near(models: Path) -> None:
+    with pytest.raises(BundleError, match=r"model\.onnx is a file; asked for a bundle"):
+        open_repository(models / "tth" / "1" / "model.onnx")
+    with pytest.raises(BundleError, match=r"no folder .*/tht; .*; did you mean 'tth'"):
+        open_repository(models / "tht")
+
+
 def test_two_versions_are_served_side_by_side(models: Path, tmp_path: Path) -> None:
     shutil.copytree(models / "tth", tmp_path / "tth")
     shutil.copytree(models / "tth" / "1", tmp_path / "tth" / "2")
