@@ -8,6 +8,7 @@ seed.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -29,7 +30,6 @@ MODELS = {
     "mlp_sklearn": Model(name="mlp", backend="sklearn"),
     "mlp_torch": Model(name="mlp", backend="torch"),
 }
-HIDDEN, LEARNING_RATE = (128, 64), 1e-3
 Scores = NDArray[Any]
 Step = Callable[[NDArray[np.float32], NDArray[np.int64]], None]
 Score = Callable[[NDArray[np.float32]], Scores]
@@ -106,10 +106,16 @@ def _sklearn_network(width: int, batch_size: int, seed: int) -> tuple[Any, ...]:
 
     from sklearn.neural_network import MLPClassifier
 
+    from mlaas4hep.backends.sklearn import MlpDials
+
     del width
-    # alpha is divided by the batch inside: this is the pull of 1e-3 that our dial `l2` means.
+    dials = MlpDials()
     network = MLPClassifier(
-        HIDDEN, learning_rate_init=LEARNING_RATE, alpha=1e-3 * batch_size, batch_size=batch_size, random_state=seed
+        dials.hidden,
+        learning_rate_init=dials.learning_rate,
+        alpha=dials.l2 * batch_size,  # divided by the batch inside
+        batch_size=batch_size,
+        random_state=seed,
     )
 
     def step(x: NDArray[np.float32], labels: NDArray[np.int64]) -> None:
@@ -130,19 +136,26 @@ def _torch_network(width: int, batch_size: int, seed: int) -> tuple[Any, ...]:
 
     import torch
 
+    from mlaas4hep.backends.torch_models import MlpDials
+
     del batch_size
+    dials = MlpDials()
     torch.manual_seed(seed)
-    layers = [torch.nn.Linear(width, HIDDEN[0]), torch.nn.ReLU(), torch.nn.Linear(*HIDDEN), torch.nn.ReLU()]
-    network = torch.nn.Sequential(*layers, torch.nn.Linear(HIDDEN[1], 1))
-    optimiser = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE)
+    layers: list[torch.nn.Module] = []
+    for size, following in itertools.pairwise([width, *dials.hidden]):
+        layers += [torch.nn.Linear(size, following), torch.nn.ReLU(), torch.nn.Dropout(dials.dropout)]
+    network = torch.nn.Sequential(*layers, torch.nn.Linear(dials.hidden[-1], 1))
+    optimiser = torch.optim.AdamW(network.parameters(), lr=dials.learning_rate, weight_decay=dials.weight_decay)
 
     def step(x: NDArray[np.float32], labels: NDArray[np.int64]) -> None:
+        network.train()
         optimiser.zero_grad()
         margin = network(torch.from_numpy(x))[:, 0]
         torch.nn.functional.binary_cross_entropy_with_logits(margin, torch.from_numpy(labels).float()).backward()
         optimiser.step()
 
     def score(x: NDArray[np.float32]) -> Scores:
+        network.eval()
         with torch.inference_mode():
             found: Scores = torch.sigmoid(network(torch.from_numpy(x)))[:, 0].numpy()
         return found
