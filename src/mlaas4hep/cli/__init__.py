@@ -97,7 +97,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except MLaaSError as error:
         click.echo(f"Error: {error}", err=True)
         return EXIT_FAILURE
-    except Exception as error:
+    except Exception as error:  # our mistake: told whole, traceback included, with what to do
         click.echo(_last_words(error, sys.argv[1:] if arguments is None else arguments), err=True)
         return EXIT_FAILURE
     return status if isinstance(status, int) else 0

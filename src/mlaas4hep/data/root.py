@@ -87,7 +87,7 @@ def _blamed(path: str, what: str = "") -> Iterator[None]:
         yield
     except (MLaaSError, MemoryError):
         raise
-    except Exception as error:
+    except Exception as error:  # damaged bytes make uproot fail in ways that share no base class
         if isinstance(error, _OWN_MISTAKES) and _is_raised_here(error):
             raise
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
