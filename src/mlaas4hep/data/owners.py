@@ -31,7 +31,7 @@ class Owners:
         self._catalogue = catalogue
         self._overlaps: Counter[tuple[int, int]] = Counter()
         self._seen_in: dict[tuple[int, int], FileEntry] = {}
-        readers: dict[tuple[tuple[int, int], str], list[FileEntry]] = {}
+        readers: dict[tuple[object, str], list[FileEntry]] = {}
         for file in catalogue.files:
             readers.setdefault((file_key(file.path), file.tree), []).append(file)
         self._owner: dict[int, NDArray[np.int32]] = {}

@@ -11,17 +11,18 @@ import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
-from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mlaas4hep.data.places import Place, open_place
 from mlaas4hep.errors import DataError, nearest
 from mlaas4hep.spec.columns import Column, ColumnType
 
 GROUP = "mlaas4hep.sources"
+_HEAD_BYTES = 512
 _BUILT_IN = {"root": "mlaas4hep.data.root:RootFormat"}
 
 
@@ -110,16 +111,16 @@ def cut_reads(source: Source, names: Sequence[str], entry_start: int, entry_stop
 class SourceFormat(Protocol):
     """A file format: knows its files by their first bytes, and opens them."""
 
-    def matches(self, path: str, head: bytes) -> bool:
+    def matches(self, url: str, head: bytes) -> bool:
         """True where the file with these first bytes is of this format."""
         ...
 
-    def trees(self, path: str) -> tuple[TreeInfo, ...]:
+    def trees(self, place: Place) -> tuple[TreeInfo, ...]:
         """Tables of events in a file, in the order in which they stand there."""
         ...
 
-    def open(self, path: str, tree: str | None) -> Source:
-        """Open one table; None takes the only one."""
+    def open(self, place: Place, tree: str | None) -> Source:
+        """Open one table; None takes the only one. The source owns the place from then on."""
         ...
 
 
@@ -135,36 +136,47 @@ def formats() -> dict[str, SourceFormat]:
     return found
 
 
-def format_of(path: str) -> SourceFormat:
+def format_of(place: Place) -> SourceFormat:
     """The format of a file, by its first bytes.
 
     Raises
     ------
     DataError
-        There is no such file, it is empty, or no format knows it.
+        The file is empty, or no format knows it.
     """
-    head = _head(path)
+    if not place.size:
+        raise DataError(f"{place.url}: is an empty file (0 bytes)")
+    head = bytes(place.read([(0, min(_HEAD_BYTES, place.size))])[0])
     known = formats()
     for one in known.values():
-        if one.matches(path, head):
+        if one.matches(place.url, head):
             return one
-    raise DataError(f"{path}: is not a {' or '.join(sorted(known)).upper()} file; {_looks_like(head)}")
+    raise DataError(f"{place.url}: is not a {' or '.join(sorted(known)).upper()} file; {_looks_like(head)}")
 
 
 def open_source(path: str, tree: str | None = None) -> Source:
-    """Open a table of events; `None` takes the only one with entries.
+    """Open a table of events, wherever it lies; `None` takes the only one with entries.
 
     Raises
     ------
     DataError
         No such file, not a known format, damaged, no such tree, or several trees and none named.
     """
-    return format_of(path).open(path, tree)
+    place = open_place(path)
+    try:
+        return format_of(place).open(place, tree)
+    except BaseException:
+        place.close()
+        raise
 
 
 def list_trees(path: str) -> tuple[TreeInfo, ...]:
     """Tables of events in a file, readable or not."""
-    return format_of(path).trees(path)
+    place = open_place(path)
+    try:
+        return format_of(place).trees(place)
+    finally:
+        place.close()
 
 
 def check_asked(source: Source, names: Sequence[str], entry_start: int, entry_stop: int) -> None:
@@ -186,19 +198,6 @@ def check_asked(source: Source, names: Sequence[str], entry_start: int, entry_st
         raise DataError(
             f"{where}: entries {entry_start} to {entry_stop} asked for, but it has {source.num_entries} entries"
         )
-
-
-def _head(path: str) -> bytes:
-    try:
-        with Path(path).open("rb") as file:
-            head = file.read(512)
-    except IsADirectoryError:
-        raise DataError(f"{path}: is a folder, not a file") from None
-    except OSError as error:
-        raise DataError(f"{path}: cannot be opened: {error.strerror}") from error
-    if not head:
-        raise DataError(f"{path}: is an empty file (0 bytes)")
-    return head
 
 
 _SIGNATURES = {

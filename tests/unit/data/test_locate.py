@@ -60,6 +60,6 @@ def test_what_finds_nothing_is_refused_with_the_nearest(folder: Path, pattern: s
 def test_all_that_find_nothing_are_reported_at_once(folder: Path) -> None:
     (folder / "empty").mkdir()
     with pytest.raises(DataError) as refused:
-        locate([f"{folder}/no1.root", f"{folder}/a1.root", f"{folder}/empty", "root://host//store/a.root"])
+        locate([f"{folder}/no1.root", f"{folder}/a1.root", f"{folder}/empty", "gopher://host/a.root"])
     assert len(str(refused.value).splitlines()) == 3
-    assert "remote files are not read by this version yet" in str(refused.value)
+    assert "nothing is known for gopher://" in str(refused.value)

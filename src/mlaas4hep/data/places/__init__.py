@@ -1,0 +1,113 @@
+"""Where bytes lie: a `Place` is one file that gives any range of its bytes, local or far away.
+
+The kinds register by the scheme of their addresses under the entry-point group ``mlaas4hep.places``; a new one is a
+module and a line there. Every file format reads through a place, so each format can be read from each place.
+Invariant: a place gives the bytes asked for, all of them, or raises `DataError`; its identity changes with its content.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping, Sequence
+from importlib.metadata import entry_points
+from typing import Protocol, runtime_checkable
+
+from mlaas4hep.errors import DataError, nearest
+
+GROUP = "mlaas4hep.places"
+LOCAL = "file"
+_BUILT_IN = {LOCAL: "mlaas4hep.data.places.local:LocalFiles"}
+
+Buffer = bytes | bytearray | memoryview
+
+
+@runtime_checkable
+class Place(Protocol):
+    """One file. May be shared by threads."""
+
+    url: str
+    """As it is named in messages: never with credentials."""
+    size: int
+    """Bytes."""
+    identity: str
+    """Differs whenever the content may differ: size, time of change and number of the file, or its entity tag."""
+
+    def read(self, ranges: Sequence[tuple[int, int]]) -> list[Buffer]:
+        """Bytes from ``start`` to ``stop`` (excluded) of each range, in the order asked for.
+
+        Raises
+        ------
+        DataError
+            The file cannot be read, or ends before a range does.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give the file back; reading after that is an error."""
+        ...
+
+
+class PlaceKind(Protocol):
+    """What one scheme of addresses can do."""
+
+    def open(self, url: str) -> Place:
+        """Open one file.
+
+        Raises
+        ------
+        DataError
+            There is no such file, it may not be read, or nobody answers.
+        """
+        ...
+
+    def expand(self, pattern: str) -> tuple[str, ...]:
+        """Files behind an address that names one, a folder, or several by wild cards; sorted.
+
+        Raises
+        ------
+        DataError
+            Nothing is found, with the nearest that is.
+        """
+        ...
+
+    def key(self, url: str) -> object:
+        """Equal for every spelling of one file."""
+        ...
+
+
+def scheme_of(url: str) -> str:
+    """``root`` of ``root://host//path``; ``file`` of a plain path."""
+    scheme, found, _ = url.partition("://")
+    return scheme.lower() if found else LOCAL
+
+
+def place_kinds() -> Mapping[str, str]:
+    """Known schemes, and where their kinds are: built-in ones and those of installed packages."""
+    return {**{entry.name: entry.value for entry in entry_points(group=GROUP)}, **_BUILT_IN}
+
+
+def kind_of(url: str) -> PlaceKind:
+    """The kind for an address.
+
+    Raises
+    ------
+    DataError
+        Nothing is known for its scheme.
+    """
+    scheme, known = scheme_of(url), place_kinds()
+    if scheme not in known:
+        raise DataError(f"{url}: nothing is known for {scheme}://{nearest(scheme, known)}")
+    module, _, attribute = known[scheme].partition(":")
+    kind: PlaceKind = getattr(importlib.import_module(module), attribute)()
+    return kind
+
+
+def open_place(url: str) -> Place:
+    """Open a file wherever it lies.
+
+    Raises
+    ------
+    DataError
+        There is no such file, it may not be read, nobody answers, or nothing is known for its scheme.
+    """
+    return kind_of(url).open(url)

@@ -1,0 +1,66 @@
+"""uproot reads through a `Place`, like everything else here.
+
+Invariant: what uproot asks for together is asked of the place together, so that a far place can answer it at once.
+"""
+
+from __future__ import annotations
+
+from queue import Queue
+from types import TracebackType
+from typing import Any, Self
+
+import uproot
+from uproot.source.chunk import Chunk, Source
+from uproot.source.futures import TrivialFuture
+
+from mlaas4hep.data.places import Place
+
+
+class PlaceSource(Source):
+    """uproot's view of a place; the place is closed with it."""
+
+    def __init__(self, file_path: str, *, place: Place, **options: Any) -> None:
+        super().__init__()
+        self._file_path = file_path
+        self._place = place
+        self._num_bytes = place.size
+        self._closed = False
+
+    def chunk(self, start: int, stop: int) -> Chunk:
+        """One range; shorter where the file ends, as uproot expects of its first read."""
+        return self._chunks([(start, min(stop, self._place.size))])[0]
+
+    def chunks(self, ranges: list[tuple[int, int]], notifications: Queue[Chunk]) -> list[Chunk]:
+        """Several ranges at once."""
+        chunks = self._chunks(ranges)
+        for one in chunks:
+            notifications.put(one)
+        return chunks
+
+    @property
+    def closed(self) -> bool:
+        """Whether the place was closed."""
+        return self._closed
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._closed = True
+        self._place.close()
+
+    def _chunks(self, ranges: list[tuple[int, int]]) -> list[Chunk]:
+        self._num_requests += 1
+        self._num_requested_chunks += len(ranges)
+        self._num_requested_bytes += sum(stop - start for start, stop in ranges)
+        filled = zip(ranges, self._place.read(ranges), strict=True)
+        return [Chunk(self, start, stop, TrivialFuture(data)) for (start, stop), data in filled]
+
+
+def open_root(place: Place) -> Any:
+    """uproot's file over a place, without threads or caches of its own."""
+    return uproot.open(
+        {place.url: None}, handler=PlaceSource, place=place, use_threads=False, object_cache=None, array_cache=None
+    )
