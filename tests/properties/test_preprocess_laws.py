@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlaas4hep.spec.columns import Jagged
-from mlaas4hep.spec.preprocess import _sorted_order, pad
+from mlaas4hep.spec.padding import pad, sorted_order
 
 VALUE = st.sampled_from([0.0, -0.0, 1.0, 2.5, -3.0, math.nan, math.inf, -math.inf])
 LISTS = st.lists(st.lists(VALUE, max_size=6), min_size=1, max_size=12)
@@ -20,7 +20,7 @@ def test_padding_sorted_or_not_agrees_with_python_lists(lists: list[list[float]]
     if long:  # one list much longer than the others takes the other way of sorting
         lists = [*lists, [float(value % 7) for value in range(2000)], *([[]] * 3000)]
     key = Jagged.from_lists(lists, "float64")
-    order = _sorted_order(key, key)
+    order = sorted_order(key, key)
     padded = pad([key], length=length, order=order)[:, :, 0]
     for row, one in zip(padded, lists, strict=True):
         expected = sorted(one, key=lambda value: (math.isnan(value), 0.0 if math.isnan(value) else value))[:length]

@@ -26,8 +26,9 @@ from mlaas4hep.spec.columns import (
     hide_missing,
 )
 from mlaas4hep.spec.expressions import Expression
-from mlaas4hep.spec.features import FeatureSpec, InputGroup
+from mlaas4hep.spec.features import EVENT, FeatureSpec, InputGroup
 from mlaas4hep.spec.new_variables import NewVariables
+from mlaas4hep.spec.padding import Assembled, Collection, first_difference, pad, sorted_order
 
 
 @dataclass(frozen=True)
@@ -98,19 +99,54 @@ class Preprocessor:
         DataError
             A column is missing or of another kind, or lists of one collection differ in length.
         """
+        rows = self.assemble(columns, num_entries)
+        selected = rows.kept
+        if rows.index is not None:
+            selected = np.zeros(num_entries, dtype=np.bool_)
+            selected[rows.index[rows.kept]] = True
+        inputs = {}
+        if rows.flats:
+            inputs[EVENT] = _stack(rows)
+        for one in rows.collections:
+            padded = pad(one.lists, length=one.length, order=one.order)
+            inputs[one.name] = padded if rows.kept.all() else padded[rows.kept]
+        lengths = rows.lengths()
+        truncated = {one.name: truncated_objects(lengths[one.name], one.length) for one in rows.collections}
+        return Prepared(inputs, selected, truncated, lengths)
+
+    def assemble(self, columns: Columns, num_entries: int, *, wanted: NDArray[np.bool_] | None = None) -> Assembled:
+        """Every variable of a set of events, computed but not yet padded.
+
+        Parameters
+        ----------
+        columns, num_entries
+            As of `run`.
+        wanted
+            bool [N]: events that are asked for; None asks for all.
+
+        Raises
+        ------
+        DataError
+            As of `run`; only events that are wanted and selected matter.
+        """
         typed = self._cast(columns, self.types)
         _check_lengths(typed, num_entries)
-        selected = self._select(typed, num_entries)
-        if not selected.all():
-            typed = compress_columns(typed, selected)
-        events = _Events(typed, self._new, int(np.count_nonzero(selected)))
-        prepared = Prepared({}, selected, {}, {})
-        for group in self.features.inputs:
-            if group.length is None:
-                prepared.inputs[group.name] = _stack(group, events)
-            else:
-                self._pad(group, events, prepared)
-        return prepared
+        index = None
+        kept = np.ones(num_entries, dtype=np.bool_) if wanted is None else wanted
+        if _is_sparse(kept):
+            typed, index, kept = _thin(typed, index, kept)
+        if self._preselection is not None:
+            passed = _Events(typed, self._new, len(kept)).evaluate(self._preselection)
+            kept = kept & np.asarray(passed, dtype=np.bool_)
+            if _is_sparse(kept):
+                typed, index, kept = _thin(typed, index, kept)
+        try:
+            return self._assembled(typed, index, kept)
+        except DataError:
+            if kept.all():
+                raise
+        # What does not fit may be events that nobody wants.
+        return self._assembled(*_thin(typed, index, kept))
 
     def evaluate(self, text: str, columns: Columns, num_entries: int, *, where: str = "expression") -> Column:
         """Value of an expression over columns and new variables, such as a weight or an observer.
@@ -197,22 +233,23 @@ class Preprocessor:
         if sort is not None and sort.result_type(self._types).kind == "flat":
             yield f"inputs.{group.name}.sort: '{group.sort}' is flat; sort by a column of the collection"
 
-    def _select(self, typed: Columns, num_entries: int) -> NDArray[np.bool_]:
-        if self._preselection is None:
-            return np.ones(num_entries, dtype=np.bool_)
-        selected = _Events(typed, self._new, num_entries).evaluate(self._preselection)
-        return np.asarray(selected, dtype=np.bool_)
+    def _assembled(self, typed: Columns, index: NDArray[np.int64] | None, kept: NDArray[np.bool_]) -> Assembled:
+        events = _Events(typed, self._new, len(kept))
+        flats: list[NDArray[Any]] = []
+        collections = []
+        for group in self.features.inputs:
+            if group.length is None:
+                flats = [_as_flat(events.column(one.name), one.name) for one in group.variables]
+            else:
+                collections.append(self._collection(group, group.length, events))
+        return Assembled(index, kept, flats, collections)
 
-    def _pad(self, group: InputGroup, events: _Events, prepared: Prepared) -> None:
-        assert group.length is not None
+    def _collection(self, group: InputGroup, length: int, events: _Events) -> Collection:
         lists = [_as_jagged(events.column(variable.name), variable.name) for variable in group.variables]
         _check_counts(group, lists)
         sort = self._sort[group.name]
-        order = None if sort is None else _sorted_order(_as_jagged(events.evaluate(sort), sort.text), lists[0])
-        counts = lists[0].counts
-        prepared.inputs[group.name] = pad(lists, length=group.length, order=order)
-        prepared.lengths[group.name] = counts
-        prepared.truncated[group.name] = int(np.maximum(counts - group.length, 0).sum())
+        order = None if sort is None else sorted_order(_as_jagged(events.evaluate(sort), sort.text), lists[0])
+        return Collection(group.name, length, lists, order)
 
 
 class _Events:
@@ -236,79 +273,30 @@ class _Events:
             self._columns[step] = self._new.expressions[step].evaluate(self._columns, self.num_entries)
 
 
-def pad(lists: list[Jagged], *, length: int, order: NDArray[np.int64] | None = None) -> NDArray[np.float32]:
-    """Lists of equal lengths side by side, cut and filled up with NaN to a fixed length.
+def truncated_objects(lengths: NDArray[np.int64], length: int) -> int:
+    """Objects beyond the first K, over all events."""
+    return int(np.maximum(lengths - length, 0).sum())
 
-    Parameters
-    ----------
-    lists
-        F columns with the same counts, N events each.
-    length
-        K.
-    order
-        int64 [M]: position of the value that comes next, over all events; None keeps the order of the lists.
 
-    Returns
-    -------
-    float32 [N, K, F].
-    """
-    counts, offsets = lists[0].counts, lists[0].offsets
-    num_entries, num_values = len(counts), len(lists[0].values)
-    padded = np.full((num_entries * length, len(lists)), np.nan, dtype=np.float32)
-    # Row of the padded table for each value: event * K + slot, where slot = position - start of the list.
-    target = np.arange(num_values) + np.repeat(np.arange(num_entries) * length - offsets[:-1], counts)
-    source: slice | NDArray[Any] = slice(None) if order is None else order
-    if num_values and counts.max() > length:
-        slot = np.arange(num_values) - np.repeat(offsets[:-1], counts)
-        kept = slot < length
-        target = target[kept]
-        source = np.flatnonzero(kept) if order is None else order[kept]
+def _is_sparse(kept: NDArray[np.bool_]) -> bool:
+    """Whether fewer than half of the events are left: only then is it cheaper to take them out of every column."""
+    return 2 * int(np.count_nonzero(kept)) < len(kept)
+
+
+def _thin(
+    typed: Columns, index: NDArray[np.int64] | None, kept: NDArray[np.bool_]
+) -> tuple[Columns, NDArray[np.int64], NDArray[np.bool_]]:
+    """The kept events alone."""
+    left = np.flatnonzero(kept) if index is None else index[kept]
+    return compress_columns(typed, kept), left, np.ones(len(left), dtype=np.bool_)
+
+
+def _stack(rows: Assembled) -> NDArray[np.float32]:
+    stacked = np.empty((int(np.count_nonzero(rows.kept)), len(rows.flats)), dtype=np.float32)
+    everything = bool(rows.kept.all())
     with np.errstate(over="ignore"):
-        for channel, column in enumerate(lists):
-            padded[target, channel] = column.values[source]
-    return padded.reshape(num_entries, length, len(lists))
-
-
-def _sorted_order(key: Jagged, like: Jagged) -> NDArray[np.int64] | None:
-    """Position of each list's values in rising order of the key, NaN last, ties as they stand; None if in order."""
-    if not np.array_equal(key.offsets, like.offsets):
-        raise DataError(f"the sort key has other list lengths than the collection: {_first_difference(key, like)}")
-    values = key.values
-    event = np.repeat(np.arange(len(key)), key.counts)
-    with np.errstate(invalid="ignore"):
-        falling = (values[1:] < values[:-1]) | (np.isnan(values[:-1]) & ~np.isnan(values[1:]))
-    if not np.any(falling & (event[1:] == event[:-1])):
-        return None
-    return _argsort_lists(key, event)
-
-
-def _argsort_lists(key: Jagged, event: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Positions that sort each list by itself; stable, NaN last."""
-    counts, starts = key.counts, key.offsets[:-1]
-    longest = int(counts.max())
-    if len(key) * longest > 8 * len(key.values) + 1_000_000:
-        # A few very long lists: the table below would be mostly padding.
-        return np.lexsort((key.values, event))
-    # One row a list, padded with what sorts last, sorts 4 to 6 times faster than one sort over all values. It keeps the
-    # type of the key (a float would take neighbouring whole numbers above 2^53 for equal); a value that equals the
-    # padding stays before it, since the sort is stable.
-    table = np.full((len(key), longest), _sorts_last(key.dtype), dtype=key.dtype)
-    table[event, np.arange(len(event)) - np.repeat(starts, counts)] = key.values
-    order = np.argsort(table, axis=1, kind="stable") + starts[:, np.newaxis]
-    return order[np.arange(longest) < counts[:, np.newaxis]]
-
-
-def _sorts_last(dtype: np.dtype[Any]) -> Any:
-    if dtype.kind == "f":
-        return np.nan
-    return True if dtype.kind == "b" else np.iinfo(dtype).max
-
-
-def _stack(group: InputGroup, events: _Events) -> NDArray[np.float32]:
-    stacked = np.empty((events.num_entries, len(group.variables)), dtype=np.float32)
-    with np.errstate(over="ignore"):
-        for channel, variable in enumerate(group.variables):
-            stacked[:, channel] = _as_flat(events.column(variable.name), variable.name)
+        for channel, values in enumerate(rows.flats):
+            stacked[:, channel] = values if everything else values[rows.kept]
     return stacked
 
 
@@ -336,13 +324,8 @@ def _check_counts(group: InputGroup, lists: list[Jagged]) -> None:
         if column.offsets is not first.offsets and not np.array_equal(column.offsets, first.offsets):
             raise DataError(
                 f"the columns of the collection '{group.name}' have different lengths: '{variable.name}' and "
-                f"'{group.variables[0].name}' {_first_difference(column, first)}"
+                f"'{group.variables[0].name}' {first_difference(column, first)}"
             )
-
-
-def _first_difference(one: Jagged, other: Jagged) -> str:
-    event = int(np.flatnonzero(one.counts != other.counts)[0])
-    return f"differ first in event {event} of this block: {one.counts[event]} and {other.counts[event]} values"
 
 
 def _parse(text: str | None, where: str) -> Expression | None:
