@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from mlaas4hep.data.dataset import BatchIterator, EventDataset
-from mlaas4hep.data.plan import Chunk, Plan
+from mlaas4hep.data.filling import Filling, Read
+from mlaas4hep.data.plan import STRANDS, Chunk, Plan
 from mlaas4hep.data.reader import Counts
-from mlaas4hep.data.shuffle import ENTRY, Rows, windows
+from mlaas4hep.spec.padding import Assembled, write_rows
 from mlaas4hep.testing import assert_resumable, same_batch
 
-GOLDEN_ORDER = "54cfc52d6842b151a1a7081d16d101c1a8c5b587feb8339aea801d34dda7bb03"
+GOLDEN_ORDER = "6849bd24c3ffe9e8c495431fa9bb7377f0c8e9167ac8be5dfd7867d336513d7f"
 
 Stream = Callable[..., EventDataset]
 
@@ -48,19 +49,18 @@ def fake_files(draw: st.DrawFn) -> tuple[FakeFile, ...]:
     return tuple(FakeFile(place % 2, place // 2, one) for place, one in enumerate(clusters))
 
 
-def fake_rows(plan: Plan) -> Iterator[tuple[Chunk, Rows]]:
-    """What reading would give, with the entry numbers for values."""
-    for chunk in plan.chunks():
-        entries = np.empty(chunk.num_entries, dtype=ENTRY)
-        entries["file"], entries["entry"] = chunk.file, np.arange(chunk.start, chunk.stop)
-        zeros, positions = np.zeros(chunk.num_entries), chunk.positions()
-        keys = plan.keys(chunk.file, np.arange(chunk.start, chunk.stop), positions)
-        yield chunk, Rows({}, zeros.astype(np.int64), zeros, entries, positions, keys)
+def streamed(plan: Plan, *, threads: int = 0, ahead: int = 0, first: int = 0) -> list[tuple[int, int]]:
+    """What a plan delivers when it is read, without any inputs."""
 
+    def work(chunk: Chunk) -> Iterator[Read]:
+        size = chunk.num_entries
+        rows = Assembled(None, np.ones(size, dtype=np.bool_), [], [])
+        zeros = np.zeros(size)
+        yield Read(chunk.file, np.arange(chunk.start, chunk.stop), rows, zeros.astype(np.int64), zeros)
 
-def streamed(plan: Plan) -> list[tuple[int, int]]:
-    rows = [window.pick(0, len(window)).entries.tolist() for window in windows(fake_rows(plan), plan.window)]
-    return [tuple(entry) for part in rows for entry in part]
+    with Filling(plan, work, write=write_rows, width=0, threads=threads, ahead=ahead, first=first) as filling:
+        parts = [window.pick(0, len(window)).entries.tolist() for window in filling]
+    return [tuple(entry) for part in parts for entry in part]
 
 
 @settings(max_examples=60)
@@ -88,32 +88,65 @@ def test_every_entry_comes_once_in_an_order_that_chunks_do_not_change(
 
 @settings(max_examples=30)
 @given(files=fake_files(), window=st.integers(1, 80), chunk_entries=st.integers(1, 60), seed=st.integers(0, 99))
-def test_chunks_stay_in_bounds_and_announce_complete_windows_truly(
+def test_chunks_stay_in_bounds_and_fill_every_slot_of_every_window_once(
     files: tuple[FakeFile, ...], window: int, chunk_entries: int, seed: int
 ) -> None:
     plan = Plan(files, window, shuffle=True, seed=seed, chunk_entries=chunk_entries)
     chunks = list(plan.chunks())
     assert all(0 < chunk.num_entries <= chunk_entries for chunk in chunks)
-    assert all(one.complete <= other.complete for one, other in pairwise(chunks))
-    assert chunks[-1].complete == plan.num_windows
-    seen: set[int] = set()
-    for chunk in chunks:
-        seen.update(chunk.positions().tolist())
-        assert set(range(min(chunk.complete * window, plan.num_entries))) <= seen
+    assert all(one.first_window <= other.first_window for one, other in pairwise(chunks))
+    assert all(one.stop == other.start for chunk in chunks for one, other in pairwise(chunk.pieces))
+    slots = [(one.window, one.offset + at) for chunk in chunks for one in chunk.pieces for at in range(one.num_entries)]
+    assert sorted(slots) == [(one, at) for one in range(plan.num_windows) for at in range(plan.window_size(one))]
 
 
 @settings(max_examples=30)
-@given(files=fake_files(), window=st.integers(1, 80), chunk_entries=st.integers(1, 60), data=st.data())
-def test_a_plan_may_start_at_any_window(
-    files: tuple[FakeFile, ...], window: int, chunk_entries: int, data: st.DataObject
-) -> None:
-    """Law 3, on plans alone: the chunks from a window on hold all of its rest, and little before it."""
-    plan = Plan(files, window, shuffle=True, chunk_entries=chunk_entries)
+@given(files=fake_files(), window=st.integers(1, 80), data=st.data())
+def test_a_plan_may_start_at_any_window(files: tuple[FakeFile, ...], window: int, data: st.DataObject) -> None:
+    """Law 3, on plans alone."""
+    plan = Plan(files, window, shuffle=True)
     first = data.draw(st.integers(0, plan.num_windows))
-    rest = np.concatenate([np.zeros(0, np.int64), *(chunk.positions() for chunk in plan.chunks(first))])
-    assert set(range(first * window, plan.num_entries)) <= set(rest.tolist())
-    before = rest[rest < first * window]
-    assert len(before) <= chunk_entries
+    assert streamed(plan, first=first) == streamed(plan)[first * window :]
+
+
+@settings(max_examples=40)
+@given(
+    files=fake_files(),
+    window=st.integers(1, 80),
+    ranks=st.integers(1, 5),
+    epoch=st.integers(0, 2),
+    shuffle=st.booleans(),
+)
+def test_ranks_have_disjoint_shares_of_equal_size_that_are_complete_together(
+    files: tuple[FakeFile, ...], window: int, ranks: int, epoch: int, shuffle: bool
+) -> None:
+    """Law 1, for several processes."""
+    plans = [Plan(files, window, shuffle=shuffle, epoch=epoch, rank=rank, ranks=ranks) for rank in range(ranks)]
+    shares = [streamed(plan) for plan in plans]
+    every = [(place, entry) for place, one in enumerate(files) for entry in range(int(one.clusters[-1]))]
+    assert sorted(entry for share in shares for entry in share) == every
+    assert max(map(len, shares)) - min(map(len, shares)) <= STRANDS + len(files)
+
+
+@settings(max_examples=40)
+@given(files=fake_files(), window=st.integers(20, 80), seed=st.integers(0, 99))
+def test_every_sample_is_in_every_window_in_its_share(files: tuple[FakeFile, ...], window: int, seed: int) -> None:
+    plan = Plan(files, window, shuffle=True, seed=seed)
+    order = [files[file].sample for file, _ in streamed(plan)]
+    shares = np.bincount(order) / len(order)
+    for number in range(plan.num_windows):
+        part = order[number * window : (number + 1) * window]
+        for sample, share in enumerate(shares):
+            assert abs(part.count(sample) - share * len(part)) <= 2 + STRANDS
+
+
+@settings(max_examples=20, deadline=None)
+@given(files=fake_files(), window=st.integers(1, 80), chunk_entries=st.integers(1, 60), ahead=st.integers(0, 100))
+def test_threads_and_read_ahead_change_nothing(
+    files: tuple[FakeFile, ...], window: int, chunk_entries: int, ahead: int
+) -> None:
+    plan = Plan(files, window, shuffle=True, chunk_entries=chunk_entries)
+    assert streamed(plan, threads=3, ahead=ahead) == streamed(plan)
 
 
 def test_the_order_does_not_hang_on_threads_chunks_or_batches(small_stream: Stream) -> None:

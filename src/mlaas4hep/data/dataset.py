@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -19,10 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlaas4hep.data.catalogue import Catalogue
-from mlaas4hep.data.plan import Chunk, Plan, chunk_entries_for
-from mlaas4hep.data.prefetch import Prefetch
+from mlaas4hep.data.filling import Filling, Read
+from mlaas4hep.data.plan import STRANDS, Chunk, Plan, chunk_entries_for
 from mlaas4hep.data.reader import MAX_READ_BYTES, Counts, EventReader, reading_bytes
-from mlaas4hep.data.shuffle import ENTRY, Rows, Window, windows
+from mlaas4hep.data.rows import SIDE_BYTES, Rows, Window, split_table, writer
 from mlaas4hep.data.split import Part
 from mlaas4hep.data.weights import require_classes, training_factors
 from mlaas4hep.errors import DataError
@@ -30,8 +31,7 @@ from mlaas4hep.spec.preprocess import Preprocessor
 from mlaas4hep.spec.statistics import Statistics
 
 DEFAULT_WINDOW = 100_000
-_ROW_OVERHEAD = 44  # label, weight, entry, position, key
-_STATE_VERSION = 1
+_STATE_VERSION = 2
 _LEAST_CHUNK = 1_024
 
 
@@ -42,7 +42,7 @@ class Batch:
     Parameters
     ----------
     inputs
-        float32 by group, [n, F] or [n, K, F], raw and padded with NaN.
+        float32 by group, [n, F] or [n, K, F], raw and padded with NaN: views of one table of rows.
     labels
         int64 [n]: position of the class.
     weights
@@ -131,13 +131,15 @@ class EventDataset:
         self.shuffle_window = shuffle_window
         self.seed = seed
         self.threads = threads
-        self._row_bytes = 4 * preprocessor.features.width + _ROW_OVERHEAD
-        self._chunk_entries = chunk_entries or self._reading_unit(max_memory)
+        self._row_bytes = 4 * preprocessor.features.width + SIDE_BYTES
         # Unshuffled, windows mean nothing; they must not hang on what changes from run to run, for states to fit.
         self._window = shuffle_window if shuffle else reading_unit(preprocessor)
+        self._buffers = 2 if shuffle else threads + 2
+        self._chunk_entries = chunk_entries or self._most_read(max_memory, STRANDS if shuffle else 1)
         self._ahead = self._read_ahead(max_memory)
         self._factors = _factors(catalogue, preprocessor, weights, statistics)
         self._reader = EventReader(catalogue, preprocessor, max_read_bytes=self._read_bytes(max_memory))
+        self._lock = threading.Lock()
 
     @property
     def identity(self) -> str:
@@ -192,50 +194,66 @@ class EventDataset:
             return MAX_READ_BYTES
         return min(reading_bytes(max_memory - _for_rows(max_memory), threads=self.threads), MAX_READ_BYTES)
 
-    def _reading_unit(self, max_memory: int | None) -> int:
-        """Entries of a chunk: as many as the declaration says, or as fit beside a window and the other threads."""
+    def _most_read(self, max_memory: int | None, strands: int) -> int:
+        """Entries of a chunk: as many as the declaration says, or as fit beside the windows."""
         wanted = reading_unit(self.preprocessor)
         if max_memory is None:
             return wanted
-        fits = _for_rows(max_memory) // (4 * (self.threads + 1) * self._row_bytes)
+        fits = self._room(max_memory) // (strands + self.threads)
         return min(wanted, max(fits, _LEAST_CHUNK))
 
-    def _read_ahead(self, max_memory: int | None) -> int:
-        """Entries to work on ahead: a window, so that threads are busy while the last one is consumed."""
-        wanted = max(self._window, (self.threads + 1) * self._chunk_entries)
-        if max_memory is None:
-            return wanted
-        fits = _for_rows(max_memory) // (2 * self._row_bytes)
-        if self._window > fits:
+    def _room(self, max_memory: int) -> int:
+        """Rows that fit beside the windows.
+
+        Raises
+        ------
+        DataError
+            The windows alone do not fit.
+        """
+        fits = _for_rows(max_memory) // (self._buffers * self._row_bytes)
+        held = min(self._window, self.catalogue.num_entries)
+        if held > fits:
+            what = "shuffle_window" if self.shuffle else "a reading unit of"
             raise DataError(
-                f"shuffle_window {self._window} needs {2 * self._row_bytes * self._window / 1e6:.0f} MB at "
-                f"{self._row_bytes} bytes a row, more than rows may take of max_memory ("
-                f"{_for_rows(max_memory) / 1e6:.0f} of {max_memory / 1e6:.0f} MB); the largest window that fits is "
-                f"{fits}"
+                f"{what} {held} needs {self._buffers * self._row_bytes * held / 1e6:.1f} MB at {self._row_bytes} bytes "
+                f"a row, more than rows may take of max_memory ({_for_rows(max_memory) / 1e6:.1f} of "
+                f"{max_memory / 1e6:.1f} MB); the largest window that fits is {fits}"
             )
-        return min(wanted, _for_rows(max_memory) // self._row_bytes - self._window)
+        return self._buffers * (fits - held)
 
-    def _rows(self, plan: Plan, chunk: Chunk) -> tuple[Rows, Counts]:
-        """Work of a thread: one chunk to rows with their place in the order."""
-        file = self.catalogue.files[chunk.file]
-        events = self._reader.read(file, chunk.start, chunk.stop, part=self.part)
-        label = self.catalogue.samples[file.sample].label
-        size = len(events.entries)
-        positions = chunk.positions()[events.entries - chunk.start]
-        entries = np.empty(size, dtype=ENTRY)
-        entries["file"], entries["entry"] = file.number, events.entries
-        rows = Rows(
-            inputs=events.inputs,
-            labels=np.full(size, label, dtype=np.int64),
-            weights=self._weights(events.weights, label),
-            entries=entries,
-            positions=positions,
-            keys=plan.keys(chunk.file, events.entries, positions),
+    def _read_ahead(self, max_memory: int | None) -> int:
+        """Entries that may be read before their window opens: those that must be, and a chunk a thread."""
+        plan = self.plan(0)
+        largest = max((one.num_entries for one in plan.chunks()), default=0)
+        wanted = plan.most_held + max(self.threads, 1) * largest
+        return wanted if max_memory is None else min(wanted, self._room(max_memory))
+
+    def _fill(self, epoch: int, first: int, counts: dict[int, Counts]) -> Filling:
+        """Windows of an epoch from one on; what became of the entries is added to ``counts``."""
+        width = self.preprocessor.features.width
+        plan = self.plan(epoch)
+        # Refers to self by way of the work alone, which ends with the iterator.
+        return Filling(
+            plan,
+            lambda chunk: self._read(chunk, counts),
+            write=writer(plan.num_entries * width),
+            width=width,
+            first=first,
+            threads=self.threads,
+            buffers=self._buffers,
+            ahead=self._ahead,
         )
-        return rows, events.counts
 
-    def _weights(self, physics: NDArray[np.float64], label: int) -> NDArray[np.float64]:
-        return np.ones(len(physics)) if self._factors is None else physics * self._factors[label]
+    def _read(self, chunk: Chunk, counts: dict[int, Counts]) -> Iterator[Read]:
+        """Work of a thread: the events of one chunk."""
+        file = self.catalogue.files[chunk.file]
+        label = self.catalogue.samples[file.sample].label
+        for events in self._reader.read(file, chunk.start, chunk.stop, part=self.part):
+            labels = np.full(len(events.entries), label, dtype=np.int64)
+            weights = np.ones(len(labels)) if self._factors is None else events.weights * self._factors[label]
+            yield Read(file.number, events.entries, events.rows, labels, weights)
+            with self._lock:
+                counts[chunk.file] = counts.get(chunk.file, Counts()) + events.counts
 
 
 class BatchIterator:
@@ -274,7 +292,8 @@ class BatchIterator:
             self.close()
             raise StopIteration
         rows = Rows.concat(parts)
-        return Batch(rows.inputs, rows.labels, rows.weights, rows.entries)
+        inputs = split_table(rows.table, self._dataset.preprocessor.features)
+        return Batch(inputs, rows.labels, rows.weights, rows.entries)
 
     def state_dict(self) -> dict[str, Any]:
         """Where the stream stands, between two batches: plain values, less than 1 kB."""
@@ -310,8 +329,7 @@ class BatchIterator:
         """Stop the threads; no batch comes after it."""
         self._next = self._place()
         self._window = None
-        self._windows.close()
-        self._prefetch.close()
+        self._filling.close()
 
     def __enter__(self) -> Self:
         return self
@@ -322,16 +340,8 @@ class BatchIterator:
         self.close()
 
     def _start(self, *, window: int, offset: int) -> None:
-        dataset = self._dataset
-        plan = dataset.plan(self._epoch)
         self.counts: dict[int, Counts] = {}
-        self._prefetch = Prefetch(
-            partial(dataset._rows, plan),
-            tuple(plan.chunks(window)),
-            threads=dataset.threads,
-            ahead=dataset._ahead,
-        )
-        self._windows = windows(_counted(self._prefetch, self.counts), plan.window, first=window)
+        self._filling = self._dataset._fill(self._epoch, window, self.counts)
         self._window = None
         self._offset = offset
         self._next = (window, offset)
@@ -341,7 +351,7 @@ class BatchIterator:
         while self._window is None or self._offset >= len(self._window):
             self._next = self._after()
             self._window = None  # let go before the next one is put together
-            following = next(self._windows, None)
+            following = next(self._filling, None)
             if following is None:
                 return None
             self._offset = self._next[1] if following.number == self._next[0] else 0
@@ -369,12 +379,6 @@ def reading_unit(preprocessor: Preprocessor) -> int:
 def default_threads() -> int:
     """Two, or one where only one core may be used: more only help where reading is slower than learning."""
     return min(2, len(os.sched_getaffinity(0)))
-
-
-def _counted(results: Prefetch[Chunk, tuple[Rows, Counts]], counts: dict[int, Counts]) -> Iterator[tuple[Chunk, Rows]]:
-    for chunk, (rows, found) in results:
-        counts[chunk.file] = counts.get(chunk.file, Counts()) + found
-        yield chunk, rows
 
 
 def _factors(

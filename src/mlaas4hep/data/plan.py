@@ -1,17 +1,17 @@
-"""Which entries are read when: a pure function of the files' clusters, seed, epoch and window.
+"""Which entries are read when, and where each stands: a pure function of the files' clusters, seed, epoch and window.
 
-The sequence of all entries is cut into windows of exactly W entries; shuffled, the clusters of all files stand in the
-order of their keys, and inside a window each entry stands by its own key. `Chunk` is what is read at once: it follows
-the clusters, joins small neighbours and cuts large ones. Invariant: chunks say how bytes are fetched, never which event
-comes next; positions in the sequence do not depend on them.
+Shuffled, the clusters of each sample are permuted and dealt to strands; every window of W entries takes its share of
+every strand, so every sample is in every window in its proportion. Inside a window a keyed permutation gives each entry
+its slot. Unshuffled there is one strand, in file order. `Chunk` is what is read at once: it follows the clusters, joins
+small neighbours and cuts large ones. Invariant: chunks say how bytes are fetched, never which event comes next.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Protocol
+from functools import cached_property
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,10 +21,14 @@ from mlaas4hep.errors import DataError
 
 # Tags keep the keys of different purposes apart.
 _CLUSTER_TAG = 0x636C7573
-_ENTRY_TAG = 0x656E7472
+_WINDOW_TAG = 0x77696E64
 
 MAX_CHUNK_ENTRIES = 262_144
 CHUNK_BYTES = 96_000_000
+# Parts of how many clusters a window holds at least, where there are so many: see docs/decisions.md.
+STRANDS = 4
+# Clusters shorter than this share of a window are permuted together with their neighbours.
+_SMALLEST_SHARE = 32
 
 
 class PlannedFile(Protocol):
@@ -44,6 +48,31 @@ class PlannedFile(Protocol):
 
 
 @dataclass(frozen=True)
+class Piece:
+    """Entries of a chunk that belong to one window.
+
+    Parameters
+    ----------
+    start, stop
+        Entry range.
+    window
+        Number of the window.
+    offset
+        Place of the first of them in the window, before it is permuted.
+    """
+
+    start: int
+    stop: int
+    window: int
+    offset: int
+
+    @property
+    def num_entries(self) -> int:
+        """Entries in the range."""
+        return self.stop - self.start
+
+
+@dataclass(frozen=True)
 class Chunk:
     """A contiguous entry range of one file that is read at once.
 
@@ -53,40 +82,45 @@ class Chunk:
         Running number in reading order.
     file
         Position of the file in the plan.
-    start, stop
-        Entry range.
     pieces
-        ``(start, stop, position)`` of each stretch that is contiguous in the sequence: entry ``start`` stands at
-        ``position``.
-    complete
-        So many windows are complete once this chunk and all before it have been read.
+        By windows, not falling; together they are the range, without gaps.
     """
 
     number: int
     file: int
-    start: int
-    stop: int
-    pieces: tuple[tuple[int, int, int], ...]
-    complete: int
+    pieces: tuple[Piece, ...]
+
+    @property
+    def start(self) -> int:
+        """First entry."""
+        return self.pieces[0].start
+
+    @property
+    def stop(self) -> int:
+        """The entry after the last."""
+        return self.pieces[-1].stop
 
     @property
     def num_entries(self) -> int:
         """Entries in the range."""
         return self.stop - self.start
 
-    def positions(self) -> NDArray[np.int64]:
-        """Place of each entry in the sequence, int64 [num_entries]."""
-        return np.concatenate([np.arange(place, place + stop - start) for start, stop, place in self.pieces])
+    @property
+    def first_window(self) -> int:
+        """The earliest window that needs it."""
+        return min(one.window for one in self.pieces)
 
 
 @dataclass(frozen=True)
 class _Units:
-    """Entry ranges in sequence order: file, first entry, number of entries, position of the first entry."""
+    """Entry ranges side by side: file, first entry, number of entries."""
 
     file: NDArray[np.int64]
     start: NDArray[np.int64]
     size: NDArray[np.int64]
-    position: NDArray[np.int64]
+
+    def take(self, index: NDArray[np.int64] | slice) -> _Units:
+        return _Units(self.file[index], self.start[index], self.size[index])
 
 
 class Plan:
@@ -102,8 +136,13 @@ class Plan:
         False keeps the catalogue's order; windows then only bound what is held at a time.
     seed, epoch
         Key of the order.
+    rank, ranks
+        The share of one of several processes that read the same files: disjoint, together complete, and equal to one
+        entry a strand.
     chunk_entries
         At most so many entries are read at once; changes nothing but speed and memory.
+    strands
+        How many clusters a window holds parts of, at least, where shuffled. Part of the order.
     """
 
     def __init__(
@@ -114,102 +153,195 @@ class Plan:
         shuffle: bool,
         seed: int = 0,
         epoch: int = 0,
+        rank: int = 0,
+        ranks: int = 1,
         chunk_entries: int = MAX_CHUNK_ENTRIES,
+        strands: int = STRANDS,
     ) -> None:
-        for name, value in (("window", window), ("chunk_entries", chunk_entries)):
+        for name, value in (
+            ("window", window),
+            ("chunk_entries", chunk_entries),
+            ("ranks", ranks),
+            ("strands", strands),
+        ):
             if value < 1:
                 raise DataError(f"{name} must be at least 1, got {value}")
+        if not 0 <= rank < ranks:
+            raise DataError(f"rank must be from 0 to {ranks - 1}, got {rank}")
         self.files = tuple(files)
         self.window = window
         self.shuffle = shuffle
         self.seed = seed
         self.epoch = epoch
+        self.rank, self.ranks = rank, ranks
         self.chunk_entries = chunk_entries
-        self._units = self._sequence()
-        self.num_entries = int(self._units.size.sum())
+        self._wanted_strands = strands
+        self._strands = [_share(one, rank, ranks) for one in self._deal()]
+        sizes = np.array([int(one.size.sum()) for one in self._strands], dtype=np.int64)
+        self.num_entries = int(sizes.sum())
         self.num_windows = -(-self.num_entries // window)
+        self._bounds = _window_bounds(sizes, window)
 
     def __str__(self) -> str:
         order = f"shuffled in windows of {self.window} by seed {self.seed}" if self.shuffle else "in file order"
-        return f"{self.num_entries} entries of {len(self.files)} files, epoch {self.epoch}, {order}"
+        share = f", share {self.rank + 1} of {self.ranks}" if self.ranks > 1 else ""
+        return f"{self.num_entries} entries of {len(self.files)} files, epoch {self.epoch}, {order}{share}"
 
-    def keys(self, file: int, entries: NDArray[np.int64], positions: NDArray[np.int64]) -> NDArray[np.uint64]:
-        """By what rows are sorted inside their window: a hash of the entry, or its position where unshuffled."""
-        if not self.shuffle:
-            return positions.astype(np.uint64)
-        one = self.files[file]
-        return fold_array(fold(_ENTRY_TAG, self.seed, self.epoch, one.sample, one.index), entries)
+    def window_size(self, window: int) -> int:
+        """Entries of a window: W, but for the last."""
+        return min(self.window, self.num_entries - window * self.window)
+
+    def window_key(self, window: int) -> int:
+        """Key of the permutation inside a window."""
+        return fold(_WINDOW_TAG, self.seed, self.epoch, window, self.rank, self.ranks)
 
     def chunks(self, first_window: int = 0) -> Iterator[Chunk]:
-        """Chunks in reading order, from those that hold the first entry of a window on."""
-        units = self._cut(self._units)
-        ends = units.position + units.size
-        begin = int(np.searchsorted(ends, first_window * self.window, side="right"))
-        groups = np.maximum(units.position[begin:] // self.window, first_window)
-        cuts = np.flatnonzero(np.diff(groups)) + 1
-        bounds = [0, *cuts.tolist(), len(groups)]
+        """Chunks in reading order, those without entries of a window from ``first_window`` on left out."""
+        found = [piece for number in range(len(self._strands)) for piece in self._cut(number, first_window)]
+        groups: dict[int, list[tuple[int, list[Piece]]]] = {}
+        for file, pieces in found:
+            groups.setdefault(pieces[0].window, []).append((file, pieces))
         number = 0
-        for low, high in pairwise(bounds):
-            if low == high:
-                continue
-            following = int(groups[high]) if high < len(groups) else self.num_windows
-            runs = list(self._join(units, begin + low, begin + high))
-            for place, run in enumerate(runs):
-                complete = following if place == len(runs) - 1 else int(groups[low])
-                yield self._chunk(units, run, number, complete)
+        for window in sorted(groups):
+            for file, pieces in self._join(groups[window]):
+                yield Chunk(number, file, tuple(pieces))
                 number += 1
 
-    def _sequence(self) -> _Units:
+    @cached_property
+    def most_held(self) -> int:
+        """Entries read before their window is the next one to be filled: the most at any time."""
+        change = np.zeros(self.num_windows + 1, dtype=np.int64)
+        for chunk in self.chunks():
+            for piece in chunk.pieces:
+                change[chunk.first_window] += piece.num_entries
+                change[piece.window] -= piece.num_entries
+        return int(np.cumsum(change).max(initial=0))
+
+    def _deal(self) -> list[_Units]:
+        """Clusters of all files as strands, each in its order."""
+        if not self.shuffle:
+            return [self._units(range(len(self.files)))]
+        samples: dict[int, list[int]] = {}
+        for number, file in enumerate(self.files):
+            samples.setdefault(file.sample, []).append(number)
+        total = sum(int(one.clusters[-1]) for one in self.files)
+        return [strand for numbers in samples.values() for strand in self._deal_sample(numbers, total)]
+
+    def _deal_sample(self, numbers: list[int], total: int) -> Iterator[_Units]:
+        units = self._units(numbers)
+        keys = [self._cluster_keys(number, units.start[units.file == number]) for number in numbers]
+        units = units.take(np.argsort(np.concatenate(keys), kind="stable"))
+        entries = int(units.size.sum())
+        wanted = -(-self._wanted_strands * entries // max(total, 1))
+        count = max(1, min(wanted, len(units.size)))
+        for strand in range(count):
+            yield units.take(slice(strand, None, count))
+
+    def _units(self, numbers: Sequence[int]) -> _Units:
         empty = np.zeros(0, dtype=np.int64)
-        starts = [one.clusters[:-1] for one in self.files]
-        file = np.repeat(np.arange(len(starts)), [len(one) for one in starts]).astype(np.int64)
-        start = np.concatenate([empty, *starts])
-        size = np.concatenate([empty, *(np.diff(one.clusters) for one in self.files)])
-        if self.shuffle:
-            keys = [self._cluster_keys(one) for one in self.files]
-            order = np.argsort(np.concatenate([empty.astype(np.uint64), *keys]), kind="stable")
-            file, start, size = file[order], start[order], size[order]
-        return _Units(file, start, size, np.cumsum(size) - size)
-
-    def _cluster_keys(self, one: PlannedFile) -> NDArray[np.uint64]:
-        key = fold(_CLUSTER_TAG, self.seed, self.epoch, one.sample, one.index)
-        return fold_array(key, one.clusters[:-1])
-
-    def _cut(self, units: _Units) -> _Units:
-        """Clusters longer than a chunk in equal parts, so that one of them never has to be held whole."""
-        parts = -(-units.size // self.chunk_entries)
-        index = np.repeat(np.arange(len(parts)), parts)
-        part = np.arange(len(index)) - np.repeat(np.cumsum(parts) - parts, parts)
-        size, count = units.size[index], parts[index]
-        low, high = part * size // count, (part + 1) * size // count
-        return _Units(units.file[index], units.start[index] + low, high - low, units.position[index] + low)
-
-    def _join(self, units: _Units, low: int, high: int) -> Iterator[list[int]]:
-        """Neighbours in a file that the window holds anyway are read together: inside it the key orders rows."""
-        run: list[int] = []
-        size = 0
-        for one in (np.lexsort((units.start[low:high], units.file[low:high])) + low).tolist():
-            length = int(units.size[one])
-            follows = bool(run) and self._follows(units, run[-1], one)
-            if run and not (follows and size + length <= self.chunk_entries):
-                yield run
-                run, size = [], 0
-            run.append(one)
-            size += length
-        if run:
-            yield run
-
-    @staticmethod
-    def _follows(units: _Units, one: int, other: int) -> bool:
-        same_file = units.file[one] == units.file[other]
-        return bool(same_file and units.start[one] + units.size[one] == units.start[other])
-
-    @staticmethod
-    def _chunk(units: _Units, run: list[int], number: int, complete: int) -> Chunk:
-        pieces = tuple(
-            (int(units.start[one]), int(units.start[one] + units.size[one]), int(units.position[one])) for one in run
+        bounds = [self._permuted_together(self.files[number].clusters) for number in numbers]
+        return _Units(
+            np.repeat(np.array(numbers, dtype=np.int64), [len(one) - 1 for one in bounds]),
+            np.concatenate([empty, *(one[:-1] for one in bounds)]),
+            np.concatenate([empty, *(np.diff(one) for one in bounds)]),
         )
-        return Chunk(number, int(units.file[run[0]]), pieces[0][0], pieces[-1][1], pieces, complete)
+
+    def _permuted_together(self, clusters: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Boundaries of what keeps together: clusters, small ones joined with those after them."""
+        least = max(self.window // _SMALLEST_SHARE, 1)
+        if not self.shuffle or len(clusters) < 3 or int(np.diff(clusters).min()) >= least:
+            return clusters
+        groups = (clusters[:-1] + np.diff(clusters) - 1) // least
+        last = np.flatnonzero(np.diff(groups, append=-1))
+        return np.concatenate([clusters[:1], clusters[1:][last]])
+
+    def _cluster_keys(self, number: int, starts: NDArray[np.int64]) -> NDArray[np.uint64]:
+        file = self.files[number]
+        return fold_array(fold(_CLUSTER_TAG, self.seed, self.epoch, file.sample, file.index), starts)
+
+    def _cut(self, strand: int, first_window: int) -> Iterator[tuple[int, list[Piece]]]:
+        """A strand as ranges of at most ``chunk_entries``, each with its windows."""
+        units, bounds = self._strands[strand], self._bounds[:, strand]
+        offsets = np.sum(np.diff(self._bounds[:, :strand], axis=0), axis=1)
+        position = 0
+        for file, start, size in zip(units.file.tolist(), units.start.tolist(), units.size.tolist(), strict=True):
+            parts = -(-size // self.chunk_entries)
+            for part in range(parts):
+                low, high = part * size // parts, (part + 1) * size // parts
+                pieces = _pieces(start + low, position + low, position + high, bounds, offsets, first_window)
+                if pieces:
+                    yield file, pieces
+            position += size
+
+    def _join(self, group: list[tuple[int, list[Piece]]]) -> Iterator[tuple[int, list[Piece]]]:
+        """Neighbours in a file that one window begins with are read together."""
+        file, run = -1, list[Piece]()
+        for number, pieces in sorted(group, key=lambda one: (one[0], one[1][0].start)):
+            size = pieces[-1].stop - pieces[0].start
+            follows = number == file and bool(run) and run[-1].stop == pieces[0].start
+            if run and not (follows and run[-1].stop - run[0].start + size <= self.chunk_entries):
+                yield file, run
+                run = []
+            file, run = number, [*run, *pieces]
+        if run:
+            yield file, run
+
+
+def _pieces(
+    entry: int, low: int, high: int, bounds: NDArray[np.int64], offsets: NDArray[np.int64], first_window: int
+) -> list[Piece]:
+    """Places ``low`` to ``high`` of a strand by windows, from a window on; ``entry`` stands at ``low``."""
+    window = max(int(np.searchsorted(bounds, low, side="right")) - 1, first_window)
+    found = []
+    while window < len(bounds) - 1 and bounds[window] < high:
+        begin, end = max(low, int(bounds[window])), min(high, int(bounds[window + 1]))
+        if begin < end:
+            offset = int(offsets[window]) + begin - int(bounds[window])
+            found.append(Piece(entry + begin - low, entry + end - low, window, offset))
+        window += 1
+    return found
+
+
+def _share(units: _Units, rank: int, ranks: int) -> _Units:
+    """The part of a strand that one of several processes reads."""
+    if ranks == 1:
+        return units
+    ends = np.cumsum(units.size)
+    total = int(ends[-1]) if len(ends) else 0
+    low, high = rank * total // ranks, (rank + 1) * total // ranks
+    begins = ends - units.size
+    first, last = np.maximum(begins, low), np.minimum(ends, high)
+    inside = first < last
+    return _Units(units.file[inside], (units.start + first - begins)[inside], (last - first)[inside])
+
+
+def _window_bounds(sizes: NDArray[np.int64], window: int) -> NDArray[np.int64]:
+    """How much of each strand has been taken when so many windows are full, int64 [windows + 1, strands].
+
+    The strands are merged evenly: entry i of a strand of n stands at (2i + 1) / 2n of the way (Sainte-Lague), so that
+    every window takes of each strand its share to within one.
+    """
+    total = int(sizes.sum())
+    full = np.minimum(np.arange(-(-total // window) + 1, dtype=np.int64) * window, total)
+    if len(sizes) == 1:
+        return full[:, np.newaxis]
+    # In whole numbers, or equal places of two strands would be rounded apart; Python's own where 64 bits do not do.
+    exact = np.int64 if total < 2**30 else object
+    steps: NDArray[Any] = 2 * full.astype(exact)[:, np.newaxis] * sizes.astype(exact) + total
+    taken: NDArray[np.int64] = np.clip((steps // (2 * max(total, 1))).astype(np.int64), 0, sizes)
+    rows = np.flatnonzero(taken.sum(axis=1) != full)
+    while len(rows):
+        part = taken[rows]
+        short = part.sum(axis=1) < full[rows]
+        with np.errstate(divide="ignore"):
+            following = np.where(part < sizes, (2 * part + 1) / sizes, np.inf)
+            latest = np.where(part > 0, (2 * part - 1) / sizes, -np.inf)
+        # Ties: the first strand gets first, the last one gives first.
+        gains = following.argmin(axis=1)
+        gives = len(sizes) - 1 - latest[:, ::-1].argmax(axis=1)
+        taken[rows, np.where(short, gains, gives)] += np.where(short, 1, -1)
+        rows = rows[taken[rows].sum(axis=1) != full[rows]]
+    return taken
 
 
 def chunk_entries_for(bytes_per_entry: int) -> int:

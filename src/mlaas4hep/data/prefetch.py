@@ -8,12 +8,11 @@ thread is left behind.
 from __future__ import annotations
 
 import threading
-import weakref
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Generic, Protocol, Self, TypeVar
 
-from mlaas4hep.errors import DataError
+from mlaas4hep.data.crew import Crew
 
 
 class Sized(Protocol):
@@ -48,31 +47,22 @@ class Prefetch(Generic[T, R]):
     """
 
     def __init__(self, work: Callable[[T], R], tasks: Sequence[T], *, threads: int, ahead: int) -> None:
-        if threads < 0:
-            raise DataError(f"threads must be 0 or more, got {threads}")
         self._shared = _Shared(work, tasks, ahead)
-        self._threads = [
-            threading.Thread(target=self._shared.run, name=f"mlaas4hep-read-{number}", daemon=True)
-            for number in range(threads)
-        ]
-        for thread in self._threads:
-            thread.start()
-        # Holds no reference to self: forgetting the iterator is enough to stop its threads.
-        self._finalizer = weakref.finalize(self, _stop, self._shared, self._threads)
+        self._crew = Crew(self, self._shared, threads=threads)
 
     def __iter__(self) -> Iterator[tuple[T, R]]:
         return self
 
     def __next__(self) -> tuple[T, R]:
         try:
-            return self._shared.wait_for_next() if self._threads else self._shared.work_out_next()
+            return self._shared.wait_for_next() if self._crew else self._shared.work_out_next()
         except BaseException:
             self.close()
             raise
 
     def close(self) -> None:
         """Stop and join the threads; may be called twice."""
-        self._finalizer()
+        self._crew.close()
 
     def __enter__(self) -> Self:
         return self
@@ -153,10 +143,3 @@ class _Shared(Generic[T, R]):
                     return self._claimed - 1
                 self._changed.wait()
             return None
-
-
-def _stop(shared: _Shared[T, R], threads: list[threading.Thread]) -> None:
-    shared.stop()
-    for thread in threads:
-        if thread is not threading.current_thread():
-            thread.join()

@@ -1,4 +1,4 @@
-"""From an entry range of a file to finished rows: read, split, select, weigh, preprocess.
+"""From an entry range of a file to events: read, split, select, weigh, compute the variables.
 
 `EventReader` is what the threads of `mlaas4hep.data.prefetch` run. Invariant: rows depend on the entry range alone, not
 on the thread, the ranges before, or what the range was cut from.
@@ -23,6 +23,7 @@ from mlaas4hep.data.split import PARTS, Part, Splitter
 from mlaas4hep.errors import ConfigError, DataError
 from mlaas4hep.spec.columns import Columns, Jagged, compress_columns
 from mlaas4hep.spec.expressions import Expression
+from mlaas4hep.spec.padding import Assembled
 from mlaas4hep.spec.preprocess import Preprocessor
 
 _IDLE_SOURCES = 16
@@ -63,29 +64,26 @@ class Counts:
 
 @dataclass(frozen=True)
 class Events:
-    """Rows of one entry range.
+    """Events of one entry range, M of them; some may have been cut away.
 
     Parameters
     ----------
     entries
-        int64 [n]: entry numbers in the file, rising.
-    inputs
-        float32 by group, [n, F] or [n, K, F].
+        int64 [M]: entry numbers in the file, rising.
+    rows
+        Their variables, and which of them are kept.
     parts
-        int8 [n]: position in `PARTS`.
+        int8 [M]: position in `PARTS`.
     weights
-        float64 [n]: physics weight.
-    lengths
-        By collection, int64 [n]: objects before truncation.
+        float64 [M]: physics weight.
     counts
         What became of the entries of the range.
     """
 
     entries: NDArray[np.int64]
-    inputs: dict[str, NDArray[np.float32]]
+    rows: Assembled
     parts: NDArray[np.int8]
     weights: NDArray[np.float64]
-    lengths: dict[str, NDArray[np.int64]]
     counts: Counts
 
 
@@ -182,8 +180,10 @@ class EventReader:
         if problems:
             raise ConfigError(problems, where="expressions do not fit their place")
 
-    def read(self, file: FileEntry, start: int, stop: int, *, part: Part | None = None) -> Events:
-        """Rows of the entries from ``start`` to ``stop`` (excluded); of one part of the split, or of all.
+    def read(self, file: FileEntry, start: int, stop: int, *, part: Part | None = None) -> Iterator[Events]:
+        """Entries from ``start`` to ``stop`` (excluded), in parts as large as may be read at once.
+
+        Those of another part of the split than the one asked for are not kept; None asks for all.
 
         Raises
         ------
@@ -193,30 +193,30 @@ class EventReader:
         names = self._names[file.sample]
         with self._pool.source(file) as source:
             bounds = cut_reads(source, names, start, stop, max_bytes=self._max_read_bytes)
-            parts = [self._rows(file, source.read(names, low, high), low, high, part) for low, high in pairwise(bounds)]
-        return _joined(parts)
+            for low, high in pairwise(bounds):
+                yield self._events(file, source.read(names, low, high), low, high, part)
 
-    def _rows(self, file: FileEntry, columns: Columns, start: int, stop: int, part: Part | None) -> Events:
+    def _events(self, file: FileEntry, columns: Columns, start: int, stop: int, part: Part | None) -> Events:
         sample = self._catalogue.samples[file.sample]
         num_entries = stop - start
         parts = self._splitter.parts(columns, num_entries)
-        wanted = np.ones(num_entries, dtype=np.bool_) if part is None else parts == PARTS.index(part)
-        kept = wanted & self._selected(sample, columns, num_entries) if sample.selection else wanted
-        entries = np.arange(start, stop)
-        if not kept.all():
-            columns, parts, entries = compress_columns(columns, kept), parts[kept], entries[kept]
+        in_part = np.ones(num_entries, dtype=np.bool_) if part is None else parts == PARTS.index(part)
+        wanted = in_part
+        if sample.selection:
+            wanted = in_part & self._selected(sample, columns, num_entries)
         try:
-            prepared = self._preprocessor.run(columns, len(entries))
+            rows = self._preprocessor.assemble(columns, num_entries, wanted=wanted)
         except DataError as error:
             raise DataError(f"{file.path}, tree '{file.tree}', entries {start} to {stop}: {error}") from error
+        entries = np.arange(start, stop)
+        if rows.index is not None:
+            columns = compress_columns(columns, _mask(rows.index, num_entries))
+            entries, parts = entries[rows.index], parts[rows.index]
         weights = self._weights(sample, columns, len(entries))
-        if not prepared.selected.all():
-            passed = prepared.selected
-            entries, parts, weights = entries[passed], parts[passed], weights[passed]
-        _check_finite(weights, entries, file)
-        other = num_entries - int(np.count_nonzero(wanted))
-        counts = Counts(num_entries, len(entries), num_entries - len(entries) - other, other)
-        return Events(entries, prepared.inputs, parts, weights, prepared.lengths, counts)
+        _check_finite(weights, rows.kept, entries, file)
+        delivered, other = int(np.count_nonzero(rows.kept)), num_entries - int(np.count_nonzero(in_part))
+        counts = Counts(num_entries, delivered, num_entries - delivered - other, other)
+        return Events(entries, rows, parts, weights, counts)
 
     def close(self) -> None:
         """Close the files."""
@@ -254,21 +254,6 @@ class EventReader:
                     yield f"weights.event: gives a list an event; pick one, as in {self._event_weight}[0]"
 
 
-def _joined(parts: list[Events]) -> Events:
-    """Rows of neighbouring ranges one after the other."""
-    if len(parts) == 1:
-        return parts[0]
-    first = parts[0]
-    return Events(
-        entries=np.concatenate([one.entries for one in parts]),
-        inputs={name: np.concatenate([one.inputs[name] for one in parts]) for name in first.inputs},
-        parts=np.concatenate([one.parts for one in parts]),
-        weights=np.concatenate([one.weights for one in parts]),
-        lengths={name: np.concatenate([one.lengths[name] for one in parts]) for name in first.lengths},
-        counts=sum((one.counts for one in parts), Counts()),
-    )
-
-
 def reading_bytes(memory: int, *, threads: int) -> int:
     """``max_read_bytes`` with which so many threads at once stay below a bound on memory."""
     return max(memory // (max(threads, 1) * _COPIES), 1)
@@ -280,8 +265,16 @@ def _no_events(kinds: dict[str, str]) -> Columns:
     return {name: Jagged(offsets, values) if kind == "jagged" else values for name, kind in kinds.items()}
 
 
-def _check_finite(weights: NDArray[np.float64], entries: NDArray[np.int64], file: FileEntry) -> None:
-    bad = np.flatnonzero(~np.isfinite(weights))
+def _mask(index: NDArray[np.int64], size: int) -> NDArray[np.bool_]:
+    mask = np.zeros(size, dtype=np.bool_)
+    mask[index] = True
+    return mask
+
+
+def _check_finite(
+    weights: NDArray[np.float64], kept: NDArray[np.bool_], entries: NDArray[np.int64], file: FileEntry
+) -> None:
+    bad = np.flatnonzero(~np.isfinite(weights) & kept)
     if len(bad):
         raise DataError(
             f"{file.path}, tree '{file.tree}', entry {entries[bad[0]]}: the event weight is {weights[bad[0]]}; weights "

@@ -13,15 +13,17 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mlaas4hep.data.catalogue import Catalogue
+from mlaas4hep.data.catalogue import Catalogue, SampleEntry
 from mlaas4hep.data.dataset import reading_unit
 from mlaas4hep.data.owners import Owners
 from mlaas4hep.data.plan import Chunk, Plan
 from mlaas4hep.data.prefetch import Prefetch
 from mlaas4hep.data.reader import MAX_READ_BYTES, Counts, EventReader, Events, reading_bytes
+from mlaas4hep.data.rows import Rows, split_table
 from mlaas4hep.data.split import PARTS
 from mlaas4hep.spec.accumulate import StatisticsAccumulator
-from mlaas4hep.spec.preprocess import Preprocessor
+from mlaas4hep.spec.padding import write_rows
+from mlaas4hep.spec.preprocess import Preprocessor, truncated_objects
 from mlaas4hep.spec.statistics import SampleCounts, Statistics, WeightSums
 
 
@@ -86,9 +88,18 @@ def scan_files(
 
     def measure(chunk: Chunk) -> tuple[StatisticsAccumulator, Counts, NDArray[np.int64] | None]:
         file = catalogue.files[chunk.file]
-        events = reader.read(file, chunk.start, chunk.stop)
-        taken = events.entries if owners.wants(file) else None
-        return _measured(events, chunk, catalogue, preprocessor), events.counts, taken
+        partial, counts, taken = _accumulator(preprocessor), Counts(), []
+        weighed = []
+        for events in reader.read(file, chunk.start, chunk.stop):
+            _add_inputs(partial, events, preprocessor)
+            weighed.append((events.parts[events.rows.kept], events.weights[events.rows.kept]))
+            counts += events.counts
+            if owners.wants(file):
+                taken.append(events.entries[events.rows.kept])
+        # Sums over the whole chunk: they must not hang on how it was cut to save memory.
+        parts, weights = (np.concatenate(one) for one in zip(*weighed, strict=True))
+        _add_counts(partial, parts, weights, counts, catalogue.samples[file.sample], catalogue.classes)
+        return partial, counts, np.concatenate(taken) if taken else None
 
     total = _empty(catalogue, preprocessor)
     files = [Counts()] * len(catalogue.files)
@@ -116,19 +127,29 @@ def _accumulator(preprocessor: Preprocessor) -> StatisticsAccumulator:
     return StatisticsAccumulator({group.name: len(group.variables) for group in preprocessor.features.inputs})
 
 
-def _measured(events: Events, chunk: Chunk, catalogue: Catalogue, preprocessor: Preprocessor) -> StatisticsAccumulator:
-    accumulator = _accumulator(preprocessor)
-    train = events.parts == PARTS.index("train")
-    lengths = {name: one[train] for name, one in events.lengths.items()}
-    kept = {group.name: group.length or 0 for group in preprocessor.features.inputs}
-    accumulator.add_inputs(
-        {name: one[train] for name, one in events.inputs.items()},
+def _add_inputs(total: StatisticsAccumulator, events: Events, preprocessor: Preprocessor) -> None:
+    kept = events.rows.kept
+    rows = Rows.empty(int(np.count_nonzero(kept)), events.rows.width)
+    write_rows(events.rows, rows.table, np.cumsum(kept, dtype=np.int64) - 1)
+    train = events.parts[kept] == PARTS.index("train")
+    longest = {group.name: group.length or 0 for group in preprocessor.features.inputs}
+    lengths = {name: one[train] for name, one in events.rows.lengths().items()}
+    total.add_inputs(
+        {name: one[train] for name, one in split_table(rows.table, preprocessor.features).items()},
         lengths=lengths,
-        truncated={name: int(np.maximum(one - kept[name], 0).sum()) for name, one in lengths.items()},
+        truncated={name: truncated_objects(one, longest[name]) for name, one in lengths.items()},
     )
-    sample = catalogue.samples[catalogue.files[chunk.file].sample]
-    by_part = np.bincount(events.parts, minlength=len(PARTS)).tolist()
-    counts = SampleCounts(chunk.num_entries, WeightSums.of(events.weights), **dict(zip(PARTS, by_part, strict=True)))
-    accumulator.add_sample(sample.name, counts)
-    accumulator.add_class(catalogue.classes[sample.label], WeightSums.of(events.weights[train]))
-    return accumulator
+
+
+def _add_counts(
+    total: StatisticsAccumulator,
+    parts: NDArray[np.int8],
+    weights: NDArray[np.float64],
+    counts: Counts,
+    sample: SampleEntry,
+    classes: tuple[str, ...],
+) -> None:
+    by_part = np.bincount(parts, minlength=len(PARTS)).tolist()
+    found = SampleCounts(counts.read, WeightSums.of(weights), **dict(zip(PARTS, by_part, strict=True)))
+    total.add_sample(sample.name, found)
+    total.add_class(classes[sample.label], WeightSums.of(weights[parts == PARTS.index("train")]))

@@ -38,6 +38,14 @@ class Collection:
     lists: list[Jagged]
     order: NDArray[np.int64] | None
 
+    def part(self, low: int, high: int) -> Collection:
+        """Events ``low`` to ``high`` (excluded), sharing memory where it can."""
+        first, last = self.lists[0].offsets[[low, high]].tolist()
+        offsets = self.lists[0].offsets[low : high + 1] - first
+        lists = [Jagged(offsets, one.values[first:last]) for one in self.lists]
+        order = None if self.order is None else self.order[first:last] - first
+        return Collection(self.name, self.length, lists, order)
+
 
 @dataclass(frozen=True)
 class Assembled:
@@ -64,6 +72,15 @@ class Assembled:
     def width(self) -> int:
         """Numbers an event."""
         return len(self.flats) + sum(one.length * len(one.lists) for one in self.collections)
+
+    def part(self, low: int, high: int) -> Assembled:
+        """Events ``low`` to ``high`` (excluded) of them, sharing memory."""
+        return Assembled(
+            None if self.index is None else self.index[low:high],
+            self.kept[low:high],
+            [one[low:high] for one in self.flats],
+            [one.part(low, high) for one in self.collections],
+        )
 
     def lengths(self) -> dict[str, NDArray[np.int64]]:
         """By collection, the number of objects of each event that passes, before truncation."""

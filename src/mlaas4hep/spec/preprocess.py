@@ -129,7 +129,7 @@ class Preprocessor:
         DataError
             As of `run`; only events that are wanted and selected matter.
         """
-        typed = self._cast(columns, self.types)
+        typed: Columns = self._cast(columns, self.types)
         _check_lengths(typed, num_entries)
         index = None
         kept = np.ones(num_entries, dtype=np.bool_) if wanted is None else wanted

@@ -1,0 +1,59 @@
+"""Threads that work for one iterator and never outlive it.
+
+Invariant: when the owner is closed, fails or is forgotten, its threads end; none is left behind, none is waited for in
+vain.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Protocol
+
+from mlaas4hep.errors import DataError
+
+
+class Stoppable(Protocol):
+    """What threads share: they leave `run` soon after `stop`."""
+
+    def run(self) -> None:
+        """Body of a thread."""
+
+    def stop(self) -> None:
+        """Let no thread begin anything more, and wake all that wait."""
+
+
+class Crew:
+    """Threads over shared work.
+
+    Parameters
+    ----------
+    owner
+        When it is forgotten, the threads are stopped; the shared work must not refer to it.
+    shared
+        What they run.
+    threads
+        How many.
+    """
+
+    def __init__(self, owner: object, shared: Stoppable, *, threads: int) -> None:
+        if threads < 0:
+            raise DataError(f"threads must be 0 or more, got {threads}")
+        self._threads = [
+            threading.Thread(target=shared.run, name=f"mlaas4hep-read-{number}", daemon=True)
+            for number in range(threads)
+        ]
+        for thread in self._threads:
+            thread.start()
+        self.close: Callable[[], object] = weakref.finalize(owner, _stop, shared, self._threads)
+
+    def __bool__(self) -> bool:
+        return bool(self._threads)
+
+
+def _stop(shared: Stoppable, threads: list[threading.Thread]) -> None:
+    shared.stop()
+    for thread in threads:
+        if thread is not threading.current_thread():
+            thread.join()

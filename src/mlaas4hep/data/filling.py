@@ -1,0 +1,330 @@
+"""Windows being filled by threads while the one before is consumed.
+
+A thread reads a chunk and writes its rows straight into their slots where the window is open; rows of later windows
+wait beside until theirs opens. Invariant: what a window holds does not depend on who fills it or when; two windows'
+worth of rows, the rows that wait, and one chunk a thread are all that is held.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlaas4hep.data.crew import Crew
+from mlaas4hep.data.hashing import permuted
+from mlaas4hep.data.plan import Chunk, Piece, Plan
+from mlaas4hep.data.rows import Rows, Window, Write
+from mlaas4hep.errors import DataError
+from mlaas4hep.spec.padding import Assembled
+
+
+@dataclass(frozen=True)
+class Read:
+    """Events that came out of part of a chunk.
+
+    Parameters
+    ----------
+    file
+        Number of the file in the catalogue.
+    entries
+        int64 [M]: entry numbers in the file, rising.
+    rows
+        Their variables, and which of them are kept.
+    labels
+        int64 [M].
+    weights
+        float64 [M].
+    """
+
+    file: int
+    entries: NDArray[np.int64]
+    rows: Assembled
+    labels: NDArray[np.int64]
+    weights: NDArray[np.float64]
+
+    def part(self, low: int, high: int) -> Read:
+        """Events ``low`` to ``high`` of them."""
+        if (low, high) == (0, len(self.entries)):
+            return self
+        at = slice(low, high)
+        return Read(self.file, self.entries[at], self.rows.part(low, high), self.labels[at], self.weights[at])
+
+
+Work = Callable[[Chunk], Iterator[Read]]
+
+
+class Filling:
+    """Windows of a plan in order, filled ahead by threads. Stops its threads when it is closed, fails, or is forgotten.
+
+    Parameters
+    ----------
+    plan
+        What stands where.
+    work
+        Reads a chunk; called by several threads at a time.
+    write
+        Puts rows into a table.
+    width
+        Numbers a row.
+    first
+        Number of the first window.
+    threads
+        0 works in the thread that asks for the next window.
+    buffers
+        Windows held at a time: one that is consumed, the others being filled.
+    ahead
+        Entries that may be read before their window is opened; what the next window needs is always read.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        work: Work,
+        *,
+        write: Write,
+        width: int,
+        first: int = 0,
+        threads: int = 2,
+        buffers: int = 2,
+        ahead: int = 0,
+    ) -> None:
+        self._shared = _Shared(plan, work, write, width, first, buffers, ahead)
+        self._crew = Crew(self, self._shared, threads=threads)
+        self._current: Window | None = None
+
+    def __iter__(self) -> Iterator[Window]:
+        return self
+
+    def __next__(self) -> Window:
+        """The next window, complete; the one before must not be used any more."""
+        try:
+            if self._current is not None:
+                self._shared.give_back(self._current)
+                self._current = None
+            self._current = self._shared.next_window(works=not self._crew)
+        except BaseException:
+            self.close()
+            raise
+        return self._current
+
+    def close(self) -> None:
+        """Stop and join the threads; may be called twice."""
+        self._crew.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+@dataclass(frozen=True)
+class _Waiting:
+    """Rows whose window is not open yet, and their slots in it."""
+
+    slots: NDArray[np.int64]
+    rows: Rows
+
+    def place(self, window: Window) -> None:
+        """Put them where they belong."""
+        window.rows.put(self.slots, self.rows)
+        window.kept[self.slots] = True
+
+
+class _Shared:
+    """What the threads and the consumer share; guarded by one condition."""
+
+    def __init__(self, plan: Plan, work: Work, write: Write, width: int, first: int, buffers: int, ahead: int) -> None:
+        self._plan, self._work, self._write, self._width = plan, work, write, width
+        self._chunks: Sequence[Chunk] = tuple(plan.chunks(first))
+        self._ahead = ahead
+        self._changed = threading.Condition()
+        self._stopped = False
+        self._free: list[Window] = []
+        self._buffers = buffers
+        self._consumed = first  # windows before this one are done with
+        self._next_open = first
+        self._next_chunk = 0
+        self._open: dict[int, Window] = {}
+        self._waiting: dict[int, list[_Waiting]] = {}
+        self._held = 0
+        self._held_for: Counter[int] = Counter()
+        self._unfinished = Counter(one.first_window for one in self._chunks)
+        self._unplaced: set[int] = set()
+        self._failed: dict[int, BaseException] = {}
+
+    def run(self) -> None:
+        """Body of a thread."""
+        while (job := self._claim(wait=True)) is not None:
+            self._do(job)
+
+    def stop(self) -> None:
+        """Let no thread claim more, and wake all that wait."""
+        with self._changed:
+            self._stopped = True
+            self._waiting.clear()
+            self._changed.notify_all()
+
+    def next_window(self, *, works: bool) -> Window:
+        """The window after the last one, once all of it is there."""
+        number = self._consumed
+        while True:
+            with self._changed:
+                if self._stopped or number >= self._plan.num_windows:
+                    raise StopIteration
+                self._raise_if_failed(number)
+                if self._is_complete(number):
+                    window = self._open.pop(number)
+                    break
+                if not works:
+                    self._changed.wait()
+                    continue
+            job = self._claim(wait=False)
+            if job is None:
+                raise DataError(f"window {number} cannot be completed")
+            self._do(job)
+        window.seal(self._plan.window_size(number))
+        return window
+
+    def give_back(self, window: Window) -> None:
+        """The consumer is done with a window: its memory goes to a later one."""
+        with self._changed:
+            self._consumed = window.number + 1
+            self._free.append(window)
+            self._changed.notify_all()
+
+    def _raise_if_failed(self, number: int) -> None:
+        early = [at for at in self._failed if self._chunks[at].first_window <= number]
+        if early:
+            raise self._failed[min(early)]
+
+    def _is_complete(self, number: int) -> bool:
+        if number not in self._open or number in self._unplaced:
+            return False
+        return not any(self._unfinished[window] for window in self._unfinished if window <= number)
+
+    def _claim(self, *, wait: bool) -> Window | int | None:
+        """A window to open, the number of a chunk to read, or None when there is nothing more to do."""
+        with self._changed:
+            while not self._stopped:
+                if self._may_open():
+                    return self._opened()
+                if self._next_chunk < len(self._chunks) and self._may_read(self._chunks[self._next_chunk]):
+                    self._held += self._chunks[self._next_chunk].num_entries
+                    self._next_chunk += 1
+                    return self._next_chunk - 1
+                done = self._next_open == self._plan.num_windows and self._next_chunk == len(self._chunks)
+                if done or not wait:
+                    return None
+                self._changed.wait()
+            return None
+
+    def _may_open(self) -> bool:
+        return self._next_open < min(self._consumed + self._buffers, self._plan.num_windows)
+
+    def _may_read(self, chunk: Chunk) -> bool:
+        return chunk.first_window < self._next_open or self._held + chunk.num_entries <= self._ahead
+
+    def _opened(self) -> Window:
+        number = self._next_open
+        window = self._free.pop() if self._free else Window(self._capacity(), self._width)
+        window.begin(number)
+        self._open[number] = window
+        self._unplaced.add(number)
+        self._next_open += 1
+        self._held -= self._held_for.pop(number, 0)
+        self._changed.notify_all()
+        return window
+
+    def _capacity(self) -> int:
+        return min(self._plan.window, self._plan.num_entries)
+
+    def _do(self, job: Window | int) -> None:
+        if isinstance(job, Window):
+            self._place_waiting(job)
+            return
+        try:
+            self._read(self._chunks[job])
+        except BaseException as error:
+            with self._changed:
+                self._failed[job] = error
+                self._changed.notify_all()
+
+    def _place_waiting(self, window: Window) -> None:
+        with self._changed:
+            blocks = self._waiting.pop(window.number, [])
+        while blocks:
+            blocks.pop().place(window)
+        with self._changed:
+            self._unplaced.discard(window.number)
+            self._changed.notify_all()
+
+    def _read(self, chunk: Chunk) -> None:
+        for read in self._work(chunk):
+            for piece in chunk.pieces:
+                self._put(piece, read)
+            if self._stopped:
+                return
+        with self._changed:
+            self._unfinished[chunk.first_window] -= 1
+            for piece in chunk.pieces:
+                if piece.window < self._next_open:
+                    self._held -= piece.num_entries
+                else:
+                    self._held_for[piece.window] += piece.num_entries
+            self._changed.notify_all()
+
+    def _put(self, piece: Piece, read: Read) -> None:
+        """Rows of one window: into their slots, or beside until it opens."""
+        low, high = np.searchsorted(read.entries, (piece.start, piece.stop)).tolist()
+        if low == high:
+            return
+        part = read.part(low, high)
+        slots = self._slots(piece, part.entries)
+        window = self._open.get(piece.window)
+        if window is not None:
+            self._write(part.rows, window.rows.table, slots)
+            _put_sides(window, part, slots)
+            return
+        block = self._beside(part, slots)
+        with self._changed:
+            window = self._open.get(piece.window)
+            if window is None:
+                self._waiting.setdefault(piece.window, []).append(block)
+        if window is not None:  # it was opened meanwhile
+            block.place(window)
+
+    def _slots(self, piece: Piece, entries: NDArray[np.int64]) -> NDArray[np.int64]:
+        places = entries + (piece.offset - piece.start)
+        if not self._plan.shuffle:
+            return places
+        return permuted(places, self._plan.window_size(piece.window), self._plan.window_key(piece.window))
+
+    def _beside(self, part: Read, slots: NDArray[np.int64]) -> _Waiting:
+        kept = part.rows.kept
+        rows = Rows.empty(int(np.count_nonzero(kept)), self._width)
+        self._write(part.rows, rows.table, np.cumsum(kept, dtype=np.int64) - 1)
+        rows.labels[:], rows.weights[:] = part.labels[kept], part.weights[kept]
+        rows.entries["file"], rows.entries["entry"] = part.file, part.entries[kept]
+        return _Waiting(slots[kept], rows)
+
+
+def _put_sides(window: Window, part: Read, slots: NDArray[np.int64]) -> None:
+    kept = part.rows.kept
+    everything = bool(kept.all())
+    where = slots if everything else slots[kept]
+    rows = window.rows
+    rows.labels[where] = part.labels if everything else part.labels[kept]
+    rows.weights[where] = part.weights if everything else part.weights[kept]
+    rows.entries["file"][where] = part.file
+    rows.entries["entry"][where] = part.entries if everything else part.entries[kept]
+    window.kept[where] = True
