@@ -14,8 +14,9 @@ import msgspec
 
 from mlaas4hep.config.checks import MODEL_NAME, check
 from mlaas4hep.config.document import Document, spell_out, take_misplaced
+from mlaas4hep.config.on_error import OnError
 from mlaas4hep.config.text import load_yaml, override_key
-from mlaas4hep.config.values import Config, Model
+from mlaas4hep.config.values import Cache, Config, Model
 from mlaas4hep.errors import ConfigError
 from mlaas4hep.spec.features import FeatureSpec, canonical_groups, order_classes
 from mlaas4hep.typed import INVALID, convert
@@ -91,6 +92,8 @@ def _assemble(document: Document, where: str, folder: Path) -> Config:
         training=document.training,
         tree=document.tree,
         eras=document.eras,
+        on_error=OnError.parse(document.on_error),
+        cache=None if document.cache is None else _cache(document.cache, folder),
         path=where,
     )
 
@@ -98,6 +101,10 @@ def _assemble(document: Document, where: str, folder: Path) -> Config:
 def _from_folder(file: str, folder: Path) -> str:
     file = os.path.expandvars(file)
     return file if "://" in file else str(folder / Path(file).expanduser())
+
+
+def _cache(cache: Cache, folder: Path) -> Cache:
+    return msgspec.structs.replace(cache, path=_from_folder(cache.path, folder))
 
 
 def _classes(document: Document) -> tuple[str, ...]:

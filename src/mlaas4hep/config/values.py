@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from mlaas4hep.config.on_error import OnError
 from mlaas4hep.errors import ConfigError
 from mlaas4hep.spec.features import FeatureSpec
 
@@ -103,6 +104,26 @@ class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return parse_size(self.max_memory)
 
 
+class Cache(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where rows are kept between epochs and runs.
+
+    Parameters
+    ----------
+    path
+        A folder on a local disk.
+    limit
+        At most so much of it is used, such as ``50 GB``; what was not used for longest goes first.
+    """
+
+    path: str
+    limit: str = "100 GB"
+
+    @property
+    def limit_bytes(self) -> int:
+        """``limit`` in bytes."""
+        return parse_size(self.limit)
+
+
 class Config(msgspec.Struct, frozen=True):
     """A whole config; ``path`` is the file it came from, ``classes`` the labels in order."""
 
@@ -113,6 +134,8 @@ class Config(msgspec.Struct, frozen=True):
     training: Training
     tree: str | None = None
     eras: dict[str, Era] = {}
+    on_error: OnError = OnError()
+    cache: Cache | None = None
     path: str = "config"
 
     @property

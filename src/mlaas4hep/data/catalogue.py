@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mlaas4hep.config import Config, Sample
 from mlaas4hep.data.locate import file_key, search
+from mlaas4hep.data.quarantine import Quarantine, Skipped
 from mlaas4hep.data.source import Source, open_source
 from mlaas4hep.data.split import Identity, choose_identity
 from mlaas4hep.data.weights import normalisation
@@ -62,13 +63,19 @@ class FileEntry:
 
 @dataclass(frozen=True)
 class SampleEntry:
-    """One sample: its class ``label`` (position in the catalogue's ``classes``), own selection, and weight factor."""
+    """One sample: its class ``label`` (position in the catalogue's ``classes``), own selection, and weight factor.
+
+    ``sums_own_weights`` is true where the sum of weights was read from the files that could be opened; ``correction``
+    makes up for entries in quarantine.
+    """
 
     name: str
     number: int
     label: int
     selection: str | None
     factor: float
+    sums_own_weights: bool = False
+    correction: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -85,6 +92,8 @@ class Catalogue:
         The declaration that the files were checked against.
     identity
         What tells one event from another: decides the split.
+    quarantine
+        What could not be read and was left out, while it is read too.
     """
 
     samples: tuple[SampleEntry, ...]
@@ -93,6 +102,7 @@ class Catalogue:
     types: Mapping[str, ColumnType]
     features: FeatureSpec
     identity: Identity
+    quarantine: Quarantine = field(default_factory=Quarantine, compare=False)
 
     @classmethod
     def open(cls, config: Config, *, progress: Callable[[int], None] | None = None) -> Catalogue:
@@ -122,6 +132,24 @@ class Catalogue:
         """Entries of all files, before any selection."""
         return sum(one.num_entries for one in self.files)
 
+    def corrected(self) -> Catalogue:
+        """The same, with the weights of each sample scaled up for the entries of it that are in quarantine.
+
+        Entries of files that could not be opened are not known; each counts as many as the others on average, except
+        where the sum of weights was read from the files themselves: then it is right already.
+        """
+        return replace(self, samples=tuple(self._corrected(one) for one in self.samples))
+
+    def _corrected(self, sample: SampleEntry) -> SampleEntry:
+        files = [one for one in self.files if one.sample == sample.number]
+        entries = sum(one.num_entries for one in files)
+        missing = sum(high - low for one in files for low, high in self.quarantine.ranges(one.number))
+        if missing == entries:
+            raise DataError(f"samples.{sample.name}: none of its {entries} entries can be read")
+        unopened = sum(one.sample == sample.name and one.tree is None for one in self.quarantine.records)
+        whole = 1.0 if sample.sums_own_weights else 1.0 + unopened / len(files)
+        return replace(sample, correction=whole * entries / (entries - missing))
+
     def __str__(self) -> str:
         return f"{self.num_entries} entries in {len(self.files)} files of {len(self.samples)} samples"
 
@@ -141,23 +169,31 @@ class _Survey:
         self._columns: dict[str, None] = {}
         self._selected: dict[tuple[object, ...], dict[str, str]] = {}
         self._refused: dict[tuple[str, str], list[str]] = {}
+        self._quarantine = Quarantine(config.on_error)
 
     def add_sample(self, name: str, progress: Callable[[int], None]) -> None:
         """Open its files; what fails is noted, and the others go on."""
         sample = self.config.samples[name]
         paths, problems = search(sample.files)
-        self.problems.extend(f"samples.{name}: {line}" for line in problems)
+        for line in problems:
+            self._leave_out(name, line.partition(": ")[0], line, otherwise=bool(paths))
         needed = self._needed(sample)
+        opened = len(self.files)
         for index, path in enumerate(paths):
             with self._noted(name, path):
                 self._add_file(name, index, path, needed)
             progress(1)
+        found, paths = paths, tuple(one.path for one in self.files[opened:])
+        if found and not paths and self._quarantine.policy.skips:
+            reasons = [one for one in self._quarantine.records if one.sample == name]
+            self.problems.append(f"samples.{name}: none of its {len(found)} files can be opened, such as {reasons[0]}")
         factor = 1.0
-        if not self.problems:
+        if not self.problems and paths:
             with self._noted(name):
                 factor = normalisation(sample, paths, lumi_fb=self.config.lumi_fb(name))
         label = self.config.classes.index(self.config.label_of(name))
-        self.samples.append(SampleEntry(name, len(self.samples), label, sample.selection, factor))
+        own = isinstance(sample.sum_of_weights, str)
+        self.samples.append(SampleEntry(name, len(self.samples), label, sample.selection, factor, own))
 
     def finish(self) -> Catalogue:
         """The catalogue, or every problem at once."""
@@ -169,6 +205,8 @@ class _Survey:
         self.problems.extend(line for name, line in self._other_kind.items() if name in needed)
         if self.problems:
             raise DataError(_joined(self.problems))
+        self._quarantine.total = sum(one.num_entries for one in self.files)
+        self._quarantine.check()
         features = self.config.features
         everywhere = {name: self.types[name] for name in self._everywhere or () if name not in self._other_kind}
         return Catalogue(
@@ -178,6 +216,7 @@ class _Survey:
             types={name: one for name, one in self.types.items() if name not in self._other_kind},
             features=features,
             identity=choose_identity(features.split, everywhere, columns_of(features)),
+            quarantine=self._quarantine,
         )
 
     @contextmanager
@@ -200,15 +239,27 @@ class _Survey:
 
     def _add_file(self, name: str, index: int, path: str, needed: frozenset[str]) -> None:
         sample = self.config.samples[name]
-        with open_source(path, sample.tree or self.config.tree) as source:
-            if source.num_entries == 0:
-                raise DataError(f"{path}: tree '{source.tree}' has no entries")
+        try:
+            source = _open_filled(path, sample.tree or self.config.tree)
+        except DataError as error:
+            if not self._quarantine.policy.skips:
+                raise
+            self._quarantine.add_file(Skipped(name, path, str(error).removeprefix(f"{path}: ")))
+            return
+        with source:
             self._refuse_twice(name, path, source.tree, sample.selection)
             self._add_columns(source)
             for column in sorted(needed):
                 self._check_column(name, source, column)
             place = (len(self.files), len(self.samples), index)
             self.files.append(FileEntry(*place, path, source.tree, source.clusters, source.num_entries))
+
+    def _leave_out(self, name: str, path: str, problem: str, *, otherwise: bool) -> None:
+        """A file that is not there: left out where that is allowed and there are others, else a problem."""
+        if self._quarantine.policy.skips and otherwise:
+            self._quarantine.add_file(Skipped(name, path, problem.removeprefix(f"{path}: ")))
+        else:
+            self.problems.append(f"samples.{name}: {problem}")
 
     def _refuse_twice(self, name: str, path: str, tree: str, selection: str | None) -> None:
         """No two samples with the same entries of a tree; overlaps of selections show when events are read."""
@@ -271,6 +322,14 @@ class _Survey:
         for path, name in named:
             if name not in self._columns and name not in features.new_variables:
                 yield f"{path}: '{name}' is neither a column of the files nor a new variable{nearest(name, known)}"
+
+
+def _open_filled(path: str, tree: str | None) -> Source:
+    source = open_source(path, tree)
+    if source.num_entries == 0:
+        source.close()
+        raise DataError(f"{path}: tree '{source.tree}' has no entries")
+    return source
 
 
 def _some(paths: list[str]) -> str:
