@@ -7,9 +7,11 @@ all of them, factors for the physics weight. Invariant: either everything that t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import PurePosixPath
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -131,6 +133,28 @@ class Catalogue:
     def num_entries(self) -> int:
         """Entries of all files, before any selection."""
         return sum(one.num_entries for one in self.files)
+
+    def leave_out(self, skipped: Iterable[Mapping[str, Any]]) -> None:
+        """Put into quarantine what an earlier run left out, as its report says, so that it is not tried again.
+
+        Raises
+        ------
+        DataError
+            A file is not there any more.
+        """
+        files = {(self.samples[one.sample].name, PurePosixPath(one.path).name, one.tree): one for one in self.files}
+        for one in skipped:
+            if one["tree"] is None:
+                continue  # it could not be opened: if it still cannot, that was noted
+            file = files.get((one["sample"], one["file"], one["tree"]))
+            if file is None:
+                raise DataError(
+                    f"{one['file']}, tree '{one['tree']}': was read when the model was trained, and is gone"
+                )
+            bounds = {"start": one["start"], "stop": one["stop"]}
+            self.quarantine.add_range(
+                file.number, Skipped(one["sample"], file.path, one["reason"], one["tree"], **bounds)
+            )
 
     def corrected(self) -> Catalogue:
         """The same, with the weights of each sample scaled up for the entries of it that are in quarantine.

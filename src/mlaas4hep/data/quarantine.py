@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -56,8 +57,10 @@ class Skipped:
 
     def as_plain(self) -> dict[str, Any]:
         """For a report."""
-        named = {"sample": self.sample, "path": self.path, "tree": self.tree, "start": self.start, "stop": self.stop}
-        return {**named, "entries": self.entries, "reason": self.reason}
+        where = {"sample": self.sample, "file": PurePosixPath(self.path).name, "tree": self.tree}
+        # Reports go into bundles, which travel: without folders of this machine.
+        reason = self.reason.replace(self.path, where["file"] or "")
+        return {**where, "start": self.start, "stop": self.stop, "entries": self.entries, "reason": reason}
 
 
 @dataclass

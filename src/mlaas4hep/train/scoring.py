@@ -6,8 +6,9 @@ training; the test part holds, sample by sample, the events that the scan counte
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +40,7 @@ def score_parts(
     *,
     missing: Missing,
     max_events: int | None,
+    skipped: Iterable[Mapping[str, Any]] = (),
     threads: int | None,
     progress: Progress,
 ) -> Kept:
@@ -54,6 +56,8 @@ def score_parts(
         How it sees its inputs: ``impute`` (scaled) or ``native`` (as they are).
     max_events
         As asked for in the training.
+    skipped
+        What could not be read then, and was left out.
     threads
         That read ahead; changes speed only.
     progress
@@ -65,6 +69,8 @@ def score_parts(
         Files that are missing or hold other events than when the model was trained.
     """
     catalogue = _catalogue(config, max_events, progress)
+    catalogue.leave_out(skipped)
+    catalogue = catalogue.corrected()
     preprocessor = Preprocessor(config.features, catalogue.types)
     spec = bundle.spec
     events = events_by_part(spec.statistics)
