@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from mlaas4hep.spec.columns import Column, Jagged
 
 if TYPE_CHECKING:
-    from mlaas4hep.data.dataset import Batch, BatchIterator
+    from mlaas4hep.data.batches import Batch, BatchIterator
     from mlaas4hep.data.source import Source
 
 Format = Literal["ttree", "rntuple"]

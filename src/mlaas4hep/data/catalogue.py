@@ -47,6 +47,8 @@ class FileEntry:
         Boundaries of the entries that are used, int64 [C + 1].
     tree_entries
         Entries of the tree when it was opened, so that a file that changes later is noticed; None does not look.
+    identity
+        Of its content: differs whenever that may differ.
     """
 
     number: int
@@ -56,6 +58,7 @@ class FileEntry:
     tree: str
     clusters: NDArray[np.int64]
     tree_entries: int | None = None
+    identity: str = ""
 
     @property
     def num_entries(self) -> int:
@@ -78,6 +81,11 @@ class SampleEntry:
     factor: float
     sums_own_weights: bool = False
     correction: float = 1.0
+
+    @property
+    def scale(self) -> float:
+        """From the generator's weight of an event to its physics weight."""
+        return self.factor * self.correction
 
 
 @dataclass(frozen=True)
@@ -276,7 +284,9 @@ class _Survey:
             for column in sorted(needed):
                 self._check_column(name, source, column)
             place = (len(self.files), len(self.samples), index)
-            self.files.append(FileEntry(*place, path, source.tree, source.clusters, source.num_entries))
+            self.files.append(
+                FileEntry(*place, path, source.tree, source.clusters, source.num_entries, source.identity)
+            )
 
     def _leave_out(self, name: str, path: str, problem: str, *, otherwise: bool) -> None:
         """A file that is not there: left out where that is allowed and there are others, else a problem."""

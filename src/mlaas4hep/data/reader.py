@@ -73,6 +73,8 @@ class Events:
 
     Parameters
     ----------
+    start
+        First entry of the range.
     entries
         int64 [M]: entry numbers in the file, rising.
     rows
@@ -80,15 +82,19 @@ class Events:
     parts
         int8 [M]: position in `PARTS`.
     weights
-        float64 [M]: physics weight.
+        float64 [M]: the generator's weight; times the sample's ``scale`` it is the physics weight.
+    by_part
+        Entries of each part, those that were cut away included.
     counts
         What became of the entries of the range.
     """
 
+    start: int
     entries: NDArray[np.int64]
     rows: Assembled
     parts: NDArray[np.int8]
     weights: NDArray[np.float64]
+    by_part: tuple[int, ...]
     counts: Counts
 
 
@@ -251,6 +257,7 @@ class EventReader:
         sample = self._catalogue.samples[file.sample]
         num_entries = stop - start
         parts = self._splitter.parts(columns, num_entries)
+        by_part = tuple(np.bincount(parts, minlength=len(PARTS)).tolist())
         in_part = np.ones(num_entries, dtype=np.bool_) if part is None else parts == PARTS.index(part)
         wanted = in_part
         if sample.selection:
@@ -267,7 +274,7 @@ class EventReader:
         _check_finite(weights, rows.kept, entries, file)
         delivered, other = int(np.count_nonzero(rows.kept)), num_entries - int(np.count_nonzero(in_part))
         counts = Counts(num_entries, delivered, num_entries - delivered - other, other)
-        return Events(entries, rows, parts, weights, counts)
+        return Events(start, entries, rows, parts, weights, by_part, counts)
 
     def close(self) -> None:
         """Close the files."""
@@ -286,9 +293,9 @@ class EventReader:
 
     def _weights(self, sample: SampleEntry, columns: Columns, num_entries: int) -> NDArray[np.float64]:
         if self._event_weight is None:
-            return np.full(num_entries, sample.factor * sample.correction)
+            return np.ones(num_entries)
         generated = self._preprocessor.evaluate(self._event_weight, columns, num_entries, where="weights.event")
-        return np.asarray(generated, dtype=np.float64) * (sample.factor * sample.correction)
+        return np.array(generated, dtype=np.float64)
 
     def _check(self) -> Iterator[str]:
         """Evaluate every expression on no events at all: its kind shows."""

@@ -70,6 +70,11 @@ class Rows:
         sides = self.labels.take(index), self.weights.take(index), self.entries.take(index)
         return Rows(self.table.take(index, axis=0), *sides)
 
+    def view(self, low: int, high: int) -> Rows:
+        """Rows ``low`` to ``high``, sharing memory."""
+        at = slice(low, high)
+        return Rows(self.table[at], self.labels[at], self.weights[at], self.entries[at])
+
     @classmethod
     def concat(cls, parts: list[Rows]) -> Rows:
         """Join rows."""

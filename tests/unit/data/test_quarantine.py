@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlaas4hep.config import Config, OnError, parse_config
+from mlaas4hep.data.batches import Batch
 from mlaas4hep.data.catalogue import Catalogue
-from mlaas4hep.data.dataset import Batch, EventDataset
+from mlaas4hep.data.dataset import EventDataset
 from mlaas4hep.data.quarantine import LARGEST_UNIT, outside, units
 from mlaas4hep.data.reader import Counts
 from mlaas4hep.data.scan import scan_files

@@ -27,6 +27,7 @@ class RootSource:
         self._tree = file[tree]
         self._place = place
         self.path = place.url
+        self.identity = place.identity
         self.tree = tree
         self.num_entries = int(self._tree.num_entries)
 
