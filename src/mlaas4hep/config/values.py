@@ -80,6 +80,9 @@ class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Events a step.
     patience
         Epochs without a better validation loss before it stops.
+    shuffle
+        ``window``: events are shuffled window by window; ``exact``: from the second epoch on all of them, which needs
+        ``cache``.
     shuffle_window
         Events shuffled together; part of the order, so of the result.
     max_memory
@@ -93,6 +96,7 @@ class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     epochs: int = 60
     batch_size: int = 256
     patience: int = 8
+    shuffle: Literal["window", "exact"] = "window"
     shuffle_window: int = 100_000
     max_memory: str = "2 GB"
     seed: int = 0

@@ -28,7 +28,7 @@ from mlaas4hep.data.filling import Filling
 from mlaas4hep.data.plan import STRANDS, Plan, chunk_entries_for
 from mlaas4hep.data.prefetch import Prefetch
 from mlaas4hep.data.reader import MAX_READ_BYTES, Counts, EventReader, reading_bytes
-from mlaas4hep.data.rows import SIDE_BYTES, writer
+from mlaas4hep.data.rows import SIDE_BYTES, pays_compiling, permuter, writer
 from mlaas4hep.data.split import Part
 from mlaas4hep.data.weights import require_classes, training_factors
 from mlaas4hep.errors import DataError
@@ -145,6 +145,11 @@ class EventDataset:
         """What identifies an event and so decides its part, in words."""
         return str(self.catalogue.identity)
 
+    @property
+    def not_cached(self) -> tuple[str, ...]:
+        """Files that had no room in the cache so far."""
+        return () if self._cache is None else tuple(self._cache.too_large)
+
     def epoch(self, number: int) -> BatchIterator:
         """Batches of one epoch; each number has an order of its own where shuffled."""
         return BatchIterator(
@@ -250,6 +255,7 @@ class EventDataset:
             threads=self.threads,
             buffers=self._buffers,
             ahead=self._ahead,
+            permute=permuter(self.catalogue.num_entries * self.preprocessor.features.width),
         )
         return Windowed(filling, place)
 
@@ -257,7 +263,8 @@ class EventDataset:
         self.fill_cache()
         rows = KeptRows(self.catalogue, self._delivery, self.part)
         counts.update(rows.counts)
-        order = ExactOrder(rows, seed=self.seed, epoch=epoch, rank=self._rank, ranks=self._ranks)
+        compiled = pays_compiling(len(rows) * self.preprocessor.features.width)
+        order = ExactOrder(rows, seed=self.seed, epoch=epoch, rank=self._rank, ranks=self._ranks, compiled=compiled)
         return Gathered(order.read(first, self.batch_size, weigh=self._delivery.weigh, threads=self.threads), first)
 
     def fill_cache(self, progress: Callable[[int], None] | None = None) -> None:

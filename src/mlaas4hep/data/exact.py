@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +28,9 @@ from mlaas4hep.errors import DataError
 _TAG = 0x65786163
 # Rows gathered at once by a thread: enough that Python's part does not show.
 GATHERED = 16_384
+
+N = TypeVar("N", np.uint32, np.int64)
+Gather = Callable[[int, int, int, int], tuple[NDArray[np.uint32], NDArray[np.int64], NDArray[np.int64]]]
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,7 @@ class KeptRows:
         parts = range(len(PARTS)) if part is None else [PARTS.index(part)]
         counts, firsts, files = [], [], []
         self._tables: list[NDArray[np.uint32]] = []
-        self._sides: list[NDArray[np.uint32]] = []
+        self._sides: list[NDArray[np.int64]] = []
         for file in catalogue.files:
             kept = delivery.kept_of(file)
             if kept is None or not kept.is_whole(wanted(catalogue, file)):
@@ -74,21 +78,47 @@ class KeptRows:
                     counts.append(count)
                     files.append(file.number)
             self.counts[file.number] = _counts(file, kept, parts)
-        self._ends = np.cumsum(np.array(counts, dtype=np.int64))
-        self._starts = self._ends - np.array(counts, dtype=np.int64)
-        self._firsts = np.array(firsts, dtype=np.int64)
+        sizes = np.array(counts, dtype=np.int64)
+        self._ends = np.cumsum(sizes)
+        self._firsts = np.array(firsts, dtype=np.int64) - (self._ends - sizes)
         self._files = np.array(files, dtype=np.int64)
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
 
-    def gather(self, numbers: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]:
-        """Rows by number: the table, their sides [n, 3], and the file of each."""
+    def gatherer(self, *, compiled: bool) -> Gather:
+        """What gathers them; both kinds give the same bits."""
+        parts = (self._ends, self._firsts, self._files, self._tables, self._sides)
+        if not compiled:
+            return Gatherer(*parts).gather
+        from mlaas4hep.data import kernel
+
+        return kernel.Gatherer(*parts).gather
+
+
+class Gatherer:
+    """Rows from several tables by the numbers of a permuted order: see `mlaas4hep.data.kernel.Gatherer`."""
+
+    def __init__(
+        self,
+        ends: NDArray[np.int64],
+        firsts: NDArray[np.int64],
+        files: NDArray[np.int64],
+        tables: list[NDArray[np.uint32]],
+        sides: list[NDArray[np.int64]],
+    ) -> None:
+        self._ends, self._firsts, self._files = ends, firsts, files
+        self._tables, self._sides = tables, sides
+
+    def gather(
+        self, start: int, count: int, stride: int, key: int
+    ) -> tuple[NDArray[np.uint32], NDArray[np.int64], NDArray[np.int64]]:
+        """Rows, sides and files of some numbers after the permutation of a key."""
+        size = int(self._ends[-1]) if len(self._ends) else 0
+        numbers = permuted(start + stride * np.arange(count), size, key)
         block = np.searchsorted(self._ends, numbers, side="right")
-        rows = self._firsts[block] + numbers - self._starts[block]
-        files = self._files[block]
-        table = _gather(self._tables, files, rows).view(np.float32)
-        return table, _gather(self._sides, files, rows).view(np.int64), files
+        rows, files = self._firsts[block] + numbers, self._files[block]
+        return _gather(self._tables, files, rows), _gather(self._sides, files, rows), files
 
 
 def wanted(catalogue: Catalogue, file: FileEntry) -> tuple[tuple[int, int], ...]:
@@ -103,19 +133,14 @@ def _counts(file: FileEntry, kept: CachedFile, parts: Iterable[int]) -> Counts:
     return Counts(file.num_entries, delivered, asked - delivered, held - asked, file.num_entries - held)
 
 
-def _gather(
-    tables: Sequence[NDArray[np.uint32]], files: NDArray[np.int64], rows: NDArray[np.int64]
-) -> NDArray[np.uint32]:
-    width = tables[0].shape[1]
-    found = np.empty((len(rows), width), dtype=np.uint32)
-    if len(tables) == 1:
-        return tables[0].take(rows, axis=0, out=found, mode="clip")
+def _gather(tables: Sequence[NDArray[N]], files: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[N]:
+    found = np.empty((len(rows), tables[0].shape[1]), dtype=tables[0].dtype)
     order = np.argsort(files, kind="stable")
     bounds = np.searchsorted(files[order], np.arange(len(tables) + 1))
     for number, table in enumerate(tables):
         mine = order[bounds[number] : bounds[number + 1]]
         if len(mine):
-            found[mine] = table.take(rows[mine], axis=0, mode="clip")
+            found[mine] = table.take(rows[mine], axis=0)
     return found
 
 
@@ -130,10 +155,14 @@ class ExactOrder:
         Key of the order.
     rank, ranks
         The share of one of several processes: disjoint, together complete, equal to one row.
+    compiled
+        Whether compiling pays.
     """
 
-    def __init__(self, rows: KeptRows, *, seed: int, epoch: int, rank: int = 0, ranks: int = 1) -> None:
-        self._rows = rows
+    def __init__(
+        self, rows: KeptRows, *, seed: int, epoch: int, rank: int = 0, ranks: int = 1, compiled: bool = False
+    ) -> None:
+        self._gather = rows.gatherer(compiled=compiled)
         self._key = fold(_TAG, seed, epoch)
         self._rank, self._ranks = rank, ranks
         self.num_rows = len(range(rank, len(rows), ranks))
@@ -145,11 +174,11 @@ class ExactOrder:
 
     def gather(self, stretch: Stretch) -> Rows:
         """Rows of a stretch, with the weights as they were kept."""
-        places = np.arange(stretch.start, stretch.start + stretch.num_entries) * self._ranks + self._rank
-        table, sides, files = self._rows.gather(permuted(places, len(self._rows), self._key))
+        start = stretch.start * self._ranks + self._rank
+        table, sides, files = self._gather(start, stretch.num_entries, self._ranks, self._key)
         entries = np.empty(len(files), dtype=ENTRY)
         entries["file"], entries["entry"] = files, sides[:, 0]
-        return Rows(table, sides[:, 2].copy(), sides[:, 1].copy().view(np.float64), entries)
+        return Rows(table.view(np.float32), sides[:, 2].copy(), sides[:, 1].copy().view(np.float64), entries)
 
     def read(
         self, first: int, batch_size: int, *, weigh: Callable[[Rows], Rows], threads: int

@@ -21,7 +21,7 @@ from mlaas4hep.data.crew import Crew
 from mlaas4hep.data.hashing import permuted
 from mlaas4hep.data.plan import Chunk, Piece, Plan
 from mlaas4hep.data.reads import Read
-from mlaas4hep.data.rows import Rows, Window
+from mlaas4hep.data.rows import Permute, Rows, Window
 from mlaas4hep.errors import DataError
 
 Work = Callable[[Chunk], Iterator[Read]]
@@ -46,6 +46,8 @@ class Filling:
         Windows held at a time: one that is consumed, the others being filled.
     ahead
         Entries that may be read before their window is opened; what the next window needs is always read.
+    permute
+        `mlaas4hep.data.hashing.permuted`, or what gives the same.
     """
 
     def __init__(
@@ -58,8 +60,9 @@ class Filling:
         threads: int = 2,
         buffers: int = 2,
         ahead: int = 0,
+        permute: Permute = permuted,
     ) -> None:
-        self._shared = _Shared(plan, work, width, first, buffers, ahead)
+        self._shared = _Shared(plan, work, width, first, buffers, ahead, permute)
         self._crew = Crew(self, self._shared, threads=threads)
         self._current: Window | None = None
 
@@ -107,10 +110,13 @@ class _Waiting:
 class _Shared:
     """What the threads and the consumer share; guarded by one condition."""
 
-    def __init__(self, plan: Plan, work: Work, width: int, first: int, buffers: int, ahead: int) -> None:
+    def __init__(
+        self, plan: Plan, work: Work, width: int, first: int, buffers: int, ahead: int, permute: Permute
+    ) -> None:
         self._plan, self._work, self._width = plan, work, width
         self._chunks: Sequence[Chunk] = tuple(plan.chunks(first))
         self._ahead = ahead
+        self._permute = permute
         self._changed = threading.Condition()
         self._stopped = False
         self._free: list[Window] = []
@@ -271,4 +277,4 @@ class _Shared:
         places = entries + (piece.offset - piece.start)
         if not self._plan.shuffle:
             return places
-        return permuted(places, self._plan.window_size(piece.window), self._plan.window_key(piece.window))
+        return self._permute(places, self._plan.window_size(piece.window), self._plan.window_key(piece.window))

@@ -192,14 +192,14 @@ class CachedFile:
             self._pending.remove((start, stop))
             insort(self._blocks, block)
 
-    def map(self) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
-        """Table and sides as bits, mapped: uint32 [rows, width] and uint32 [rows, 6]."""
+    def map(self) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+        """Table (as bits) and sides, mapped: uint32 [rows, width] and int64 [rows, 3]."""
         with self._lock:
             rows = max((block.row + sum(block.parts) for block in self._blocks), default=0)
         if not rows:
-            return np.zeros((0, self.width), np.uint32), np.zeros((0, 2 * SIDES), np.uint32)
+            return np.zeros((0, self.width), np.uint32), np.zeros((0, SIDES), np.int64)
         table = np.memmap(self._name("table"), np.uint32, "r", shape=(rows, self.width))
-        return np.asarray(table), np.asarray(np.memmap(self._name("sides"), np.uint32, "r", shape=(rows, 2 * SIDES)))
+        return np.asarray(table), np.asarray(np.memmap(self._name("sides"), np.int64, "r", shape=(rows, SIDES)))
 
     def settle(self) -> None:
         """Everything is there: make it survive the machine, and let others write."""

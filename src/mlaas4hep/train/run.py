@@ -121,7 +121,8 @@ class _Plan:
             Preprocessor(self.config.features, self.catalogue.types),
             part=part,
             batch_size=settings.batch_size if training and shuffle else _EVALUATION_BATCH,
-            shuffle=shuffle,
+            shuffle="exact" if shuffle and training and settings.shuffle == "exact" else shuffle,
+            cache=self.config.cache,
             shuffle_window=settings.shuffle_window,
             seed=self.seed,
             weights="training" if training else "physics",
@@ -299,6 +300,11 @@ def _learn(plan: _Plan, attempt: Attempt, interrupt: Interrupt, progress: Progre
             interrupt=interrupt,
             progress=progress,
         )
+        if stream.not_cached:
+            progress.note(
+                f"cache: {len(stream.not_cached)} files did not fit {plan.config.cache.limit if plan.config.cache else 0} "
+                f"and were read again each epoch, such as {stream.not_cached[0]}"
+            )
     return learner, history
 
 

@@ -93,6 +93,7 @@ def score_parts(
             seed=config.training.seed,
             threads=default_threads() if threads is None else threads,
             max_memory=config.training.max_memory_bytes,
+            cache=config.cache,
         ) as dataset:
             batches = at_most(dataset, MAX_TRAIN_EVENTS) if part == "train" else dataset
             parts[part] = _score(bundle, watchers[part](batches), catalogue, progress)
