@@ -155,7 +155,7 @@ def _check_missing(missing: tuple[float, ...]) -> Iterator[str]:
 
 def _check_reading(document: Document) -> Iterator[str]:
     if document.training.shuffle == "exact" and document.cache is None:
-        yield "training.shuffle: exact needs a cache, such as cache: /scratch/rows; an order over all events needs them all"
+        yield "training.shuffle: exact needs all events on a local disk; say where, as in cache: /scratch/rows"
     try:
         OnError.parse(document.on_error)
     except ValueError as problem:

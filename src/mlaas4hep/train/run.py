@@ -300,11 +300,8 @@ def _learn(plan: _Plan, attempt: Attempt, interrupt: Interrupt, progress: Progre
             interrupt=interrupt,
             progress=progress,
         )
-        if stream.not_cached:
-            progress.note(
-                f"cache: {len(stream.not_cached)} files did not fit {plan.config.cache.limit if plan.config.cache else 0} "
-                f"and were read again each epoch, such as {stream.not_cached[0]}"
-            )
+        if left := stream.not_cached:
+            progress.note(f"cache: {len(left)} files had no room in it and were read each epoch, such as {left[0]}")
     return learner, history
 
 
