@@ -72,6 +72,8 @@ class Source(Protocol):
     path: str
     tree: str
     num_entries: int
+    identity: str
+    """Of the content of its file: differs whenever that may differ."""
     columns: Mapping[str, ColumnInfo]
     clusters: NDArray[np.int64]
     """int64 [C + 1], rising from 0 to ``num_entries``: entry ranges that are stored together."""
