@@ -6,6 +6,7 @@ vain.
 
 from __future__ import annotations
 
+import os
 import threading
 import weakref
 from collections.abc import Callable
@@ -46,13 +47,15 @@ class Crew:
         ]
         for thread in self._threads:
             thread.start()
-        self.close: Callable[[], object] = weakref.finalize(owner, _stop, shared, self._threads)
+        self.close: Callable[[], object] = weakref.finalize(owner, _stop, shared, self._threads, os.getpid())
 
     def __bool__(self) -> bool:
         return bool(self._threads)
 
 
-def _stop(shared: Stoppable, threads: list[threading.Thread]) -> None:
+def _stop(shared: Stoppable, threads: list[threading.Thread], process: int) -> None:
+    if os.getpid() != process:  # a forked process has no such threads, and perhaps a lock that nobody will open
+        return
     shared.stop()
     for thread in threads:
         if thread is not threading.current_thread():

@@ -16,6 +16,7 @@ from mlaas4hep.config import Sample
 from mlaas4hep.data.locate import Located
 from mlaas4hep.data.source import open_source
 from mlaas4hep.errors import DataError
+from mlaas4hep.spec.statistics import Statistics
 
 _PB_PER_FB = 1000.0
 Kind = Literal["training", "physics"]
@@ -114,3 +115,31 @@ def require_classes(classes: Mapping[str, ClassSums]) -> None:
             f"no training events of {', '.join(repr(name) for name in empty)} are left after selection and split "
             f"(training events: {held}); check preselection and the selections of its samples"
         )
+
+
+def class_factors(
+    classes: Sequence[str], training: Literal["balanced", "physics", "none"] | None, statistics: Statistics | None
+) -> NDArray[np.float64] | None:
+    """By what the physics weight of each class is multiplied, float64 [C]; None makes every weight 1.
+
+    Parameters
+    ----------
+    classes
+        In the order of labels.
+    training
+        The declaration's ``weights.training``; None keeps the physics weight.
+    statistics
+        Of the scan.
+
+    Raises
+    ------
+    DataError
+        Balanced weights without statistics, or a class whose weights cannot be balanced.
+    """
+    if training is None:
+        return np.ones(len(classes))
+    if training == "balanced" and statistics is None:
+        raise DataError("balanced training weights need the statistics of a scan")
+    sums = {} if statistics is None else {name: statistics.classes[name] for name in classes}
+    require_classes(sums)
+    return np.ones(len(classes)) if training == "physics" else training_factors(training, sums)
