@@ -199,6 +199,7 @@ def test_xgboost_sees_the_flat_view_in_each_of_its_passes(small_stream: Stream) 
 
     dataset = small_stream(shuffle=True, shuffle_window=200, part="train", batch_size=100)
     groups, batches = _scaling(dataset), list(dataset)
+    assert all(same_bits(one.flat, flatten(groups, one.inputs)) for one in batches)
     dataset.close()
     with nothing_left_behind():
         pages = XGBoostIter(dataset)

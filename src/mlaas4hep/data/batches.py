@@ -39,12 +39,22 @@ class Batch:
         float64 [n].
     entries
         Structured [n]: ``file`` (number in the catalogue, int32) and ``entry`` (int64).
+    table
+        float32 [n, W]: what the inputs are views of, where they are.
     """
 
     inputs: dict[str, NDArray[np.float32]]
     labels: NDArray[np.int64]
     weights: NDArray[np.float64]
     entries: NDArray[Any]
+    table: NDArray[np.float32] | None = None
+
+    @property
+    def flat(self) -> NDArray[np.float32]:
+        """The flat view [n, W]: ``event`` first, then each collection slot by slot; not copied where it is a table."""
+        if self.table is not None:
+            return self.table
+        return np.concatenate([one.reshape(len(self), -1) for one in self.inputs.values()], axis=1)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -55,7 +65,7 @@ def rows_to_batch(features: FeatureSpec) -> Callable[[list[Rows]], Batch]:
 
     def join(parts: list[Rows]) -> Batch:
         rows = Rows.concat(parts)
-        return Batch(split_table(rows.table, features), rows.labels, rows.weights, rows.entries)
+        return Batch(split_table(rows.table, features), rows.labels, rows.weights, rows.entries, rows.table)
 
     return join
 

@@ -159,9 +159,10 @@ class Window(Generic[S]):
         return self.rows.take(self._order[start:stop])
 
 
-def split_table(table: NDArray[np.float32], features: FeatureSpec) -> dict[str, NDArray[np.float32]]:
-    """The groups of a table of rows, as views of it: [n, F] or [n, K, F]."""
-    inputs, at = {}, 0
+def split_table(table: Any, features: FeatureSpec) -> dict[str, Any]:
+    """The groups of a table of rows (of numpy, or a tensor of torch), as views of it: [n, F] or [n, K, F]."""
+    inputs: dict[str, Any] = {}
+    at = 0
     for group in features.inputs:
         part = table[:, at : at + group.width]
         at += group.width

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlaas4hep.data.batches import Batch
+from mlaas4hep.data.rows import split_table
 from mlaas4hep.spec.features import FeatureSpec
 from mlaas4hep.spec.scaling import Scaler
 
@@ -31,7 +32,7 @@ class Fields:
     """
 
     def __init__(self, features: FeatureSpec, *, scaler: Scaler | None = None, masks: bool = False) -> None:
-        self._groups = features.inputs
+        self._features = features
         self._scaler = scaler
         self._masked = tuple(one.name for one in features.inputs if one.length is not None) if masks else ()
 
@@ -40,7 +41,7 @@ class Fields:
         """Shape of each array but for the number of events."""
         shapes: dict[str, tuple[int, ...]] = {
             one.name: (len(one.variables),) if one.length is None else (one.length, len(one.variables))
-            for one in self._groups
+            for one in self._features.inputs
         }
         return shapes | {mask_name(name): shapes[name][:1] for name in self._masked}
 
@@ -51,11 +52,20 @@ class Fields:
 
     def inputs(self, batch: Batch) -> dict[str, NDArray[Any]]:
         """Arrays of a batch by name: float32 [n, F] or [n, K, F], masks bool [n, K]."""
-        values = batch.inputs if self._scaler is None else self._scaler.tensors(batch.inputs)
-        arrays: dict[str, NDArray[Any]] = dict(values)
-        for name in self._masked:
-            arrays[mask_name(name)] = np.logical_not(np.isnan(batch.inputs[name]).all(axis=-1))
-        return arrays
+        return self.split(self.table(batch)) | self.masks(batch)
+
+    def table(self, batch: Batch) -> NDArray[np.float32]:
+        """All input groups side by side, float32 [n, W]: the flat view."""
+        return batch.flat if self._scaler is None else self._scaler.flat(batch.inputs)
+
+    def split(self, table: Any) -> dict[str, Any]:
+        """Input groups by name, as views of a table of numpy or torch."""
+        return split_table(table, self._features)
+
+    def masks(self, batch: Batch) -> dict[str, NDArray[np.bool_]]:
+        """Masks by name, those that are asked for: bool [n, K]."""
+        slots = {name: np.isnan(batch.inputs[name]) for name in self._masked}
+        return {mask_name(name): np.logical_not(missing.all(axis=-1)) for name, missing in slots.items()}
 
 
 def mask_name(group: str) -> str:

@@ -139,9 +139,11 @@ class TorchDataset(IterableDataset):
         return self.__dict__ | {"_world": self._ranks()}
 
     def _tensors(self, batch: Batch) -> dict[str, Any]:
-        inputs = {name: torch.from_numpy(array) for name, array in self._fields.inputs(batch).items()}
+        # One tensor of all groups, so that a worker sends one block of memory.
+        inputs = self._fields.split(torch.from_numpy(self._fields.table(batch)))
+        masks = {name: torch.from_numpy(mask) for name, mask in self._fields.masks(batch).items()}
         tensors: dict[str, Any] = {
-            "inputs": inputs,
+            "inputs": inputs | masks,
             "labels": torch.from_numpy(batch.labels),
             "weights": torch.from_numpy(batch.weights),
         }

@@ -11,9 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from mlaas4hep.data.batches import Batch, BatchIterator
 from mlaas4hep.data.dataset import EventDataset
 from mlaas4hep.errors import MissingExtraError
@@ -56,7 +53,7 @@ class XGBoostIter(xgboost.DataIter):
         batch = next(self._batches, None)
         if batch is None:
             return False
-        input_data(data=flat_rows(batch), label=batch.labels, weight=batch.weights, feature_names=self._told)
+        input_data(data=batch.flat, label=batch.labels, weight=batch.weights, feature_names=self._told)
         return True
 
     def reset(self) -> None:
@@ -68,11 +65,6 @@ class XGBoostIter(xgboost.DataIter):
         if self._batches is not None:
             self._batches.close()
             self._batches = None
-
-
-def flat_rows(batch: Batch) -> NDArray[np.float32]:
-    """The flat view [n, W] of a batch: ``event`` first, then each collection slot by slot."""
-    return np.concatenate([one.reshape(len(batch), -1) for one in batch.inputs.values()], axis=1)
 
 
 def flat_names(dataset: EventDataset) -> tuple[str, ...]:
