@@ -22,7 +22,7 @@ ENTRY = np.dtype([("file", np.int32), ("entry", np.int64)])
 # Label, weight, entry, and whether the row is there.
 SIDE_BYTES = 8 + 8 + ENTRY.itemsize + 1
 # Compiling takes seconds, once a machine: not worth it for fewer values.
-_WORTH_COMPILING = 20_000_000
+WORTH_COMPILING = 20_000_000
 
 Write = Callable[[Assembled, NDArray[np.float32], NDArray[np.int64]], None]
 
@@ -142,7 +142,7 @@ def split_table(table: NDArray[np.float32], features: FeatureSpec) -> dict[str, 
 
 def writer(values: int) -> Write:
     """What writes rows: compiled where so many values are worth it, numpy's otherwise. Both give the same bits."""
-    return _compiled() if values >= _WORTH_COMPILING else padding.write_rows
+    return _compiled() if values >= WORTH_COMPILING else padding.write_rows
 
 
 @lru_cache(maxsize=1)

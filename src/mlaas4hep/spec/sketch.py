@@ -15,6 +15,8 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
+from mlaas4hep.spec.measuring import NUMPY, Loops
+
 BLOCK = 32768
 """Values a block, all of weight 1."""
 
@@ -25,11 +27,18 @@ _THINNING = BLOCK // BUFFER
 
 
 class QuantileSketch:
-    """Buffers of `BUFFER` sorted values, at most one of each weight 4, 8, 16, ...: a binary counter of blocks."""
+    """Buffers of `BUFFER` sorted values, at most one of each weight 4, 8, 16, ...: a binary counter of blocks.
 
-    __slots__ = ("_buffers", "_turns")
+    Parameters
+    ----------
+    loops
+        To thin with.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_buffers", "_loops", "_turns")
+
+    def __init__(self, loops: Loops = NUMPY) -> None:
+        self._loops = loops
         self._buffers: list[NDArray[np.float32] | None] = []
         self._turns: list[int] = []
 
@@ -66,12 +75,10 @@ class QuantileSketch:
         self._grow(level)
         there = self._buffers[level]
         while there is not None:
-            both = np.concatenate([there, buffer])
-            both.sort(kind="stable")  # merges two sorted runs
             self._buffers[level] = None
             level += 1
             self._grow(level)
-            buffer = both[self._turn(level) :: 2].copy()
+            buffer = self._loops.thinned(there, buffer, self._turn(level))
             there = self._buffers[level]
         self._buffers[level] = buffer
 
