@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from mlaas4hep.config import Config, Sample
 from mlaas4hep.data.locate import file_key, search
-from mlaas4hep.data.source import Source, open_source
+from mlaas4hep.data.source import Source, open_identified
 from mlaas4hep.data.split import Identity, choose_identity
 from mlaas4hep.data.weights import normalisation
 from mlaas4hep.errors import DataError, nearest
@@ -44,6 +44,8 @@ class FileEntry:
         Boundaries of the entries that are used, int64 [C + 1].
     tree_entries
         Entries of the tree when it was opened, so that a file that changes later is noticed; None does not look.
+    identity
+        Of the file's content when it was opened (`mlaas4hep.data.places.Place.identity`); empty where unknown.
     """
 
     number: int
@@ -53,6 +55,7 @@ class FileEntry:
     tree: str
     clusters: NDArray[np.int64]
     tree_entries: int | None = None
+    identity: str = ""
 
     @property
     def num_entries(self) -> int:
@@ -200,7 +203,8 @@ class _Survey:
 
     def _add_file(self, name: str, index: int, path: str, needed: frozenset[str]) -> None:
         sample = self.config.samples[name]
-        with open_source(path, sample.tree or self.config.tree) as source:
+        opened, identity = open_identified(path, sample.tree or self.config.tree)
+        with opened as source:
             if source.num_entries == 0:
                 raise DataError(f"{path}: tree '{source.tree}' has no entries")
             self._refuse_twice(name, path, source.tree, sample.selection)
@@ -208,7 +212,8 @@ class _Survey:
             for column in sorted(needed):
                 self._check_column(name, source, column)
             place = (len(self.files), len(self.samples), index)
-            self.files.append(FileEntry(*place, path, source.tree, source.clusters, source.num_entries))
+            counts = (source.clusters, source.num_entries)
+            self.files.append(FileEntry(*place, path, source.tree, *counts, identity=identity))
 
     def _refuse_twice(self, name: str, path: str, tree: str, selection: str | None) -> None:
         """No two samples with the same entries of a tree; overlaps of selections show when events are read."""

@@ -162,12 +162,25 @@ def open_source(path: str, tree: str | None = None) -> Source:
     DataError
         No such file, not a known format, damaged, no such tree, or several trees and none named.
     """
+    return open_identified(path, tree)[0]
+
+
+def open_identified(path: str, tree: str | None = None) -> tuple[Source, str]:
+    """As `open_source`, with the identity of the file's content: see `mlaas4hep.data.places.Place.identity`."""
     place = open_place(path)
+    identity = place.identity
     try:
-        return format_of(place).open(place, tree)
+        return format_of(place).open(place, tree), identity
     except BaseException:
         place.close()
         raise
+
+
+def identity_of(path: str) -> str:
+    """Identity of a file's content as it is now; `DataError` where it cannot be reached."""
+    place = open_place(path)
+    place.close()
+    return place.identity
 
 
 def list_trees(path: str) -> tuple[TreeInfo, ...]:

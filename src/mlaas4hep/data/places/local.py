@@ -53,6 +53,7 @@ class LocalPlace:
 
     def __init__(self, path: str) -> None:
         self.url = path
+        self._file = -1
         try:
             self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
