@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from mlaas4hep.config import Config, Sample
 from mlaas4hep.data.locate import file_key, search
+from mlaas4hep.data.places import Place, open_place
 from mlaas4hep.data.source import Source, open_identified
 from mlaas4hep.data.split import Identity, choose_identity
 from mlaas4hep.data.weights import normalisation
@@ -61,6 +62,10 @@ class FileEntry:
     def num_entries(self) -> int:
         """Entries that are used: all of the tree, or the first ones where less was asked for."""
         return int(self.clusters[-1])
+
+    def place(self) -> Place:
+        """The file as bytes, opened: for its size and its identity of now."""
+        return open_place(self.path)
 
 
 @dataclass(frozen=True)

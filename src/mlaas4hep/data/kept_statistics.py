@@ -25,7 +25,6 @@ from msgspec.structs import replace
 
 from mlaas4hep.data.catalogue import Catalogue, FileEntry
 from mlaas4hep.data.scan import ScanResult
-from mlaas4hep.data.source import identity_of
 from mlaas4hep.errors import DataError
 from mlaas4hep.spec.features import FeatureSpec, InputGroup, Variable, Weights
 from mlaas4hep.spec.preprocess import Preprocessor
@@ -76,6 +75,10 @@ class StatisticsStore:
         except DataError as error:
             note(f"{path}: kept statistics are damaged ({error}); events are scanned again")
             return None
+
+    def holds(self, key: str) -> bool:
+        """Whether something is kept under a key; it may still turn out to be damaged."""
+        return self._path(key).exists()
 
     def keep(self, key: str, result: ScanResult, *, note: Callable[[str], None]) -> None:
         """Write a result, whole or not at all; that it could not be written is noted."""
@@ -137,7 +140,9 @@ def unchanged(catalogue: Catalogue, *, threads: int = 8) -> bool:
     """Whether every file still is what it was when the catalogue was opened."""
 
     def same(file: FileEntry) -> bool:
-        return identity_of(file.path) == file.identity
+        place = file.place()
+        place.close()
+        return place.identity == file.identity
 
     try:
         with ThreadPoolExecutor(threads) as pool:

@@ -97,6 +97,10 @@ class FeatureAccumulator:
             quantiles=dict(zip(map(str, RANKS), self._sketch.quantiles(RANKS, rest), strict=True)),
         )
 
+    def cumulative(self) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Some of the finite values in rising order, and about how many of all are at or below each: for histograms."""
+        return self._sketch.cumulative(self._sorted_rest())
+
     def _wait(self, values: NDArray[np.float32]) -> None:
         self._waiting.append(values)
         self._waiting_size += len(values)

@@ -61,15 +61,19 @@ class QuantileSketch:
         Every answer is one of the values: the smallest with at least that share of all values at or below it;
         exact as long as there are no blocks. There must be at least one value.
         """
+        values, reached = self.cumulative(rest)
+        wanted = [math.ceil(Fraction(str(rank)) * int(reached[-1])) for rank in ranks]
+        places = np.searchsorted(reached, wanted, side="left")
+        return [float(value) for value in values[places]]
+
+    def cumulative(self, rest: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Kept values in rising order, and about how many of all values are at or below each, [k] and [k]."""
         parts = [(rest, 1)]
         parts += [(buffer, _THINNING << level) for level, buffer in enumerate(self._buffers) if buffer is not None]
         values = np.concatenate([part for part, _ in parts])
         weights = np.concatenate([np.full(len(part), weight) for part, weight in parts])
         order = np.argsort(values, kind="stable")
-        reached = np.cumsum(weights[order])
-        wanted = [math.ceil(Fraction(str(rank)) * int(reached[-1])) for rank in ranks]
-        places = np.searchsorted(reached, wanted, side="left")
-        return [float(value) for value in values[order][places]]
+        return values[order], np.cumsum(weights[order])
 
     def _carry(self, buffer: NDArray[np.float32], level: int) -> None:
         self._grow(level)
