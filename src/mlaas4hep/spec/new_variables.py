@@ -23,20 +23,24 @@ class NewVariables:
     ----------
     declared
         Their text by name.
+    known
+        Names of the columns that there are: with the new variables they tell what a collection stands for.
 
     Raises
     ------
     ConfigError
         They need each other in a circle, or are more than `MAX_NEW_VARIABLES`.
     ExpressionError
-        A text cannot be read.
+        A text cannot be read, or names a collection without the columns that are asked of it.
     """
 
-    def __init__(self, declared: Mapping[str, str]) -> None:
+    def __init__(self, declared: Mapping[str, str], known: Iterable[str]) -> None:
         if len(declared) > MAX_NEW_VARIABLES:
             raise ConfigError([too_many(declared)], where="new_variables")
         parsed = {name: Expression.parse(text, where=f"new_variables.{name}") for name, text in declared.items()}
-        order, circle = in_order({name: expression.names for name, expression in parsed.items()})
+        self._known = frozenset(known) | parsed.keys()
+        self._uses = {name: self.needs_of(expression) for name, expression in parsed.items()}
+        order, circle = in_order(self._uses)
         if circle:
             raise ConfigError([circle_line(circle)], where="new_variables")
         self.expressions = {name: parsed[name] for name in order}
@@ -44,6 +48,10 @@ class NewVariables:
 
     def __contains__(self, name: str) -> bool:
         return name in self.expressions
+
+    def needs_of(self, expression: Expression) -> frozenset[str]:
+        """Columns and new variables that an expression takes; `ExpressionError` for collections without them."""
+        return expression.needs(self._known)
 
     def columns_behind(self, names: Iterable[str]) -> frozenset[str]:
         """Raw columns that columns and new variables come from."""
@@ -77,7 +85,7 @@ class NewVariables:
                 continue
             seen.add(name)
             if name in self.expressions:
-                pending.extend(self.expressions[name].names)
+                pending.extend(self._uses[name])
         return seen
 
 
