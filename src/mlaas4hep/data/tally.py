@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlaas4hep.spec.accumulate import FeatureAccumulator
-from mlaas4hep.spec.columns import Column, Jagged
+from mlaas4hep.spec.columns import Column, Jagged, values_of
 from mlaas4hep.spec.measuring import NUMPY, Loops, Measured
 from mlaas4hep.spec.statistics import MAX_LENGTH
 
@@ -120,7 +120,7 @@ class ColumnTally:
 
     def add(self, column: Column) -> None:
         """Add the values of some events."""
-        values = column.values if isinstance(column, Jagged) else column
+        values = values_of(column)
         if isinstance(column, Jagged):
             self._add_lengths(column.counts)
         finite, missing, infinite = _finite(values)
