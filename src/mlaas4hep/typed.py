@@ -116,7 +116,11 @@ def _convert_union(value: Any, members: tuple[Any, ...], path: str, problems: li
         done = convert(value, kind, path, attempt)
         if not attempt:
             return done
-    return _refuse(value, " or ".join(_WORDS.get(kind, str(kind)) for kind in kinds), path, problems)
+    return _refuse(value, " or ".join(_WORDS.get(kind, _words_of(kind)) for kind in kinds), path, problems)
+
+
+def _words_of(kind: Any) -> str:
+    return "a list" if get_origin(kind) is tuple else str(kind)
 
 
 def _convert_tuple(value: Any, members: tuple[Any, ...], path: str, problems: list[str]) -> Any:

@@ -31,6 +31,7 @@ class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     eras: dict[str, Era] = {}
     preselection: str | None = None
     new_variables: dict[str, str] = {}
+    preproc: str | None = None
     labels: Labels = Labels()
     weights: Weights = Weights()
     split: Split = Split()
@@ -39,6 +40,7 @@ class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     missing: tuple[float, ...] = ()
     model: Any = "mlp"
     training: Training = Training()
+    redirector: tuple[str, ...] = ()
 
     def groups(self) -> list[InputGroup]:
         """The input groups, in the order of the file."""
@@ -63,6 +65,8 @@ _SECTIONS: Mapping[str, type[msgspec.Struct]] = {
 def spell_out(document: Mapping[Any, Any]) -> dict[Any, Any]:
     """Short forms to long ones: one file for a list, a name for a variable, a list for the event group."""
     plain = dict(document)
+    if isinstance(plain.get("redirector"), str):
+        plain["redirector"] = [plain["redirector"]]
     samples = plain.get("samples")
     if isinstance(samples, Mapping):
         plain["samples"] = {name: _spell_out_sample(sample) for name, sample in samples.items()}
@@ -72,10 +76,14 @@ def spell_out(document: Mapping[Any, Any]) -> dict[Any, Any]:
     return plain
 
 
+# What may be one text instead of a list of them.
+_LISTS = ("files", "friends", "redirector")
+
+
 def _spell_out_sample(sample: Any) -> Any:
     if not isinstance(sample, Mapping):
         return sample
-    lists = {key: [sample[key]] for key in ("files", "friends") if isinstance(sample.get(key), str)}
+    lists = {key: [sample[key]] for key in _LISTS if isinstance(sample.get(key), str)}
     return {**sample, **lists}
 
 

@@ -29,7 +29,8 @@ class Sample(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Parameters
     ----------
     files
-        Paths and globs; relative ones are taken from the folder of the config.
+        Paths, addresses, globs, folders, and text files with one of those a line; relative ones are taken from the
+        folder of the config. A list inside the list holds addresses of one file, asked one after the other.
     tree
         Name of the TTree or RNTuple; None takes that of the config, or the only one of the file.
     label
@@ -46,9 +47,11 @@ class Sample(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Expression; events for which it is false do not belong to the sample.
     friends
         Files whose trees run in parallel to these.
+    redirector
+        Where absolute paths are looked for that are not on this machine; by default that of the config.
     """
 
-    files: tuple[str, ...]
+    files: tuple[str | tuple[str, ...], ...]
     tree: str | None = None
     label: str | None = None
     kind: Literal["mc", "data"] = "mc"
@@ -57,6 +60,7 @@ class Sample(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sum_of_weights: float | str | None = None
     selection: str | None = None
     friends: tuple[str, ...] = ()
+    redirector: tuple[str, ...] = ()
 
 
 class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -104,7 +108,11 @@ class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Config(msgspec.Struct, frozen=True):
-    """A whole config; ``path`` is the file it came from, ``classes`` the labels in order."""
+    """A whole config; ``path`` is the file it came from, ``classes`` the labels in order.
+
+    ``preproc`` is the Python file whose ``preprocessing`` sees each event first; what a ``preproc.json`` says stands
+    among the features instead.
+    """
 
     name: str
     samples: dict[str, Sample]
@@ -114,6 +122,9 @@ class Config(msgspec.Struct, frozen=True):
     tree: str | None = None
     eras: dict[str, Era] = {}
     path: str = "config"
+    preproc: str | None = None
+
+    redirector: tuple[str, ...] = ()
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -124,6 +135,10 @@ class Config(msgspec.Struct, frozen=True):
         """Class of a sample's events."""
         return self.samples[sample].label or sample
 
+    def redirectors_of(self, sample: str) -> tuple[str, ...]:
+        """Where files of a sample are looked for that are not on this machine."""
+        return self.samples[sample].redirector or self.redirector
+
     def lumi_fb(self, sample: str) -> float:
         """Integrated luminosity of a sample's era in fb^-1; 1 where it names none."""
         era = self.samples[sample].era
@@ -132,6 +147,8 @@ class Config(msgspec.Struct, frozen=True):
     def not_built(self) -> tuple[str, ...]:
         """What the config says that this version reads but cannot do yet, one line a thing."""
         lines = []
+        if self.preproc is not None:
+            lines.append("preproc: a Python file is not called by this version yet")
         for name, sample in self.samples.items():
             if sample.friends:
                 lines.append(f"samples.{name}.friends: friend trees are not read by this version yet")

@@ -9,18 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mlaas4hep.config import Config, Sample
-from mlaas4hep.data.locate import file_key, search
+from mlaas4hep.data.locate import Located, file_key, search
 from mlaas4hep.data.places import Place, open_place
 from mlaas4hep.data.source import Source, open_identified
 from mlaas4hep.data.split import Identity, choose_identity
 from mlaas4hep.data.weights import normalisation
-from mlaas4hep.errors import DataError, nearest
+from mlaas4hep.errors import DataError, ExpressionError, nearest
 from mlaas4hep.spec.columns import ColumnType, promote
 from mlaas4hep.spec.expressions import Expression
 from mlaas4hep.spec.features import FeatureSpec
@@ -45,6 +45,8 @@ class FileEntry:
         Boundaries of the entries that are used, int64 [C + 1].
     tree_entries
         Entries of the tree when it was opened, so that a file that changes later is noticed; None does not look.
+    replicas
+        Addresses to read it from, in the order in which they are asked; empty where that is ``path`` alone.
     identity
         Of the file's content when it was opened (`mlaas4hep.data.places.Place.identity`); empty where unknown.
     """
@@ -56,6 +58,7 @@ class FileEntry:
     tree: str
     clusters: NDArray[np.int64]
     tree_entries: int | None = None
+    replicas: tuple[str, ...] = field(default=(), repr=False)
     identity: str = ""
 
     @property
@@ -65,7 +68,7 @@ class FileEntry:
 
     def place(self) -> Place:
         """The file as bytes, opened: for its size and its identity of now."""
-        return open_place(self.path)
+        return open_place(self.path, replicas=self.replicas)
 
 
 @dataclass(frozen=True)
@@ -144,6 +147,8 @@ class _Survey:
         self.types: dict[str, ColumnType] = {}
         self.problems: list[str] = []
         self._everywhere: set[str] | None = None
+        self._asked: set[str] = set()
+        self._needs: dict[tuple[str | None, int], frozenset[str]] = {}
         self._other_kind: dict[str, str] = {}
         self._missing: dict[tuple[str, str, str], list[str]] = {}
         self._columns: dict[str, None] = {}
@@ -153,17 +158,16 @@ class _Survey:
     def add_sample(self, name: str, progress: Callable[[int], None]) -> None:
         """Open its files; what fails is noted, and the others go on."""
         sample = self.config.samples[name]
-        paths, problems = search(sample.files)
+        files, problems = search(sample.files, redirectors=self.config.redirectors_of(name))
         self.problems.extend(f"samples.{name}: {line}" for line in problems)
-        needed = self._needed(sample)
-        for index, path in enumerate(paths):
-            with self._noted(name, path):
-                self._add_file(name, index, path, needed)
+        for index, file in enumerate(files):
+            with self._noted(name, file.path):
+                self._add_file(name, index, file)
             progress(1)
         factor = 1.0
         if not self.problems:
             with self._noted(name):
-                factor = normalisation(sample, paths, lumi_fb=self.config.lumi_fb(name))
+                factor = normalisation(sample, files, lumi_fb=self.config.lumi_fb(name))
         label = self.config.classes.index(self.config.label_of(name))
         self.samples.append(SampleEntry(name, len(self.samples), label, sample.selection, factor))
 
@@ -173,8 +177,7 @@ class _Survey:
             self.problems.extend(self._unknown_names())  # else they may be in a file that could not be opened
         self.problems.extend(self._missing_lines())
         self.problems.extend(f"samples.{name}: {_some(paths)}{told}" for (name, told), paths in self._refused.items())
-        needed = frozenset().union(*(self._needed(self.config.samples[one.name]) for one in self.samples))
-        self.problems.extend(line for name, line in self._other_kind.items() if name in needed)
+        self.problems.extend(line for name, line in self._other_kind.items() if name in self._asked)
         if self.problems:
             raise DataError(_joined(self.problems))
         features = self.config.features
@@ -185,7 +188,7 @@ class _Survey:
             classes=self.config.classes,
             types={name: one for name, one in self.types.items() if name not in self._other_kind},
             features=features,
-            identity=choose_identity(features.split, everywhere, columns_of(features)),
+            identity=choose_identity(features.split, everywhere, columns_of(features, known=self.types)),
         )
 
     @contextmanager
@@ -202,27 +205,41 @@ class _Survey:
                     self._refused.setdefault((name, told), []).append(path)
 
     def _needed(self, sample: Sample) -> frozenset[str]:
+        """Columns that a sample takes, as far as is known by the files so far what a collection stands for."""
+        key = (sample.selection, len(self.types))  # names are only ever added
+        if key not in self._needs:
+            self._needs[key] = self._find_needed(sample)
+        return self._needs[key]
+
+    def _find_needed(self, sample: Sample) -> frozenset[str]:
         features = self.config.features
         texts = [text for text in (features.weights.event, sample.selection) if text is not None]
-        return columns_of(features, texts) | frozenset(features.split.by)
+        try:
+            return columns_of(features, texts, known=self.types) | frozenset(features.split.by)
+        except ExpressionError as error:
+            place = f"at character {error.column + 1} of '{error.text}'"
+            raise DataError(f"{error.where}: {error.reason} ({place})") from error
 
-    def _add_file(self, name: str, index: int, path: str, needed: frozenset[str]) -> None:
-        sample = self.config.samples[name]
-        opened, identity = open_identified(path, sample.tree or self.config.tree)
+    def _add_file(self, name: str, index: int, file: Located) -> None:
+        sample, path = self.config.samples[name], file.path
+        opened, identity = open_identified(path, sample.tree or self.config.tree, replicas=file.replicas)
         with opened as source:
             if source.num_entries == 0:
                 raise DataError(f"{path}: tree '{source.tree}' has no entries")
-            self._refuse_twice(name, path, source.tree, sample.selection)
+            self._refuse_twice(name, file, source.tree, sample.selection)
             self._add_columns(source)
+            needed = self._needed(sample)
+            self._asked |= needed
             for column in sorted(needed):
                 self._check_column(name, source, column)
             place = (len(self.files), len(self.samples), index)
             counts = (source.clusters, source.num_entries)
-            self.files.append(FileEntry(*place, path, source.tree, *counts, identity=identity))
+            self.files.append(FileEntry(*place, path, source.tree, *counts, file.replicas, identity))
 
-    def _refuse_twice(self, name: str, path: str, tree: str, selection: str | None) -> None:
+    def _refuse_twice(self, name: str, file: Located, tree: str, selection: str | None) -> None:
         """No two samples with the same entries of a tree; overlaps of selections show when events are read."""
-        others = self._selected.setdefault((file_key(path), tree), {})
+        path = file.path
+        others = self._selected.setdefault((file_key(path, file.replicas), tree), {})
         wanted = "" if selection is None else Expression.parse(selection, where=f"samples.{name}.selection").canonical
         for other, selected in others.items():
             if other == name:
@@ -277,10 +294,19 @@ class _Survey:
             path = f"variations.{variation}"
             named += [(f"{path}.{target}", target) for target in replacements if target != "weight"]
             for target, text in replacements.items():
-                named += [(f"{path}.{target}", name) for name in sorted(Expression.parse(text).names)]
+                named += [(f"{path}.{target}", name) for name in sorted(_needs(text, known))]
         for path, name in named:
             if name not in self._columns and name not in features.new_variables:
                 yield f"{path}: '{name}' is neither a column of the files nor a new variable{nearest(name, known)}"
+
+
+def _needs(text: str, known: list[str]) -> frozenset[str]:
+    """What an expression takes; by their own name where collections have not the columns that are asked of them."""
+    expression = Expression.parse(text)
+    try:
+        return expression.needs(frozenset(known))
+    except ExpressionError:
+        return expression.names
 
 
 def _some(paths: list[str]) -> str:

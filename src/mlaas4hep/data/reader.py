@@ -21,7 +21,7 @@ from mlaas4hep.data.catalogue import Catalogue, FileEntry, SampleEntry
 from mlaas4hep.data.source import Source, cut_reads, open_source
 from mlaas4hep.data.split import PARTS, Part, Splitter
 from mlaas4hep.errors import ConfigError, DataError
-from mlaas4hep.spec.columns import Columns, Jagged, compress_columns
+from mlaas4hep.spec.columns import Column, Columns, Jagged, Nested, compress_columns
 from mlaas4hep.spec.expressions import Expression
 from mlaas4hep.spec.padding import Assembled
 from mlaas4hep.spec.preprocess import Preprocessor
@@ -138,7 +138,7 @@ def _close_all(idle: OrderedDict[int, tuple[FileEntry, Source]]) -> None:
 
 
 def _reopen(file: FileEntry) -> Source:
-    source = open_source(file.path, file.tree)
+    source = open_source(file.path, file.tree, replicas=file.replicas)
     if file.tree_entries not in (None, source.num_entries):
         source.close()
         raise DataError(
@@ -251,11 +251,11 @@ class EventReader:
             if sample.selection is not None:
                 where = f"samples.{sample.name}.selection"
                 found = self._preprocessor.evaluate(sample.selection, nothing, 0, where=where)
-                if isinstance(found, Jagged) or found.dtype != np.bool_:
+                if not isinstance(found, np.ndarray) or found.dtype != np.bool_:
                     yield f"{where}: must be true or false for each event: {sample.selection}"
             if self._event_weight is not None and sample.number == 0:
                 found = self._preprocessor.evaluate(self._event_weight, nothing, 0, where="weights.event")
-                if isinstance(found, Jagged):
+                if not isinstance(found, np.ndarray):
                     yield f"weights.event: gives a list an event; pick one, as in {self._event_weight}[0]"
 
 
@@ -267,7 +267,12 @@ def reading_bytes(memory: int, *, threads: int) -> int:
 def _no_events(kinds: dict[str, str]) -> Columns:
     values = np.zeros(0, dtype=np.float32)
     offsets = np.zeros(1, dtype=np.int64)
-    return {name: Jagged(offsets, values) if kind == "jagged" else values for name, kind in kinds.items()}
+    empty: dict[str, Column] = {
+        "flat": values,
+        "jagged": Jagged(offsets, values),
+        "nested": Nested(offsets, Jagged(offsets, values)),
+    }
+    return {name: empty[kind] for name, kind in kinds.items()}
 
 
 def _mask(index: NDArray[np.int64], size: int) -> NDArray[np.bool_]:

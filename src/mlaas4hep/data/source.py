@@ -23,7 +23,15 @@ from mlaas4hep.spec.columns import Column, ColumnType
 
 GROUP = "mlaas4hep.sources"
 _HEAD_BYTES = 512
-_BUILT_IN = {"root": "mlaas4hep.data.root:RootFormat"}
+_BUILT_IN = {
+    "root": "mlaas4hep.data.root:RootFormat",
+    "parquet": "mlaas4hep.data.tables:ParquetFormat",
+    "avro": "mlaas4hep.data.tables:AvroFormat",
+    "json": "mlaas4hep.data.tables:JsonFormat",
+    "csv": "mlaas4hep.data.tables:DelimitedFormat",
+}
+ONLY_TABLE = "table"
+"""Name of the one table in a file whose format names none. It is opened by whatever name is asked for."""
 
 
 @dataclass(frozen=True)
@@ -168,23 +176,33 @@ def format_of(place: Place) -> SourceFormat:
     for one in known.values():
         if one.matches(place.url, head):
             return one
-    raise DataError(f"{place.url}: is not a {' or '.join(sorted(known)).upper()} file; {_looks_like(head)}")
+    named = ", ".join(name if name != "root" else "ROOT" for name in known)
+    raise DataError(f"{place.url}: is not a file of a known format ({named}); {_looks_like(head)}")
 
 
-def open_source(path: str, tree: str | None = None) -> Source:
+def open_source(path: str, tree: str | None = None, *, replicas: Sequence[str] = ()) -> Source:
     """Open a table of events, wherever it lies; `None` takes the only one with entries.
+
+    Parameters
+    ----------
+    path
+        Its path or address.
+    tree
+        Name of the table.
+    replicas
+        Addresses of this file, in the order in which they are asked; by default ``path`` alone.
 
     Raises
     ------
     DataError
         No such file, not a known format, damaged, no such tree, or several trees and none named.
     """
-    return open_identified(path, tree)[0]
+    return open_identified(path, tree, replicas=replicas)[0]
 
 
-def open_identified(path: str, tree: str | None = None) -> tuple[Source, str]:
+def open_identified(path: str, tree: str | None = None, *, replicas: Sequence[str] = ()) -> tuple[Source, str]:
     """As `open_source`, with the identity of the file's content: see `mlaas4hep.data.places.Place.identity`."""
-    place = open_place(path)
+    place = open_place(path, replicas=replicas)
     identity = place.identity
     try:
         return format_of(place).open(place, tree), identity
@@ -224,11 +242,9 @@ def check_asked(source: Source, names: Sequence[str], entry_start: int, entry_st
 
 
 _SIGNATURES = {
-    b"PAR1": "it looks like Parquet",
     b"\x89HDF": "it looks like HDF5",
-    b"\x1f\x8b": "it looks like gzip",
+    b"\x1f\x8b": "it looks like gzip; a compressed table of text has a name ending in .csv.gz, .tsv.gz or .json.gz",
     b"PK": "it looks like zip (numpy's .npz, perhaps)",
-    b"Obj\x01": "it looks like Avro",
     b"<": "it looks like HTML or XML (an error page saved as a file?)",
     b"version https://git-lfs": "it is a Git LFS pointer: fetch the file itself",
 }
