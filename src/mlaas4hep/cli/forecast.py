@@ -89,7 +89,7 @@ def _lines(found: Forecast) -> Iterator[tuple[str, str]]:
     yield (
         "windows",
         (
-            f"{order.windows:,} of {order.window:,} entries; each mixes parts of {order.median_clusters:,} clusters "
+            f"{order.windows:,} of {order.window:,} entries; clusters that one mixes: {order.median_clusters:,} "
             f"(median; fewest {order.fewest_clusters:,})"
         ),
     )
