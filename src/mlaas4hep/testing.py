@@ -18,7 +18,7 @@ from mlaas4hep.spec.columns import Column, Jagged, Nested, kind_of
 from mlaas4hep.testing_tables import write_table
 
 if TYPE_CHECKING:
-    from mlaas4hep.data.dataset import Batch, BatchIterator
+    from mlaas4hep.data.batches import Batch, BatchIterator
     from mlaas4hep.data.places import Place
     from mlaas4hep.data.source import Source
 

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from mlaas4hep.data.measuring import compiled, loops
-from mlaas4hep.data.rows import WORTH_COMPILING
 from mlaas4hep.errors import DataError
 from mlaas4hep.spec.accumulate import FeatureAccumulator, StatisticsAccumulator
 from mlaas4hep.spec.columns import Jagged
@@ -112,5 +111,5 @@ def test_lists_that_reach_beyond_their_values_are_refused() -> None:
 
 
 def test_compiling_waits_for_enough_values() -> None:
-    assert loops(WORTH_COMPILING - 1) is NUMPY
-    assert loops(WORTH_COMPILING) is compiled()
+    assert loops(1_000_000) is NUMPY
+    assert loops(100_000_000) is compiled()

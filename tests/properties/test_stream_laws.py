@@ -14,10 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from mlaas4hep.data.dataset import BatchIterator, EventDataset
-from mlaas4hep.data.filling import Filling, Read
+from mlaas4hep.data.batches import BatchIterator
+from mlaas4hep.data.dataset import EventDataset
+from mlaas4hep.data.filling import Filling
 from mlaas4hep.data.plan import STRANDS, Chunk, Plan
 from mlaas4hep.data.reader import Counts
+from mlaas4hep.data.reads import Read, ReadColumns
 from mlaas4hep.data.scan import scan
 from mlaas4hep.spec.padding import Assembled, write_rows
 from mlaas4hep.testing import FORMATS, Format, assert_resumable, same_batch, supports_jagged
@@ -58,9 +60,10 @@ def streamed(plan: Plan, *, threads: int = 0, ahead: int = 0, first: int = 0) ->
         size = chunk.num_entries
         rows = Assembled(None, np.ones(size, dtype=np.bool_), [], [])
         zeros = np.zeros(size)
-        yield Read(chunk.file, np.arange(chunk.start, chunk.stop), rows, zeros.astype(np.int64), zeros)
+        entries = np.arange(chunk.start, chunk.stop)
+        yield ReadColumns(chunk.file, entries, rows, zeros.astype(np.int64), zeros, write_rows)
 
-    with Filling(plan, work, write=write_rows, width=0, threads=threads, ahead=ahead, first=first) as filling:
+    with Filling(plan, work, width=0, threads=threads, ahead=ahead, first=first) as filling:
         parts = [window.pick(0, len(window)).entries.tolist() for window in filling]
     return [tuple(entry) for part in parts for entry in part]
 

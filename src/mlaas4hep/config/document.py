@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from mlaas4hep.config.values import Era, Sample, Training
+from mlaas4hep.config.values import Cache, Era, Sample, Training
 from mlaas4hep.errors import nearest
 from mlaas4hep.spec.features import InputGroup, Split, Variable, Weights
 
@@ -41,6 +41,8 @@ class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     model: Any = "mlp"
     training: Training = Training()
     redirector: tuple[str, ...] = ()
+    on_error: str = "stop"
+    cache: Cache | None = None
 
     def groups(self) -> list[InputGroup]:
         """The input groups, in the order of the file."""
@@ -59,6 +61,7 @@ _SECTIONS: Mapping[str, type[msgspec.Struct]] = {
     "split": Split,
     "weights": Weights,
     "labels": Labels,
+    "cache": Cache,
 }
 
 
@@ -70,6 +73,8 @@ def spell_out(document: Mapping[Any, Any]) -> dict[Any, Any]:
     samples = plain.get("samples")
     if isinstance(samples, Mapping):
         plain["samples"] = {name: _spell_out_sample(sample) for name, sample in samples.items()}
+    if isinstance(plain.get("cache"), str):
+        plain["cache"] = {"path": plain["cache"]}
     inputs = plain.get("inputs")
     if isinstance(inputs, Mapping):
         plain["inputs"] = {name: _spell_out_group(group) for name, group in inputs.items()}

@@ -14,9 +14,10 @@ import msgspec
 
 from mlaas4hep.config.checks import MODEL_NAME, check
 from mlaas4hep.config.document import Document, spell_out, take_misplaced
+from mlaas4hep.config.on_error import OnError
 from mlaas4hep.config.preproc import merge_preproc, read_preproc
 from mlaas4hep.config.text import load_yaml, override_key
-from mlaas4hep.config.values import Config, Model
+from mlaas4hep.config.values import Cache, Config, Model
 from mlaas4hep.errors import ConfigError
 from mlaas4hep.spec.features import FeatureSpec, canonical_groups, order_classes
 from mlaas4hep.typed import INVALID, convert
@@ -92,6 +93,8 @@ def _assemble(document: Document, where: str, folder: Path) -> Config:
         training=document.training,
         tree=document.tree,
         eras=document.eras,
+        on_error=OnError.parse(document.on_error),
+        cache=None if document.cache is None else _cache(document.cache, folder),
         path=where,
         preproc=_hook(document.preproc, folder),
         redirector=document.redirector,
@@ -125,6 +128,10 @@ def _from_folder(file: str, folder: Path) -> str:
 def _files_from(one: str | tuple[str, ...], folder: Path) -> str | tuple[str, ...]:
     """A path, or replicas."""
     return _from_folder(one, folder) if isinstance(one, str) else tuple(_from_folder(file, folder) for file in one)
+
+
+def _cache(cache: Cache, folder: Path) -> Cache:
+    return msgspec.structs.replace(cache, path=_from_folder(cache.path, folder))
 
 
 def _classes(document: Document) -> tuple[str, ...]:

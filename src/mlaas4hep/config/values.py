@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from mlaas4hep.config.on_error import OnError
 from mlaas4hep.errors import ConfigError
 from mlaas4hep.spec.features import FeatureSpec
 
@@ -83,6 +84,9 @@ class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Events a step.
     patience
         Epochs without a better validation loss before it stops.
+    shuffle
+        ``window``: events are shuffled window by window; ``exact``: from the second epoch on all of them, which needs
+        ``cache``.
     shuffle_window
         Events shuffled together; part of the order, so of the result.
     max_memory
@@ -96,6 +100,7 @@ class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     epochs: int = 60
     batch_size: int = 256
     patience: int = 8
+    shuffle: Literal["window", "exact"] = "window"
     shuffle_window: int = 100_000
     max_memory: str = "2 GB"
     seed: int = 0
@@ -105,6 +110,26 @@ class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def max_memory_bytes(self) -> int:
         """``max_memory`` in bytes."""
         return parse_size(self.max_memory)
+
+
+class Cache(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where rows are kept between epochs and runs.
+
+    Parameters
+    ----------
+    path
+        A folder on a local disk.
+    limit
+        At most so much of it is used, such as ``50 GB``; what was not used for longest goes first.
+    """
+
+    path: str
+    limit: str = "100 GB"
+
+    @property
+    def limit_bytes(self) -> int:
+        """``limit`` in bytes."""
+        return parse_size(self.limit)
 
 
 class Config(msgspec.Struct, frozen=True):
@@ -121,6 +146,8 @@ class Config(msgspec.Struct, frozen=True):
     training: Training
     tree: str | None = None
     eras: dict[str, Era] = {}
+    on_error: OnError = OnError()
+    cache: Cache | None = None
     path: str = "config"
     preproc: str | None = None
 

@@ -7,17 +7,23 @@ all of them, factors for the physics weight. Invariant: either everything that t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import PurePosixPath
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mlaas4hep.config import Config, Sample
+from mlaas4hep.data.friends import match_friends
+from mlaas4hep.data.hook import RecordHook
+from mlaas4hep.data.hooked import KEPT
 from mlaas4hep.data.locate import Located, file_key, search
-from mlaas4hep.data.places import Place, open_place
-from mlaas4hep.data.source import Source, open_identified
+from mlaas4hep.data.opening import Opening
+from mlaas4hep.data.quarantine import Quarantine, Skipped
+from mlaas4hep.data.source import Source
 from mlaas4hep.data.split import Identity, choose_identity
 from mlaas4hep.data.weights import normalisation
 from mlaas4hep.errors import DataError, ExpressionError, nearest
@@ -45,10 +51,10 @@ class FileEntry:
         Boundaries of the entries that are used, int64 [C + 1].
     tree_entries
         Entries of the tree when it was opened, so that a file that changes later is noticed; None does not look.
-    replicas
-        Addresses to read it from, in the order in which they are asked; empty where that is ``path`` alone.
+    opening
+        How it is opened again; None opens path and tree as they stand.
     identity
-        Of the file's content when it was opened (`mlaas4hep.data.places.Place.identity`); empty where unknown.
+        Of its content: differs whenever that may differ.
     """
 
     number: int
@@ -58,28 +64,44 @@ class FileEntry:
     tree: str
     clusters: NDArray[np.int64]
     tree_entries: int | None = None
-    replicas: tuple[str, ...] = field(default=(), repr=False)
     identity: str = ""
+    opening: Opening | None = field(default=None, repr=False)
+
+    @property
+    def replicas(self) -> tuple[str, ...]:
+        """Addresses to read it from; empty where that is ``path`` alone."""
+        return () if self.opening is None else self.opening.replicas
+
+    def open(self) -> Source:
+        """Open it again."""
+        return (self.opening or Opening(self.path, self.tree)).open()
 
     @property
     def num_entries(self) -> int:
         """Entries that are used: all of the tree, or the first ones where less was asked for."""
         return int(self.clusters[-1])
 
-    def place(self) -> Place:
-        """The file as bytes, opened: for its size and its identity of now."""
-        return open_place(self.path, replicas=self.replicas)
-
 
 @dataclass(frozen=True)
 class SampleEntry:
-    """One sample: its class ``label`` (position in the catalogue's ``classes``), own selection, and weight factor."""
+    """One sample: its class ``label`` (position in the catalogue's ``classes``), own selection, and weight factor.
+
+    ``sums_own_weights`` is true where the sum of weights was read from the files that could be opened; ``correction``
+    makes up for entries in quarantine.
+    """
 
     name: str
     number: int
     label: int
     selection: str | None
     factor: float
+    sums_own_weights: bool = False
+    correction: float = 1.0
+
+    @property
+    def scale(self) -> float:
+        """From the generator's weight of an event to its physics weight."""
+        return self.factor * self.correction
 
 
 @dataclass(frozen=True)
@@ -96,6 +118,10 @@ class Catalogue:
         The declaration that the files were checked against.
     identity
         What tells one event from another: decides the split.
+    quarantine
+        What could not be read and was left out, while it is read too.
+    hook
+        The user's function that sees each event first.
     """
 
     samples: tuple[SampleEntry, ...]
@@ -104,6 +130,8 @@ class Catalogue:
     types: Mapping[str, ColumnType]
     features: FeatureSpec
     identity: Identity
+    quarantine: Quarantine = field(default_factory=Quarantine, compare=False)
+    hook: RecordHook | None = field(default=None, compare=False)
 
     @classmethod
     def open(cls, config: Config, *, progress: Callable[[int], None] | None = None) -> Catalogue:
@@ -133,6 +161,46 @@ class Catalogue:
         """Entries of all files, before any selection."""
         return sum(one.num_entries for one in self.files)
 
+    def leave_out(self, skipped: Iterable[Mapping[str, Any]]) -> None:
+        """Put into quarantine what an earlier run left out, as its report says, so that it is not tried again.
+
+        Raises
+        ------
+        DataError
+            A file is not there any more.
+        """
+        files = {(self.samples[one.sample].name, PurePosixPath(one.path).name, one.tree): one for one in self.files}
+        for one in skipped:
+            if one["tree"] is None:
+                continue  # it could not be opened: if it still cannot, that was noted
+            file = files.get((one["sample"], one["file"], one["tree"]))
+            if file is None:
+                raise DataError(
+                    f"{one['file']}, tree '{one['tree']}': was read when the model was trained, and is gone"
+                )
+            bounds = {"start": one["start"], "stop": one["stop"]}
+            self.quarantine.add_range(
+                file.number, Skipped(one["sample"], file.path, one["reason"], one["tree"], **bounds)
+            )
+
+    def corrected(self) -> Catalogue:
+        """The same, with the weights of each sample scaled up for the entries of it that are in quarantine.
+
+        Entries of files that could not be opened are not known; each counts as many as the others on average, except
+        where the sum of weights was read from the files themselves: then it is right already.
+        """
+        return replace(self, samples=tuple(self._corrected(one) for one in self.samples))
+
+    def _corrected(self, sample: SampleEntry) -> SampleEntry:
+        files = [one for one in self.files if one.sample == sample.number]
+        entries = sum(one.num_entries for one in files)
+        missing = sum(high - low for one in files for low, high in self.quarantine.ranges(one.number))
+        if missing == entries:
+            raise DataError(f"samples.{sample.name}: none of its {entries} entries can be read")
+        unopened = sum(one.sample == sample.name and one.tree is None for one in self.quarantine.records)
+        whole = 1.0 if sample.sums_own_weights else 1.0 + unopened / len(files)
+        return replace(sample, correction=whole * entries / (entries - missing))
+
     def __str__(self) -> str:
         return f"{self.num_entries} entries in {len(self.files)} files of {len(self.samples)} samples"
 
@@ -154,22 +222,35 @@ class _Survey:
         self._columns: dict[str, None] = {}
         self._selected: dict[tuple[object, ...], dict[str, str]] = {}
         self._refused: dict[tuple[str, str], list[str]] = {}
+        self._quarantine = Quarantine(config.on_error)
+        self._hook = None if config.preproc is None else RecordHook.load(config.preproc)
 
     def add_sample(self, name: str, progress: Callable[[int], None]) -> None:
         """Open its files; what fails is noted, and the others go on."""
         sample = self.config.samples[name]
         files, problems = search(sample.files, redirectors=self.config.redirectors_of(name))
-        self.problems.extend(f"samples.{name}: {line}" for line in problems)
-        for index, file in enumerate(files):
+        for line in problems:
+            self._leave_out(name, line.partition(": ")[0], line, otherwise=bool(files))
+        opened = len(self.files)
+        friends: tuple[tuple[str, ...], ...] = ((),) * len(files)
+        with self._noted(name):
+            friends = match_friends([one.path for one in files], sample.friends)
+        for index, (file, beside) in enumerate(zip(files, friends, strict=True)):
             with self._noted(name, file.path):
-                self._add_file(name, index, file)
+                self._add_file(name, index, file, beside)
             progress(1)
+        read = {one.path for one in self.files[opened:]}
+        if files and not read and self._quarantine.policy.skips:
+            reasons = [one for one in self._quarantine.records if one.sample == name]
+            self.problems.append(f"samples.{name}: none of its {len(files)} files can be opened, such as {reasons[0]}")
         factor = 1.0
-        if not self.problems:
+        if not self.problems and read:
+            usable = tuple(one for one in files if one.path in read)
             with self._noted(name):
-                factor = normalisation(sample, files, lumi_fb=self.config.lumi_fb(name))
+                factor = normalisation(sample, usable, lumi_fb=self.config.lumi_fb(name))
         label = self.config.classes.index(self.config.label_of(name))
-        self.samples.append(SampleEntry(name, len(self.samples), label, sample.selection, factor))
+        own = isinstance(sample.sum_of_weights, str)
+        self.samples.append(SampleEntry(name, len(self.samples), label, sample.selection, factor, own))
 
     def finish(self) -> Catalogue:
         """The catalogue, or every problem at once."""
@@ -180,6 +261,8 @@ class _Survey:
         self.problems.extend(line for name, line in self._other_kind.items() if name in self._asked)
         if self.problems:
             raise DataError(_joined(self.problems))
+        self._quarantine.total = sum(one.num_entries for one in self.files)
+        self._quarantine.check()
         features = self.config.features
         everywhere = {name: self.types[name] for name in self._everywhere or () if name not in self._other_kind}
         return Catalogue(
@@ -189,6 +272,8 @@ class _Survey:
             types={name: one for name, one in self.types.items() if name not in self._other_kind},
             features=features,
             identity=choose_identity(features.split, everywhere, columns_of(features, known=self.types)),
+            quarantine=self._quarantine,
+            hook=self._hook,
         )
 
     @contextmanager
@@ -214,18 +299,24 @@ class _Survey:
     def _find_needed(self, sample: Sample) -> frozenset[str]:
         features = self.config.features
         texts = [text for text in (features.weights.event, sample.selection) if text is not None]
+        kept = frozenset() if self._hook is None else frozenset({KEPT})
         try:
-            return columns_of(features, texts, known=self.types) | frozenset(features.split.by)
+            return kept | columns_of(features, texts, known=self.types) | frozenset(features.split.by)
         except ExpressionError as error:
             place = f"at character {error.column + 1} of '{error.text}'"
             raise DataError(f"{error.where}: {error.reason} ({place})") from error
 
-    def _add_file(self, name: str, index: int, file: Located) -> None:
+    def _add_file(self, name: str, index: int, file: Located, friends: tuple[str, ...]) -> None:
         sample, path = self.config.samples[name], file.path
-        opened, identity = open_identified(path, sample.tree or self.config.tree, replicas=file.replicas)
-        with opened as source:
-            if source.num_entries == 0:
-                raise DataError(f"{path}: tree '{source.tree}' has no entries")
+        try:
+            opening = Opening(path, sample.tree or self.config.tree, file.replicas, friends, self._hook)
+            source = _open_filled(opening)
+        except DataError as error:
+            if not self._quarantine.policy.skips:
+                raise
+            self._quarantine.add_file(Skipped(name, path, str(error).removeprefix(f"{path}: ")))
+            return
+        with source:
             self._refuse_twice(name, file, source.tree, sample.selection)
             self._add_columns(source)
             needed = self._needed(sample)
@@ -233,8 +324,15 @@ class _Survey:
             for column in sorted(needed):
                 self._check_column(name, source, column)
             place = (len(self.files), len(self.samples), index)
-            counts = (source.clusters, source.num_entries)
-            self.files.append(FileEntry(*place, path, source.tree, *counts, file.replicas, identity))
+            found = (source.clusters, source.num_entries, source.identity)
+            self.files.append(FileEntry(*place, path, source.tree, *found, replace(opening, tree=source.tree)))
+
+    def _leave_out(self, name: str, path: str, problem: str, *, otherwise: bool) -> None:
+        """A file that is not there: left out where that is allowed and there are others, else a problem."""
+        if self._quarantine.policy.skips and otherwise:
+            self._quarantine.add_file(Skipped(name, path, problem.removeprefix(f"{path}: ")))
+        else:
+            self.problems.append(f"samples.{name}: {problem}")
 
     def _refuse_twice(self, name: str, file: Located, tree: str, selection: str | None) -> None:
         """No two samples with the same entries of a tree; overlaps of selections show when events are read."""
@@ -307,6 +405,14 @@ def _needs(text: str, known: list[str]) -> frozenset[str]:
         return expression.needs(frozenset(known))
     except ExpressionError:
         return expression.names
+
+
+def _open_filled(opening: Opening) -> Source:
+    source = opening.open()
+    if source.num_entries == 0:
+        source.close()
+        raise DataError(f"{opening.path}: tree '{source.tree}' has no entries")
+    return source
 
 
 def _some(paths: list[str]) -> str:

@@ -20,7 +20,7 @@ from mlaas4hep.config import Config
 from mlaas4hep.data.catalogue import Catalogue, FileEntry
 from mlaas4hep.data.dataset import EventDataset, reading_unit
 from mlaas4hep.data.kept_statistics import StatisticsStore, scan_key
-from mlaas4hep.data.places import LOCAL, scheme_of
+from mlaas4hep.data.places import LOCAL, open_place, scheme_of
 from mlaas4hep.data.plan import STRANDS, Plan
 from mlaas4hep.data.reader import MAX_READ_BYTES, EventReader, SourcePool, reading_bytes
 from mlaas4hep.data.rows import SIDE_BYTES, writer
@@ -199,7 +199,7 @@ def _weigh(files: Sequence[FileEntry], names: Sequence[str]) -> _Bytes:
 
 
 def _size(file: FileEntry) -> int:
-    place = file.place()
+    place = open_place(file.path, replicas=file.replicas)
     place.close()
     return place.size
 

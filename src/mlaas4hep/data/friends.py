@@ -43,6 +43,7 @@ class FriendSource:
                     f"{main.path}, tree '{main.tree}', which has {main.num_entries}"
                 )
         self.path = main.path
+        self.identity = "+".join([main.identity, *(one.identity for one in friends.values())])
         self.tree = main.tree
         self.num_entries = main.num_entries
         self.clusters = main.clusters

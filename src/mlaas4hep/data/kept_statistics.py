@@ -24,6 +24,7 @@ import numpy as np
 from msgspec.structs import replace
 
 from mlaas4hep.data.catalogue import Catalogue, FileEntry
+from mlaas4hep.data.reader import SourcePool
 from mlaas4hep.data.scan import ScanResult
 from mlaas4hep.errors import DataError
 from mlaas4hep.spec.features import FeatureSpec, InputGroup, Variable, Weights
@@ -113,13 +114,16 @@ class StatisticsStore:
 
 
 def scan_key(catalogue: Catalogue, preprocessor: Preprocessor) -> str | None:
-    """SHA-256 of all that the result of a scan depends on; None where a file has no identity.
+    """SHA-256 of all that the result of a scan depends on; None where it cannot be told by them.
+
+    That is so where a file has no identity, or where something is left out because it cannot be read: what is kept are
+    passes over everything.
 
     Files by their content (`mlaas4hep.data.places.Place.identity`), trees, entries and clusters; the declaration, less
     what the scan does not look at (scaling, observers, variations, training weights); samples with their selections,
     labels and factors; types of columns; this package's version and code, numpy's version and the kind of machine.
     """
-    if not all(file.identity for file in catalogue.files):
+    if catalogue.quarantine or not all(file.identity for file in catalogue.files):
         return None
     document = {
         "version": _VERSION,
@@ -130,7 +134,7 @@ def scan_key(catalogue: Catalogue, preprocessor: Preprocessor) -> str | None:
         "told_apart_by": catalogue.identity,
         "types": {name: str(one) for name, one in catalogue.types.items()},
         "columns": sorted(preprocessor.columns),
-        "samples": [(one.name, one.label, one.selection, one.factor) for one in catalogue.samples],
+        "samples": [(one.name, one.label, one.selection, one.scale) for one in catalogue.samples],
         "files": [_file(one) for one in catalogue.files],
     }
     return hashlib.sha256(msgspec.json.encode(document, order="deterministic")).hexdigest()
@@ -139,16 +143,19 @@ def scan_key(catalogue: Catalogue, preprocessor: Preprocessor) -> str | None:
 def unchanged(catalogue: Catalogue, *, threads: int = 8) -> bool:
     """Whether every file still is what it was when the catalogue was opened."""
 
+    sources = SourcePool()
+
     def same(file: FileEntry) -> bool:
-        place = file.place()
-        place.close()
-        return place.identity == file.identity
+        with sources.source(file) as source:
+            return source.identity == file.identity
 
     try:
         with ThreadPoolExecutor(threads) as pool:
             return all(pool.map(same, catalogue.files))
     except DataError:  # gone or out of reach by now: what was read of it is not kept
         return False
+    finally:
+        sources.close()
 
 
 def _declared(features: FeatureSpec) -> FeatureSpec:

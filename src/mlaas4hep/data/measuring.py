@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlaas4hep.data.rows import WORTH_COMPILING
+from mlaas4hep.data.rows import pays_compiling
 from mlaas4hep.errors import DataError
 from mlaas4hep.spec.measuring import FRACTION_BITS, NUMPY, Bools, Floats, Loops, Places
 
 
 def loops(values: int) -> Loops:
     """What measures so many values: compiled where that is worth it, numpy's otherwise."""
-    return compiled() if values >= WORTH_COMPILING else NUMPY
+    return compiled() if pays_compiling(values) else NUMPY
 
 
 @lru_cache(maxsize=1)

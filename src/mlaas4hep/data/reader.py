@@ -11,13 +11,14 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mlaas4hep.data.catalogue import Catalogue, FileEntry, SampleEntry
+from mlaas4hep.data.quarantine import Skipped, outside, units
 from mlaas4hep.data.source import Source, cut_reads, open_source
 from mlaas4hep.data.split import PARTS, Part, Splitter
 from mlaas4hep.errors import ConfigError, DataError
@@ -34,7 +35,7 @@ _COPIES = 4
 
 @dataclass(frozen=True)
 class Counts:
-    """What became of the entries of a file: ``read = delivered + cut + other_part`` (law 8).
+    """What became of the entries of a file: ``read = delivered + cut + other_part + quarantined`` (law 8).
 
     Parameters
     ----------
@@ -46,12 +47,15 @@ class Counts:
         Removed by the sample's selection or the preselection.
     other_part
         Belong to another part of the split than the one asked for.
+    quarantined
+        Could not be read, and were left out (`mlaas4hep.data.quarantine`).
     """
 
     read: int = 0
     delivered: int = 0
     cut: int = 0
     other_part: int = 0
+    quarantined: int = 0
 
     def __add__(self, other: Counts) -> Counts:
         return Counts(
@@ -59,6 +63,7 @@ class Counts:
             self.delivered + other.delivered,
             self.cut + other.cut,
             self.other_part + other.other_part,
+            self.quarantined + other.quarantined,
         )
 
 
@@ -68,6 +73,8 @@ class Events:
 
     Parameters
     ----------
+    start
+        First entry of the range.
     entries
         int64 [M]: entry numbers in the file, rising.
     rows
@@ -75,15 +82,19 @@ class Events:
     parts
         int8 [M]: position in `PARTS`.
     weights
-        float64 [M]: physics weight.
+        float64 [M]: the generator's weight; times the sample's ``scale`` it is the physics weight.
+    by_part
+        Entries of each part, those that were cut away included.
     counts
         What became of the entries of the range.
     """
 
+    start: int
     entries: NDArray[np.int64]
     rows: Assembled
     parts: NDArray[np.int8]
     weights: NDArray[np.float64]
+    by_part: tuple[int, ...]
     counts: Counts
 
 
@@ -195,16 +206,63 @@ class EventReader:
         DataError
             Damaged bytes, lists of a collection that differ in length, a weight that is not finite.
         """
+        quarantine = self._catalogue.quarantine
+        ranges = tuple(outside(start, stop, quarantine.ranges(file.number)))
+        for low, high in ranges:
+            yield from self._range(file, low, high, part)
+        missing = stop - start - sum(high - low for low, high in ranges)
+        if missing:
+            yield self._nothing(file, start, missing)
+
+    def _range(self, file: FileEntry, start: int, stop: int, part: Part | None) -> Iterator[Events]:
         names = self._names[file.sample]
+        try:
+            with self._pool.source(file) as source:
+                bounds = cut_reads(source, names, start, stop, max_bytes=self._max_read_bytes)
+        except DataError as error:
+            yield from self._what_is_left(file, start, stop, part, error)
+            return
+        for low, high in pairwise(bounds):
+            try:
+                events = self._read_at_once(file, names, low, high, part)
+            except DataError as error:
+                yield from self._what_is_left(file, low, high, part, error)
+            else:
+                yield events
+
+    def _read_at_once(self, file: FileEntry, names: list[str], start: int, stop: int, part: Part | None) -> Events:
         with self._pool.source(file) as source:
-            bounds = cut_reads(source, names, start, stop, max_bytes=self._max_read_bytes)
-            for low, high in pairwise(bounds):
-                yield self._events(file, source.read(names, low, high), low, high, part)
+            return self._events(file, source.read(names, start, stop), start, stop, part)
+
+    def _what_is_left(
+        self, file: FileEntry, start: int, stop: int, part: Part | None, error: DataError
+    ) -> Iterator[Events]:
+        """Of a range that failed, the units that can be read; the others go to quarantine."""
+        quarantine = self._catalogue.quarantine
+        if not quarantine.policy.skips:
+            raise error
+        names = self._names[file.sample]
+        for low, high in units(file.clusters, start, stop):
+            begin, end = max(low, start), min(high, stop)
+            try:
+                events = self._read_at_once(file, names, begin, end, part)
+            except DataError as reason:
+                sample = self._catalogue.samples[file.sample].name
+                quarantine.add_range(file.number, Skipped(sample, file.path, str(reason), file.tree, low, high))
+                events = self._nothing(file, begin, end - begin)
+            yield events
+
+    def _nothing(self, file: FileEntry, start: int, entries: int) -> Events:
+        """Entries that are not there."""
+        nothing = _no_events({name: self._catalogue.types[name].kind for name in self._names[file.sample]})
+        events = self._events(file, nothing, start, start, None)
+        return replace(events, counts=Counts(entries, quarantined=entries))
 
     def _events(self, file: FileEntry, columns: Columns, start: int, stop: int, part: Part | None) -> Events:
         sample = self._catalogue.samples[file.sample]
         num_entries = stop - start
         parts = self._splitter.parts(columns, num_entries)
+        by_part = tuple(np.bincount(parts, minlength=len(PARTS)).tolist())
         in_part = np.ones(num_entries, dtype=np.bool_) if part is None else parts == PARTS.index(part)
         wanted = in_part
         if sample.selection:
@@ -221,7 +279,7 @@ class EventReader:
         _check_finite(weights, rows.kept, entries, file)
         delivered, other = int(np.count_nonzero(rows.kept)), num_entries - int(np.count_nonzero(in_part))
         counts = Counts(num_entries, delivered, num_entries - delivered - other, other)
-        return Events(entries, rows, parts, weights, counts)
+        return Events(start, entries, rows, parts, weights, by_part, counts)
 
     def close(self) -> None:
         """Close the files."""
@@ -240,9 +298,9 @@ class EventReader:
 
     def _weights(self, sample: SampleEntry, columns: Columns, num_entries: int) -> NDArray[np.float64]:
         if self._event_weight is None:
-            return np.full(num_entries, sample.factor)
+            return np.ones(num_entries)
         generated = self._preprocessor.evaluate(self._event_weight, columns, num_entries, where="weights.event")
-        return np.asarray(generated, dtype=np.float64) * sample.factor
+        return np.array(generated, dtype=np.float64)
 
     def _check(self) -> Iterator[str]:
         """Evaluate every expression on no events at all: its kind shows."""

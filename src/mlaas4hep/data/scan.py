@@ -90,10 +90,10 @@ def scan_files(
     def measure(chunk: Chunk) -> tuple[StatisticsAccumulator, Counts, NDArray[np.int64] | None]:
         file = catalogue.files[chunk.file]
         partial, counts, taken = _accumulator(preprocessor, measuring), Counts(), []
-        weighed = []
+        weighed, scale = [], catalogue.samples[file.sample].scale
         for events in reader.read(file, chunk.start, chunk.stop):
             _add_inputs(partial, events, preprocessor, measuring)
-            weighed.append((events.parts[events.rows.kept], events.weights[events.rows.kept]))
+            weighed.append((events.parts[events.rows.kept], events.weights[events.rows.kept] * scale))
             counts += events.counts
             if owners.wants(file):
                 taken.append(events.entries[events.rows.kept])

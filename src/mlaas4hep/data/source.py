@@ -72,6 +72,8 @@ class Source(Protocol):
     path: str
     tree: str
     num_entries: int
+    identity: str
+    """Of the content of its file: differs whenever that may differ."""
     columns: Mapping[str, ColumnInfo]
     clusters: NDArray[np.int64]
     """int64 [C + 1], rising from 0 to ``num_entries``: entry ranges that are stored together."""
@@ -197,15 +199,9 @@ def open_source(path: str, tree: str | None = None, *, replicas: Sequence[str] =
     DataError
         No such file, not a known format, damaged, no such tree, or several trees and none named.
     """
-    return open_identified(path, tree, replicas=replicas)[0]
-
-
-def open_identified(path: str, tree: str | None = None, *, replicas: Sequence[str] = ()) -> tuple[Source, str]:
-    """As `open_source`, with the identity of the file's content: see `mlaas4hep.data.places.Place.identity`."""
     place = open_place(path, replicas=replicas)
-    identity = place.identity
     try:
-        return format_of(place).open(place, tree), identity
+        return format_of(place).open(place, tree)
     except BaseException:
         place.close()
         raise

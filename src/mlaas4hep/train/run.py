@@ -34,8 +34,9 @@ from mlaas4hep.backends.weights import refuse_negative
 from mlaas4hep.bundle import Bundle, load_bundle
 from mlaas4hep.bundle.write import write_bundle
 from mlaas4hep.config import Config
+from mlaas4hep.data.batches import Batch
 from mlaas4hep.data.catalogue import Catalogue
-from mlaas4hep.data.dataset import Batch, EventDataset, default_threads
+from mlaas4hep.data.dataset import EventDataset, default_threads
 from mlaas4hep.data.reader import Counts
 from mlaas4hep.data.split import PARTS, Part
 from mlaas4hep.data.weights import require_classes
@@ -120,7 +121,8 @@ class _Plan:
             Preprocessor(self.config.features, self.catalogue.types),
             part=part,
             batch_size=settings.batch_size if training and shuffle else _EVALUATION_BATCH,
-            shuffle=shuffle,
+            shuffle="exact" if shuffle and training and settings.shuffle == "exact" else shuffle,
+            cache=self.config.cache,
             shuffle_window=settings.shuffle_window,
             seed=self.seed,
             weights="training" if training else "physics",
@@ -215,7 +217,7 @@ def _prepare(
     catalogue = _open(config, max_events, progress)
     preprocessor = Preprocessor(config.features, catalogue.types)
     threads = default_threads() if threads is None else threads
-    found = scanned(
+    catalogue, found = scanned(
         catalogue,
         preprocessor,
         threads=threads,
@@ -289,6 +291,8 @@ def _learn(plan: _Plan, attempt: Attempt, interrupt: Interrupt, progress: Progre
             interrupt=interrupt,
             progress=progress,
         )
+        if left := stream.not_cached:
+            progress.note(f"cache: {len(left)} files had no room in it and were read each epoch, such as {left[0]}")
     return learner, history
 
 
@@ -335,6 +339,8 @@ def _metrics(
         "samples": msgspec.to_builtins(plan.spec.statistics.samples),
         "collections": msgspec.to_builtins(collection_figures(plan.spec.statistics, plan.spec.features.inputs)),
         "files": accounts(plan.catalogue, plan.files),
+        "on_error": str(plan.config.on_error),
+        "skipped": [one.as_plain() for one in plan.catalogue.quarantine.records],
         "versions": _versions(),
     }
 
@@ -378,6 +384,7 @@ def _provenance(plan: _Plan) -> dict[str, Any]:
     return {
         "model": plan.choice.model,
         "files": files,
+        "skipped": [one.as_plain() for one in plan.catalogue.quarantine.records],
         "split_by": str(plan.catalogue.identity),
         "seed": plan.seed,
         "training": msgspec.to_builtins(plan.config.training),

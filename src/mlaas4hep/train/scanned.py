@@ -20,11 +20,11 @@ def scanned(
     max_memory: int | None,
     rescan: bool,
     progress: Progress,
-) -> ScanResult:
+) -> tuple[Catalogue, ScanResult]:
     """Statistics of a catalogue, kept ones where there are any and ``rescan`` does not forbid it.
 
-    Parameters and errors are those of `mlaas4hep.data.scan.scan_files`. What was scanned is kept, unless a file was
-    changed meanwhile.
+    Parameters and errors are those of `mlaas4hep.data.scan.scan_files`. Where something had to be left out, all is
+    scanned once more with weights that make up for it, in the catalogue that comes back, and nothing is kept.
     """
     store, key = StatisticsStore.of_user(), scan_key(catalogue, preprocessor)
     kept = store.find(key, note=progress.note) if key is not None and not rescan else None
@@ -32,10 +32,20 @@ def scanned(
         progress.note(
             f"statistics: kept from an earlier pass over the same files ({key[:12]}); --rescan makes a new one"
         )
-        return kept
-    progress.start("scanning events", total=catalogue.num_entries)
-    found = scan_files(catalogue, preprocessor, threads=threads, max_memory=max_memory, progress=progress.update)
-    progress.close()
+        return catalogue, kept
+
+    def scan(words: str, catalogue: Catalogue) -> ScanResult:
+        progress.start(words, total=catalogue.num_entries)
+        found = scan_files(catalogue, preprocessor, threads=threads, max_memory=max_memory, progress=progress.update)
+        progress.close()
+        return found
+
+    found = scan("scanning events", catalogue)
+    for record in catalogue.quarantine.records:
+        progress.note(f"left out, cannot be read: {record}")
+    if catalogue.quarantine:
+        catalogue = catalogue.corrected()
+        return catalogue, scan("scanning again with corrected weights", catalogue)
     if key is not None and unchanged(catalogue):
         store.keep(key, found, note=progress.note)
-    return found
+    return catalogue, found

@@ -93,7 +93,7 @@ def test_a_second_run_takes_what_the_first_kept_and_says_so(
     told = Told()
     ask = lambda rescan: scanned(  # noqa: E731
         catalogue, preprocessor, threads=1, max_memory=None, rescan=rescan, progress=told
-    )
+    )[1]
     first, second = ask(False), ask(False)
     assert (first, told.scans) == (second, 1)
     assert [line.split("(")[0] for line in told.lines] == ["statistics: kept from an earlier pass over the same files "]

@@ -34,7 +34,14 @@ _LEAST_BYTES_A_S = 256 * 1024
 _VECTOR, _CHUNK_BYTES = 1024, 2 * 1024 * 1024 - 16
 _CLOSE_S = 5
 # Time-outs and retries are ours; what the user sets by XRD_... in the environment goes before these.
-_SETTINGS = {"ConnectionWindow": 10, "ConnectionRetry": 1, "StreamErrorWindow": 10, "RequestTimeout": 120}
+_SETTINGS = {
+    "ConnectionWindow": 10,
+    "ConnectionRetry": 1,
+    "StreamErrorWindow": 10,
+    "StreamTimeout": 8,  # a line with open requests and no byte for so long is dead: the one time-out by progress
+    "TimeoutResolution": 1,  # by default the client looks at the clock every 15 seconds
+    "RequestTimeout": 120,
+}
 _NOT_FOUND, _NOT_AUTHORIZED, _IS_FOLDER = 3011, 3010, 3016
 _FATAL = frozenset({_NOT_FOUND, _NOT_AUTHORIZED, _IS_FOLDER, 3000, 3030})
 
@@ -82,7 +89,7 @@ class XRootDRemote:
     most_pieces = _VECTOR
     # There is no word of progress within a request: short ones tell a dead line sooner, and one connection carries
     # several at a time without waiting for round trips.
-    piece_bytes = 1024 * 1024
+    piece_bytes = 2 * 1024 * 1024
 
     def __init__(self, url: str, stall_s: float) -> None:
         self.url = shown(url)

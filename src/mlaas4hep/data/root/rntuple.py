@@ -55,6 +55,7 @@ class RNTupleSource:
         self._table = table
         self._reader = PageReader(place, table, memo=memo)
         self.path = place.url
+        self.identity = place.identity
         self.tree = table.name
         self.num_entries = table.num_entries
         self.columns = table.columns

@@ -42,6 +42,7 @@ class TTreeSource:
     def __init__(self, place: Place, table: TTreeTable) -> None:
         self.table = table
         self.path = place.url
+        self.identity = place.identity
         self.tree = table.name
         self.num_entries = table.num_entries
         self.columns = table.columns

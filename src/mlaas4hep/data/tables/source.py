@@ -31,6 +31,7 @@ class TableSource:
     def __init__(self, place: Place) -> None:
         self._place = place
         self.path = place.url
+        self.identity = place.identity
 
     def _describe(self, columns: Mapping[str, ColumnInfo], clusters: NDArray[np.int64]) -> None:
         """Set what a `Source` tells of itself."""

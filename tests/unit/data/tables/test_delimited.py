@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from mlaas4hep.data.source import Source, open_source
 from mlaas4hep.data.tables import rows
+from mlaas4hep.data.tables import text as text_module
 from mlaas4hep.errors import DataError
 from mlaas4hep.testing_tables import text_clusters
 
@@ -139,11 +140,14 @@ def test_clusters_are_bounded_by_rows_and_by_bytes(tmp_path: Path, monkeypatch: 
 
 
 @pytest.mark.parametrize("pack", [gzip.compress, bz2.compress])
-@pytest.mark.parametrize("members", [1, 3])
-def test_compressed_text_is_read_by_ranges(tmp_path: Path, pack, members: int) -> None:  # type: ignore[no-untyped-def]
-    """From any point, backwards too, and where several compressed files were joined."""
-    rng = np.random.default_rng(3)
-    values = rng.normal(size=400_000)
+@pytest.mark.parametrize(("members", "room"), [(1, 1 << 30), (3, 1 << 30), (2, 1 << 20)])
+def test_compressed_text_is_read_by_ranges(  # type: ignore[no-untyped-def]
+    tmp_path: Path, pack, members: int, room: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From any point, backwards too, where several compressed files were joined, and where little can be kept."""
+    monkeypatch.setattr(text_module, "_MAX_SPOOL_BYTES", room)
+    monkeypatch.setattr(text_module, "_POINTS_PER_FILE", 3)
+    values = np.random.default_rng(3).normal(size=400_000)
     text = ("x\n" + "".join(f"{one!r}\n" for one in values.tolist())).encode()
     cuts = np.linspace(0, len(text), members + 1).astype(int)
     name = "a.csv.gz" if pack is gzip.compress else "a.csv.bz2"

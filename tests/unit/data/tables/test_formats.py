@@ -44,9 +44,10 @@ def test_tables_are_surveyed_and_drafted_like_trees(tmp_path: Path, format: Form
     for tree in (None, "Events"):
         found = survey(paths, tree=tree)
         assert (found.tree, found.entries, found.left_out) == ("table", 120, {})
-    config = parse_config(draft_config(found))
-    assert config.tree is None
-    assert "MET_pt" in config.features.inputs["event"].vars
+    draft = draft_config(found)
+    config = parse_config(draft)
+    assert (config.tree, config.classes) == (None, ("background", "signal"))
+    assert "- MET_pt" in draft
 
 
 def test_samples_of_several_formats_stand_in_one_config(tmp_path: Path) -> None:
