@@ -116,14 +116,14 @@ class StatisticsStore:
 def scan_key(catalogue: Catalogue, preprocessor: Preprocessor) -> str | None:
     """SHA-256 of all that the result of a scan depends on; None where it cannot be told by them.
 
-    That is so where a file has no identity, or where something is left out because it cannot be read: what is kept are
-    passes over everything.
+    That is so where a file has no identity, where something is left out because it cannot be read (what is kept are
+    passes over everything), and where the user's own function sees events first: it may depend on whatever it likes.
 
     Files by their content (`mlaas4hep.data.places.Place.identity`), trees, entries and clusters; the declaration, less
     what the scan does not look at (scaling, observers, variations, training weights); samples with their selections,
     labels and factors; types of columns; this package's version and code, numpy's version and the kind of machine.
     """
-    if catalogue.quarantine or not all(file.identity for file in catalogue.files):
+    if catalogue.hook is not None or catalogue.quarantine or not all(file.identity for file in catalogue.files):
         return None
     document = {
         "version": _VERSION,

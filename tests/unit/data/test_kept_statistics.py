@@ -15,6 +15,7 @@ import pytest
 from mlaas4hep.config import Config, parse_config
 from mlaas4hep.data import kept_statistics
 from mlaas4hep.data.catalogue import Catalogue
+from mlaas4hep.data.hook import RecordHook
 from mlaas4hep.data.kept_statistics import StatisticsStore, scan_key, unchanged
 from mlaas4hep.data.scan import ScanResult, scan_files
 from mlaas4hep.spec.preprocess import Preprocessor
@@ -173,6 +174,13 @@ def test_files_without_identity_are_not_kept(folder: Path) -> None:
     catalogue, preprocessor = opened(declared(folder))
     files = tuple(dataclasses.replace(one, identity="") for one in catalogue.files)
     assert scan_key(dataclasses.replace(catalogue, files=files), preprocessor) is None
+
+
+def test_what_a_function_of_the_user_changes_is_not_kept(folder: Path) -> None:
+    (folder / "hook.py").write_text("def preprocessing(rec):\n    return rec\n")
+    catalogue, preprocessor = opened(declared(folder))
+    hook = RecordHook.load(str(folder / "hook.py"))
+    assert scan_key(dataclasses.replace(catalogue, hook=hook), preprocessor) is None
 
 
 def test_what_was_read_of_a_file_that_changed_meanwhile_is_not_kept(
