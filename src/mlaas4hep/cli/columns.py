@@ -72,12 +72,12 @@ def _reading(files: Sequence[str], config: Path | None, tree: str | None, max_ev
 
 def _with_tree(paths: Sequence[str], tree: str | None) -> tuple[tuple[str, ...], str]:
     """Files that hold the tree; where none is named, the one that ``inspect`` shows."""
-    from mlaas4hep.data.inspect import survey
+    from mlaas4hep.data.inspect import find_tree
 
-    found = survey(paths, tree=tree, max_events=1)
+    found = find_tree(paths, tree)
     for path, why in found.left_out.items():
         click.echo(f"left out: {path} {why}", err=True)
-    return found.paths, found.tree
+    return found.paths, found.name
 
 
 def _report(found: Profile) -> Iterator[str]:
