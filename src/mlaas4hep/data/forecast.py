@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from mlaas4hep.config import Config
 from mlaas4hep.data.catalogue import Catalogue, FileEntry
-from mlaas4hep.data.dataset import EventDataset, reading_unit
+from mlaas4hep.data.dataset import EventDataset, readers, reading_unit
 from mlaas4hep.data.kept_statistics import StatisticsStore, scan_key
 from mlaas4hep.data.places import LOCAL, open_place, scheme_of
 from mlaas4hep.data.plan import STRANDS, Plan
@@ -135,7 +135,7 @@ def forecast(config: Config, *, threads: int = 2, progress: Callable[[int], None
     config
         What would be run.
     threads
-        That read ahead.
+        That read ahead; more of them where files are far, as in a run.
     progress
         Called with 1 for each file opened.
 
@@ -145,6 +145,7 @@ def forecast(config: Config, *, threads: int = 2, progress: Callable[[int], None
         A file that cannot be used: what a run would say.
     """
     catalogue = Catalogue.open(config, progress=progress)
+    threads = readers(catalogue, threads)
     preprocessor = Preprocessor(catalogue.features, catalogue.types)
     reader = EventReader(catalogue, preprocessor)
     window, unit = config.training.shuffle_window, reading_unit(preprocessor)
