@@ -5,7 +5,19 @@
 whole file is understood, or one `ConfigError` lists every problem with its path and the nearest known word.
 """
 
+from mlaas4hep.config.labels import Labels, Rule
 from mlaas4hep.config.read import parse_config, read_config
 from mlaas4hep.config.values import Config, Era, Model, Sample, Training, parse_size
 
-__all__ = ["Config", "Era", "Model", "Sample", "Training", "parse_config", "parse_size", "read_config"]
+__all__ = [
+    "Config",
+    "Era",
+    "Labels",
+    "Model",
+    "Rule",
+    "Sample",
+    "Training",
+    "parse_config",
+    "parse_size",
+    "read_config",
+]

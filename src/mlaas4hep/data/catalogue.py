@@ -10,20 +10,26 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mlaas4hep.config import Config, Sample
+from mlaas4hep.config import Config, Rule, Sample
+from mlaas4hep.config.labels import rule_of
 from mlaas4hep.data.locate import file_key, search
-from mlaas4hep.data.source import Source, open_source
+from mlaas4hep.data.source import Source, Texts, open_source
 from mlaas4hep.data.split import Identity, choose_identity
 from mlaas4hep.data.weights import normalisation
 from mlaas4hep.errors import DataError, nearest
 from mlaas4hep.spec.columns import ColumnType, promote
 from mlaas4hep.spec.expressions import Expression
-from mlaas4hep.spec.features import FeatureSpec
+from mlaas4hep.spec.features import FeatureSpec, Split
 from mlaas4hep.spec.preprocess import columns_of
+
+SampleKind = Literal["mc", "data"]
+NO_LABEL = -1
+"""Label of an event that has no class."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,13 +68,29 @@ class FileEntry:
 
 @dataclass(frozen=True)
 class SampleEntry:
-    """One sample: its class ``label`` (position in the catalogue's ``classes``), own selection, and weight factor."""
+    """One sample.
+
+    Parameters
+    ----------
+    name, number
+        Of the sample; the number is its place in the catalogue.
+    label
+        Class of all its events, as a position in the catalogue's ``classes``; `NO_LABEL` where they have none, or have
+        each its own.
+    selection
+        Its own.
+    factor
+        From generator weights to physics weights.
+    rule
+        What tells the class of each event, where they have each its own.
+    """
 
     name: str
     number: int
     label: int
     selection: str | None
     factor: float
+    rule: Rule | None = None
 
 
 @dataclass(frozen=True)
@@ -85,6 +107,8 @@ class Catalogue:
         The declaration that the files were checked against.
     identity
         What tells one event from another: decides the split.
+    kind
+        ``mc``: what is learned from; ``data``: what is scored and shown alone, without labels, targets and split.
     """
 
     samples: tuple[SampleEntry, ...]
@@ -93,15 +117,21 @@ class Catalogue:
     types: Mapping[str, ColumnType]
     features: FeatureSpec
     identity: Identity
+    kind: SampleKind = "mc"
 
     @classmethod
-    def open(cls, config: Config, *, progress: Callable[[int], None] | None = None) -> Catalogue:
-        """Open and check every file of a config.
+    def open(
+        cls, config: Config, *, kind: SampleKind = "mc", progress: Callable[[int], None] | None = None
+    ) -> Catalogue:
+        """Open and check every file of a config, of one kind of samples.
 
         Parameters
         ----------
         config
-            Samples of kind ``data`` are left out.
+            What to open.
+        kind
+            ``mc``: the samples that are learned from; ``data``: the others, which need no column of labels, targets,
+            weights or the split.
         progress
             Called with 1 for each file opened.
 
@@ -109,12 +139,14 @@ class Catalogue:
         ------
         DataError
             With everything that is wrong: files that are missing, damaged or empty, trees and columns that are not
-            there or of another kind, samples that select the same entries.
+            there or of another kind, samples that select the same entries; no sample of that kind.
         """
-        survey = _Survey(config)
-        for name, sample in config.samples.items():
-            if sample.kind == "mc":
-                survey.add_sample(name, progress or _ignore)
+        survey = _Survey(config, kind)
+        names = config.simulated if kind == "mc" else config.observed
+        if not names:
+            raise DataError(f"{config.path}: has no sample of kind {kind}; it has {', '.join(config.samples)}")
+        for name in names:
+            survey.add_sample(name, progress or _ignore)
         return survey.finish()
 
     @property
@@ -129,8 +161,9 @@ class Catalogue:
 class _Survey:
     """A catalogue in the making, with the problems met on the way."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, kind: SampleKind) -> None:
         self.config = config
+        self.kind = kind
         self.samples: list[SampleEntry] = []
         self.files: list[FileEntry] = []
         self.types: dict[str, ColumnType] = {}
@@ -156,13 +189,17 @@ class _Survey:
         if not self.problems:
             with self._noted(name):
                 factor = normalisation(sample, paths, lumi_fb=self.config.lumi_fb(name))
-        label = self.config.classes.index(self.config.label_of(name))
-        self.samples.append(SampleEntry(name, len(self.samples), label, sample.selection, factor))
+        named = self.config.label_of(name)
+        label = NO_LABEL if named is None else self.config.classes.index(named)
+        rule = self.config.rule_of(name)
+        self.samples.append(SampleEntry(name, len(self.samples), label, sample.selection, factor, rule))
 
     def finish(self) -> Catalogue:
         """The catalogue, or every problem at once."""
         if not self.problems and not self._refused:
-            self.problems.extend(self._unknown_names())  # else they may be in a file that could not be opened
+            self.problems.extend(
+                self._unknown_names() if self.kind == "mc" else ()
+            )  # else they may be in a file that could not be opened
         self.problems.extend(self._missing_lines())
         self.problems.extend(f"samples.{name}: {_some(paths)}{told}" for (name, told), paths in self._refused.items())
         needed = frozenset().union(*(self._needed(self.config.samples[one.name]) for one in self.samples))
@@ -177,8 +214,13 @@ class _Survey:
             classes=self.config.classes,
             types={name: one for name, one in self.types.items() if name not in self._other_kind},
             features=features,
-            identity=choose_identity(features.split, everywhere, columns_of(features)),
+            identity=choose_identity(self._split, everywhere, columns_of(features)),
+            kind=self.kind,
         )
+
+    @property
+    def _split(self) -> Split:
+        return self.config.features.split if self.kind == "mc" else Split()
 
     @contextmanager
     def _noted(self, name: str, path: str = "") -> Iterator[None]:
@@ -194,9 +236,13 @@ class _Survey:
                     self._refused.setdefault((name, told), []).append(path)
 
     def _needed(self, sample: Sample) -> frozenset[str]:
-        features = self.config.features
-        texts = [text for text in (features.weights.event, sample.selection) if text is not None]
-        return columns_of(features, texts) | frozenset(features.split.by)
+        features, rule = self.config.features, rule_of(sample, self.config.labels)
+        texts = [sample.selection, *(rule.expressions.values() if rule else ())]
+        if self.kind == "mc":
+            texts += [features.weights.event, *features.target_texts.values()]
+        names = [rule.column] if rule and rule.column is not None else []
+        columns = columns_of(features, [text for text in texts if text is not None], names=names)
+        return columns | frozenset(self._split.by)
 
     def _add_file(self, name: str, index: int, path: str, needed: frozenset[str]) -> None:
         sample = self.config.samples[name]
@@ -205,10 +251,22 @@ class _Survey:
                 raise DataError(f"{path}: tree '{source.tree}' has no entries")
             self._refuse_twice(name, path, source.tree, sample.selection)
             self._add_columns(source)
-            for column in sorted(needed):
+            word = self._label_word(name, source)
+            for column in sorted(needed - {word}):
                 self._check_column(name, source, column)
             place = (len(self.files), len(self.samples), index)
             self.files.append(FileEntry(*place, path, source.tree, source.clusters, source.num_entries))
+
+    def _label_word(self, name: str, source: Source) -> str | None:
+        """The column of text that labels the events of a sample, if it can be read as one."""
+        rule = self.config.rule_of(name)
+        if rule is None or rule.column is None or not rule.is_text:
+            return None
+        info = source.columns.get(rule.column)
+        if info is not None and info.type is not None:
+            problem = f"column '{rule.column}' holds numbers ({info.description}), but labels.classes gives text for it"
+            self._missing.setdefault((name, source.tree, problem), []).append(source.path)
+        return rule.column if isinstance(source, Texts) and rule.column in source.texts else None
 
     def _refuse_twice(self, name: str, path: str, tree: str, selection: str | None) -> None:
         """No two samples with the same entries of a tree; overlaps of selections show when events are read."""

@@ -22,10 +22,11 @@ from numpy.typing import NDArray
 from mlaas4hep.data.catalogue import Catalogue
 from mlaas4hep.data.filling import Filling, Read
 from mlaas4hep.data.plan import STRANDS, Chunk, Plan, chunk_entries_for
-from mlaas4hep.data.reader import MAX_READ_BYTES, Counts, EventReader, reading_bytes
-from mlaas4hep.data.rows import SIDE_BYTES, Rows, Window, split_table, writer
+from mlaas4hep.data.reader import MAX_READ_BYTES, Counts, EventReader, Events, reading_bytes
+from mlaas4hep.data.rows import SIDE_BYTES, Rows, Window, split_table, targets_in, writer
 from mlaas4hep.data.split import Part
-from mlaas4hep.data.weights import require_classes, training_factors
+from mlaas4hep.data.truth import target_texts
+from mlaas4hep.data.weights import class_factors
 from mlaas4hep.errors import DataError
 from mlaas4hep.spec.preprocess import Preprocessor
 from mlaas4hep.spec.statistics import Statistics
@@ -44,17 +45,21 @@ class Batch:
     inputs
         float32 by group, [n, F] or [n, K, F], raw and padded with NaN: views of one table of rows.
     labels
-        int64 [n]: position of the class.
+        int64 [n]: position of the class; -1 where there is none, of kind ``data`` and of a regression.
     weights
         float64 [n].
     entries
         Structured [n]: ``file`` (number in the catalogue, int32) and ``entry`` (int64).
+    targets
+        float32 [n, T] of a regression, in the order of the declaration's ``target_texts``: a view of the same table;
+        None where there are no targets.
     """
 
     inputs: dict[str, NDArray[np.float32]]
     labels: NDArray[np.int64]
     weights: NDArray[np.float64]
     entries: NDArray[Any]
+    targets: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -70,7 +75,7 @@ class EventDataset:
     preprocessor
         Columns to tensors.
     part
-        Of the split; None streams all events.
+        Of the split; None streams all events, and is the only one of kind ``data``.
     batch_size
         Events a batch; the last one of an epoch may be smaller.
     shuffle
@@ -96,7 +101,8 @@ class EventDataset:
     Raises
     ------
     DataError
-        A number out of range; a window that does not fit ``max_memory``, with the largest that does.
+        A number out of range; a window that does not fit ``max_memory``, with the largest that does; a part or training
+        weights of a catalogue of kind ``data``.
     """
 
     def __init__(
@@ -123,6 +129,8 @@ class EventDataset:
         ):
             if value < least:
                 raise DataError(f"{name} must be at least {least}, got {value}")
+        if catalogue.kind == "data" and (part is not None or weights == "training"):
+            raise DataError("samples of kind data are not learned from: they have no parts and no training weights")
         self.catalogue = catalogue
         self.preprocessor = preprocessor
         self.part = part
@@ -131,13 +139,15 @@ class EventDataset:
         self.shuffle_window = shuffle_window
         self.seed = seed
         self.threads = threads
-        self._row_bytes = 4 * preprocessor.features.width + SIDE_BYTES
+        self._targets = len(target_texts(catalogue, preprocessor))
+        self._width = preprocessor.features.width + self._targets
+        self._row_bytes = 4 * self._width + SIDE_BYTES
         # Unshuffled, windows mean nothing; they must not hang on what changes from run to run, for states to fit.
         self._window = shuffle_window if shuffle else reading_unit(preprocessor)
         self._buffers = 2 if shuffle else threads + 2
         self._chunk_entries = chunk_entries or self._most_read(max_memory, STRANDS if shuffle else 1)
         self._ahead = self._read_ahead(max_memory)
-        self._factors = _factors(catalogue, preprocessor, weights, statistics)
+        self._factors = class_factors(catalogue.classes, preprocessor.features, weights, statistics)
         self._reader = EventReader(catalogue, preprocessor, max_read_bytes=self._read_bytes(max_memory))
         self._lock = threading.Lock()
 
@@ -175,6 +185,9 @@ class EventDataset:
         digest.update(repr(parts).encode())
         for file in self.catalogue.files:
             digest.update(repr((file.sample, file.index, file.tree)).encode() + file.clusters.tobytes())
+        for sample in self.catalogue.samples:
+            if sample.selection is not None or sample.rule is not None:
+                digest.update(repr((sample.number, sample.selection, sample.rule)).encode())
         return digest.hexdigest()
 
     def close(self) -> None:
@@ -230,7 +243,7 @@ class EventDataset:
 
     def _fill(self, epoch: int, first: int, counts: dict[int, Counts]) -> Filling:
         """Windows of an epoch from one on; what became of the entries is added to ``counts``."""
-        width = self.preprocessor.features.width
+        width = self._width
         plan = self.plan(epoch)
         # Refers to self by way of the work alone, which ends with the iterator.
         return Filling(
@@ -247,13 +260,16 @@ class EventDataset:
     def _read(self, chunk: Chunk, counts: dict[int, Counts]) -> Iterator[Read]:
         """Work of a thread: the events of one chunk."""
         file = self.catalogue.files[chunk.file]
-        label = self.catalogue.samples[file.sample].label
         for events in self._reader.read(file, chunk.start, chunk.stop, part=self.part):
-            labels = np.full(len(events.entries), label, dtype=np.int64)
-            weights = np.ones(len(labels)) if self._factors is None else events.weights * self._factors[label]
-            yield Read(file.number, events.entries, events.rows, labels, weights)
+            yield Read(file.number, events.entries, events.rows, events.labels, self._weights_of(events))
             with self._lock:
                 counts[chunk.file] = counts.get(chunk.file, Counts()) + events.counts
+
+    def _weights_of(self, events: Events) -> NDArray[np.float64]:
+        if self._factors is None:
+            return np.ones(len(events.labels))
+        # Without classes there is one factor; events without a label are not kept, theirs means nothing.
+        return events.weights * self._factors.take(events.labels, mode="clip")
 
 
 class BatchIterator:
@@ -292,8 +308,9 @@ class BatchIterator:
             self.close()
             raise StopIteration
         rows = Rows.concat(parts)
-        inputs = split_table(rows.table, self._dataset.preprocessor.features)
-        return Batch(inputs, rows.labels, rows.weights, rows.entries)
+        features, size = self._dataset.preprocessor.features, self._dataset._targets
+        inputs = split_table(rows.table, features, targets=size)
+        return Batch(inputs, rows.labels, rows.weights, rows.entries, targets_in(rows.table, features, size))
 
     def state_dict(self) -> dict[str, Any]:
         """Where the stream stands, between two batches: plain values, less than 1 kB."""
@@ -379,20 +396,3 @@ def reading_unit(preprocessor: Preprocessor) -> int:
 def default_threads() -> int:
     """Two, or one where only one core may be used: more only help where reading is slower than learning."""
     return min(2, len(os.sched_getaffinity(0)))
-
-
-def _factors(
-    catalogue: Catalogue,
-    preprocessor: Preprocessor,
-    weights: Literal["training", "physics"],
-    statistics: Statistics | None,
-) -> NDArray[np.float64] | None:
-    ones = np.ones(len(catalogue.classes))
-    training = preprocessor.features.weights.training
-    if weights == "physics":
-        return ones
-    if training == "balanced" and statistics is None:
-        raise DataError("balanced training weights need the statistics of a scan")
-    sums = {} if statistics is None else {name: statistics.classes[name] for name in catalogue.classes}
-    require_classes(sums)
-    return ones if training == "physics" else training_factors(training, sums)

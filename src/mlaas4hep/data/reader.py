@@ -12,14 +12,17 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mlaas4hep.data.catalogue import Catalogue, FileEntry, SampleEntry
-from mlaas4hep.data.source import Source, cut_reads, open_source
+from mlaas4hep.data.source import Source, cut_reads, open_source, text_of
 from mlaas4hep.data.split import PARTS, Part, Splitter
+from mlaas4hep.data.truth import Truth
 from mlaas4hep.errors import ConfigError, DataError
 from mlaas4hep.spec.columns import Columns, Jagged, compress_columns
 from mlaas4hep.spec.expressions import Expression
@@ -34,7 +37,7 @@ _COPIES = 4
 
 @dataclass(frozen=True)
 class Counts:
-    """What became of the entries of a file: ``read = delivered + cut + other_part`` (law 8).
+    """What became of the entries of a file: ``read = delivered + cut + other_part + unlabelled`` (law 8).
 
     Parameters
     ----------
@@ -46,12 +49,15 @@ class Counts:
         Removed by the sample's selection or the preselection.
     other_part
         Belong to another part of the split than the one asked for.
+    unlabelled
+        Selected, but without a class, or without a value of a target: nothing can be learned from them.
     """
 
     read: int = 0
     delivered: int = 0
     cut: int = 0
     other_part: int = 0
+    unlabelled: int = 0
 
     def __add__(self, other: Counts) -> Counts:
         return Counts(
@@ -59,6 +65,7 @@ class Counts:
             self.delivered + other.delivered,
             self.cut + other.cut,
             self.other_part + other.other_part,
+            self.unlabelled + other.unlabelled,
         )
 
 
@@ -71,9 +78,11 @@ class Events:
     entries
         int64 [M]: entry numbers in the file, rising.
     rows
-        Their variables, and which of them are kept.
+        Their variables, and which of them are kept. Targets stand behind the flat variables.
     parts
-        int8 [M]: position in `PARTS`.
+        int8 [M]: position in `PARTS`; 0 of kind ``data``, which is not split.
+    labels
+        int64 [M]: position of the class, -1 where there is none.
     weights
         float64 [M]: physics weight.
     counts
@@ -83,6 +92,7 @@ class Events:
     entries: NDArray[np.int64]
     rows: Assembled
     parts: NDArray[np.int8]
+    labels: NDArray[np.int64]
     weights: NDArray[np.float64]
     counts: Counts
 
@@ -172,8 +182,13 @@ class EventReader:
         self._catalogue = catalogue
         self._max_read_bytes = max_read_bytes
         self._preprocessor = preprocessor
-        self._splitter = Splitter(preprocessor.features.split, catalogue.identity, catalogue.types)
-        self._event_weight = preprocessor.features.weights.event
+        simulated = catalogue.kind == "mc"
+        self._identity = catalogue.identity.columns if simulated else ()
+        self._splitter = (
+            Splitter(preprocessor.features.split, catalogue.identity, catalogue.types) if simulated else None
+        )
+        self._event_weight = preprocessor.features.weights.event if simulated else None
+        self._truths = [Truth(sample, catalogue, preprocessor) for sample in catalogue.samples]
         self._pool = SourcePool()
         self._names = [self._columns_for(sample) for sample in catalogue.samples]
         problems = list(self._check())
@@ -194,12 +209,22 @@ class EventReader:
         with self._pool.source(file) as source:
             bounds = cut_reads(source, names, start, stop, max_bytes=self._max_read_bytes)
             for low, high in pairwise(bounds):
-                yield self._events(file, source.read(names, low, high), low, high, part)
+                words = self._words(source, file.sample, low, high)
+                yield self._events(file, source.read(names, low, high), words, low, high, part)
 
-    def _events(self, file: FileEntry, columns: Columns, start: int, stop: int, part: Part | None) -> Events:
+    def _words(self, source: Source, sample: int, start: int, stop: int) -> NDArray[Any] | None:
+        """Values of the column of text that labels the events of a sample."""
+        name = self._truths[sample].text
+        return None if name is None else text_of(source).read_text(name, start, stop)
+
+    def _events(
+        self, file: FileEntry, columns: Columns, words: NDArray[Any] | None, start: int, stop: int, part: Part | None
+    ) -> Events:
         sample = self._catalogue.samples[file.sample]
         num_entries = stop - start
-        parts = self._splitter.parts(columns, num_entries)
+        parts = np.zeros(num_entries, dtype=np.int8)
+        if self._splitter is not None:
+            parts = self._splitter.parts(columns, num_entries)
         in_part = np.ones(num_entries, dtype=np.bool_) if part is None else parts == PARTS.index(part)
         wanted = in_part
         if sample.selection:
@@ -212,18 +237,21 @@ class EventReader:
         if rows.index is not None:
             columns = compress_columns(columns, _mask(rows.index, num_entries))
             entries, parts = entries[rows.index], parts[rows.index]
+            words = None if words is None else words[rows.index]
+        selected = int(np.count_nonzero(rows.kept))
+        rows, labels = self._truths[sample.number].add_to(rows, columns, words, partial(_place, file, entries))
         weights = self._weights(sample, columns, len(entries))
         _check_finite(weights, rows.kept, entries, file)
         delivered, other = int(np.count_nonzero(rows.kept)), num_entries - int(np.count_nonzero(in_part))
-        counts = Counts(num_entries, delivered, num_entries - delivered - other, other)
-        return Events(entries, rows, parts, weights, counts)
+        counts = Counts(num_entries, delivered, num_entries - selected - other, other, selected - delivered)
+        return Events(entries, rows, parts, labels, weights, counts)
 
     def close(self) -> None:
         """Close the files."""
         self._pool.close()
 
     def _columns_for(self, sample: SampleEntry) -> list[str]:
-        names = self._preprocessor.columns | set(self._catalogue.identity.columns)
+        names = self._preprocessor.columns | set(self._identity) | self._truths[sample.number].columns
         for text in (sample.selection, self._event_weight):
             if text is not None:
                 names |= self._preprocessor.needs_of(Expression.parse(text))
@@ -248,6 +276,7 @@ class EventReader:
                 found = self._preprocessor.evaluate(sample.selection, nothing, 0, where=where)
                 if isinstance(found, Jagged) or found.dtype != np.bool_:
                     yield f"{where}: must be true or false for each event: {sample.selection}"
+            yield from self._truths[sample.number].check(nothing)
             if self._event_weight is not None and sample.number == 0:
                 found = self._preprocessor.evaluate(self._event_weight, nothing, 0, where="weights.event")
                 if isinstance(found, Jagged):
@@ -271,12 +300,16 @@ def _mask(index: NDArray[np.int64], size: int) -> NDArray[np.bool_]:
     return mask
 
 
+def _place(file: FileEntry, entries: NDArray[np.int64], event: int) -> str:
+    return f"{file.path}, tree '{file.tree}', entry {entries[event]}"
+
+
 def _check_finite(
     weights: NDArray[np.float64], kept: NDArray[np.bool_], entries: NDArray[np.int64], file: FileEntry
 ) -> None:
     bad = np.flatnonzero(~np.isfinite(weights) & kept)
     if len(bad):
         raise DataError(
-            f"{file.path}, tree '{file.tree}', entry {entries[bad[0]]}: the event weight is {weights[bad[0]]}; weights "
+            f"{_place(file, entries, bad[0])}: the event weight is {weights[bad[0]]}; weights "
             "must be finite numbers (cut such events away with preselection, or mend weights.event)"
         )

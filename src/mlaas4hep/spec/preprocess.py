@@ -158,6 +158,11 @@ class Preprocessor:
         typed = self._cast(columns, {name: self._known[name] for name in self.needs_of(expression)})
         return _Events(typed, self._new, num_entries).evaluate(expression)
 
+    def values(self, name: str, columns: Columns, num_entries: int) -> Column:
+        """Values of a column or new variable, as `evaluate` gives those of an expression."""
+        typed = self._cast(columns, {one: self._known[one] for one in self.needs(name)})
+        return _Events(typed, self._new, num_entries).column(name)
+
     def _cast(self, columns: Columns, types: Mapping[str, ColumnType]) -> dict[str, Column]:
         """Declared types, and NaN for what stands for a missing value: the same for every expression."""
         typed, codes = cast(columns, types), self.features.missing_values
@@ -332,12 +337,12 @@ def _parse(text: str | None, where: str) -> Expression | None:
     return None if text is None else Expression.parse(text, where=where)
 
 
-def columns_of(features: FeatureSpec, expressions: Iterable[str] = ()) -> frozenset[str]:
-    """Raw columns that a declaration names, with those of further expressions (weights, selections).
+def columns_of(features: FeatureSpec, expressions: Iterable[str] = (), *, names: Iterable[str] = ()) -> frozenset[str]:
+    """Raw columns that a declaration names, with those of further expressions (weights, selections) and names.
 
     Needs no types, so a source can be asked for them before anything is read.
     """
-    names = [variable.name for group in features.inputs for variable in group.variables]
+    names = [*names, *(variable.name for group in features.inputs for variable in group.variables)]
     texts = [features.preselection, *(group.sort for group in features.inputs), *expressions]
     for text in texts:
         if text is not None:

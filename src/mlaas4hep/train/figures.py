@@ -201,7 +201,7 @@ def held_out(judgement: Judgement) -> dict[str, Any]:
 
 
 def accounts(catalogue: Catalogue, counts: Sequence[Counts]) -> list[dict[str, Any]]:
-    """What became of the entries of each file: ``entries = read + skipped``, ``read = selected + cut``."""
+    """What became of the entries of each file: ``entries = read + skipped``, ``read = selected + cut + unlabelled``."""
     return [
         {
             "sample": catalogue.samples[file.sample].name,
@@ -211,6 +211,7 @@ def accounts(catalogue: Catalogue, counts: Sequence[Counts]) -> list[dict[str, A
             "read": count.read,
             "selected": count.delivered,
             "cut": count.cut,
+            "unlabelled": count.unlabelled,
             "skipped": (file.tree_entries or file.num_entries) - count.read,
         }
         for file, count in zip(catalogue.files, counts, strict=True)

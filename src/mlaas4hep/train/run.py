@@ -40,6 +40,7 @@ from mlaas4hep.data.reader import Counts
 from mlaas4hep.data.scan import scan_files
 from mlaas4hep.data.split import PARTS, Part
 from mlaas4hep.data.weights import require_classes
+from mlaas4hep.errors import ConfigError
 from mlaas4hep.graph.core import Core
 from mlaas4hep.graph.merge import merge
 from mlaas4hep.graph.session import Session
@@ -176,6 +177,7 @@ def train(
     told = progress or Silent()
     if seed is not None:
         config = replace(config, training=replace(config.training, seed=seed))
+    _refuse_regression(config)
     choice = choose(config.model, where=config.path)
     if unfinished == "resume":
         refuse_unable(choice)
@@ -183,6 +185,13 @@ def train(
     with Interrupt() as interrupt, attempt.kept(told):
         plan = _prepare(config, choice, max_events=max_events, threads=threads, progress=told)
         return _run(plan, attempt, interrupt, told, started)
+
+
+def _refuse_regression(config: Config) -> None:
+    if config.features.target_texts:
+        names = ", ".join(config.features.target_texts)
+        told = f"targets ({names}): this version streams and measures targets, but trains classifiers only"
+        raise ConfigError([told], where=config.path)
 
 
 def _run(plan: _Plan, attempt: Attempt, interrupt: Interrupt, told: Progress, started: float) -> RunResult:
@@ -207,7 +216,7 @@ def _run(plan: _Plan, attempt: Attempt, interrupt: Interrupt, told: Progress, st
 def _prepare(
     config: Config, choice: Choice, *, max_events: int | None, threads: int | None, progress: Progress
 ) -> _Plan:
-    for line in config.not_built():
+    for line in (*config.not_built(), *config.unused()):
         progress.note(line)
     catalogue = _open(config, max_events, progress)
     preprocessor = Preprocessor(config.features, catalogue.types)
@@ -219,6 +228,8 @@ def _prepare(
     progress.close()
     require_classes(statistics.classes)
     progress.note(_account(catalogue, statistics))
+    if unlabelled := sum(one.unlabelled for one in found.files):
+        progress.note(f"{unlabelled} selected events have none of the classes, and are left out")
     for line in notes_on_inputs(statistics, config.features.inputs):
         progress.note(line)
     require_spread(statistics, config.features.inputs)
@@ -326,6 +337,7 @@ def _metrics(
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
         "entries_read": plan.catalogue.num_entries,
         "samples": msgspec.to_builtins(plan.spec.statistics.samples),
+        "samples_not_used": list(plan.config.observed),
         "collections": msgspec.to_builtins(collection_figures(plan.spec.statistics, plan.spec.features.inputs)),
         "files": accounts(plan.catalogue, plan.files),
         "versions": _versions(),
