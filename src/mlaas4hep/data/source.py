@@ -105,8 +105,9 @@ class Divisible(Protocol):
 class Texts(Protocol):
     """A source that can give columns of text too: optional, so that a label may be a word."""
 
-    texts: Collection[str]
-    """Names of the columns that are one text an event."""
+    @property
+    def texts(self) -> Collection[str]:
+        """Names of the columns that are one text an event."""
 
     def read_text(self, name: str, entry_start: int, entry_stop: int) -> NDArray[Any]:
         """Text of the entries from ``entry_start`` to ``entry_stop`` (excluded), str or object [N].

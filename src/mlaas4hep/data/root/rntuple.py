@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from mlaas4hep.data.places import Place
 from mlaas4hep.data.root.blame import blamed
 from mlaas4hep.data.root.source import RootSource, from_layout, typed
+from mlaas4hep.data.root.words import TEXT
 from mlaas4hep.data.source import ColumnInfo
 from mlaas4hep.spec.columns import Column
 
@@ -124,7 +125,7 @@ def _describe_form(name: str, form: Any, typename: str) -> ColumnInfo | None:
     if form.is_record:
         return None
     if form.is_list:
-        return ColumnInfo(name, None, typename, "text, not numbers")
+        return ColumnInfo(name, None, typename, TEXT)
     if not form.is_numpy or form.inner_shape:
         return ColumnInfo(name, None, typename, f"values of the type {form.type}, not numbers")
     if lists > 1:

@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 
 from mlaas4hep.data.places import Place
 from mlaas4hep.data.root.blame import blamed
+from mlaas4hep.data.root.words import Words
 from mlaas4hep.data.source import ColumnInfo, check_asked
 from mlaas4hep.errors import DataError
 from mlaas4hep.spec.columns import Column, ColumnType, Jagged, declared_dtype
 
 
-class RootSource:
+class RootSource(Words):
     """What TTree and RNTuple have in common."""
 
     columns: Mapping[str, ColumnInfo]
@@ -44,6 +45,9 @@ class RootSource:
                         f"{entry_start} to {entry_stop}"
                     )
             return columns
+
+    def _uproot_column(self, name: str) -> tuple[Any, str]:
+        return self._tree, name
 
     def _read(self, names: Sequence[str], entry_start: int, entry_stop: int) -> dict[str, Column]:
         raise NotImplementedError

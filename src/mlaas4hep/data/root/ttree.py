@@ -14,6 +14,7 @@ from uproot.interpretation.objects import AsStridedObjects
 
 from mlaas4hep.data.places import Place
 from mlaas4hep.data.root.source import RootSource, from_layout, typed
+from mlaas4hep.data.root.words import TEXT
 from mlaas4hep.data.source import ColumnInfo
 from mlaas4hep.spec.columns import Column
 
@@ -48,6 +49,9 @@ class TTreeSource(RootSource):
         wanted = math.ceil(total / max(self.num_entries, 1) * size / max(max_bytes, 1))
         parts = max(min(wanted, size // _LEAST_ENTRIES), 1)
         return [entry_start + part * size // parts for part in range(parts + 1)]
+
+    def _uproot_column(self, name: str) -> tuple[Any, str]:
+        return self._tree, _branch_key(self._branches[name], self._tree)
 
     def _read(self, names: Sequence[str], entry_start: int, entry_stop: int) -> dict[str, Column]:
         keys = {name: _branch_key(self._branches[name], self._tree) for name in names}
@@ -111,7 +115,7 @@ def _numeric(name: str, interpretation: Any, kind: Any, typename: str) -> Column
 def _why_not(typename: str, interpretation: Any) -> str:
     plain = typename.replace("std::", "")
     if "string" in plain or "char*" in plain or type(interpretation).__name__ == "AsStrings":
-        return "text, not numbers"
+        return TEXT
     if plain.count("vector<") > 1 or plain.endswith("[][]") or ("vector<" in plain and plain.endswith("[]")):
         return "lists inside lists; not read by this version yet"
     return f"objects of the class {typename}, not numbers"
