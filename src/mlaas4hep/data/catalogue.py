@@ -155,7 +155,11 @@ class Catalogue:
         return sum(one.num_entries for one in self.files)
 
     def __str__(self) -> str:
-        return f"{self.num_entries} entries in {len(self.files)} files of {len(self.samples)} samples"
+        files, samples = (
+            f"{number} {word}{'' if number == 1 else 's'}"
+            for number, word in ((len(self.files), "file"), (len(self.samples), "sample"))
+        )
+        return f"{self.num_entries} entries in {files} of {samples}"
 
 
 class _Survey:

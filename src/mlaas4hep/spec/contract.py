@@ -170,7 +170,7 @@ class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def preprocessor(self) -> Preprocessor:
         """Columns to tensors, as declared."""
-        return Preprocessor(self.features, self.columns)
+        return Preprocessor(self.features, self.columns, sealed=True)
 
     def with_provenance(self, provenance: Mapping[str, Any]) -> ModelSpec:
         """The same contract with a record of where it comes from; the hash stays."""

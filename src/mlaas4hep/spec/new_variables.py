@@ -81,6 +81,36 @@ class NewVariables:
         return seen
 
 
+def computable(declared: Mapping[str, str], columns: Iterable[str]) -> dict[str, str]:
+    """New variables that some columns are enough for, through others.
+
+    A contract declares all new variables, but lists the columns of those alone that a score needs: what only labels,
+    targets or weights are made of cannot be computed when a model is served.
+
+    Raises
+    ------
+    ConfigError
+        They are more than `MAX_NEW_VARIABLES`.
+    ExpressionError
+        A text cannot be read.
+    """
+    if len(declared) > MAX_NEW_VARIABLES:
+        raise ConfigError([too_many(declared)], where="new_variables")
+    uses = {name: Expression.parse(text, where=f"new_variables.{name}").names for name, text in declared.items()}
+    users: dict[str, list[str]] = {}
+    for name, needs in uses.items():
+        for one in needs:
+            users.setdefault(one, []).append(name)
+    there = {*columns, *uses}
+    lost = [name for name, needs in uses.items() if not needs <= there]
+    left = set(uses).difference(lost)
+    for name in lost:  # grows while it is gone through
+        further = [user for user in users.get(name, ()) if user in left]
+        left.difference_update(further)
+        lost.extend(further)
+    return {name: text for name, text in declared.items() if name in left}
+
+
 def in_order(uses: Mapping[str, Iterable[str]]) -> tuple[list[str], list[str]]:
     """Names so that each comes after those that it uses; and a circle of names, where that cannot be.
 

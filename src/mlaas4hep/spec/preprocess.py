@@ -27,7 +27,7 @@ from mlaas4hep.spec.columns import (
 )
 from mlaas4hep.spec.expressions import Expression
 from mlaas4hep.spec.features import EVENT, FeatureSpec, InputGroup
-from mlaas4hep.spec.new_variables import NewVariables
+from mlaas4hep.spec.new_variables import NewVariables, computable
 from mlaas4hep.spec.padding import Assembled, Collection, first_difference, pad, sorted_order
 
 
@@ -63,6 +63,9 @@ class Preprocessor:
     types
         Declared type of every raw column that may be used; whole numbers become float64 where the features declare
         values that stand for a missing one.
+    sealed
+        The types are those of a contract, which has the columns that a score needs and no others: new variables that
+        need others are left out.
 
     Raises
     ------
@@ -71,10 +74,11 @@ class Preprocessor:
         a jagged one in ``event``, a flat one in a collection, an expression that does not fit its columns.
     """
 
-    def __init__(self, features: FeatureSpec, types: Mapping[str, ColumnType]) -> None:
+    def __init__(self, features: FeatureSpec, types: Mapping[str, ColumnType], *, sealed: bool = False) -> None:
         self.features = features
         self._known = can_be_missing(types) if features.missing_values else dict(types)
-        self._new = NewVariables(features.new_variables)
+        declared = computable(features.new_variables, types) if sealed else features.new_variables
+        self._new = NewVariables(declared)
         self._preselection = _parse(features.preselection, "preselection")
         self._sort = {group.name: _parse(group.sort, f"inputs.{group.name}.sort") for group in features.inputs}
         self._types = self._known

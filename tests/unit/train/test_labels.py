@@ -57,7 +57,8 @@ def config(folder: Path, **keys: Any) -> Config:
     document = {
         "name": "toy",
         "samples": {"all": {"files": "all.root"}, "seen": {"files": "nowhere.root", "kind": "data"}},
-        "labels": {"column": "y", "classes": {"signal": 1, "background": 0}},
+        "new_variables": {"kind": "y + 10", "twice": "2 * kind"},  # of truth alone, so not of the contract's columns
+        "labels": {"column": "kind", "classes": {"signal": 11, "background": 10}},
         "inputs": {"event": ["met"]},
         "weights": {"event": "genWeight"},
         "split": {"test": 0.3, "validation": 0.1},
@@ -71,6 +72,7 @@ def test_one_sample_with_its_classes_in_a_column_is_trained_and_evaluated(folder
     notes = Notes()
     run = train(config(folder), output=tmp_path / "run", threads=0, progress=notes)
     assert run.metrics["auc"] > 0.7
+    assert list(run.bundle.spec.columns) == ["met"]
     assert run.metrics["samples_not_used"] == ["seen"]
     [file] = run.metrics["files"]
     assert file["unlabelled"] > 0
