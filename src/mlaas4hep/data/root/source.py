@@ -46,8 +46,8 @@ class RootSource(Words):
                     )
             return columns
 
-    def _uproot_column(self, name: str) -> tuple[Any, str]:
-        return self._tree, name
+    def _uproot_branch(self, name: str) -> Any:
+        return self._tree[name]
 
     def _read(self, names: Sequence[str], entry_start: int, entry_stop: int) -> dict[str, Column]:
         raise NotImplementedError

@@ -50,8 +50,8 @@ class TTreeSource(RootSource):
         parts = max(min(wanted, size // _LEAST_ENTRIES), 1)
         return [entry_start + part * size // parts for part in range(parts + 1)]
 
-    def _uproot_column(self, name: str) -> tuple[Any, str]:
-        return self._tree, _branch_key(self._branches[name], self._tree)
+    def _uproot_branch(self, name: str) -> Any:
+        return self._branches[name]
 
     def _read(self, names: Sequence[str], entry_start: int, entry_stop: int) -> dict[str, Column]:
         keys = {name: _branch_key(self._branches[name], self._tree) for name in names}

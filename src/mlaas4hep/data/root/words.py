@@ -50,13 +50,11 @@ class Words:
         return np.array(words, dtype=object)
 
     def _words(self, name: str, entry_start: int, entry_stop: int) -> list[Any]:
-        tree, key = self._uproot_column(name)
-        arrays = tree.arrays(
-            [key], entry_start=entry_start, entry_stop=entry_stop, library="ak", array_cache=None, how=dict
-        )
-        found: list[Any] = arrays[key].tolist()
+        branch = self._uproot_branch(name)
+        array = branch.array(entry_start=entry_start, entry_stop=entry_stop, library="ak", array_cache=None)
+        found: list[Any] = array.tolist()
         return found
 
-    def _uproot_column(self, name: str) -> tuple[Any, str]:
-        """The tree as uproot has it, and how it calls the column."""
+    def _uproot_branch(self, name: str) -> Any:
+        """The branch or field as uproot has it."""
         raise NotImplementedError
