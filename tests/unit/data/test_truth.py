@@ -21,8 +21,9 @@ from mlaas4hep.data.split import PARTS
 from mlaas4hep.errors import ConfigError, DataError
 from mlaas4hep.spec.contract import ModelSpec
 from mlaas4hep.spec.preprocess import Preprocessor
-from mlaas4hep.testing import FORMATS, Format, make_events, same_batch, write_events
+from mlaas4hep.testing import Format, make_events, same_batch, write_events
 
+ROOT: tuple[Format, ...] = ("ttree", "rntuple")
 SIZE = 240
 RNG = np.random.default_rng(3)
 LABELS = RNG.choice([0, 1, 1, 2, -1], SIZE).astype(np.int32)
@@ -34,7 +35,7 @@ WORDS = {0: "b", 1: "s", 2: "other", -1: ""}
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("truth")
-    for format in FORMATS:
+    for format in ROOT:
         events = make_events(SIZE) | {"y": LABELS, "genWeight": WEIGHTS, "mass": MASS, "good": LABELS > 0}
         write_events(made / f"{format}.root", events, format=format, cluster=40)
     _write_words(made)
@@ -51,7 +52,7 @@ def _write_words(folder: Path) -> None:
 
     words = ak.Array([WORDS[one] for one in LABELS.tolist()])
     plain = make_events(SIZE)
-    for kind in ("ttree", "rntuple"):
+    for kind in ROOT:
         with uproot.recreate(folder / f"words_{kind}.root") as file:
             types: dict[str, Any] = {"MET_pt": np.dtype("f4"), "event": np.dtype("u8"), "word": "string"}
             made = file.mktree("Events", types) if kind == "ttree" else file.mkrntuple("Events", types)
@@ -83,7 +84,7 @@ def joined(batches: Sequence[Batch], name: str) -> NDArray[Any]:
 BY_COLUMN = "labels: {column: y, classes: {background: 0, signal: 1}}"
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", ROOT)
 def test_the_label_of_an_event_is_the_value_of_its_column(folder: Path, format: Format) -> None:
     batches, counts = stream(config(folder, BY_COLUMN, samples=f"all: {{files: {format}.root}}"))
     entries = joined(batches, "entries")["entry"]
@@ -110,7 +111,7 @@ def test_column_conditions_and_new_variables_give_the_same_batches(folder: Path,
     assert counts == others
 
 
-@pytest.mark.parametrize("kind", ["ttree", "rntuple"])
+@pytest.mark.parametrize("kind", ROOT)
 def test_words_are_labels_where_the_format_gives_them(folder: Path, kind: str) -> None:
     text = (
         f"samples: {{all: {{files: words_{kind}.root, selection: MET_pt > 20}}}}\ninputs: {{event: [MET_pt]}}\n"
@@ -125,7 +126,7 @@ def test_words_are_labels_where_the_format_gives_them(folder: Path, kind: str) -
 
 
 def test_a_source_gives_any_range_of_a_column_of_words_and_refuses_others(folder: Path) -> None:
-    for kind in ("ttree", "rntuple"):
+    for kind in ROOT:
         with open_source(str(folder / f"words_{kind}.root"), "Events") as source:
             assert source.texts == {"word"}  # type: ignore[attr-defined]
             words = source.read_text("word", 7, 19).tolist()  # type: ignore[attr-defined]
