@@ -35,7 +35,7 @@ class File:
 
 def files(*, apart: bool) -> tuple[File, ...]:
     """All samples in files; as one sample where the design knows none."""
-    found = []
+    found: list[File] = []
     for sample, entries in enumerate(SAMPLES.values()):
         for start in range(0, entries, FILE):
             clusters = np.arange(0, min(FILE, entries - start) + 1, CLUSTER, dtype=np.int64)

@@ -12,8 +12,10 @@ from hypothesis import settings
 from mlaas4hep.config import Config, parse_config
 from mlaas4hep.data.catalogue import Catalogue
 from mlaas4hep.data.dataset import EventDataset
+from mlaas4hep.spec.columns import Jagged
 from mlaas4hep.spec.preprocess import Preprocessor
-from mlaas4hep.testing import FORMATS, Format, make_events, write_events
+from mlaas4hep.testing import FORMATS, Format, ending, make_events, supports_jagged, write_events
+from mlaas4hep.testing_tables import text_clusters
 from tests.required import pytest_make_collect_report, pytest_runtest_makereport
 
 # Hooks of pytest, which looks for them here.
@@ -40,32 +42,40 @@ def test_data() -> Path:
 
 @pytest.fixture(scope="session")
 def small_files(tmp_path_factory: pytest.TempPathFactory) -> dict[Format, Path]:
-    """By format, a folder with ``signal0``, ``signal1`` and ``background0``, in clusters of 50 events."""
+    """By format, a folder with ``signal0``, ``signal1`` and ``background0``, in clusters of 50 events.
+
+    Formats without lists have the flat columns alone.
+    """
     folders = {}
     for format in FORMATS:
         folders[format] = tmp_path_factory.mktemp(format)
         for place, (label, sizes) in enumerate(SIZES.items()):
             for number, size in enumerate(sizes):
                 columns = make_events(size, seed=10 * place + number)
-                write_events(folders[format] / f"{label}{number}.root", columns, format=format, cluster=50)
+                if not supports_jagged(format):
+                    columns = {name: one for name, one in columns.items() if not isinstance(one, Jagged)}
+                path = folders[format] / f"{label}{number}{ending(format)}"
+                write_events(path, columns, format=format, cluster=50)
     return folders
 
 
 @pytest.fixture(scope="session")
 def small_config(small_files: dict[Format, Path]) -> Callable[..., Config]:
-    """Config for `small_files`: ``small_config("ttree", more="split: {test: 0.5}")``."""
+    """Config for `small_files`: ``small_config("ttree", more="split: {test: 0.5}")``; ``flat`` goes without lists."""
 
-    def make(format: Format = "ttree", *, more: str = "") -> Config:
-        folder = small_files[format]
+    def make(format: Format = "ttree", *, flat: bool = False, more: str = "") -> Config:
+        folder, ends = small_files[format], ending(format)
+        flat = flat or not supports_jagged(format)
+        jets = "" if flat else "jets: {vars: [Jet_pt, Jet_eta], length: 3, sort: -Jet_pt}"
         return parse_config(
             f"""
             samples:
-              signal: {{files: '{folder}/signal*.root'}}
-              background: {{files: '{folder}/background*.root'}}
+              signal: {{files: '{folder}/signal*{ends}'}}
+              background: {{files: '{folder}/background*{ends}'}}
             preselection: MET_pt > 10
             inputs:
               event: [MET_pt]
-              jets: {{vars: [Jet_pt, Jet_eta], length: 3, sort: -Jet_pt}}
+              {jets}
             weights: {{event: genWeight}}
             """.replace("\n            ", "\n")
             + more
@@ -79,11 +89,12 @@ def small_stream(small_config: Callable[..., Config]) -> Callable[..., EventData
     """Stream over `small_files`: ``small_stream("rntuple", shuffle=True, threads=2)``."""
     opened = {}
 
-    def make(format: Format = "ttree", **settings: object) -> EventDataset:
-        if format not in opened:
-            config = small_config(format)
-            catalogue = Catalogue.open(config)
-            opened[format] = (catalogue, Preprocessor(config.features, catalogue.types))
-        return EventDataset(*opened[format], **settings)  # type: ignore[arg-type]
+    def make(format: Format = "ttree", *, flat: bool = False, **settings: object) -> EventDataset:
+        if (format, flat) not in opened:
+            config = small_config(format, flat=flat)
+            with text_clusters(50):
+                catalogue = Catalogue.open(config)
+            opened[format, flat] = (catalogue, Preprocessor(config.features, catalogue.types))
+        return EventDataset(*opened[format, flat], **settings)  # type: ignore[arg-type]
 
     return make

@@ -14,7 +14,7 @@ from mlaas4hep.bundle import Bundle, write_bundle
 from mlaas4hep.config import parse_config
 from mlaas4hep.graph.dense import lower_dense
 from mlaas4hep.spec.accumulate import StatisticsAccumulator
-from mlaas4hep.spec.columns import Column, ColumnType, Jagged
+from mlaas4hep.spec.columns import Column, ColumnType, Jagged, Nested
 from mlaas4hep.spec.contract import ModelSpec
 from mlaas4hep.spec.preprocess import Preprocessor
 from mlaas4hep.spec.scaling import Scaler
@@ -28,6 +28,20 @@ inputs:
   jets: {vars: [Jet_pt, Jet_btag, Jet_id], length: 3, sort: -Jet_pt}
 """
 
+# The same with what the expression language offers beyond arithmetic: four-vectors, picks, lists of lists.
+GROWN = """
+samples: {s: {files: s.root, label: signal}, b: {files: b.root, label: background}}
+preselection: "HLT && Length$(Jet_id) >= 0"
+new_variables:
+  mjj: mass(p4(Jet_pt, Jet_btag, 0, 1)[0] + p4(Jet_pt, Jet_btag, 1, 1)[1])
+  tagged: sum(Jet_pt[Jet_btag > 0.5][:2]) + nJet
+  Jet_peak: max(Jet_hits)
+  Jet_ordered: sort(Jet_pt, Jet_btag)
+inputs:
+  event: [MET_pt, mjj, tagged]
+  jets: {vars: [Jet_id, Jet_peak, Jet_ordered], length: 3, sort: -Jet_pt}
+"""
+
 TYPES = {
     "HLT": ColumnType("flat", "bool"),
     "nJet": ColumnType("flat", "int64"),
@@ -36,6 +50,7 @@ TYPES = {
     "Jet_btag": ColumnType("jagged", "float64"),
     "Jet_id": ColumnType("jagged", "uint64"),
 }
+GROWN_TYPES = TYPES | {"Jet_hits": ColumnType("nested", "float32")}
 
 
 def make_events(count: int, *, seed: int = 0) -> dict[str, Column]:
@@ -54,17 +69,29 @@ def make_events(count: int, *, seed: int = 0) -> dict[str, Column]:
     }
 
 
+def make_grown_events(count: int, *, seed: int = 0) -> dict[str, Column]:
+    """The same with a list of 0 to 2 values for each jet."""
+    random = np.random.default_rng(seed)
+    events = make_events(count, seed=seed)
+    counts = np.array([len(one) for one in events["Jet_pt"].tolist()])
+    inner = random.integers(0, 3, int(counts.sum()))
+    values = random.exponential(5, int(inner.sum())).astype(np.float32)
+    return events | {"Jet_hits": Nested.from_counts(counts, Jagged.from_counts(inner, values))}
+
+
 def as_instances(columns: dict[str, Column]) -> list[dict[str, object]]:
     """The same events by name, one mapping an event."""
     lists = {name: column.tolist() for name, column in columns.items()}
     return [dict(zip(lists, values, strict=True)) for values in zip(*lists.values(), strict=True)]
 
 
-def write_small_bundle(folder: Path, *, name: str = "tth", seed: int = 0, hidden: int = 16) -> Bundle:
-    """Write ``folder/name`` with one version."""
+def write_small_bundle(
+    folder: Path, *, name: str = "tth", seed: int = 0, hidden: int = 16, grown: bool = False
+) -> Bundle:
+    """Write ``folder/name`` with one version; ``grown`` has the inputs of `GROWN`."""
     random = np.random.default_rng(seed)
-    preprocessor = Preprocessor(parse_config(CONFIG).features, TYPES)
-    prepared = preprocessor.run(make_events(3000, seed=seed), 3000)
+    preprocessor = Preprocessor(parse_config(GROWN if grown else CONFIG).features, GROWN_TYPES if grown else TYPES)
+    prepared = preprocessor.run((make_grown_events if grown else make_events)(3000, seed=seed), 3000)
     found = StatisticsAccumulator({group: tensor.shape[-1] for group, tensor in prepared.inputs.items()})
     found.add_inputs(prepared.inputs, lengths=prepared.lengths, truncated=prepared.truncated)
     spec = ModelSpec.seal(name, preprocessor=preprocessor, statistics=found.seal())

@@ -14,14 +14,27 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from mlaas4hep.spec.columns import Column, Jagged
+from mlaas4hep.spec.columns import Column, Jagged, Nested, kind_of
+from mlaas4hep.testing_tables import write_table
 
 if TYPE_CHECKING:
-    from mlaas4hep.data.dataset import Batch, BatchIterator
+    from mlaas4hep.data.batches import Batch, BatchIterator
+    from mlaas4hep.data.places import Place
     from mlaas4hep.data.source import Source
 
-Format = Literal["ttree", "rntuple"]
-FORMATS: tuple[Format, ...] = ("ttree", "rntuple")
+Format = Literal["ttree", "rntuple", "parquet", "csv", "json", "avro"]
+ROOT_FORMATS: tuple[Format, ...] = ("ttree", "rntuple")
+FORMATS: tuple[Format, ...] = (*ROOT_FORMATS, "parquet", "csv", "json", "avro")
+
+
+def supports_jagged(format: Format) -> bool:
+    """Whether a format can hold lists."""
+    return format != "csv"
+
+
+def ending(format: Format) -> str:
+    """How names of files of a format end."""
+    return ".root" if format in ROOT_FORMATS else f".{format}"
 
 
 def write_events(
@@ -34,7 +47,7 @@ def write_events(
     append: bool = False,
     extra: Mapping[str, Mapping[str, Column | Sequence[Any]]] | None = None,
 ) -> Path:
-    """Write a small ROOT file.
+    """Write a small file.
 
     Parameters
     ----------
@@ -44,23 +57,29 @@ def write_events(
         Arrays or lists [N], `Jagged` or lists of lists. Lists of a collection (``Jet_pt``) share the counter
         ``nJet``.
     tree
-        Name of the TTree or RNTuple.
+        Name of the TTree or RNTuple; other formats name none.
     format
-        ``ttree`` or ``rntuple``.
+        One of `FORMATS`. CSV holds no lists.
     cluster
-        Entries a cluster; the last one may be smaller.
+        Entries a cluster; the last one may be smaller. CSV and JSON have none of their own, see
+        `mlaas4hep.testing_tables.text_clusters`.
     append
-        Add the tree to an existing file.
+        Add the tree to an existing file; ROOT alone.
     extra
-        Further trees of the same file, by name, each in one cluster.
+        Further trees of the same file, by name, each in one cluster; ROOT alone.
 
     Returns
     -------
     The path.
     """
+    target = Path(path)
+    if format not in ROOT_FORMATS:
+        if append or extra:
+            raise ValueError(f"a {format} file is one table: append and extra are for ROOT files")
+        write_table(target, {name: _as_column(column) for name, column in columns.items()}, format, cluster)
+        return target
     import uproot
 
-    target = Path(path)
     with (uproot.update if append else uproot.recreate)(target) as file:
         _write_tree(file, tree, columns, format, cluster)
         for name, more in (extra or {}).items():
@@ -86,7 +105,7 @@ def _write_tree(
 
 
 def _as_column(column: Column | Sequence[Any]) -> Column:
-    if isinstance(column, Jagged | np.ndarray):
+    if isinstance(column, Jagged | Nested | np.ndarray):
         return column
     if column and isinstance(column[0], list | tuple):
         return Jagged.from_lists(column)
@@ -126,9 +145,9 @@ def same_column(one: Column, other: Column) -> bool:
     """True where two columns have the same type, the same lists and the same bits."""
     if isinstance(one, Jagged) and isinstance(other, Jagged):
         return np.array_equal(one.offsets, other.offsets) and same_bits(one.values, other.values)
-    if isinstance(one, Jagged) or isinstance(other, Jagged):
-        return False
-    return same_bits(one, other)
+    if isinstance(one, Nested) and isinstance(other, Nested):
+        return np.array_equal(one.offsets, other.offsets) and same_column(one.inner, other.inner)
+    return isinstance(one, np.ndarray) and isinstance(other, np.ndarray) and same_bits(one, other)
 
 
 def same_bits(one: NDArray[Any], other: NDArray[Any]) -> bool:
@@ -213,7 +232,7 @@ class SourceContract:
         for name, column in expected.items():
             info = source.columns[name]
             assert info.type is not None
-            assert info.type.kind == ("jagged" if isinstance(column, Jagged) else "flat")
+            assert info.type.kind == kind_of(column)
             assert info.type.dtype == declared_dtype(column.dtype)
 
     def test_an_unknown_column_is_refused_with_the_nearest_name(
@@ -232,6 +251,96 @@ class SourceContract:
         names = list(expected)[:1]
         for start, stop in ((0, source.num_entries + 1), (-1, 1), (2, 1)):
             assert str(source.num_entries) in refusal(lambda a=start, b=stop: source.read(names, a, b))  # type: ignore[misc]
+
+
+class PlaceContract:
+    """Rules that every `Place` keeps. Subclass it and give the fixtures ``address``, ``content`` and ``rewrite``.
+
+    ``address`` names a file that holds ``content``, of at least 1,000 bytes; ``rewrite`` puts other content there.
+    """
+
+    def place(self, address: str) -> Place:
+        """Open it as everybody does."""
+        from mlaas4hep.data.places import open_place
+
+        return open_place(address)
+
+    def test_it_is_a_place_of_the_size_of_its_content(self, address: str, content: bytes) -> None:
+        """And gives all of it."""
+        from mlaas4hep.data.places import Place as Protocol
+
+        place = self.place(address)
+        assert isinstance(place, Protocol)
+        assert place.size == len(content)
+        assert bytes(place.read([(0, len(content))])[0]) == content
+        place.close()
+
+    def test_ranges_come_in_the_order_asked_for(self, address: str, content: bytes) -> None:
+        """Overlapping ones, empty ones, single bytes at both ends, many and far apart."""
+        size, place = len(content), self.place(address)
+        step = max(size // 50, 1)
+        many = [(at, min(at + step // 2 + 1, size)) for at in range(0, size, step)]
+        odd = [(size - 1, size), (5, 5), (3, 700), (0, 1), (10, 20), (3, 700), (size, size)]
+        for ranges in (odd, many, many[::-1], [(0, size), (1, 2)], []):
+            assert [bytes(one) for one in place.read(ranges)] == [content[start:stop] for start, stop in ranges]
+        place.close()
+
+    def test_ranges_outside_the_file_are_refused(self, address: str, content: bytes) -> None:
+        """Never fewer bytes than asked for."""
+        size, place = len(content), self.place(address)
+        for one in ((0, size + 1), (size, size + 10), (size + 5, size + 10)):
+            assert str(one[1]) in refusal(lambda one=one: place.read([(0, 1), one]))  # type: ignore[misc]
+        place.close()
+
+    def test_threads_may_share_it(self, address: str, content: bytes) -> None:
+        """Each gets its own bytes."""
+        from concurrent.futures import ThreadPoolExecutor
+
+        size, place = len(content), self.place(address)
+        ranges = [(at * size // 40, (at + 3) * size // 40) for at in range(37)]
+        with ThreadPoolExecutor(4) as pool:
+            found = list(pool.map(lambda one: bytes(place.read([one])[0]), ranges))
+        assert found == [content[start:stop] for start, stop in ranges]
+        place.close()
+
+    def test_a_closed_place_reads_no_more(self, address: str) -> None:
+        """An error, not old bytes."""
+        place = self.place(address)
+        place.read([(0, 10)])
+        place.close()
+        place.close()
+        assert "closed" in refusal(lambda: place.read([(0, 10)]))
+
+    def test_its_identity_changes_with_the_content(
+        self, address: str, content: bytes, rewrite: Callable[[bytes], None]
+    ) -> None:
+        """And only then."""
+        first, again = self.place(address), self.place(address)
+        assert first.identity == again.identity
+        rewrite(content[::-1] + b"more")
+        changed = self.place(address)
+        assert changed.identity != first.identity
+        for one in (first, again, changed):
+            one.close()
+        rewrite(content)
+
+    def test_a_file_that_is_not_there_is_refused_by_its_address(self, address: str) -> None:
+        """At once, in words."""
+        assert f"{address}-missing" in refusal(lambda: self.place(f"{address}-missing"))
+
+    def test_as_a_file_it_reads_like_any_other(self, address: str, content: bytes) -> None:
+        """Seeking from everywhere included."""
+        import io
+
+        from mlaas4hep.data.places.file import PlaceFile, buffered
+
+        place = self.place(address)
+        with buffered(place, block_bytes=4096) as file:
+            assert file.read() == content
+            file.seek(-7, io.SEEK_END)
+            assert file.read(100) == content[-7:]
+        assert PlaceFile(place).read(5) == content[:5]
+        place.close()
 
 
 def refusal(act: Callable[[], object]) -> str:

@@ -197,3 +197,30 @@ def test_a_weight_that_is_not_a_number_is_refused_with_its_entry(train: Callable
     sample["weight"][23] = np.nan
     found = train(write_events(tmp_path / "s.root", sample), weights={"event": "weight"})
     refused(found, tmp_path, "s.root", "entry 23", "weight is nan")
+
+
+def test_bad_places_are_left_out_on_request_and_stand_in_the_report_and_the_bundle(
+    train: Callable[..., Trained], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    signal = write_events(tmp_path / "s.root", columns(1.0, 1), cluster=60)
+    with uproot.open(signal) as file:
+        branch = file["Events"]["met"]
+        seek, size = int(branch.member("fBasketSeek")[1]), int(branch.member("fBasketBytes")[1])
+    data = bytearray(signal.read_bytes())
+    data[seek : seek + size] = bytes(size)
+    signal.write_bytes(data)
+    refused(train(signal), tmp_path, "s.root")
+    found = train(signal, on_error="skip up to 3")
+    run_folder, bundle = tmp_path / "runs" / "run", Path(found.figures["bundle"])
+    metrics = json.loads((run_folder / "metrics.json").read_text())
+    [skipped] = metrics["skipped"]
+    assert (skipped["file"], skipped["start"], skipped["stop"], skipped["entries"]) == ("s.root", 60, 120, 60)
+    counted = {one["file"]: one for one in metrics["files"]}
+    assert [counted[name]["quarantined"] for name in ("s.root", "background.root")] == [60, 0]
+    assert counted["s.root"]["read"] == counted["s.root"]["selected"] + counted["s.root"]["cut"] + 60
+    assert metrics["samples"]["signal"]["selected"]["sum_weights"] == pytest.approx(ENTRIES)
+    spec = json.loads(next(bundle.rglob("spec.json")).read_text())
+    assert spec["provenance"]["skipped"] == [skipped]
+    assert run(["evaluate", str(run_folder), "--no-progress"]) == 0
+    assert "What could not be read" in (run_folder / "report.html").read_text()
+    capsys.readouterr()

@@ -44,6 +44,7 @@ def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Session
     (tmp_path / "data").symlink_to(EXAMPLE / "data")
     shutil.copy(EXAMPLE / "config.yaml", tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.chdir(tmp_path)
     before = set(sys.modules)
     session = Session(tmp_path, check_config=check_config)
     yield session

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from mlaas4hep.data.source import Source, open_source
-from mlaas4hep.spec.columns import Column, Jagged
-from mlaas4hep.testing import Format, SourceContract, write_events
+from mlaas4hep.spec.columns import Column, Jagged, Nested
+from mlaas4hep.testing import Format, SourceContract, ending, supports_jagged, write_events
+from mlaas4hep.testing_tables import as_stored, text_clusters
 
 
 def every_kind(num_entries: int = 230) -> dict[str, Column]:
@@ -47,3 +48,43 @@ class TestTTree(RootContract):
 
 class TestRNTuple(RootContract):
     format = "rntuple"
+
+
+class TableContract(SourceContract):
+    format: Format
+
+    @pytest.fixture
+    def written(self) -> dict[str, Column]:
+        columns = every_kind()
+        if not supports_jagged(self.format):
+            return {name: column for name, column in columns.items() if not isinstance(column, Jagged)}
+        counts = np.arange(len(columns["x"])) % 3
+        inner = Jagged.from_counts(np.arange(counts.sum()) % 4, np.arange(float(sum(np.arange(counts.sum()) % 4))))
+        return columns | {"Jet_hits": Nested.from_counts(counts, inner)}
+
+    @pytest.fixture
+    def expected(self, written: dict[str, Column]) -> dict[str, Column]:
+        return as_stored(written, self.format)
+
+    @pytest.fixture
+    def source(self, written: dict[str, Column], tmp_path: Path) -> Iterator[Source]:
+        path = write_events(tmp_path / f"a{ending(self.format)}", written, format=self.format, cluster=60)
+        with text_clusters(60), open_source(str(path)) as source:
+            assert source.clusters.tolist() == [0, 60, 120, 180, 230]
+            yield source
+
+
+class TestParquet(TableContract):
+    format = "parquet"
+
+
+class TestCsv(TableContract):
+    format = "csv"
+
+
+class TestJson(TableContract):
+    format = "json"
+
+
+class TestAvro(TableContract):
+    format = "avro"

@@ -11,7 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlaas4hep.errors import ExpressionError
-from mlaas4hep.spec.columns import Column, ColumnType, DType, Jagged, compress_columns, slice_columns
+from mlaas4hep.spec.columns import (
+    Column,
+    ColumnType,
+    DType,
+    Jagged,
+    Nested,
+    compress_columns,
+    kind_of,
+    slice_columns,
+    values_of,
+)
 from mlaas4hep.spec.expressions import Expression
 
 TYPES = {
@@ -24,8 +34,18 @@ TYPES = {
     "jd": ColumnType("jagged", "float64"),
     "ji": ColumnType("jagged", "int64"),
     "jb": ColumnType("jagged", "bool"),
+    **{f"jet_{name}": ColumnType("jagged", "float32") for name in ("pt", "eta", "phi", "mass")},
+    **{f"lep_{name}": ColumnType("flat", "float64") for name in ("pt", "eta", "phi", "mass")},
+    "nd": ColumnType("nested", "float64"),
+    "nb": ColumnType("nested", "bool"),
 }
 AWKWARD = [0.0, -0.0, np.nan, np.inf, -np.inf, 1e-310, 1e300, -1.0, 0.1]
+
+
+FUNCTIONS_OF_ONE = [
+    *["abs", "log", "sqrt", "exp", "-", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "tanh", "asinh"],
+    *["acosh", "atanh", "log10", "log2", "log1p", "expm1", "floor", "ceil", "round", "sign"],
+]
 
 
 def numbers(leaves: list[str], depth: int) -> st.SearchStrategy[str]:
@@ -35,7 +55,9 @@ def numbers(leaves: list[str], depth: int) -> st.SearchStrategy[str]:
     return st.one_of(
         inner,
         st.builds("({} {} {})".format, inner, st.sampled_from(["+", "-", "*", "/", "//", "%", "**"]), inner),
-        st.builds("{}({})".format, st.sampled_from(["abs", "log", "sqrt", "exp", "-"]), inner),
+        st.builds("{}({})".format, st.sampled_from(FUNCTIONS_OF_ONE), inner),
+        st.builds("{}({}, {})".format, st.sampled_from(["atan2", "hypot", "deltaphi"]), inner, inner),
+        st.builds("where({} < {}, {}, {})".format, inner, inner, inner, inner),
         st.builds("{}({}, {})".format, st.sampled_from(["min", "max"]), inner, inner),
         st.builds("({} {} 7)".format, inner, st.sampled_from(["//", "%"])),
     )
@@ -48,7 +70,11 @@ def conditions(leaves: list[str], names: list[str], depth: int) -> st.SearchStra
         st.builds("({} {} {})".format, number, st.sampled_from(["<", "<=", "==", "!=", ">", ">="]), number),
         st.builds("({} < {} <= {})".format, number, number, number),
     )
-    return st.one_of(simple, st.builds("({} {} {})".format, simple, st.sampled_from(["and", "or", "&", "|"]), simple))
+    return st.one_of(
+        simple,
+        st.builds("({} {} {})".format, simple, st.sampled_from(["and", "or", "&", "|"]), simple),
+        st.builds("({} {} {} {} {})".format, simple, *[st.sampled_from(["and", "or", "&&"]), simple] * 2),
+    )
 
 
 FLAT = ["f", "d", "i", "u"]
@@ -57,12 +83,47 @@ per_value = numbers([*FLAT, *LISTS], 2)
 # The list first, so that the operand of a reduction is a list for sure.
 lists = st.builds("({} * {})".format, st.sampled_from(LISTS), per_value)
 list_conditions = st.builds("(jb and {})".format, conditions([*FLAT, *LISTS], ["b", "jb"], 1))
+REDUCTIONS = ["sum", "count", "mean", "min", "max", "argmin", "argmax"]
+SELECTORS = ["[jd > 0]", "[jb][:2]", "[1:]", "[::-1]", "[-3:-1]", "[ji]", "[jb or jf > 1]"]
+picked = st.one_of(
+    st.builds("{}{}".format, lists, st.sampled_from(SELECTORS)),
+    st.builds("sort({}, {})".format, lists, lists),
+    st.builds("sort({})".format, lists),
+)
+vectors = st.sampled_from(
+    [
+        *["jet", "jet[0]", "jet[-1]", "jet[jb]", "jet[1:3]", "sort(jet, -jd)", "sum(jet)", "sum(jet[jf > 0])", "lep"],
+        *[
+            "jet[0] + jet[1]",
+            "jet - lep",
+            "lep + sum(jet[:4])",
+            "massless(jet)[i]",
+            "transverse(lep)",
+            "jet[argmax(jd)]",
+        ],
+    ]
+)
+measured = st.one_of(
+    st.builds("{}({})".format, st.sampled_from(["mass", "pt", "eta", "phi", "energy", "rapidity", "p"]), vectors),
+    st.builds("{}({}, lep)".format, st.sampled_from(["deltaR", "deltaphi", "deltaeta"]), vectors),
+)
+nested = st.sampled_from(["nd", "(nd * jf - d)", "nd[jb]", "nd[:2]", "abs(nd)", "where(nb, nd, jd)"])
+deep = st.one_of(
+    nested,
+    st.builds("{}({})".format, st.sampled_from([*REDUCTIONS, "flatten"]), nested),
+    st.builds("{}[{}]".format, nested, st.integers(-2, 2)),
+    st.builds("{}({} > d)".format, st.sampled_from(["any", "all", "sum"]), nested),
+)
 reduced = st.one_of(
-    st.builds("{}({})".format, st.sampled_from(["sum", "count", "min", "max"]), lists),
+    st.builds("{}({})".format, st.sampled_from(REDUCTIONS), st.one_of(lists, picked)),
+    st.builds("get({}, {}, d)".format, lists, st.integers(-3, 3)),
+    st.builds("{}[{}]".format, lists, st.sampled_from(["i", "argmax(jd)", "count(jf) - 1"])),
     st.builds("{}({})".format, st.sampled_from(["any", "all", "sum"]), list_conditions),
     st.builds("{}[{}]".format, st.one_of(lists, list_conditions), st.integers(-3, 3)),
 )
-expressions = st.one_of(per_value, list_conditions, reduced, st.builds("{} * f + {}".format, reduced, reduced))
+expressions = st.one_of(
+    per_value, list_conditions, reduced, st.builds("{} * f + {}".format, reduced, reduced), picked, measured, deep
+)
 
 
 def values(rng: np.random.Generator, dtype: DType, size: int) -> np.ndarray[Any, Any]:
@@ -80,17 +141,22 @@ def values(rng: np.random.Generator, dtype: DType, size: int) -> np.ndarray[Any,
 def make_columns(seed: int, size: int) -> dict[str, Column]:
     rng = np.random.default_rng(seed)
     counts = rng.choice([0, 1, 2, 3, 9, 200], size, p=[0.2, 0.2, 0.2, 0.2, 0.18, 0.02])
-    return {
-        name: Jagged.from_counts(counts, values(rng, one.dtype, int(counts.sum())))
-        if one.kind == "jagged"
-        else values(rng, one.dtype, size)
-        for name, one in TYPES.items()
-    }
+    inner = rng.choice([0, 1, 2, 5], int(counts.sum()), p=[0.3, 0.3, 0.3, 0.1])
+
+    def column(one: ColumnType) -> Column:
+        if one.kind == "flat":
+            return values(rng, one.dtype, size)
+        if one.kind == "jagged":
+            return Jagged.from_counts(counts, values(rng, one.dtype, len(inner)))
+        return Nested.from_counts(counts, Jagged.from_counts(inner, values(rng, one.dtype, int(inner.sum()))))
+
+    return {name: column(one) for name, one in TYPES.items()}
 
 
 def bits(column: Column, start: int, stop: int) -> bytes:
     part = column[start:stop]
-    return part.values.tobytes() if isinstance(part, Jagged) else part.tobytes()
+    lengths = b"" if isinstance(part, np.ndarray) else part.counts.tobytes()
+    return lengths + (part.inner.counts.tobytes() if isinstance(part, Nested) else b"") + values_of(part).tobytes()
 
 
 @given(expressions, st.integers(0, 2**32), st.integers(1, 70))
@@ -112,7 +178,7 @@ def test_an_event_has_the_same_bits_alone_and_in_any_batch(text: str, seed: int,
 def test_the_declared_type_is_the_type_that_comes_out(text: str, seed: int) -> None:
     result = Expression.parse(text).evaluate(make_columns(seed, 5), 5)
     declared = Expression.parse(text).result_type(TYPES)
-    assert isinstance(result, Jagged) == (declared.kind == "jagged")
+    assert kind_of(result) == declared.kind
     assert result.dtype == declared.dtype
     assert len(result) == 5
 
@@ -130,7 +196,13 @@ def test_the_canonical_text_means_the_same(text: str, seed: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["log(x)", "exp(x)", "sqrt(x)", "x ** 1.7", "x ** 3", "2 ** x", "x ** y", "x // y", "x % y"]
+    "text",
+    [
+        *["x ** 1.7", "x ** 3", "2 ** x", "x ** y", "x // y", "x % y", "atan2(y, x)", "hypot(x, y)", "deltaphi(x, y)"],
+        *[f"{name}(x)" for name in FUNCTIONS_OF_ONE if name != "-"],
+        *["deltaR(x, y, y, x)", "where(x > y, x, y)", "mass(p4(x, y, x, y))", "rapidity(p4(x, y, y, x))"],
+        *["deltaR(p4(x, y, x, 0), p4(1, x, y, 0))", "mass(p4(x, y, x, y) + p4(y, y, y, 0))"],
+    ],
 )
 def test_functions_do_not_depend_on_place_size_or_stride(text: str) -> None:
     expression = Expression.parse(text)
@@ -171,6 +243,25 @@ TOKENS = [
     *["else", "for", "True", "None", "1", "0", "2.5", "1e9", "9" * 30, "1j", ".", "(", ")", "[", "]", "{", "}", ","],
     *[":", "+", "-", "*", "/", "%", "**", "//", "@", "<", ">", "==", "=", "!=", "!", "&", "|", "^", "~", "<<", ":="],
     *["'", '"', "\\", "\n", "\t", " ", "#", "λ", "\0", ";", "yield", "await", "f''", "...", "->"],
+    *[
+        "`",
+        "`x`",
+        "`Jet",
+        "&&",
+        "||",
+        "TMath::",
+        "Abs",
+        "::",
+        "Sum$",
+        "Alt$",
+        "$",
+        "mass",
+        "deltaphi",
+        "Jet",
+        "sort",
+        ".",
+    ],
+    *["massless", "p4", "get", "flatten", "where", "argmax", "x.y"],
 ]
 
 
@@ -185,6 +276,6 @@ def refusal(text: str, types: dict[str, ColumnType]) -> ExpressionError | None:
 @given(st.lists(st.sampled_from(TOKENS), max_size=12), st.sampled_from(["", " "]))
 @settings(max_examples=400, deadline=None)
 def test_any_text_is_either_read_or_refused_in_words(tokens: list[str], joint: str) -> None:
-    types = {"x": ColumnType("flat", "float64"), "Jet_pt": ColumnType("jagged", "float64")}
+    types = {"x": ColumnType("flat", "float64"), "Jet_pt": ColumnType("jagged", "float64"), **TYPES}
     refused = refusal(joint.join(tokens), types)
     assert refused is None or (refused.reason and 0 <= refused.column <= len(refused.text))

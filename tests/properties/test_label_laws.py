@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from mlaas4hep.config import Config, parse_config
+from mlaas4hep.data.batches import Batch
 from mlaas4hep.data.catalogue import Catalogue
-from mlaas4hep.data.dataset import Batch, EventDataset
+from mlaas4hep.data.dataset import EventDataset
 from mlaas4hep.data.reader import Counts
 from mlaas4hep.data.scan import scan, scan_files
 from mlaas4hep.spec.preprocess import Preprocessor
@@ -105,7 +106,7 @@ def _check_counts(path: Path, found: Counts, labels: NDArray[Any], *, delivered:
     assert isinstance(met, np.ndarray)
     selected = met > 15
     unlabelled = int(np.count_nonzero(selected & ~np.isin(labels, (0, 1, 2))))
-    assert found == Counts(len(labels), delivered, int(np.count_nonzero(~selected)), 0, unlabelled)
+    assert found == Counts(len(labels), delivered, int(np.count_nonzero(~selected)), unlabelled=unlabelled)
 
 
 @SLOW

@@ -18,17 +18,17 @@ from mlaas4hep.serve.events import EventReader
 from mlaas4hep.serve.repository import open_repository
 from mlaas4hep.serve.server import background
 from mlaas4hep.serve.service import InferenceService
-from mlaas4hep.spec.columns import Column, Jagged
-from tests.small_bundle import TYPES, as_instances, make_events, write_small_bundle
+from mlaas4hep.spec.columns import Column, Jagged, Nested
+from tests.small_bundle import GROWN_TYPES, as_instances, make_grown_events, write_small_bundle
 
 FLOATS = st.floats(width=32) | st.sampled_from([float("nan"), float("inf"), -0.0, 1e-45, 3.4e38])
-JETS = st.tuples(FLOATS, st.floats() | st.just(float("nan")), st.integers(0, 2**64 - 1))
+JETS = st.tuples(FLOATS, st.floats() | st.just(float("nan")), st.integers(0, 2**64 - 1), st.lists(FLOATS, max_size=3))
 EVENTS = st.lists(st.tuples(st.booleans(), st.integers(-(2**63), 2**63 - 1), FLOATS, st.lists(JETS, max_size=5)))
 
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return write_small_bundle(tmp_path_factory.mktemp("models"))
+    return write_small_bundle(tmp_path_factory.mktemp("models"), grown=True)
 
 
 @pytest.fixture(scope="module")
@@ -51,11 +51,14 @@ def columns_of(events: list[Any]) -> dict[str, Column]:
         "Jet_btag": np.array([jet[1] for jet in jets], np.float64),
         "Jet_id": np.array([jet[2] for jet in jets], np.uint64),
     }
-    return {**arrays, **{name: Jagged.from_counts(counts, values) for name, values in lists.items()}}
+    hits = Nested.from_counts(counts, Jagged.from_lists([jet[3] for jet in jets]))
+    return {**arrays, **{name: Jagged.from_counts(counts, values) for name, values in lists.items()}, "Jet_hits": hits}
 
 
 def bits(column: Column) -> tuple[bytes, ...]:
     """Bits of a column, with one NaN for all: JSON has no other."""
+    if isinstance(column, Nested):
+        return (column.offsets.tobytes(), *bits(column.inner))
     if isinstance(column, Jagged):
         return (column.offsets.tobytes(), *bits(column.values))
     if column.dtype.kind == "f":
@@ -80,7 +83,7 @@ def in_words(value: Any) -> Any:
 @settings(max_examples=100, deadline=None)
 @given(events=EVENTS)
 def test_an_event_in_json_has_the_bits_of_the_same_event_in_a_file(events: list[Any]) -> None:
-    read, count = EventReader(TYPES).read(as_json(events), max_instances=1000)
+    read, count = EventReader(GROWN_TYPES).read(as_json(events), max_instances=1000)
     assert count == len(events)
     expected = columns_of(events)
     assert {name: bits(column) for name, column in read.items()} == {
@@ -102,7 +105,7 @@ def test_events_by_name_get_the_offline_scores(client: Client, bundle: Bundle, e
 
 @pytest.mark.parametrize("size", [0, 1, 2, 7, 64, 256, 1000])
 def test_tensors_get_the_offline_scores_alone_and_in_any_company(client: Client, bundle: Bundle, size: int) -> None:
-    prepared = bundle.spec.preprocessor().run(make_events(2000, seed=4), 2000)
+    prepared = bundle.spec.preprocessor().run(make_grown_events(2000, seed=4), 2000)
     rows = {name: tensor[:size] for name, tensor in prepared.inputs.items()}
     assert len(rows["event"]) == size
     together = client.infer("tth", rows)["scores"]

@@ -164,7 +164,7 @@ def _serve_and_compare(bundle: Bundle, config: Config, tell: Tell) -> tuple[floa
     with _server(bundle.path.parent) as url, Client(url) as client:
         for number, file in enumerate(Catalogue.open(config).files):
             entries = min(EVENTS_A_FILE, file.num_entries)
-            with open_source(file.path, file.tree) as source:
+            with open_source(file.path, file.tree, replicas=file.replicas) as source:
                 columns = source.read(sorted(bundle.spec.columns), 0, entries)
             served = _ask(client, bundle, columns, entries)
             offline, selected = bundle.score(columns, entries)

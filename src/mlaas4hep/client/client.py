@@ -106,7 +106,8 @@ class Client:
         model
             Name.
         events
-            One mapping an event, column to value: a number, or a list for a jagged column. None and NaN are missing.
+            One mapping an event, column to value: a number, a list for a jagged column, a list of lists for a nested
+            one. None and NaN are missing.
 
         Returns
         -------

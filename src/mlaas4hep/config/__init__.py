@@ -6,14 +6,17 @@ whole file is understood, or one `ConfigError` lists every problem with its path
 """
 
 from mlaas4hep.config.labels import Labels, Rule
+from mlaas4hep.config.on_error import OnError
 from mlaas4hep.config.read import parse_config, read_config
-from mlaas4hep.config.values import Config, Era, Model, Sample, Training, parse_size
+from mlaas4hep.config.values import Cache, Config, Era, Model, Sample, Training, parse_size
 
 __all__ = [
+    "Cache",
     "Config",
     "Era",
     "Labels",
     "Model",
+    "OnError",
     "Rule",
     "Sample",
     "Training",

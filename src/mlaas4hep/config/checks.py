@@ -12,6 +12,7 @@ from typing import Any
 
 from mlaas4hep.config.classes import check_targets, conditions_of
 from mlaas4hep.config.document import Document
+from mlaas4hep.config.on_error import OnError
 from mlaas4hep.config.samples import check_samples
 from mlaas4hep.config.values import SIZE, Training
 from mlaas4hep.errors import ExpressionError
@@ -45,6 +46,7 @@ def check(document: Document, written: Mapping[Any, Any]) -> Iterator[str]:
     yield from _check_model(document.model)
     yield from _check_training(document.training)
     yield from _check_missing(document.missing)
+    yield from _check_reading(document)
     if document.name is not None and not MODEL_NAME.match(document.name):
         yield f"name: '{document.name}' cannot name a model; use letters, digits, _ . and -"
 
@@ -154,3 +156,14 @@ def _check_missing(missing: tuple[float, ...]) -> Iterator[str]:
     for index, value in enumerate(missing):
         if not math.isfinite(value):
             yield f"missing[{index}]: {value} is no value; NaN is missing anyway, infinities are clipped by the model"
+
+
+def _check_reading(document: Document) -> Iterator[str]:
+    if document.training.shuffle == "exact" and document.cache is None:
+        yield "training.shuffle: exact needs all events on a local disk; say where, as in cache: /scratch/rows"
+    try:
+        OnError.parse(document.on_error)
+    except ValueError as problem:
+        yield f"on_error: {problem}"
+    if document.cache is not None and (not SIZE.match(document.cache.limit) or document.cache.limit_bytes < 1):
+        yield f"cache.limit: '{document.cache.limit}' is not a size; write it as '50 GB'"

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from mlaas4hep.config.labels import Labels, classes_of
-from mlaas4hep.config.values import Era, Sample, Training
+from mlaas4hep.config.values import Cache, Era, Sample, Training
 from mlaas4hep.errors import nearest
 from mlaas4hep.spec.features import InputGroup, Split, Variable, Weights
 
@@ -27,6 +27,7 @@ class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     eras: dict[str, Era] = {}
     preselection: str | None = None
     new_variables: dict[str, str] = {}
+    preproc: str | None = None
     labels: Labels = Labels()
     targets: dict[str, str] = {}
     weights: Weights = Weights()
@@ -36,6 +37,9 @@ class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     missing: tuple[float, ...] = ()
     model: Any = "mlp"
     training: Training = Training()
+    redirector: tuple[str, ...] = ()
+    on_error: str = "stop"
+    cache: Cache | None = None
 
     def groups(self) -> list[InputGroup]:
         """The input groups, in the order of the file."""
@@ -54,27 +58,36 @@ _SECTIONS: Mapping[str, type[msgspec.Struct]] = {
     "split": Split,
     "weights": Weights,
     "labels": Labels,
+    "cache": Cache,
 }
 
 
 def spell_out(document: Mapping[Any, Any]) -> dict[Any, Any]:
     """Short forms to long ones: one file for a list, a name for a variable, a list for the event group."""
     plain = dict(document)
+    if isinstance(plain.get("redirector"), str):
+        plain["redirector"] = [plain["redirector"]]
     samples = plain.get("samples")
     if isinstance(samples, Mapping):
         plain["samples"] = {name: _spell_out_sample(sample) for name, sample in samples.items()}
     if "labels" in plain:
         plain["labels"] = _spell_out_labels(plain["labels"])
+    if isinstance(plain.get("cache"), str):
+        plain["cache"] = {"path": plain["cache"]}
     inputs = plain.get("inputs")
     if isinstance(inputs, Mapping):
         plain["inputs"] = {name: _spell_out_group(group) for name, group in inputs.items()}
     return plain
 
 
+# What may be one text instead of a list of them.
+_LISTS = ("files", "friends", "redirector")
+
+
 def _spell_out_sample(sample: Any) -> Any:
     if not isinstance(sample, Mapping):
         return sample
-    lists = {key: [sample[key]] for key in ("files", "friends") if isinstance(sample.get(key), str)}
+    lists = {key: [sample[key]] for key in _LISTS if isinstance(sample.get(key), str)}
     labels = {"labels": _spell_out_labels(sample["labels"])} if "labels" in sample else {}
     return {**sample, **lists, **labels}
 

@@ -15,8 +15,10 @@ import msgspec
 from mlaas4hep.config.checks import MODEL_NAME, check
 from mlaas4hep.config.document import Document, spell_out, take_misplaced
 from mlaas4hep.config.labels import Labels
+from mlaas4hep.config.on_error import OnError
+from mlaas4hep.config.preproc import merge_preproc, read_preproc
 from mlaas4hep.config.text import load_yaml, override_key
-from mlaas4hep.config.values import Config, Model
+from mlaas4hep.config.values import Cache, Config, Model
 from mlaas4hep.errors import ConfigError
 from mlaas4hep.spec.features import FeatureSpec, canonical_groups, order_classes
 from mlaas4hep.typed import INVALID, convert
@@ -54,8 +56,8 @@ def parse_config(
     document = load_yaml(text, where)
     for override in overrides:
         override_key(document, override, where)
-    written = spell_out(document)
-    problems = list(take_misplaced(written))
+    written, problems = _with_preproc(spell_out(document), folder or Path())
+    problems.extend(take_misplaced(written))
     typed = convert(written, Document, "", problems)
     if typed is not INVALID:
         problems.extend(check(typed, written))
@@ -68,7 +70,7 @@ def _assemble(document: Document, where: str, folder: Path) -> Config:
     samples = {
         name: msgspec.structs.replace(
             sample,
-            files=tuple(_from_folder(file, folder) for file in sample.files),
+            files=tuple(_files_from(one, folder) for one in sample.files),
             friends=tuple(_from_folder(file, folder) for file in sample.friends),
         )
         for name, sample in document.samples.items()
@@ -93,14 +95,46 @@ def _assemble(document: Document, where: str, folder: Path) -> Config:
         training=document.training,
         tree=document.tree,
         eras=document.eras,
+        on_error=OnError.parse(document.on_error),
+        cache=None if document.cache is None else _cache(document.cache, folder),
         path=where,
+        preproc=_hook(document.preproc, folder),
+        redirector=document.redirector,
         labels=_labels(document.labels, features.classes),
     )
+
+
+def _with_preproc(written: dict[Any, Any], folder: Path) -> tuple[dict[Any, Any], list[str]]:
+    """The config with what its ``preproc.json`` says, and what is wrong with that."""
+    named = written.get("preproc")
+    if not isinstance(named, str) or named.endswith(".py"):
+        return written, []
+    if not named.endswith(".json"):
+        wanted = "a .json file (new_branch, flat_cut, jagged_cut) or a .py file with preprocessing(rec)"
+        return written, [f"preproc: wants {wanted}; found '{named}'"]
+    try:
+        return merge_preproc(written, read_preproc(Path(_from_folder(named, folder))), f"preproc '{named}'")
+    except ConfigError as error:
+        return written, [f"preproc: {error.where}: {problem}" for problem in error.problems]
+
+
+def _hook(named: str | None, folder: Path) -> str | None:
+    """Path of the user's Python file; a ``preproc.json`` has been merged already."""
+    return _from_folder(named, folder) if named is not None and named.endswith(".py") else None
 
 
 def _from_folder(file: str, folder: Path) -> str:
     file = os.path.expandvars(file)
     return file if "://" in file else str(folder / Path(file).expanduser())
+
+
+def _files_from(one: str | tuple[str, ...], folder: Path) -> str | tuple[str, ...]:
+    """A path, or replicas."""
+    return _from_folder(one, folder) if isinstance(one, str) else tuple(_from_folder(file, folder) for file in one)
+
+
+def _cache(cache: Cache, folder: Path) -> Cache:
+    return msgspec.structs.replace(cache, path=_from_folder(cache.path, folder))
 
 
 def _classes(document: Document) -> tuple[str, ...]:

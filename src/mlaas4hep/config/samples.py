@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
+from mlaas4hep.config.addresses import is_address, secrets_in, shown
 from mlaas4hep.config.classes import check_classes, check_labels_of
 from mlaas4hep.config.document import Document
 from mlaas4hep.config.values import Sample
@@ -27,6 +28,7 @@ def check_samples(document: Document, eras: Collection[str], *, whole: bool) -> 
     whole
         Whether every sample could be read: only then is it known what they say together.
     """
+    yield from _check_addresses("redirector", document.redirector, all_remote=True)
     for name, sample in document.samples.items():
         yield from _check_sample(f"samples.{name}", sample, eras)
     for name, era in document.eras.items():
@@ -41,6 +43,11 @@ def check_samples(document: Document, eras: Collection[str], *, whole: bool) -> 
 def _check_sample(path: str, sample: Sample, eras: Collection[str]) -> Iterator[str]:
     if not sample.files:
         yield f"{path}.files: lists no file"
+    yield from _check_addresses(f"{path}.redirector", sample.redirector, all_remote=True)
+    for place, one in enumerate(sample.files):
+        yield from _check_addresses(f"{path}.files[{place}]", (one,) if isinstance(one, str) else one)
+        if not one:
+            yield f"{path}.files[{place}]: lists no address"
     if sample.era is not None and sample.era not in eras:
         yield f"{path}.era: '{sample.era}' is not under eras{nearest(sample.era, eras)}"
     if sample.xsec_pb is not None and not _is_above_0(sample.xsec_pb):
@@ -53,6 +60,18 @@ def _check_data(path: str, sample: Sample) -> Iterator[str]:
     for key in ("xsec_pb", "sum_of_weights"):
         if getattr(sample, key) is not None:
             yield f"{path}.{key}: a sample of kind data counts each event once; leave it out"
+
+
+def _check_addresses(path: str, addresses: Sequence[str], *, all_remote: bool = False) -> Iterator[str]:
+    """Problems of addresses: credentials, which would go into every copy of the config; paths where none may stand."""
+    for one in addresses:
+        for name, _ in secrets_in(one):
+            yield (
+                f"{path}: {shown(one)} is written with a credential ({name}), and configs are copied into runs; write "
+                "the address into a text file and name that, or give the credential by the environment"
+            )
+        if all_remote and not is_address(one):
+            yield f"{path}: '{one}' is no address; write it as root://host"
 
 
 def _check_weight(path: str, sample: Sample) -> Iterator[str]:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import msgspec
 
 from mlaas4hep.config.labels import Labels, Rule, fixed_label, rule_of
+from mlaas4hep.config.on_error import OnError
 from mlaas4hep.errors import ConfigError
 from mlaas4hep.spec.features import FeatureSpec
 
@@ -30,7 +31,8 @@ class Sample(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Parameters
     ----------
     files
-        Paths and globs; relative ones are taken from the folder of the config.
+        Paths, addresses, globs, folders, and text files with one of those a line; relative ones are taken from the
+        folder of the config. A list inside the list holds addresses of one file, asked one after the other.
     tree
         Name of the TTree or RNTuple; None takes that of the config, or the only one of the file.
     label
@@ -49,9 +51,11 @@ class Sample(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Expression; events for which it is false do not belong to the sample.
     friends
         Files whose trees run in parallel to these.
+    redirector
+        Where absolute paths are looked for that are not on this machine; by default that of the config.
     """
 
-    files: tuple[str, ...]
+    files: tuple[str | tuple[str, ...], ...]
     tree: str | None = None
     label: str | None = None
     labels: Labels | None = None
@@ -61,6 +65,7 @@ class Sample(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sum_of_weights: float | str | None = None
     selection: str | None = None
     friends: tuple[str, ...] = ()
+    redirector: tuple[str, ...] = ()
 
 
 class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -83,6 +88,9 @@ class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Events a step.
     patience
         Epochs without a better validation loss before it stops.
+    shuffle
+        ``window``: events are shuffled window by window; ``exact``: from the second epoch on all of them, which needs
+        ``cache``.
     shuffle_window
         Events shuffled together; part of the order, so of the result.
     max_memory
@@ -96,6 +104,7 @@ class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     epochs: int = 60
     batch_size: int = 256
     patience: int = 8
+    shuffle: Literal["window", "exact"] = "window"
     shuffle_window: int = 100_000
     max_memory: str = "2 GB"
     seed: int = 0
@@ -107,8 +116,32 @@ class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return parse_size(self.max_memory)
 
 
+class Cache(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where rows are kept between epochs and runs.
+
+    Parameters
+    ----------
+    path
+        A folder on a local disk.
+    limit
+        At most so much of it is used, such as ``50 GB``; what was not used for longest goes first.
+    """
+
+    path: str
+    limit: str = "100 GB"
+
+    @property
+    def limit_bytes(self) -> int:
+        """``limit`` in bytes."""
+        return parse_size(self.limit)
+
+
 class Config(msgspec.Struct, frozen=True):
-    """A whole config; ``path`` is the file it came from, ``classes`` the labels in order."""
+    """A whole config; ``path`` is the file it came from, ``classes`` the labels in order.
+
+    ``preproc`` is the Python file whose ``preprocessing`` sees each event first; what a ``preproc.json`` says stands
+    among the features instead.
+    """
 
     name: str
     samples: dict[str, Sample]
@@ -117,7 +150,11 @@ class Config(msgspec.Struct, frozen=True):
     training: Training
     tree: str | None = None
     eras: dict[str, Era] = {}
+    on_error: OnError = OnError()
+    cache: Cache | None = None
     path: str = "config"
+    preproc: str | None = None
+    redirector: tuple[str, ...] = ()
     labels: Labels = Labels()
 
     @property
@@ -143,6 +180,10 @@ class Config(msgspec.Struct, frozen=True):
         """What tells the class of an event of a sample; None where all have one, or none."""
         return None if self.features.targets else rule_of(self.samples[sample], self.labels)
 
+    def redirectors_of(self, sample: str) -> tuple[str, ...]:
+        """Where files of a sample are looked for that are not on this machine."""
+        return self.samples[sample].redirector or self.redirector
+
     def lumi_fb(self, sample: str) -> float:
         """Integrated luminosity of a sample's era in fb^-1; 1 where it names none."""
         era = self.samples[sample].era
@@ -158,6 +199,8 @@ class Config(msgspec.Struct, frozen=True):
     def not_built(self) -> tuple[str, ...]:
         """What the config says that this version reads but cannot do yet, one line a thing."""
         lines = []
+        if self.preproc is not None:
+            lines.append("preproc: a Python file is not called by this version yet")
         for name, sample in self.samples.items():
             if sample.friends:
                 lines.append(f"samples.{name}.friends: friend trees are not read by this version yet")

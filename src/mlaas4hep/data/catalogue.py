@@ -7,21 +7,23 @@ all of them, factors for the physics weight. Invariant: either everything that t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from pathlib import PurePosixPath
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mlaas4hep.config import Config, Rule, Sample
 from mlaas4hep.config.labels import rule_of
-from mlaas4hep.data.locate import file_key, search
+from mlaas4hep.data.locate import Located, file_key, search
+from mlaas4hep.data.quarantine import Quarantine, Skipped
 from mlaas4hep.data.source import Source, Texts, open_source
 from mlaas4hep.data.split import Identity, choose_identity
 from mlaas4hep.data.weights import normalisation
-from mlaas4hep.errors import DataError, nearest
+from mlaas4hep.errors import DataError, ExpressionError, nearest
 from mlaas4hep.spec.columns import ColumnType, promote
 from mlaas4hep.spec.expressions import Expression
 from mlaas4hep.spec.features import FeatureSpec, Split
@@ -50,6 +52,10 @@ class FileEntry:
         Boundaries of the entries that are used, int64 [C + 1].
     tree_entries
         Entries of the tree when it was opened, so that a file that changes later is noticed; None does not look.
+    replicas
+        Addresses to read it from, in the order in which they are asked; empty where that is ``path`` alone.
+    identity
+        Of its content: differs whenever that may differ.
     """
 
     number: int
@@ -59,6 +65,8 @@ class FileEntry:
     tree: str
     clusters: NDArray[np.int64]
     tree_entries: int | None = None
+    identity: str = ""
+    replicas: tuple[str, ...] = field(default=(), repr=False)
 
     @property
     def num_entries(self) -> int:
@@ -83,6 +91,10 @@ class SampleEntry:
         From generator weights to physics weights.
     rule
         What tells the class of each event, where they have each its own.
+    sums_own_weights
+        Whether the sum of weights was read from the files that could be opened.
+    correction
+        Makes up for entries in quarantine.
     """
 
     name: str
@@ -91,6 +103,13 @@ class SampleEntry:
     selection: str | None
     factor: float
     rule: Rule | None = None
+    sums_own_weights: bool = False
+    correction: float = 1.0
+
+    @property
+    def scale(self) -> float:
+        """From the generator's weight of an event to its physics weight."""
+        return self.factor * self.correction
 
 
 @dataclass(frozen=True)
@@ -109,6 +128,8 @@ class Catalogue:
         What tells one event from another: decides the split.
     kind
         ``mc``: what is learned from; ``data``: what is scored and shown alone, without labels, targets and split.
+    quarantine
+        What could not be read and was left out, while it is read too.
     """
 
     samples: tuple[SampleEntry, ...]
@@ -118,6 +139,7 @@ class Catalogue:
     features: FeatureSpec
     identity: Identity
     kind: SampleKind = "mc"
+    quarantine: Quarantine = field(default_factory=Quarantine, compare=False)
 
     @classmethod
     def open(
@@ -154,6 +176,46 @@ class Catalogue:
         """Entries of all files, before any selection."""
         return sum(one.num_entries for one in self.files)
 
+    def leave_out(self, skipped: Iterable[Mapping[str, Any]]) -> None:
+        """Put into quarantine what an earlier run left out, as its report says, so that it is not tried again.
+
+        Raises
+        ------
+        DataError
+            A file is not there any more.
+        """
+        files = {(self.samples[one.sample].name, PurePosixPath(one.path).name, one.tree): one for one in self.files}
+        for one in skipped:
+            if one["tree"] is None:
+                continue  # it could not be opened: if it still cannot, that was noted
+            file = files.get((one["sample"], one["file"], one["tree"]))
+            if file is None:
+                raise DataError(
+                    f"{one['file']}, tree '{one['tree']}': was read when the model was trained, and is gone"
+                )
+            bounds = {"start": one["start"], "stop": one["stop"]}
+            self.quarantine.add_range(
+                file.number, Skipped(one["sample"], file.path, one["reason"], one["tree"], **bounds)
+            )
+
+    def corrected(self) -> Catalogue:
+        """The same, with the weights of each sample scaled up for the entries of it that are in quarantine.
+
+        Entries of files that could not be opened are not known; each counts as many as the others on average, except
+        where the sum of weights was read from the files themselves: then it is right already.
+        """
+        return replace(self, samples=tuple(self._corrected(one) for one in self.samples))
+
+    def _corrected(self, sample: SampleEntry) -> SampleEntry:
+        files = [one for one in self.files if one.sample == sample.number]
+        entries = sum(one.num_entries for one in files)
+        missing = sum(high - low for one in files for low, high in self.quarantine.ranges(one.number))
+        if missing == entries:
+            raise DataError(f"samples.{sample.name}: none of its {entries} entries can be read")
+        unopened = sum(one.sample == sample.name and one.tree is None for one in self.quarantine.records)
+        whole = 1.0 if sample.sums_own_weights else 1.0 + unopened / len(files)
+        return replace(sample, correction=whole * entries / (entries - missing))
+
     def __str__(self) -> str:
         files, samples = (
             f"{number} {word}{'' if number == 1 else 's'}"
@@ -173,30 +235,39 @@ class _Survey:
         self.types: dict[str, ColumnType] = {}
         self.problems: list[str] = []
         self._everywhere: set[str] | None = None
+        self._asked: set[str] = set()
+        self._needs: dict[tuple[str | None, str, int], frozenset[str]] = {}
         self._other_kind: dict[str, str] = {}
         self._missing: dict[tuple[str, str, str], list[str]] = {}
         self._columns: dict[str, None] = {}
         self._selected: dict[tuple[object, ...], dict[str, str]] = {}
         self._refused: dict[tuple[str, str], list[str]] = {}
+        self._quarantine = Quarantine(config.on_error)
 
     def add_sample(self, name: str, progress: Callable[[int], None]) -> None:
         """Open its files; what fails is noted, and the others go on."""
         sample = self.config.samples[name]
-        paths, problems = search(sample.files)
-        self.problems.extend(f"samples.{name}: {line}" for line in problems)
-        needed = self._needed(sample)
-        for index, path in enumerate(paths):
-            with self._noted(name, path):
-                self._add_file(name, index, path, needed)
+        files, problems = search(sample.files, redirectors=self.config.redirectors_of(name))
+        for line in problems:
+            self._leave_out(name, line.partition(": ")[0], line, otherwise=bool(files))
+        opened = len(self.files)
+        for index, file in enumerate(files):
+            with self._noted(name, file.path):
+                self._add_file(name, index, file)
             progress(1)
+        read = {one.path for one in self.files[opened:]}
+        if files and not read and self._quarantine.policy.skips:
+            reasons = [one for one in self._quarantine.records if one.sample == name]
+            self.problems.append(f"samples.{name}: none of its {len(files)} files can be opened, such as {reasons[0]}")
         factor = 1.0
-        if not self.problems:
+        if not self.problems and read:
+            usable = tuple(one for one in files if one.path in read)
             with self._noted(name):
-                factor = normalisation(sample, paths, lumi_fb=self.config.lumi_fb(name))
+                factor = normalisation(sample, usable, lumi_fb=self.config.lumi_fb(name))
         named = self.config.label_of(name)
         label = NO_LABEL if named is None else self.config.classes.index(named)
-        rule = self.config.rule_of(name)
-        self.samples.append(SampleEntry(name, len(self.samples), label, sample.selection, factor, rule))
+        own, rule = isinstance(sample.sum_of_weights, str), self.config.rule_of(name)
+        self.samples.append(SampleEntry(name, len(self.samples), label, sample.selection, factor, rule, own))
 
     def finish(self) -> Catalogue:
         """The catalogue, or every problem at once."""
@@ -206,10 +277,11 @@ class _Survey:
             )  # else they may be in a file that could not be opened
         self.problems.extend(self._missing_lines())
         self.problems.extend(f"samples.{name}: {_some(paths)}{told}" for (name, told), paths in self._refused.items())
-        needed = frozenset().union(*(self._needed(self.config.samples[one.name]) for one in self.samples))
-        self.problems.extend(line for name, line in self._other_kind.items() if name in needed)
+        self.problems.extend(line for name, line in self._other_kind.items() if name in self._asked)
         if self.problems:
             raise DataError(_joined(self.problems))
+        self._quarantine.total = sum(one.num_entries for one in self.files)
+        self._quarantine.check()
         features = self.config.features
         everywhere = {name: self.types[name] for name in self._everywhere or () if name not in self._other_kind}
         return Catalogue(
@@ -218,8 +290,9 @@ class _Survey:
             classes=self.config.classes,
             types={name: one for name, one in self.types.items() if name not in self._other_kind},
             features=features,
-            identity=choose_identity(self._split, everywhere, columns_of(features)),
+            identity=choose_identity(self._split, everywhere, columns_of(features, known=self.types)),
             kind=self.kind,
+            quarantine=self._quarantine,
         )
 
     @property
@@ -240,26 +313,55 @@ class _Survey:
                     self._refused.setdefault((name, told), []).append(path)
 
     def _needed(self, sample: Sample) -> frozenset[str]:
+        """Columns that a sample takes, as far as is known by the files so far what a collection stands for."""
+        key = (
+            sample.selection,
+            repr(rule_of(sample, self.config.labels)),
+            len(self.types),
+        )  # names are only ever added
+        if key not in self._needs:
+            self._needs[key] = self._find_needed(sample)
+        return self._needs[key]
+
+    def _find_needed(self, sample: Sample) -> frozenset[str]:
         features, rule = self.config.features, rule_of(sample, self.config.labels)
         texts = [sample.selection, *(rule.expressions.values() if rule else ())]
         if self.kind == "mc":
             texts += [features.weights.event, *features.target_texts.values()]
         names = [rule.column] if rule and rule.column is not None else []
-        columns = columns_of(features, [text for text in texts if text is not None], names=names)
-        return columns | frozenset(self._split.by)
+        given = [text for text in texts if text is not None]
+        try:
+            return columns_of(features, given, names=names, known=self.types) | frozenset(self._split.by)
+        except ExpressionError as error:
+            place = f"at character {error.column + 1} of '{error.text}'"
+            raise DataError(f"{error.where}: {error.reason} ({place})") from error
 
-    def _add_file(self, name: str, index: int, path: str, needed: frozenset[str]) -> None:
-        sample = self.config.samples[name]
-        with open_source(path, sample.tree or self.config.tree) as source:
-            if source.num_entries == 0:
-                raise DataError(f"{path}: tree '{source.tree}' has no entries")
-            self._refuse_twice(name, path, source.tree, sample.selection)
+    def _add_file(self, name: str, index: int, file: Located) -> None:
+        sample, path = self.config.samples[name], file.path
+        try:
+            source = _open_filled(file, sample.tree or self.config.tree)
+        except DataError as error:
+            if not self._quarantine.policy.skips:
+                raise
+            self._quarantine.add_file(Skipped(name, path, str(error).removeprefix(f"{path}: ")))
+            return
+        with source:
+            self._refuse_twice(name, file, source.tree, sample.selection)
             self._add_columns(source)
-            word = self._label_word(name, source)
-            for column in sorted(needed - {word}):
+            needed = self._needed(sample) - {self._label_word(name, source)}
+            self._asked |= needed
+            for column in sorted(needed):
                 self._check_column(name, source, column)
             place = (len(self.files), len(self.samples), index)
-            self.files.append(FileEntry(*place, path, source.tree, source.clusters, source.num_entries))
+            found = (source.clusters, source.num_entries, source.identity)
+            self.files.append(FileEntry(*place, path, source.tree, *found, replicas=file.replicas))
+
+    def _leave_out(self, name: str, path: str, problem: str, *, otherwise: bool) -> None:
+        """A file that is not there: left out where that is allowed and there are others, else a problem."""
+        if self._quarantine.policy.skips and otherwise:
+            self._quarantine.add_file(Skipped(name, path, problem.removeprefix(f"{path}: ")))
+        else:
+            self.problems.append(f"samples.{name}: {problem}")
 
     def _label_word(self, name: str, source: Source) -> str | None:
         """The column of text that labels the events of a sample, if it can be read as one."""
@@ -272,9 +374,10 @@ class _Survey:
             self._missing.setdefault((name, source.tree, problem), []).append(source.path)
         return rule.column if isinstance(source, Texts) and rule.column in source.texts else None
 
-    def _refuse_twice(self, name: str, path: str, tree: str, selection: str | None) -> None:
+    def _refuse_twice(self, name: str, file: Located, tree: str, selection: str | None) -> None:
         """No two samples with the same entries of a tree; overlaps of selections show when events are read."""
-        others = self._selected.setdefault((file_key(path), tree), {})
+        path = file.path
+        others = self._selected.setdefault((file_key(path, file.replicas), tree), {})
         wanted = "" if selection is None else Expression.parse(selection, where=f"samples.{name}.selection").canonical
         for other, selected in others.items():
             if other == name:
@@ -329,10 +432,27 @@ class _Survey:
             path = f"variations.{variation}"
             named += [(f"{path}.{target}", target) for target in replacements if target != "weight"]
             for target, text in replacements.items():
-                named += [(f"{path}.{target}", name) for name in sorted(Expression.parse(text).names)]
+                named += [(f"{path}.{target}", name) for name in sorted(_needs(text, known))]
         for path, name in named:
             if name not in self._columns and name not in features.new_variables:
                 yield f"{path}: '{name}' is neither a column of the files nor a new variable{nearest(name, known)}"
+
+
+def _needs(text: str, known: list[str]) -> frozenset[str]:
+    """What an expression takes; by their own name where collections have not the columns that are asked of them."""
+    expression = Expression.parse(text)
+    try:
+        return expression.needs(frozenset(known))
+    except ExpressionError:
+        return expression.names
+
+
+def _open_filled(file: Located, tree: str | None) -> Source:
+    source = open_source(file.path, tree, replicas=file.replicas)
+    if source.num_entries == 0:
+        source.close()
+        raise DataError(f"{file.path}: tree '{source.tree}' has no entries")
+    return source
 
 
 def _some(paths: list[str]) -> str:

@@ -9,21 +9,23 @@ from __future__ import annotations
 
 import hashlib
 import os
-import threading
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import replace
 from functools import cached_property
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
-import numpy as np
-from numpy.typing import NDArray
-
+from mlaas4hep.config import Cache
+from mlaas4hep.data.batches import BatchIterator, Gathered, Place, RowOrder, Windowed
+from mlaas4hep.data.cache import RowCache
 from mlaas4hep.data.catalogue import Catalogue
-from mlaas4hep.data.filling import Filling, Read
-from mlaas4hep.data.plan import STRANDS, Chunk, Plan, chunk_entries_for
-from mlaas4hep.data.reader import MAX_READ_BYTES, Counts, EventReader, Events, reading_bytes
-from mlaas4hep.data.rows import SIDE_BYTES, Rows, Window, split_table, targets_in, writer
+from mlaas4hep.data.delivery import Delivery, declaration
+from mlaas4hep.data.exact import ExactOrder, KeptRows
+from mlaas4hep.data.filling import Filling
+from mlaas4hep.data.plan import STRANDS, Plan, chunk_entries_for
+from mlaas4hep.data.prefetch import Prefetch
+from mlaas4hep.data.reader import MAX_READ_BYTES, Counts, EventReader, reading_bytes
+from mlaas4hep.data.rows import SIDE_BYTES, pays_compiling, permuter, writer
 from mlaas4hep.data.split import Part
 from mlaas4hep.data.truth import target_texts
 from mlaas4hep.data.weights import class_factors
@@ -32,37 +34,7 @@ from mlaas4hep.spec.preprocess import Preprocessor
 from mlaas4hep.spec.statistics import Statistics
 
 DEFAULT_WINDOW = 100_000
-_STATE_VERSION = 2
 _LEAST_CHUNK = 1_024
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Events side by side, n of them; the arrays are the consumer's own.
-
-    Parameters
-    ----------
-    inputs
-        float32 by group, [n, F] or [n, K, F], raw and padded with NaN: views of one table of rows.
-    labels
-        int64 [n]: position of the class; -1 where there is none, of kind ``data`` and of a regression.
-    weights
-        float64 [n].
-    entries
-        Structured [n]: ``file`` (number in the catalogue, int32) and ``entry`` (int64).
-    targets
-        float32 [n, T] of a regression, in the order of the declaration's ``target_texts``: a view of the same table;
-        None where there are no targets.
-    """
-
-    inputs: dict[str, NDArray[np.float32]]
-    labels: NDArray[np.int64]
-    weights: NDArray[np.float64]
-    entries: NDArray[Any]
-    targets: NDArray[np.float32] | None = None
-
-    def __len__(self) -> int:
-        return len(self.labels)
 
 
 class EventDataset:
@@ -79,7 +51,8 @@ class EventDataset:
     batch_size
         Events a batch; the last one of an epoch may be smaller.
     shuffle
-        False gives the catalogue's order.
+        False gives the catalogue's order; True shuffles by windows. ``exact`` is a global permutation from the second
+        epoch on, out of the cache that the first one fills, itself shuffled by windows.
     shuffle_window
         W, entries that are shuffled together, counted before selection and split. Part of the order.
     seed
@@ -97,6 +70,11 @@ class EventDataset:
         handed out are the consumer's. None sets no bound.
     chunk_entries
         Entries read at once; None chooses. Changes speed and memory only.
+    cache
+        Where rows are kept while they are read, so that later epochs and other runs do not touch the files. Changes
+        speed only.
+    rank, ranks
+        The share of one of several processes: disjoint, together complete, of equal size to a few events.
 
     Raises
     ------
@@ -112,7 +90,7 @@ class EventDataset:
         *,
         part: Part | None = None,
         batch_size: int = 256,
-        shuffle: bool = False,
+        shuffle: bool | Literal["exact"] = False,
         shuffle_window: int = DEFAULT_WINDOW,
         seed: int = 0,
         weights: Literal["training", "physics"] = "physics",
@@ -120,6 +98,9 @@ class EventDataset:
         threads: int = 2,
         max_memory: int | None = None,
         chunk_entries: int | None = None,
+        cache: Cache | None = None,
+        rank: int = 0,
+        ranks: int = 1,
     ) -> None:
         for name, value, least in (
             ("batch_size", batch_size, 1),
@@ -135,10 +116,14 @@ class EventDataset:
         self.preprocessor = preprocessor
         self.part = part
         self.batch_size = batch_size
-        self.shuffle = shuffle
+        if shuffle == "exact" and cache is None:
+            raise DataError("shuffle: exact needs a cache: an order over all events needs all of them on a local disk")
+        self._exact = shuffle == "exact"
+        self.shuffle = bool(shuffle)
         self.shuffle_window = shuffle_window
         self.seed = seed
         self.threads = threads
+        self._rank, self._ranks = rank, ranks
         self._targets = len(target_texts(catalogue, preprocessor))
         self._width = preprocessor.features.width + self._targets
         self._row_bytes = 4 * self._width + SIDE_BYTES
@@ -147,18 +132,37 @@ class EventDataset:
         self._buffers = 2 if shuffle else threads + 2
         self._chunk_entries = chunk_entries or self._most_read(max_memory, STRANDS if shuffle else 1)
         self._ahead = self._read_ahead(max_memory)
-        self._factors = class_factors(catalogue.classes, preprocessor.features, weights, statistics)
         self._reader = EventReader(catalogue, preprocessor, max_read_bytes=self._read_bytes(max_memory))
-        self._lock = threading.Lock()
+        self._cache = None if cache is None else _open_cache(cache, catalogue, preprocessor, self._width)
+        self._delivery = Delivery(
+            catalogue,
+            self._reader,
+            part=part,
+            factors=class_factors(catalogue.classes, preprocessor.features, weights, statistics),
+            write=writer(catalogue.num_entries * self._width),
+            cache=self._cache,
+        )
 
     @property
     def identity(self) -> str:
         """What identifies an event and so decides its part, in words."""
         return str(self.catalogue.identity)
 
+    @property
+    def not_cached(self) -> tuple[str, ...]:
+        """Files that had no room in the cache so far."""
+        return () if self._cache is None else tuple(self._cache.too_large)
+
     def epoch(self, number: int) -> BatchIterator:
         """Batches of one epoch; each number has an order of its own where shuffled."""
-        return BatchIterator(self, number)
+        return BatchIterator(
+            self._begin,
+            number,
+            batch_size=self.batch_size,
+            features=self.preprocessor.features,
+            targets=self._targets,
+            fingerprint=lambda: self.fingerprint,
+        )
 
     def __iter__(self) -> BatchIterator:
         return self.epoch(0)
@@ -174,6 +178,8 @@ class EventDataset:
             shuffle=self.shuffle,
             seed=self.seed,
             epoch=epoch,
+            rank=self._rank,
+            ranks=self._ranks,
             chunk_entries=self._chunk_entries,
         )
 
@@ -181,7 +187,8 @@ class EventDataset:
     def fingerprint(self) -> str:
         """SHA-256 over what fixes the sequence of rows: a saved state fits only where it is equal."""
         digest = hashlib.sha256()
-        parts = (self.part, self.shuffle, self._window, self.seed, str(self.preprocessor.features))
+        order = "exact" if self._exact else self.shuffle
+        parts = (self.part, order, self._window, self.seed, self._rank, self._ranks, str(self.preprocessor.features))
         digest.update(repr(parts).encode())
         for file in self.catalogue.files:
             digest.update(repr((file.sample, file.index, file.tree)).encode() + file.clusters.tobytes())
@@ -193,6 +200,8 @@ class EventDataset:
     def close(self) -> None:
         """Close the files that are kept open between epochs."""
         self._reader.close()
+        if self._cache is not None:
+            self._cache.close()
 
     def __enter__(self) -> Self:
         return self
@@ -241,145 +250,51 @@ class EventDataset:
         wanted = plan.most_held + max(self.threads, 1) * largest
         return wanted if max_memory is None else min(wanted, self._room(max_memory))
 
-    def _fill(self, epoch: int, first: int, counts: dict[int, Counts]) -> Filling:
-        """Windows of an epoch from one on; what became of the entries is added to ``counts``."""
-        width = self._width
-        plan = self.plan(epoch)
-        # Refers to self by way of the work alone, which ends with the iterator.
-        return Filling(
-            plan,
-            lambda chunk: self._read(chunk, counts),
-            write=writer(plan.num_entries * width),
-            width=width,
-            first=first,
+    def _begin(self, epoch: int, place: Place, counts: dict[int, Counts]) -> RowOrder:
+        """The rows of an epoch from a place on; what became of the entries is added to ``counts``."""
+        if self._exact and epoch > 0:
+            return self._exactly(epoch, place[1], counts)
+        filling = Filling(
+            self.plan(epoch),
+            lambda chunk: self._delivery.read(chunk, counts),
+            width=self._width,
+            first=place[0],
             threads=self.threads,
             buffers=self._buffers,
             ahead=self._ahead,
+            permute=permuter(self.catalogue.num_entries * self._width),
         )
+        return Windowed(filling, place)
 
-    def _read(self, chunk: Chunk, counts: dict[int, Counts]) -> Iterator[Read]:
-        """Work of a thread: the events of one chunk."""
-        file = self.catalogue.files[chunk.file]
-        for events in self._reader.read(file, chunk.start, chunk.stop, part=self.part):
-            yield Read(file.number, events.entries, events.rows, events.labels, self._weights_of(events))
-            with self._lock:
-                counts[chunk.file] = counts.get(chunk.file, Counts()) + events.counts
+    def _exactly(self, epoch: int, first: int, counts: dict[int, Counts]) -> RowOrder:
+        self.fill_cache()
+        rows = KeptRows(self.catalogue, self._delivery, self.part)
+        counts.update(rows.counts)
+        compiled = pays_compiling(len(rows) * self._width)
+        order = ExactOrder(rows, seed=self.seed, epoch=epoch, rank=self._rank, ranks=self._ranks, compiled=compiled)
+        return Gathered(order.read(first, self.batch_size, weigh=self._delivery.weigh, threads=self.threads), first)
 
-    def _weights_of(self, events: Events) -> NDArray[np.float64]:
-        if self._factors is None:
-            return np.ones(len(events.labels))
-        # Without classes there is one factor; events without a label are not kept, theirs means nothing.
-        return events.weights * self._factors.take(events.labels, mode="clip")
+    def fill_cache(self, progress: Callable[[int], None] | None = None) -> None:
+        """Read what the cache lacks: an order over all rows needs all of them. At once where nothing is missing.
 
-
-class BatchIterator:
-    """Batches of one epoch. Stops its threads when it ends, is closed, fails, or is forgotten.
-
-    Attributes
-    ----------
-    counts
-        By number of the file, what became of its entries so far (`Counts`); runs ahead of the batches by what is held.
-    """
-
-    def __init__(self, dataset: EventDataset, epoch: int) -> None:
-        self._dataset = dataset
-        self._epoch = epoch
-        self._window: Window | None = None
-        self._offset = 0
-        self._start(window=0, offset=0)
-
-    @property
-    def epoch(self) -> int:
-        """Number of the epoch."""
-        return self._epoch
-
-    def __iter__(self) -> Iterator[Batch]:
-        return self
-
-    def __next__(self) -> Batch:
-        parts: list[Rows] = []
-        missing = self._dataset.batch_size
-        while missing and (window := self._fill()) is not None:
-            stop = min(self._offset + missing, len(window))
-            parts.append(window.pick(self._offset, stop))
-            missing -= stop - self._offset
-            self._offset = stop
-        if not parts:
-            self.close()
-            raise StopIteration
-        rows = Rows.concat(parts)
-        features, size = self._dataset.preprocessor.features, self._dataset._targets
-        inputs = split_table(rows.table, features, targets=size)
-        return Batch(inputs, rows.labels, rows.weights, rows.entries, targets_in(rows.table, features, size))
-
-    def state_dict(self) -> dict[str, Any]:
-        """Where the stream stands, between two batches: plain values, less than 1 kB."""
-        window, offset = self._place()
-        return {
-            "version": _STATE_VERSION,
-            "fingerprint": self._dataset.fingerprint,
-            "epoch": self._epoch,
-            "window": window,
-            "offset": offset,
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go to a place that `state_dict` gave; the rest is that of the iterator that was asked.
-
-        Threads, memory and batch size may differ from then.
+        Parameters
+        ----------
+        progress
+            Called with a number of further entries read.
 
         Raises
         ------
         DataError
-            The state belongs to other files, another declaration, seed or window.
+            They do not fit, or cannot be read.
         """
-        if state.get("version") != _STATE_VERSION or state.get("fingerprint") != self._dataset.fingerprint:
-            raise DataError(
-                "this state was saved from another stream: files, inputs, selection, part, seed or shuffle_window "
-                "differ"
-            )
-        self.close()
-        self._epoch = int(state["epoch"])
-        self._start(window=int(state["window"]), offset=int(state["offset"]))
-
-    def close(self) -> None:
-        """Stop the threads; no batch comes after it."""
-        self._next = self._place()
-        self._window = None
-        self._filling.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def _start(self, *, window: int, offset: int) -> None:
-        self.counts: dict[int, Counts] = {}
-        self._filling = self._dataset._fill(self._epoch, window, self.counts)
-        self._window = None
-        self._offset = offset
-        self._next = (window, offset)
-
-    def _fill(self) -> Window | None:
-        """The current window, with rows left in it; None at the end of the epoch."""
-        while self._window is None or self._offset >= len(self._window):
-            self._next = self._after()
-            self._window = None  # let go before the next one is put together
-            following = next(self._filling, None)
-            if following is None:
-                return None
-            self._offset = self._next[1] if following.number == self._next[0] else 0
-            self._window = following
-        return self._window
-
-    def _after(self) -> tuple[int, int]:
-        return self._next if self._window is None else (self._window.number + 1, 0)
-
-    def _place(self) -> tuple[int, int]:
-        return self._next if self._window is None else (self._window.number, self._offset)
+        lacking = self._delivery.lacking()
+        plan = Plan(lacking, self._window, shuffle=False, chunk_entries=self._chunk_entries)
+        chunks = tuple(replace(one, file=lacking[one.file].number) for one in plan.chunks())
+        ahead = (self.threads + 1) * self._chunk_entries
+        with Prefetch(self._delivery.keep, chunks, threads=self.threads, ahead=ahead) as done:
+            for chunk, _ in done:
+                if progress is not None:
+                    progress(chunk.num_entries)
 
 
 def _for_rows(max_memory: int) -> int:
@@ -396,3 +311,12 @@ def reading_unit(preprocessor: Preprocessor) -> int:
 def default_threads() -> int:
     """Two, or one where only one core may be used: more only help where reading is slower than learning."""
     return min(2, len(os.sched_getaffinity(0)))
+
+
+def _open_cache(cache: Cache, catalogue: Catalogue, preprocessor: Preprocessor, width: int) -> RowCache:
+    return RowCache(
+        cache.path,
+        limit_bytes=cache.limit_bytes,
+        width=width,
+        declaration=declaration(catalogue, preprocessor),
+    )

@@ -16,8 +16,10 @@ from pathlib import PurePath
 import numpy as np
 
 from mlaas4hep.data.inspect import ColumnSummary, Survey, prefix_of
+from mlaas4hep.data.source import ONLY_TABLE
 from mlaas4hep.data.split import STANDARD
 from mlaas4hep.spec.features import MAX_LENGTH
+from mlaas4hep.spec.spelling import spell_name
 
 _MAX_EVENT_VARIABLES = 40
 _MAX_COLLECTIONS = 6
@@ -72,7 +74,7 @@ def draft_config(found: Survey) -> str:
         f"# Figures are of {found.looked_at} of {found.entries} events.",
         *(f"# left out: {json.dumps(path, ensure_ascii=False)} {why}" for path, why in found.left_out.items()),
     ]
-    if not any(sample.tree for sample in samples):
+    if found.tree != ONLY_TABLE and not any(sample.tree for sample in samples):
         lines.append(f"tree: {_word(found.tree)}")
     lines += ["samples:", *(f"  {line}" for sample in samples for line in _sample_lines(sample))]
     lines += _label_lines(samples)
@@ -222,8 +224,8 @@ def _group_lines(name: str, members: list[ColumnSummary]) -> Iterator[str]:
     yield f"{name}:"
     yield f"  vars: [{', '.join(_word(one.name) for one in members)}]"
     yield f"  length: {min(max(suggested, 1), MAX_LENGTH)}"
-    if by_momentum is not None and _IDENTIFIER.match(by_momentum):
-        yield f"  sort: {_word('-' + by_momentum)}"
+    if by_momentum is not None and "`" not in by_momentum:
+        yield f"  sort: {_word('-' + spell_name(by_momentum))}"
 
 
 def _remark_lines(found: Survey, names: Sequence[str]) -> list[str]:
@@ -255,8 +257,8 @@ def _last_word(name: str) -> str:
 def _weight_lines(found: Survey) -> list[str]:
     flat = {one.name.lower(): one.name for one in found.columns if one.kind == "flat" and one.values}
     names = ("genweight", "mcweight", "eventweight", "weight", "weights")
-    chosen = next((flat[name] for name in names if name in flat and _IDENTIFIER.match(flat[name])), None)
-    return [] if chosen is None else [f"weights: {{event: {chosen}}}"]
+    chosen = next((flat[name] for name in names if name in flat), None)
+    return [] if chosen is None else [f"weights: {{event: {_word(spell_name(chosen))}}}"]
 
 
 def _split_lines(found: Survey) -> list[str]:

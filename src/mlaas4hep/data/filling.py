@@ -20,42 +20,9 @@ from numpy.typing import NDArray
 from mlaas4hep.data.crew import Crew
 from mlaas4hep.data.hashing import permuted
 from mlaas4hep.data.plan import Chunk, Piece, Plan
-from mlaas4hep.data.rows import Rows, Window, Write
+from mlaas4hep.data.reads import Read
+from mlaas4hep.data.rows import Permute, Rows, Window
 from mlaas4hep.errors import DataError
-from mlaas4hep.spec.padding import Assembled
-
-
-@dataclass(frozen=True)
-class Read:
-    """Events that came out of part of a chunk.
-
-    Parameters
-    ----------
-    file
-        Number of the file in the catalogue.
-    entries
-        int64 [M]: entry numbers in the file, rising.
-    rows
-        Their variables, and which of them are kept.
-    labels
-        int64 [M].
-    weights
-        float64 [M].
-    """
-
-    file: int
-    entries: NDArray[np.int64]
-    rows: Assembled
-    labels: NDArray[np.int64]
-    weights: NDArray[np.float64]
-
-    def part(self, low: int, high: int) -> Read:
-        """Events ``low`` to ``high`` of them."""
-        if (low, high) == (0, len(self.entries)):
-            return self
-        at = slice(low, high)
-        return Read(self.file, self.entries[at], self.rows.part(low, high), self.labels[at], self.weights[at])
-
 
 Work = Callable[[Chunk], Iterator[Read]]
 
@@ -69,8 +36,6 @@ class Filling:
         What stands where.
     work
         Reads a chunk; called by several threads at a time.
-    write
-        Puts rows into a table.
     width
         Numbers a row.
     first
@@ -81,6 +46,8 @@ class Filling:
         Windows held at a time: one that is consumed, the others being filled.
     ahead
         Entries that may be read before their window is opened; what the next window needs is always read.
+    permute
+        `mlaas4hep.data.hashing.permuted`, or what gives the same.
     """
 
     def __init__(
@@ -88,14 +55,14 @@ class Filling:
         plan: Plan,
         work: Work,
         *,
-        write: Write,
         width: int,
         first: int = 0,
         threads: int = 2,
         buffers: int = 2,
         ahead: int = 0,
+        permute: Permute = permuted,
     ) -> None:
-        self._shared = _Shared(plan, work, write, width, first, buffers, ahead)
+        self._shared = _Shared(plan, work, width, first, buffers, ahead, permute)
         self._crew = Crew(self, self._shared, threads=threads)
         self._current: Window | None = None
 
@@ -143,10 +110,13 @@ class _Waiting:
 class _Shared:
     """What the threads and the consumer share; guarded by one condition."""
 
-    def __init__(self, plan: Plan, work: Work, write: Write, width: int, first: int, buffers: int, ahead: int) -> None:
-        self._plan, self._work, self._write, self._width = plan, work, write, width
+    def __init__(
+        self, plan: Plan, work: Work, width: int, first: int, buffers: int, ahead: int, permute: Permute
+    ) -> None:
+        self._plan, self._work, self._width = plan, work, width
         self._chunks: Sequence[Chunk] = tuple(plan.chunks(first))
         self._ahead = ahead
+        self._permute = permute
         self._changed = threading.Condition()
         self._stopped = False
         self._free: list[Window] = []
@@ -289,13 +259,13 @@ class _Shared:
         if low == high:
             return
         part = read.part(low, high)
-        slots = self._slots(piece, part.entries)
+        slots, kept = self._slots(piece, part.entries), part.kept
         window = self._open.get(piece.window)
         if window is not None:
-            self._write(part.rows, window.rows.table, slots)
-            _put_sides(window, part, slots)
+            part.put(window.rows, slots)
+            window.kept[slots if kept.all() else slots[kept]] = True
             return
-        block = self._beside(part, slots)
+        block = _Waiting(slots[kept], part.packed())
         with self._changed:
             window = self._open.get(piece.window)
             if window is None:
@@ -307,24 +277,4 @@ class _Shared:
         places = entries + (piece.offset - piece.start)
         if not self._plan.shuffle:
             return places
-        return permuted(places, self._plan.window_size(piece.window), self._plan.window_key(piece.window))
-
-    def _beside(self, part: Read, slots: NDArray[np.int64]) -> _Waiting:
-        kept = part.rows.kept
-        rows = Rows.empty(int(np.count_nonzero(kept)), self._width)
-        self._write(part.rows, rows.table, np.cumsum(kept, dtype=np.int64) - 1)
-        rows.labels[:], rows.weights[:] = part.labels[kept], part.weights[kept]
-        rows.entries["file"], rows.entries["entry"] = part.file, part.entries[kept]
-        return _Waiting(slots[kept], rows)
-
-
-def _put_sides(window: Window, part: Read, slots: NDArray[np.int64]) -> None:
-    kept = part.rows.kept
-    everything = bool(kept.all())
-    where = slots if everything else slots[kept]
-    rows = window.rows
-    rows.labels[where] = part.labels if everything else part.labels[kept]
-    rows.weights[where] = part.weights if everything else part.weights[kept]
-    rows.entries["file"][where] = part.file
-    rows.entries["entry"][where] = part.entries if everything else part.entries[kept]
-    window.kept[where] = True
+        return self._permute(places, self._plan.window_size(piece.window), self._plan.window_key(piece.window))

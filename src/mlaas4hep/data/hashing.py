@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlaas4hep.spec.columns import Column, Jagged
+from mlaas4hep.spec.columns import Column, Jagged, Nested
 
 _MASK = (1 << 64) - 1
 _GOLDEN = 0x9E3779B97F4A7C15
@@ -132,9 +132,15 @@ def hash_columns(key: int, columns: Sequence[Column], num_entries: int) -> UInt6
     """
     state = np.full(num_entries, key, dtype=np.uint64)
     for column in columns:
-        words = _hash_lists(column) if isinstance(column, Jagged) else _bits(column)
-        state = fold_array(state, words)
+        state = fold_array(state, _words(column))
     return state
+
+
+def _words(column: Column) -> UInt64:
+    """One word an event."""
+    if isinstance(column, Nested):
+        return _hash_lists(Jagged(column.offsets, _hash_lists(column.inner)))
+    return _hash_lists(column) if isinstance(column, Jagged) else _bits(column)
 
 
 def _hash_lists(column: Jagged) -> UInt64:

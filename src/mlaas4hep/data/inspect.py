@@ -14,9 +14,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from mlaas4hep.data.source import ColumnInfo, Source, list_trees, open_source
+from mlaas4hep.data.source import ONLY_TABLE, ColumnInfo, Source, list_trees, open_source
 from mlaas4hep.errors import DataError
-from mlaas4hep.spec.columns import Column, Jagged, concat_columns
+from mlaas4hep.spec.columns import Column, Jagged, concat_columns, kind_of, values_of
 
 DEFAULT_EVENTS = 20_000
 _COLUMNS_AT_ONCE = 256
@@ -139,7 +139,9 @@ def survey(paths: Sequence[str], *, tree: str | None = None, max_events: int = D
         raise DataError(f"max_events must be at least 1, got {max_events}")
     trees = tuple(one for path in paths for one in _trees(path))
     name = tree.partition(";")[0] if tree is not None else _choose_tree(trees)
-    holders = [one for one in trees if one.name == name]
+    holders = [one for one in trees if one.name in (name, ONLY_TABLE)]
+    if holders and all(one.name == ONLY_TABLE for one in holders):
+        name = ONLY_TABLE
     if not holders or any(one.reason for one in holders):
         # Opening says what is wrong, in the words of every other command.
         open_source(paths[0] if not holders else holders[0].path, name).close()
@@ -192,7 +194,7 @@ def _why_not(path: str, tree: str, trees: Sequence[TreeSummary]) -> str:
 
 def _choose_tree(trees: Sequence[TreeSummary]) -> str:
     if not trees:
-        raise DataError("the files hold no TTree or RNTuple")
+        raise DataError("the files hold no table of events")
     readable = [one for one in trees if one.reason is None] or list(trees)
     return max(readable, key=lambda one: (one.name == "Events", (one.entries or 0) * (one.columns or 0))).name
 
@@ -205,7 +207,7 @@ def _look(paths: Sequence[str], tree: str, events: int) -> _Look:
             infos = infos or dict(source.columns)
             parts.append(_read_some(source, min(events, source.num_entries)))
     common = [name for name in infos if all(name in part for part in parts)]
-    kinds = {name: {isinstance(part[name], Jagged) for part in parts} for name in common}
+    kinds = {name: {kind_of(part[name]) for part in parts} for name in common}
     same = [name for name in common if len(kinds[name]) == 1]
     return _Look(infos, concat_columns([{name: part[name] for name in same} for part in parts]))
 
@@ -223,7 +225,7 @@ def _summary(info: ColumnInfo, column: Column | None) -> ColumnSummary:
     if info.type is None or column is None:
         reason = info.reason or "not in all files, or not of one kind in all"
         return ColumnSummary(info.name, info.description, None, reason)
-    values = column.values if isinstance(column, Jagged) else column
+    values = values_of(column)
     finite = values[np.isfinite(values)]
     missing = int(np.count_nonzero(np.isnan(values)))
     figures: dict[str, Any] = {}

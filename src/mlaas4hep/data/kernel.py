@@ -17,6 +17,7 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
+from mlaas4hep.data.hashing import feistel_keys, feistel_sides
 from mlaas4hep.errors import DataError
 from mlaas4hep.spec.padding import Assembled
 
@@ -122,6 +123,133 @@ def _fill(flats, flat_codes, collections, orders, columns, codes, slots, table, 
                     columns[variable], codes[variable], size, offsets, order, low, high,
                     slots, table, column + variable - begin, end - begin, length,
                 )  # fmt: skip
+
+
+@numba.njit(nogil=True, cache=True, inline="always")
+def _mix(value):  # pragma: no cover
+    value ^= value >> np.uint64(30)
+    value *= np.uint64(0xBF58476D1CE4E5B9)
+    value ^= value >> np.uint64(27)
+    value *= np.uint64(0x94D049BB133111EB)
+    return value ^ (value >> np.uint64(31))
+
+
+@numba.njit(nogil=True, cache=True, inline="always")
+def _image(number, size, left_size, right_size, keys):  # pragma: no cover
+    half = np.uint64(32)
+    value = np.uint64(number)
+    while True:
+        left, right = value % left_size, value // left_size
+        for turn in range(len(keys)):
+            modulus = left_size if turn % 2 == 0 else right_size
+            moved = left + (((_mix(right ^ keys[turn]) >> half) * modulus) >> half)
+            if moved >= modulus:
+                moved -= modulus
+            left, right = right, moved
+        value = left + left_size * right
+        if value < size:
+            return value
+
+
+@numba.njit(nogil=True, cache=True)
+def _permute(index, size, left_size, right_size, keys, images):  # pragma: no cover
+    for at in range(len(index)):
+        images[at] = np.int64(_image(index[at], size, left_size, right_size, keys))
+
+
+@numba.njit(nogil=True, cache=True)
+def _locate(
+    start, stride, size, left_size, right_size, keys, ends, firsts, files, guide, shift, rows, file
+):  # pragma: no cover
+    for at in range(len(rows)):
+        number = np.int64(start + at * stride)
+        if size > 1:
+            number = np.int64(_image(number, size, left_size, right_size, keys))
+        low = guide[number >> shift]
+        while ends[low] <= number:
+            low += 1
+        rows[at] = firsts[low] + number
+        file[at] = files[low]
+
+
+@numba.njit(nogil=True, cache=True)
+def _copy(addresses, rows, file, target):  # pragma: no cover
+    width = target.shape[1]
+    for at in range(len(rows)):
+        offset = np.uint64(rows[at] * width * target.itemsize)
+        source = numba.carray(_pointer(addresses[file[at]] + offset), width, target.dtype)
+        for column in range(width):
+            target[at, column] = source[column]
+
+
+def permuted(index: NDArray[np.int64], size: int, key: int) -> NDArray[np.int64]:
+    """Images of some numbers: see `mlaas4hep.data.hashing.permuted`."""
+    if size < 2:
+        return index.copy()
+    images = np.empty(len(index), dtype=np.int64)
+    _permute(
+        np.ascontiguousarray(index), np.uint64(size), *map(np.uint64, feistel_sides(size)), feistel_keys(key), images
+    )
+    return images
+
+
+class Gatherer:
+    """Rows from several tables by the numbers of a permuted order, compiled.
+
+    Parameters
+    ----------
+    ends
+        int64 [B], rising: how many rows there are up to the end of each block.
+    firsts
+        int64 [B]: the row in its table with which a block begins, less the rows before the block.
+    files
+        int64 [B]: table of each block.
+    tables, sides
+        uint32 [rows, width] and int64 [rows, S] of each file.
+    """
+
+    def __init__(
+        self,
+        ends: NDArray[np.int64],
+        firsts: NDArray[np.int64],
+        files: NDArray[np.int64],
+        tables: list[NDArray[np.uint32]],
+        sides: list[NDArray[np.int64]],
+    ) -> None:
+        if int(files.max(initial=-1)) >= len(tables):
+            raise DataError("a block of rows without a table")
+        last = np.zeros(len(tables), dtype=np.int64)
+        np.maximum.at(last, files, firsts + ends)
+        if any(most > min(len(one), len(other)) for most, one, other in zip(last, tables, sides, strict=True)):
+            raise DataError("rows are counted that are not there")
+        # Where to begin looking for a block: a search by halves would mispredict every branch of it.
+        size = int(ends[-1]) if len(ends) else 0
+        shift = max(size.bit_length() - (8 * len(ends)).bit_length(), 0)
+        guide = np.searchsorted(ends, np.arange((size >> shift) + 1, dtype=np.int64) << shift, side="right")
+        self._blocks = (ends, firsts, files, guide.astype(np.int64), shift)
+        self._tables, self._sides = tables, sides
+
+    def gather(
+        self, start: int, count: int, stride: int, key: int
+    ) -> tuple[NDArray[np.uint32], NDArray[np.int64], NDArray[np.int64]]:
+        """Rows, sides and files of the numbers ``start``, ``start + stride``, ... after the permutation of a key."""
+        ends = self._blocks[0]
+        size = int(ends[-1]) if len(ends) else 0
+        if count and not 0 <= start <= start + (count - 1) * stride < size:
+            raise DataError(f"rows {start} to {start + (count - 1) * stride} of {size} asked for")
+        rows, file = np.empty(count, dtype=np.int64), np.empty(count, dtype=np.int64)
+        halves = map(np.uint64, feistel_sides(size) if size > 1 else (1, 1))
+        # First all places, then all rows: a copy does not wait for the next place to be computed.
+        _locate(start, stride, np.uint64(size), *halves, feistel_keys(key), *self._blocks, rows, file)
+        return self._copied(self._tables, rows, file), self._copied(self._sides, rows, file), file
+
+    def _copied(self, tables: list[NDArray[Any]], rows: NDArray[np.int64], file: NDArray[np.int64]) -> NDArray[Any]:
+        if len(tables) == 1:
+            return tables[0].take(rows, axis=0)
+        target = np.empty((len(rows), tables[0].shape[1]), dtype=tables[0].dtype)
+        addresses = np.array([_address(one) for one in tables], dtype=np.uint64)
+        _copy(addresses, rows, file, target)
+        return target
 
 
 def write_rows(rows: Assembled, table: NDArray[np.float32], slots: NDArray[np.int64]) -> None:

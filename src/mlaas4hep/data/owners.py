@@ -33,7 +33,7 @@ class Owners:
         self._seen_in: dict[tuple[int, int], tuple[FileEntry, int, int]] = {}
         readers: dict[tuple[object, str], list[FileEntry]] = {}
         for file in catalogue.files:
-            readers.setdefault((file_key(file.path), file.tree), []).append(file)
+            readers.setdefault((file_key(file.path, file.replicas), file.tree), []).append(file)
         self._owner: dict[int, NDArray[np.int32]] = {}
         self._label: dict[int, NDArray[np.int16]] = {}
         for files in readers.values():

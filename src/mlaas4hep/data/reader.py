@@ -11,7 +11,7 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -20,11 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlaas4hep.data.catalogue import Catalogue, FileEntry, SampleEntry
+from mlaas4hep.data.quarantine import Skipped, outside, units
 from mlaas4hep.data.source import Source, cut_reads, open_source, text_of
 from mlaas4hep.data.split import PARTS, Part, Splitter
 from mlaas4hep.data.truth import Truth
 from mlaas4hep.errors import ConfigError, DataError
-from mlaas4hep.spec.columns import Columns, Jagged, compress_columns
+from mlaas4hep.spec.columns import Column, Columns, Jagged, Nested, compress_columns
 from mlaas4hep.spec.expressions import Expression
 from mlaas4hep.spec.padding import Assembled
 from mlaas4hep.spec.preprocess import Preprocessor
@@ -37,7 +38,7 @@ _COPIES = 4
 
 @dataclass(frozen=True)
 class Counts:
-    """What became of the entries of a file: ``read = delivered + cut + other_part + unlabelled`` (law 8).
+    """What became of the entries of a file: ``read = delivered + cut + other_part + unlabelled + quarantined`` (law 8).
 
     Parameters
     ----------
@@ -49,6 +50,8 @@ class Counts:
         Removed by the sample's selection or the preselection.
     other_part
         Belong to another part of the split than the one asked for.
+    quarantined
+        Could not be read, and were left out (`mlaas4hep.data.quarantine`).
     unlabelled
         Selected, but without a class, or without a value of a target: nothing can be learned from them.
     """
@@ -57,6 +60,7 @@ class Counts:
     delivered: int = 0
     cut: int = 0
     other_part: int = 0
+    quarantined: int = 0
     unlabelled: int = 0
 
     def __add__(self, other: Counts) -> Counts:
@@ -65,6 +69,7 @@ class Counts:
             self.delivered + other.delivered,
             self.cut + other.cut,
             self.other_part + other.other_part,
+            self.quarantined + other.quarantined,
             self.unlabelled + other.unlabelled,
         )
 
@@ -75,6 +80,8 @@ class Events:
 
     Parameters
     ----------
+    start
+        First entry of the range.
     entries
         int64 [M]: entry numbers in the file, rising.
     rows
@@ -84,16 +91,23 @@ class Events:
     labels
         int64 [M]: position of the class, -1 where there is none.
     weights
-        float64 [M]: physics weight.
+        float64 [M]: the generator's weight; times the sample's ``scale`` it is the physics weight.
+    by_part
+        Entries of each part, those that were cut away included.
+    unlabelled
+        Entries of each part that are selected, but have no class, or no value of a target.
     counts
         What became of the entries of the range.
     """
 
+    start: int
     entries: NDArray[np.int64]
     rows: Assembled
     parts: NDArray[np.int8]
     labels: NDArray[np.int64]
     weights: NDArray[np.float64]
+    by_part: tuple[int, ...]
+    unlabelled: tuple[int, ...]
     counts: Counts
 
 
@@ -148,7 +162,7 @@ def _close_all(idle: OrderedDict[int, tuple[FileEntry, Source]]) -> None:
 
 
 def _reopen(file: FileEntry) -> Source:
-    source = open_source(file.path, file.tree)
+    source = open_source(file.path, file.tree, replicas=file.replicas)
     if file.tree_entries not in (None, source.num_entries):
         source.close()
         raise DataError(
@@ -205,17 +219,60 @@ class EventReader:
         DataError
             Damaged bytes, lists of a collection that differ in length, a weight that is not finite.
         """
-        names = self._names[file.sample]
-        with self._pool.source(file) as source:
-            bounds = cut_reads(source, names, start, stop, max_bytes=self._max_read_bytes)
-            for low, high in pairwise(bounds):
-                words = self._words(source, file.sample, low, high)
-                yield self._events(file, source.read(names, low, high), words, low, high, part)
+        quarantine = self._catalogue.quarantine
+        ranges = tuple(outside(start, stop, quarantine.ranges(file.number)))
+        for low, high in ranges:
+            yield from self._range(file, low, high, part)
+        missing = stop - start - sum(high - low for low, high in ranges)
+        if missing:
+            yield self._nothing(file, start, missing)
 
-    def _words(self, source: Source, sample: int, start: int, stop: int) -> NDArray[Any] | None:
-        """Values of the column of text that labels the events of a sample."""
-        name = self._truths[sample].text
-        return None if name is None else text_of(source).read_text(name, start, stop)
+    def _range(self, file: FileEntry, start: int, stop: int, part: Part | None) -> Iterator[Events]:
+        names = self._names[file.sample]
+        try:
+            with self._pool.source(file) as source:
+                bounds = cut_reads(source, names, start, stop, max_bytes=self._max_read_bytes)
+        except DataError as error:
+            yield from self._what_is_left(file, start, stop, part, error)
+            return
+        for low, high in pairwise(bounds):
+            try:
+                events = self._read_at_once(file, names, low, high, part)
+            except DataError as error:
+                yield from self._what_is_left(file, low, high, part, error)
+            else:
+                yield events
+
+    def _read_at_once(self, file: FileEntry, names: list[str], start: int, stop: int, part: Part | None) -> Events:
+        with self._pool.source(file) as source:
+            text = self._truths[file.sample].text
+            words = None if text is None else text_of(source).read_text(text, start, stop)
+            return self._events(file, source.read(names, start, stop), words, start, stop, part)
+
+    def _what_is_left(
+        self, file: FileEntry, start: int, stop: int, part: Part | None, error: DataError
+    ) -> Iterator[Events]:
+        """Of a range that failed, the units that can be read; the others go to quarantine."""
+        quarantine = self._catalogue.quarantine
+        if not quarantine.policy.skips:
+            raise error
+        names = self._names[file.sample]
+        for low, high in units(file.clusters, start, stop):
+            begin, end = max(low, start), min(high, stop)
+            try:
+                events = self._read_at_once(file, names, begin, end, part)
+            except DataError as reason:
+                sample = self._catalogue.samples[file.sample].name
+                quarantine.add_range(file.number, Skipped(sample, file.path, str(reason), file.tree, low, high))
+                events = self._nothing(file, begin, end - begin)
+            yield events
+
+    def _nothing(self, file: FileEntry, start: int, entries: int) -> Events:
+        """Entries that are not there."""
+        nothing = _no_events({name: self._catalogue.types[name].kind for name in self._names[file.sample]})
+        words = None if self._truths[file.sample].text is None else np.zeros(0, dtype=object)
+        events = self._events(file, nothing, words, start, start, None)
+        return replace(events, counts=Counts(entries, quarantined=entries))
 
     def _events(
         self, file: FileEntry, columns: Columns, words: NDArray[Any] | None, start: int, stop: int, part: Part | None
@@ -225,6 +282,7 @@ class EventReader:
         parts = np.zeros(num_entries, dtype=np.int8)
         if self._splitter is not None:
             parts = self._splitter.parts(columns, num_entries)
+        by_part = tuple(np.bincount(parts, minlength=len(PARTS)).tolist())
         in_part = np.ones(num_entries, dtype=np.bool_) if part is None else parts == PARTS.index(part)
         wanted = in_part
         if sample.selection:
@@ -238,13 +296,16 @@ class EventReader:
             columns = compress_columns(columns, _mask(rows.index, num_entries))
             entries, parts = entries[rows.index], parts[rows.index]
             words = None if words is None else words[rows.index]
-        selected = int(np.count_nonzero(rows.kept))
+        selected = rows.kept
         rows, labels = self._truths[sample.number].add_to(rows, columns, words, partial(_place, file, entries))
+        lost = np.bincount(parts[selected & ~rows.kept], minlength=len(PARTS))
         weights = self._weights(sample, columns, len(entries))
         _check_finite(weights, rows.kept, entries, file)
         delivered, other = int(np.count_nonzero(rows.kept)), num_entries - int(np.count_nonzero(in_part))
-        counts = Counts(num_entries, delivered, num_entries - selected - other, other, selected - delivered)
-        return Events(entries, rows, parts, labels, weights, counts)
+        unlabelled = int(lost.sum())
+        cut = num_entries - delivered - other - unlabelled
+        counts = Counts(num_entries, delivered, cut, other, unlabelled=unlabelled)
+        return Events(start, entries, rows, parts, labels, weights, by_part, tuple(lost.tolist()), counts)
 
     def close(self) -> None:
         """Close the files."""
@@ -263,9 +324,9 @@ class EventReader:
 
     def _weights(self, sample: SampleEntry, columns: Columns, num_entries: int) -> NDArray[np.float64]:
         if self._event_weight is None:
-            return np.full(num_entries, sample.factor)
+            return np.ones(num_entries)
         generated = self._preprocessor.evaluate(self._event_weight, columns, num_entries, where="weights.event")
-        return np.asarray(generated, dtype=np.float64) * sample.factor
+        return np.array(generated, dtype=np.float64)
 
     def _check(self) -> Iterator[str]:
         """Evaluate every expression on no events at all: its kind shows."""
@@ -274,12 +335,12 @@ class EventReader:
             if sample.selection is not None:
                 where = f"samples.{sample.name}.selection"
                 found = self._preprocessor.evaluate(sample.selection, nothing, 0, where=where)
-                if isinstance(found, Jagged) or found.dtype != np.bool_:
+                if not isinstance(found, np.ndarray) or found.dtype != np.bool_:
                     yield f"{where}: must be true or false for each event: {sample.selection}"
             yield from self._truths[sample.number].check(nothing)
             if self._event_weight is not None and sample.number == 0:
                 found = self._preprocessor.evaluate(self._event_weight, nothing, 0, where="weights.event")
-                if isinstance(found, Jagged):
+                if not isinstance(found, np.ndarray):
                     yield f"weights.event: gives a list an event; pick one, as in {self._event_weight}[0]"
 
 
@@ -291,7 +352,12 @@ def reading_bytes(memory: int, *, threads: int) -> int:
 def _no_events(kinds: dict[str, str]) -> Columns:
     values = np.zeros(0, dtype=np.float32)
     offsets = np.zeros(1, dtype=np.int64)
-    return {name: Jagged(offsets, values) if kind == "jagged" else values for name, kind in kinds.items()}
+    empty: dict[str, Column] = {
+        "flat": values,
+        "jagged": Jagged(offsets, values),
+        "nested": Nested(offsets, Jagged(offsets, values)),
+    }
+    return {name: empty[kind] for name, kind in kinds.items()}
 
 
 def _mask(index: NDArray[np.int64], size: int) -> NDArray[np.bool_]:

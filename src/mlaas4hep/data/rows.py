@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mlaas4hep.data.hashing import permuted
 from mlaas4hep.spec import padding
 from mlaas4hep.spec.features import FeatureSpec
 from mlaas4hep.spec.padding import Assembled
@@ -24,6 +25,7 @@ SIDE_BYTES = 8 + 8 + ENTRY.itemsize + 1
 # Compiling takes seconds, once a machine: not worth it for fewer values.
 _WORTH_COMPILING = 20_000_000
 
+Permute = Callable[[NDArray[np.int64], int, int], NDArray[np.int64]]
 Write = Callable[[Assembled, NDArray[np.float32], NDArray[np.int64]], None]
 
 
@@ -69,6 +71,11 @@ class Rows:
         # ``take`` is three times faster than an index in brackets.
         sides = self.labels.take(index), self.weights.take(index), self.entries.take(index)
         return Rows(self.table.take(index, axis=0), *sides)
+
+    def view(self, low: int, high: int) -> Rows:
+        """Rows ``low`` to ``high``, sharing memory."""
+        at = slice(low, high)
+        return Rows(self.table[at], self.labels[at], self.weights[at], self.entries[at])
 
     @classmethod
     def concat(cls, parts: list[Rows]) -> Rows:
@@ -152,9 +159,23 @@ def targets_in(table: NDArray[np.float32], features: FeatureSpec, targets: int) 
     return table[:, start : start + targets] if targets else None
 
 
+def pays_compiling(values: int) -> bool:
+    """Whether so many values an epoch are worth the seconds that compiling takes, once a machine."""
+    return values >= _WORTH_COMPILING
+
+
 def writer(values: int) -> Write:
-    """What writes rows: compiled where so many values are worth it, numpy's otherwise. Both give the same bits."""
-    return _compiled() if values >= _WORTH_COMPILING else padding.write_rows
+    """What writes rows: compiled where that pays, numpy's otherwise. Both give the same bits."""
+    return _compiled() if pays_compiling(values) else padding.write_rows
+
+
+def permuter(values: int) -> Permute:
+    """What permutes: compiled where that pays, numpy's otherwise. Both give the same."""
+    if not pays_compiling(values):
+        return permuted
+    from mlaas4hep.data import kernel
+
+    return kernel.permuted
 
 
 @lru_cache(maxsize=1)

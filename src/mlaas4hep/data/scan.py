@@ -116,10 +116,11 @@ def scan_files(
         partial, counts = _accumulator(preprocessor), Counts()
         taken: list[Taken] = []
         weighed: list[Weighed] = []
+        scale = catalogue.samples[file.sample].scale
         for events in reader.read(file, chunk.start, chunk.stop):
             _add_inputs(partial, events, preprocessor)
             kept = events.rows.kept
-            weighed.append(Weighed(events.parts[kept], events.labels[kept], events.weights[kept]))
+            weighed.append(Weighed(events.parts[kept], events.labels[kept], events.weights[kept] * scale))
             counts += events.counts
             if owners.wants(file):
                 taken.append((events.entries[kept], events.labels[kept]))

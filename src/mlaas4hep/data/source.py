@@ -23,7 +23,15 @@ from mlaas4hep.spec.columns import Column, ColumnType
 
 GROUP = "mlaas4hep.sources"
 _HEAD_BYTES = 512
-_BUILT_IN = {"root": "mlaas4hep.data.root:RootFormat"}
+_BUILT_IN = {
+    "root": "mlaas4hep.data.root:RootFormat",
+    "parquet": "mlaas4hep.data.tables:ParquetFormat",
+    "avro": "mlaas4hep.data.tables:AvroFormat",
+    "json": "mlaas4hep.data.tables:JsonFormat",
+    "csv": "mlaas4hep.data.tables:DelimitedFormat",
+}
+ONLY_TABLE = "table"
+"""Name of the one table in a file whose format names none. It is opened by whatever name is asked for."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +72,8 @@ class Source(Protocol):
     path: str
     tree: str
     num_entries: int
+    identity: str
+    """Of the content of its file: differs whenever that may differ."""
     columns: Mapping[str, ColumnInfo]
     clusters: NDArray[np.int64]
     """int64 [C + 1], rising from 0 to ``num_entries``: entry ranges that are stored together."""
@@ -183,18 +193,28 @@ def format_of(place: Place) -> SourceFormat:
     for one in known.values():
         if one.matches(place.url, head):
             return one
-    raise DataError(f"{place.url}: is not a {' or '.join(sorted(known)).upper()} file; {_looks_like(head)}")
+    named = ", ".join(name if name != "root" else "ROOT" for name in known)
+    raise DataError(f"{place.url}: is not a file of a known format ({named}); {_looks_like(head)}")
 
 
-def open_source(path: str, tree: str | None = None) -> Source:
+def open_source(path: str, tree: str | None = None, *, replicas: Sequence[str] = ()) -> Source:
     """Open a table of events, wherever it lies; `None` takes the only one with entries.
+
+    Parameters
+    ----------
+    path
+        Its path or address.
+    tree
+        Name of the table.
+    replicas
+        Addresses of this file, in the order in which they are asked; by default ``path`` alone.
 
     Raises
     ------
     DataError
         No such file, not a known format, damaged, no such tree, or several trees and none named.
     """
-    place = open_place(path)
+    place = open_place(path, replicas=replicas)
     try:
         return format_of(place).open(place, tree)
     except BaseException:
@@ -233,11 +253,9 @@ def check_asked(source: Source, names: Sequence[str], entry_start: int, entry_st
 
 
 _SIGNATURES = {
-    b"PAR1": "it looks like Parquet",
     b"\x89HDF": "it looks like HDF5",
-    b"\x1f\x8b": "it looks like gzip",
+    b"\x1f\x8b": "it looks like gzip; a compressed table of text has a name ending in .csv.gz, .tsv.gz or .json.gz",
     b"PK": "it looks like zip (numpy's .npz, perhaps)",
-    b"Obj\x01": "it looks like Avro",
     b"<": "it looks like HTML or XML (an error page saved as a file?)",
     b"version https://git-lfs": "it is a Git LFS pointer: fetch the file itself",
 }

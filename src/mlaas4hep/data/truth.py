@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from mlaas4hep.config import Rule
 from mlaas4hep.data.catalogue import NO_LABEL, Catalogue, SampleEntry
-from mlaas4hep.errors import DataError
+from mlaas4hep.errors import ConfigError, DataError
 from mlaas4hep.spec.columns import Columns
 from mlaas4hep.spec.expressions import Expression
 from mlaas4hep.spec.padding import Assembled
@@ -99,8 +99,10 @@ class Truth:
 
         Raises
         ------
+        ConfigError
+            An event of two classes.
         DataError
-            An event of two classes, or a target that is infinite.
+            A target that is infinite.
         """
         if self._rule is not None:
             labels = self._labels(self._rule, columns, words, rows.kept, place)
@@ -127,10 +129,12 @@ class Truth:
             twice = np.flatnonzero(true & (labels != NO_LABEL))
             if len(twice):
                 first = next(one for one, number in self._numbers.items() if number == labels[twice[0]])
-                raise DataError(
+                told = (
                     f"{place(int(twice[0]))}: is of two classes, '{first}' ({rule.expressions[first]}) and '{name}' "
                     f"({text}), as are {len(twice) - 1} more read with it; at most one of labels.expressions may hold"
                 )
+                # No damage of the file: with on_error it would be left out as unreadable.
+                raise ConfigError([told], where="labels do not fit the events")
             labels[true] = self._numbers[name]
         return labels
 

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlaas4hep.config import Sample
+from mlaas4hep.data.locate import Located
 from mlaas4hep.data.source import open_source
 from mlaas4hep.errors import DataError
-from mlaas4hep.spec.columns import Jagged
 from mlaas4hep.spec.features import FeatureSpec
 from mlaas4hep.spec.statistics import Statistics, WeightSums
 
@@ -35,7 +35,7 @@ class ClassSums(Protocol):
         """Sum of their physics weights."""
 
 
-def normalisation(sample: Sample, files: Sequence[str], *, lumi_fb: float) -> float:
+def normalisation(sample: Sample, files: Sequence[Located], *, lumi_fb: float) -> float:
     """Factor from generator weights to expected events: cross-section x luminosity / sum of weights; 1 without one.
 
     Parameters
@@ -43,7 +43,7 @@ def normalisation(sample: Sample, files: Sequence[str], *, lumi_fb: float) -> fl
     sample
         With ``xsec_pb`` and ``sum_of_weights``; the latter is read from all files where it names a branch.
     files
-        Paths of the sample.
+        Of the sample.
     lumi_fb
         Integrated luminosity in fb^-1.
 
@@ -55,18 +55,18 @@ def normalisation(sample: Sample, files: Sequence[str], *, lumi_fb: float) -> fl
     if sample.xsec_pb is None or sample.sum_of_weights is None:
         return 1.0
     asked = sample.sum_of_weights
-    total = sum(_sum_branch(path, asked) for path in files) if isinstance(asked, str) else asked
+    total = sum(_sum_branch(file, asked) for file in files) if isinstance(asked, str) else asked
     if not (np.isfinite(total) and total > 0):
         raise DataError(f"sum_of_weights '{asked}' gives {total}; a positive number is needed to normalise")
     return sample.xsec_pb * lumi_fb * _PB_PER_FB / total
 
 
-def _sum_branch(path: str, asked: str) -> float:
+def _sum_branch(file: Located, asked: str) -> float:
     tree, _, branch = asked.rpartition("/")
-    with open_source(path, tree) as source:
+    with open_source(file.path, tree, replicas=file.replicas) as source:
         column = source.read([branch], 0, source.num_entries)[branch]
-    if isinstance(column, Jagged):
-        raise DataError(f"{path}: sum_of_weights '{asked}' is jagged; it must hold one number an entry")
+    if not isinstance(column, np.ndarray):
+        raise DataError(f"{file.path}: sum_of_weights '{asked}' is jagged; it must hold one number an entry")
     return float(np.sum(column, dtype=np.float64))
 
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from mlaas4hep.errors import RequestError, nearest
 from mlaas4hep.serve.protocol import Number, decode_json, json_values
-from mlaas4hep.spec.columns import Column, ColumnType, Jagged
+from mlaas4hep.spec.columns import Column, ColumnType, Jagged, Kind, Nested
 
 MAX_PROBLEMS = 8
 # Explaining needs the request as plain Python values, up to 25 times the size of its text.
@@ -31,6 +31,7 @@ MAX_EXPLAINED_BYTES = 8 << 20
 MAX_NAME = 100
 
 _WHOLE = int | float
+_DEPTH: dict[Kind, int] = {"flat": 0, "jagged": 1, "nested": 2}
 _JSON_TYPES: dict[str, Any] = {"bool": bool, "int64": _WHOLE, "uint64": _WHOLE, "float32": Number, "float64": Number}
 _ANY_EVENTS = msgspec.json.Decoder(dict[str, Any])
 _WORDS = frozenset({"NaN", "Infinity", "-Infinity"})
@@ -188,15 +189,20 @@ def _request_type(types: Mapping[str, ColumnType], fields: Mapping[str, str]) ->
 
 def _json_type(declared: ColumnType) -> Any:
     one = _JSON_TYPES[declared.dtype]
-    return GenericAlias(list, (one,)) if declared.kind == "jagged" else one
+    for _ in range(_DEPTH[declared.kind]):
+        one = GenericAlias(list, (one,))
+    return one
 
 
 def _column(name: str, declared: ColumnType, values: Sequence[Any]) -> Column:
-    flat = list(chain.from_iterable(values)) if declared.kind == "jagged" else values
-    array = _array(name, declared, flat)
     if declared.kind == "flat":
-        return array
-    return Jagged.from_counts([len(one) for one in values], array)
+        return _array(name, declared, values)
+    inside = list(chain.from_iterable(values))
+    counts = [len(one) for one in values]
+    if declared.kind == "jagged":
+        return Jagged.from_counts(counts, _array(name, declared, inside))
+    array = _array(name, declared, list(chain.from_iterable(inside)))
+    return Nested.from_counts(counts, Jagged.from_counts([len(one) for one in inside], array))
 
 
 def _array(name: str, declared: ColumnType, values: Sequence[Any]) -> NDArray[Any]:
@@ -229,12 +235,24 @@ def _out_of_range(values: Sequence[int], dtype: str) -> str:
 
 def _misfit(value: Any, declared: ColumnType) -> str:
     """What was found instead of the declared type; empty where the value fits."""
-    if declared.kind == "flat":
-        return "" if _fits(value, declared.dtype) else _found(value)
+    found = _deep_misfit(value, declared.dtype, _DEPTH[declared.kind])
+    if found is None:
+        return ""
+    wrong, place = found
+    return f"{_found(wrong)} at {place}" if place else _found(wrong)
+
+
+def _deep_misfit(value: Any, dtype: str, depth: int) -> tuple[Any, str] | None:
+    """The first part that does not fit, and where in the lists it stands."""
+    if depth == 0:
+        return None if _fits(value, dtype) else (value, "")
     if not isinstance(value, list):
-        return _found(value)
-    wrong = [index for index, one in enumerate(value) if not _fits(one, declared.dtype)]
-    return f"{_found(value[wrong[0]])} at [{wrong[0]}]" if wrong else ""
+        return value, ""
+    for index, one in enumerate(value):
+        found = _deep_misfit(one, dtype, depth - 1)
+        if found is not None:
+            return found[0], f"[{index}]{found[1]}"
+    return None
 
 
 def _fits(value: Any, dtype: str) -> bool:
@@ -249,7 +267,7 @@ def _fits(value: Any, dtype: str) -> bool:
 
 def _asked(declared: ColumnType) -> str:
     word = {"bool": "true or false", "int64": "an integer", "uint64": "an integer"}.get(declared.dtype, "a number")
-    return f"a list, each {word}" if declared.kind == "jagged" else word
+    return {"flat": word, "jagged": f"a list, each {word}", "nested": f"a list of lists, each {word}"}[declared.kind]
 
 
 def _found(value: Any) -> str:
@@ -277,4 +295,4 @@ def example_event(types: Mapping[str, ColumnType], typical: Mapping[str, float |
 def _example(declared: ColumnType, typical: float | None) -> Any:
     value = 1.0 if typical is None else float(f"{typical:.4g}")
     one: Any = {"bool": True, "int64": round(value), "uint64": abs(round(value))}.get(declared.dtype, value)
-    return [one, one] if declared.kind == "jagged" else one
+    return {"flat": one, "jagged": [one, one], "nested": [[one, one], [one]]}[declared.kind]

@@ -1,4 +1,4 @@
-"""Columns of events in memory: flat arrays and jagged lists, with the types that the contract declares.
+"""Columns of events in memory: flat arrays, jagged lists and lists of lists, with the types that the contract declares.
 
 Every source (ROOT, Parquet, JSON, Arrow) hands its events over in this form, and `cast` brings them to the declared
 types before anything is computed. Invariant: after `cast`, an event has the same bits wherever it came from (law 6).
@@ -7,6 +7,7 @@ types before anything is computed. Invariant: after `cast`, an event has the sam
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any, Literal
 
 import msgspec
@@ -16,7 +17,13 @@ from numpy.typing import ArrayLike, NDArray
 from mlaas4hep.errors import DataError
 
 DType = Literal["bool", "int64", "uint64", "float32", "float64"]
-Kind = Literal["flat", "jagged"]
+Kind = Literal["flat", "jagged", "nested"]
+_BRACKETS: dict[Kind, str] = {"flat": "", "jagged": "[]", "nested": "[][]"}
+_WORDS: dict[Kind, str] = {
+    "flat": "flat (one value an event)",
+    "jagged": "jagged (a list an event)",
+    "nested": "nested (a list of lists an event)",
+}
 
 
 class ColumnType(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -25,7 +32,8 @@ class ColumnType(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Parameters
     ----------
     kind
-        ``"flat"``: one value an event; ``"jagged"``: a list of values an event.
+        ``"flat"``: one value an event; ``"jagged"``: a list of values an event; ``"nested"``: a list of lists of
+        values, which an expression reduces before a model sees it.
     dtype
         Type of a value in memory. Integers of any width are kept in 64 bits, so that nothing is lost.
     """
@@ -34,7 +42,7 @@ class ColumnType(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     dtype: DType
 
     def __str__(self) -> str:
-        return f"{self.dtype}[]" if self.kind == "jagged" else self.dtype
+        return f"{self.dtype}{_BRACKETS[self.kind]}"
 
 
 class Jagged:
@@ -117,14 +125,116 @@ class Jagged:
 
     def tolist(self) -> list[list[Any]]:
         """One Python list an event."""
-        return [part.tolist() for part in np.split(self.values, self.offsets[1:-1])] if len(self) else []
+        values, ends = self.values.tolist(), self.offsets.tolist()
+        return [values[start:stop] for start, stop in pairwise(ends)]
 
     def __repr__(self) -> str:
         return f"Jagged({len(self)} events, {len(self.values)} values, {self.dtype})"
 
 
-Column = NDArray[Any] | Jagged
+class Nested:
+    """A list of lists of values for each of N events, such as the hits of each track.
+
+    Parameters
+    ----------
+    offsets
+        int64 [N + 1], from 0 up to ``len(inner)``, never falling: event i holds the lists
+        ``inner[offsets[i]:offsets[i + 1]]``.
+    inner
+        The lists of all events one after the other.
+    """
+
+    __slots__ = ("inner", "offsets")
+
+    def __init__(self, offsets: NDArray[np.int64], inner: Jagged) -> None:
+        self.offsets = offsets
+        self.inner = inner
+
+    @classmethod
+    def from_counts(cls, counts: ArrayLike, inner: Jagged) -> Nested:
+        """Build from the number of lists of each event."""
+        lengths = np.asarray(counts, dtype=np.int64)
+        offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
+        np.cumsum(lengths, out=offsets[1:])
+        if offsets[-1] != len(inner):
+            raise DataError(f"numbers of lists add up to {offsets[-1]}, but there are {len(inner)} lists")
+        return cls(offsets, inner)
+
+    @classmethod
+    def from_lists(cls, lists: Sequence[Sequence[Sequence[Any]]], dtype: str = "float32") -> Nested:
+        """Build from one Python list of lists an event; ``None`` becomes NaN in a floating type."""
+        return cls.from_counts(
+            [len(one) for one in lists], Jagged.from_lists([li for one in lists for li in one], dtype)
+        )
+
+    @classmethod
+    def concat(cls, parts: Sequence[Nested]) -> Nested:
+        """Join the events of several columns, in order."""
+        counts = np.concatenate([part.counts for part in parts])
+        return cls.from_counts(counts, Jagged.concat([part.inner for part in parts]))
+
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        """Number of lists of each event, int64 [N]."""
+        return np.diff(self.offsets)
+
+    @property
+    def values(self) -> NDArray[Any]:
+        """All values one after the other."""
+        return self.inner.values
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of one value."""
+        return self.inner.dtype
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, entries: slice) -> Nested:
+        start, stop, step = entries.indices(len(self))
+        if step != 1:
+            return self.take(np.arange(start, stop, step))
+        stop = max(start, stop)
+        first, last = int(self.offsets[start]), int(self.offsets[stop])
+        return Nested(self.offsets[start : stop + 1] - first, self.inner[first:last])
+
+    def take(self, index: NDArray[np.integer[Any]]) -> Nested:
+        """Events picked by number, in the order given."""
+        places = Jagged(self.offsets, np.arange(len(self.inner))).take(index)
+        return Nested(places.offsets, self.inner.take(places.values))
+
+    def compress(self, mask: NDArray[np.bool_]) -> Nested:
+        """Events for which ``mask`` [N] is true."""
+        counts = self.counts
+        return Nested.from_counts(counts[mask], self.inner.compress(np.repeat(mask, counts)))
+
+    def astype(self, dtype: str) -> Nested:
+        """The same lists with values of another type; shares memory where nothing changes."""
+        return Nested(self.offsets, self.inner.astype(dtype))
+
+    def flatten(self) -> Jagged:
+        """The lists of each event joined to one; shares memory of the values."""
+        return Jagged(self.inner.offsets[self.offsets], self.inner.values)
+
+    def tolist(self) -> list[list[list[Any]]]:
+        """One Python list of lists an event."""
+        lists, ends = self.inner.tolist(), self.offsets.tolist()
+        return [lists[start:stop] for start, stop in pairwise(ends)]
+
+    def __repr__(self) -> str:
+        return f"Nested({len(self)} events, {len(self.inner)} lists, {len(self.values)} values, {self.dtype})"
+
+
+Column = NDArray[Any] | Jagged | Nested
 Columns = Mapping[str, Column]
+
+
+def kind_of(column: Column) -> Kind:
+    """Whether a column holds a value, a list or a list of lists an event."""
+    if isinstance(column, Nested):
+        return "nested"
+    return "jagged" if isinstance(column, Jagged) else "flat"
 
 
 def declared_dtype(dtype: np.dtype[Any]) -> DType | None:
@@ -173,10 +283,9 @@ def cast(columns: Columns, types: Mapping[str, ColumnType]) -> dict[str, Column]
         if name not in columns:
             raise DataError(f"column '{name}' ({declared}) is missing; given: {', '.join(sorted(columns))}")
         column = columns[name]
-        if isinstance(column, Jagged) != (declared.kind == "jagged"):
-            found = "jagged (a list an event)" if isinstance(column, Jagged) else "flat (one value an event)"
-            raise DataError(f"column '{name}' is declared {declared.kind}, but is {found}")
-        done[name] = column.astype(declared.dtype) if isinstance(column, Jagged) else _astype(column, declared.dtype)
+        if kind_of(column) != declared.kind:
+            raise DataError(f"column '{name}' is declared {declared.kind}, but is {_WORDS[kind_of(column)]}")
+        done[name] = with_values(column, _astype(values_of(column), declared.dtype))
     return done
 
 
@@ -203,10 +312,19 @@ def hide_missing(columns: Columns, codes: Sequence[float]) -> dict[str, Column]:
     codes
         Compared in the type of the column, so that -99.9 is found in float32 too.
     """
-    return {
-        name: Jagged(one.offsets, _hidden(one.values, codes)) if isinstance(one, Jagged) else _hidden(one, codes)
-        for name, one in columns.items()
-    }
+    return {name: with_values(one, _hidden(values_of(one), codes)) for name, one in columns.items()}
+
+
+def values_of(column: Column) -> NDArray[Any]:
+    """All values of a column one after the other, without its lists."""
+    return column.values if isinstance(column, Jagged | Nested) else column
+
+
+def with_values(column: Column, values: NDArray[Any]) -> Column:
+    """The same lists with other values."""
+    if isinstance(column, Nested):
+        return Nested(column.offsets, Jagged(column.inner.offsets, values))
+    return Jagged(column.offsets, values) if isinstance(column, Jagged) else values
 
 
 def _hidden(values: NDArray[Any], codes: Sequence[float]) -> NDArray[Any]:
@@ -224,7 +342,8 @@ def slice_columns(columns: Columns, start: int, stop: int) -> dict[str, Column]:
 def compress_columns(columns: Columns, mask: NDArray[np.bool_]) -> dict[str, Column]:
     """Events for which ``mask`` is true, of every column."""
     return {
-        name: column.compress(mask) if isinstance(column, Jagged) else column[mask] for name, column in columns.items()
+        name: column.compress(mask) if isinstance(column, Jagged | Nested) else column[mask]
+        for name, column in columns.items()
     }
 
 
@@ -239,7 +358,10 @@ def concat_columns(parts: Iterable[Columns]) -> dict[str, Column]:
 def _concat(parts: list[Column]) -> Column:
     if len(parts) == 1:
         return parts[0]
+    nested = [part for part in parts if isinstance(part, Nested)]
+    if nested:
+        return Nested.concat(nested)
     jagged = [part for part in parts if isinstance(part, Jagged)]
     if jagged:
         return Jagged.concat(jagged)
-    return np.concatenate([part for part in parts if not isinstance(part, Jagged)])
+    return np.concatenate([part for part in parts if isinstance(part, np.ndarray)])

@@ -7,14 +7,16 @@ within any batch, no numpy warning is given, and Python never evaluates the text
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from mlaas4hep.errors import DataError, ExpressionError
-from mlaas4hep.spec.columns import Column, Columns, ColumnType, Jagged
-from mlaas4hep.spec.nodes import Apply, Chain, Element, Events, MisfitError, Name, Node, PlaceError, Reduce
+from mlaas4hep.spec.columns import Column, Columns, ColumnType, values_of, with_values
+from mlaas4hep.spec.nodes import Events, Name, Node
+from mlaas4hep.spec.shapes import MisfitError
+from mlaas4hep.spec.spelling import PlaceError
 from mlaas4hep.spec.syntax import read, tidy
 
 
@@ -23,20 +25,26 @@ class Expression:
     """An expression that has been read; build it with `Expression.parse`.
 
     Known are ``+ - * / // % **``, comparisons (also ``0 < x < 5``), ``and or not`` (also ``& | ~`` between
-    parentheses), ``abs log sqrt exp``, ``min(a, b)`` and ``max(a, b)``; over the list of each event ``sum
-    count min max any all``; and elements, ``Jet_pt[0]`` or ``Jet_pt[-1]``. An operation on lists works value
-    by value, a flat operand counting for every value of the list; two lists need equal lengths.
+    parentheses, and ROOT's ``&& || !``), functions value by value (``abs sqrt log exp sin where ...``, see
+    `mlaas4hep.spec.functions`), ``min(a, b)`` and ``max(a, b)``; over the list of each event ``sum count mean min max
+    any all argmin argmax``; elements, slices and masks, ``Jet_pt[0]``, ``Jet_pt[1:]``, ``Jet_eta[Jet_pt > 30]``;
+    ``sort(x, key)``; and four-vectors, ``mass(Jet[0] + Jet[1])``. An operation on lists works value by value, a flat
+    operand counting for every value of the list; two lists need equal lengths.
 
     Values: ``+ - *`` of whole numbers are int64 (modulo 2^64), and so are ``//`` and ``%`` by a literal that
     is not 0. With a float or an unsigned 64-bit column, and for ``/``, ``**`` and functions, arithmetic is in
     float64 (of unsigned columns ``//`` and ``%`` by a positive literal stay exact). Whole numbers compare
-    exactly; a whole number and a float compare as float64.
+    exactly; a whole number and a float compare as float64. What is picked from lists keeps its type, but for single
+    elements, which are float64 (of conditions bool).
 
-    Missing values (NaN): a comparison with NaN is False, ``!=`` True; arithmetic and ``sum`` give NaN;
-    ``min`` and ``max`` pass over NaN. An element that is not there is NaN (of conditions: False). Over an
-    empty list ``sum`` and ``count`` are 0, ``any`` False, ``all`` True, ``min`` and ``max`` NaN. ``sum``,
-    ``min`` and ``max`` are float64; ``sum`` adds from left to right. Division by 0, ``log(0)`` and
+    Missing values (NaN): a comparison with NaN is False, ``!=`` True; arithmetic, ``sum`` and ``mean`` give NaN;
+    ``min`` and ``max`` pass over NaN, ``sort`` puts it last. An element that is not there is NaN (of conditions:
+    False). Over an empty list ``sum`` and ``count`` are 0, ``any`` False, ``all`` True, the others NaN. All of them
+    but ``count``, ``any`` and ``all`` are float64; ``sum`` adds from left to right. Division by 0, ``log(0)`` and
     ``sqrt(-1)`` give what IEEE 754 says, silently.
+
+    Names: letters, digits, ``_`` and dots as they are, anything else in back-ticks. Inside a function of four-vectors
+    a name is a collection and stands for its columns (`mlaas4hep.spec.members`).
 
     Parameters
     ----------
@@ -45,7 +53,7 @@ class Expression:
     where
         Place in the config, for messages.
     names
-        The columns it needs.
+        What it names: columns, and collections by their own name. `needs` tells the columns alone.
     canonical
         The text in a normal form, for hashing: independent of white space and of needless parentheses.
 
@@ -79,7 +87,25 @@ class Expression:
             root = read(text)
         except PlaceError as problem:
             raise _error(problem, text, where) from None
-        return cls(text, where, frozenset(_names(root)), root.text, root)
+        return cls(text, where, frozenset(root.needs(None)), root.text, root)
+
+    def needs(self, known: Collection[str]) -> frozenset[str]:
+        """Columns that it takes.
+
+        Parameters
+        ----------
+        known
+            Names of the columns and new variables that there are: they tell what a collection stands for.
+
+        Raises
+        ------
+        ExpressionError
+            A collection has not the columns that are asked of it.
+        """
+        try:
+            return frozenset(self._root.needs(known))
+        except PlaceError as problem:
+            raise _error(problem, self.text, self.where) from None
 
     def result_type(self, types: Mapping[str, ColumnType]) -> ColumnType:
         """Check the types of the columns and tell that of the result.
@@ -101,13 +127,13 @@ class Expression:
         Parameters
         ----------
         columns
-            At least the columns of `names`, cast to their declared types.
+            At least the columns that it `needs`, cast to their declared types.
         num_entries
             Number of events N, also where the expression names no column.
 
         Returns
         -------
-        An array [N], or a `Jagged` of N events; of the type that `result_type` tells. A lone column is
+        An array [N], or a `Jagged` or `Nested` of N events; of the type that `result_type` tells. A lone column is
         returned as it is, sharing its memory. NaN is always the same bits.
 
         Raises
@@ -124,9 +150,9 @@ class Expression:
             raise DataError(f"{self.where}: {problem}\n  {self.text}") from None
         if isinstance(self._root, Name):
             return value
-        if isinstance(value, Jagged):
-            return Jagged(value.offsets, _plain_nan(value.values))
-        return _plain_nan(np.full(num_entries, value) if value.ndim == 0 else value)
+        if isinstance(value, np.ndarray) and value.ndim == 0:
+            value = np.full(num_entries, value)
+        return with_values(value, _plain_nan(values_of(value)))
 
     def __reduce__(self) -> tuple[object, tuple[str, str]]:
         return _parse_again, (self.text, self.where)
@@ -138,17 +164,6 @@ def _parse_again(text: str, where: str) -> Expression:
 
 def _error(problem: PlaceError, text: str, where: str) -> ExpressionError:
     return ExpressionError(problem.message, text, problem.at, where=where)
-
-
-def _names(node: Node) -> Iterator[str]:
-    match node:
-        case Name():
-            yield node.text
-        case Apply() | Chain():
-            for operand in node.operands:
-                yield from _names(operand)
-        case Reduce() | Element():
-            yield from _names(node.operand)
 
 
 def _plain_nan(values: np.ndarray) -> np.ndarray:

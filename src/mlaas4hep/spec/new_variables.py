@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from mlaas4hep.errors import ConfigError
+from mlaas4hep.errors import ConfigError, ExpressionError
 from mlaas4hep.spec.columns import ColumnType
 from mlaas4hep.spec.expressions import Expression
 
@@ -23,20 +23,24 @@ class NewVariables:
     ----------
     declared
         Their text by name.
+    known
+        Names of the columns that there are: with the new variables they tell what a collection stands for.
 
     Raises
     ------
     ConfigError
         They need each other in a circle, or are more than `MAX_NEW_VARIABLES`.
     ExpressionError
-        A text cannot be read.
+        A text cannot be read, or names a collection without the columns that are asked of it.
     """
 
-    def __init__(self, declared: Mapping[str, str]) -> None:
+    def __init__(self, declared: Mapping[str, str], known: Iterable[str]) -> None:
         if len(declared) > MAX_NEW_VARIABLES:
             raise ConfigError([too_many(declared)], where="new_variables")
         parsed = {name: Expression.parse(text, where=f"new_variables.{name}") for name, text in declared.items()}
-        order, circle = in_order({name: expression.names for name, expression in parsed.items()})
+        self._known = frozenset(known) | parsed.keys()
+        self._uses = {name: self.needs_of(expression) for name, expression in parsed.items()}
+        order, circle = in_order(self._uses)
         if circle:
             raise ConfigError([circle_line(circle)], where="new_variables")
         self.expressions = {name: parsed[name] for name in order}
@@ -44,6 +48,10 @@ class NewVariables:
 
     def __contains__(self, name: str) -> bool:
         return name in self.expressions
+
+    def needs_of(self, expression: Expression) -> frozenset[str]:
+        """Columns and new variables that an expression takes; `ExpressionError` for collections without them."""
+        return expression.needs(self._known)
 
     def columns_behind(self, names: Iterable[str]) -> frozenset[str]:
         """Raw columns that columns and new variables come from."""
@@ -77,7 +85,7 @@ class NewVariables:
                 continue
             seen.add(name)
             if name in self.expressions:
-                pending.extend(self.expressions[name].names)
+                pending.extend(self._uses[name])
         return seen
 
 
@@ -96,19 +104,29 @@ def computable(declared: Mapping[str, str], columns: Iterable[str]) -> dict[str,
     """
     if len(declared) > MAX_NEW_VARIABLES:
         raise ConfigError([too_many(declared)], where="new_variables")
-    uses = {name: Expression.parse(text, where=f"new_variables.{name}").names for name, text in declared.items()}
+    there = frozenset(columns) | declared.keys()
+    uses = {
+        name: _needs(Expression.parse(text, where=f"new_variables.{name}"), there) for name, text in declared.items()
+    }
     users: dict[str, list[str]] = {}
     for name, needs in uses.items():
-        for one in needs:
+        for one in needs or ():
             users.setdefault(one, []).append(name)
-    there = {*columns, *uses}
-    lost = [name for name, needs in uses.items() if not needs <= there]
+    lost = [name for name, needs in uses.items() if needs is None or not needs <= there]
     left = set(uses).difference(lost)
     for name in lost:  # grows while it is gone through
         further = [user for user in users.get(name, ()) if user in left]
         left.difference_update(further)
         lost.extend(further)
     return {name: text for name, text in declared.items() if name in left}
+
+
+def _needs(expression: Expression, known: frozenset[str]) -> frozenset[str] | None:
+    """What an expression takes; None where a collection has not the columns that are asked of it."""
+    try:
+        return expression.needs(known)
+    except ExpressionError:
+        return None
 
 
 def in_order(uses: Mapping[str, Iterable[str]]) -> tuple[list[str], list[str]]:

@@ -1,44 +1,36 @@
 """The tree that an expression is compiled to: frozen nodes that know their type and compute whole columns.
 
-`syntax` builds the tree from text and `expressions` hands it columns. Every node answers two questions,
-`infer` (which type comes out, given the types of the columns) and `value` (the column itself), by the same
-rules of `operations`. Invariant: no node loops over events in Python.
+`syntax` builds the tree from text and `expressions` hands it columns. Every node answers three questions: `needs`
+(which columns), `infer` (which type comes out, given the types of the columns) and `value` (the column itself), by the
+same rules of `operations`. Invariant: no node loops over events in Python.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mlaas4hep.errors import nearest
-from mlaas4hep.spec.columns import Column, Columns, ColumnType, DType, Jagged, Kind, declared_dtype
-from mlaas4hep.spec.operations import (
-    AND,
-    Elementwise,
-    Operand,
-    Reduction,
-    Signature,
-    TypeMismatch,
-    element,
-    element_type,
+from mlaas4hep.spec.columns import (
+    Column,
+    Columns,
+    ColumnType,
+    DType,
+    Jagged,
+    Nested,
+    declared_dtype,
+    kind_of,
+    values_of,
+    with_values,
 )
-
-
-class PlaceError(Exception):
-    """Something is wrong at a character of the text; `Expression` adds the text and where it stands."""
-
-    def __init__(self, message: str, at: int) -> None:
-        self.message = message
-        self.at = at
-        super().__init__(message)
-
-
-class MisfitError(Exception):
-    """The columns of these events do not fit together or are not as declared: the text is not at fault."""
+from mlaas4hep.spec.members import members
+from mlaas4hep.spec.operations import AND, Elementwise, Operand, Signature, TypeMismatch
+from mlaas4hep.spec.reductions import Reduction
+from mlaas4hep.spec.shapes import MisfitError, common_lists, joint_kind
+from mlaas4hep.spec.spelling import PlaceError, spell_name
 
 
 class Events(NamedTuple):
@@ -65,11 +57,14 @@ class Node(Protocol):
     @property
     def text(self) -> str: ...
 
+    def needs(self, known: Collection[str] | None) -> Iterator[str]:
+        """Columns that it takes, given the names of all; without those a collection stands for itself."""
+
     def infer(self, types: Mapping[str, ColumnType]) -> ColumnType:
         """Type of the result, or `PlaceError`."""
 
     def value(self, events: Events) -> Column:
-        """The result: an array [] (the same for all events) or [N], or jagged."""
+        """The result: an array [] (the same for all events) or [N], or lists."""
 
 
 @dataclass(frozen=True)
@@ -78,22 +73,26 @@ class Name:
 
     at: int
     text: str
+    column: str
+
+    def needs(self, known: Collection[str] | None) -> Iterator[str]:
+        yield self.column
 
     def infer(self, types: Mapping[str, ColumnType]) -> ColumnType:
-        if self.text not in types:
-            raise PlaceError(_unknown(self.text, types), self.at)
-        return types[self.text]
+        if self.column not in types:
+            raise PlaceError(_unknown(self.column, types), self.at)
+        return types[self.column]
 
     def value(self, events: Events) -> Column:
-        if self.text not in events.columns:
-            raise PlaceError(_unknown(self.text, events.columns), self.at)
-        column = events.columns[self.text]
+        if self.column not in events.columns:
+            raise PlaceError(_unknown(self.column, events.columns), self.at)
+        column = events.columns[self.column]
         if len(column) != events.num_entries:
-            raise MisfitError(f"column '{self.text}' holds {len(column)} events of {events.num_entries}")
+            raise MisfitError(f"column '{self.column}' holds {len(column)} events of {events.num_entries}")
         dtype = declared_dtype(column.dtype)
         if dtype is None:
-            raise MisfitError(f"column '{self.text}' holds {column.dtype}, which is neither number nor condition")
-        return column if column.dtype.name == dtype else _cast(column, dtype)
+            raise MisfitError(f"column '{self.column}' holds {column.dtype}, which is neither number nor condition")
+        return column if column.dtype.name == dtype else cast_values(column, dtype)
 
 
 @dataclass(frozen=True)
@@ -103,6 +102,9 @@ class Literal:
     at: int
     text: str
     constant: int | float | bool
+
+    def needs(self, known: Collection[str] | None) -> Iterator[str]:
+        yield from ()
 
     def infer(self, types: Mapping[str, ColumnType]) -> ColumnType:
         return ColumnType("flat", self.dtype)
@@ -129,9 +131,13 @@ class Apply:
     operation: Elementwise
     operands: tuple[Node, ...]
 
+    def needs(self, known: Collection[str] | None) -> Iterator[str]:
+        for node in self.operands:
+            yield from node.needs(known)
+
     def infer(self, types: Mapping[str, ColumnType]) -> ColumnType:
         inferred = [node.infer(types) for node in self.operands]
-        return ColumnType(_joint_kind(inferred), _signature(self.operation, self.operands, inferred).result)
+        return ColumnType(joint_kind(inferred), _signature(self.operation, self.operands, inferred).result)
 
     def value(self, events: Events) -> Column:
         values = [node.value(events) for node in self.operands]
@@ -147,16 +153,20 @@ class Chain:
     operations: tuple[Elementwise, ...]
     operands: tuple[Node, ...]
 
+    def needs(self, known: Collection[str] | None) -> Iterator[str]:
+        for node in self.operands:
+            yield from node.needs(known)
+
     def infer(self, types: Mapping[str, ColumnType]) -> ColumnType:
         inferred = [node.infer(types) for node in self.operands]
         for index, operation in enumerate(self.operations):
             pair = slice(index, index + 2)
             _signature(operation, self.operands[pair], inferred[pair])
-        return ColumnType(_joint_kind(inferred), "bool")
+        return ColumnType(joint_kind(inferred), "bool")
 
     def value(self, events: Events) -> Column:
         values = [node.value(events) for node in self.operands]
-        _common_offsets(self.operands, values)
+        common_lists([node.text for node in self.operands], values)
         pairs = [slice(index, index + 2) for index in range(len(self.operations))]
         held = [
             _apply(operation, self.operands[pair], values[pair])
@@ -167,12 +177,15 @@ class Chain:
 
 @dataclass(frozen=True)
 class Reduce:
-    """One value an event out of a list."""
+    """One value out of a list; of lists of lists the inner ones are reduced, which leaves a list."""
 
     at: int
     text: str
     reduction: Reduction
     operand: Node
+
+    def needs(self, known: Collection[str] | None) -> Iterator[str]:
+        return self.operand.needs(known)
 
     def infer(self, types: Mapping[str, ColumnType]) -> ColumnType:
         inferred = self.operand.infer(types)
@@ -184,55 +197,65 @@ class Reduce:
                 self.operand.at,
             )
         try:
-            return ColumnType("flat", self.reduction.rule(Operand(inferred, self.operand.text)))
+            result = self.reduction.rule(Operand(inferred, self.operand.text))
         except TypeMismatch as problem:
             raise PlaceError(problem.message, self.operand.at) from None
+        return ColumnType("jagged" if inferred.kind == "nested" else "flat", result)
 
     def value(self, events: Events) -> Column:
-        return self.reduction.compute(_lists(self.operand, events))
+        lists = lists_of(self.operand, events)
+        if isinstance(lists, Nested):
+            return Jagged(lists.offsets, self.reduction.compute(lists.inner))
+        return self.reduction.compute(lists)
 
 
 @dataclass(frozen=True)
-class Element:
-    """One element of every list, ``Jet_pt[0]``."""
+class Flatten:
+    """The lists of each event joined to one."""
 
     at: int
     text: str
     operand: Node
-    index: int
+
+    def needs(self, known: Collection[str] | None) -> Iterator[str]:
+        return self.operand.needs(known)
 
     def infer(self, types: Mapping[str, ColumnType]) -> ColumnType:
-        bracketed = f"{self.operand.text}[{self.index}]"
-        if self.operand.text not in types and bracketed in types:
-            raise PlaceError(
-                f"the column '{bracketed}' has brackets in its name, which expressions cannot read yet",
-                self.at,
-            )
         inferred = self.operand.infer(types)
-        if inferred.kind == "flat":
-            raise PlaceError(
-                f"'{self.operand.text}' is flat (one value an event), so it has no element [{self.index}]",
-                self.operand.at,
-            )
-        return ColumnType("flat", element_type(Operand(inferred, self.operand.text)))
+        if inferred.kind != "nested":
+            message = f"'flatten' takes a list of lists an event, and '{self.operand.text}' is {inferred.kind}"
+            raise PlaceError(f"{message} ({inferred})", self.operand.at)
+        return ColumnType("jagged", inferred.dtype)
 
     def value(self, events: Events) -> Column:
-        return element(_lists(self.operand, events), self.index)
+        lists = lists_of(self.operand, events)
+        if not isinstance(lists, Nested):
+            raise MisfitError(f"'{self.operand.text}' holds a list an event where a list of lists is needed")
+        return lists.flatten()
 
 
-def _lists(node: Node, events: Events) -> Jagged:
+def lists_of(node: Node, events: Events) -> Jagged | Nested:
+    """Value of a node that must be lists; else `MisfitError`."""
     value = node.value(events)
-    if not isinstance(value, Jagged):
+    if not isinstance(value, Jagged | Nested):
         raise MisfitError(f"'{node.text}' holds one value an event where a list is needed")
     return value
 
 
-def _joint_kind(types: Sequence[ColumnType]) -> Kind:
-    return "jagged" if any(one.kind == "jagged" for one in types) else "flat"
+def cast_values(value: Column, dtype: DType) -> Column:
+    """The same column with values of another type; shared where nothing changes."""
+    return with_values(value, values_of(value).astype(dtype, copy=False))
 
 
-def _unknown(name: str, known: Mapping[str, Any]) -> str:
-    return f"there is no column '{name}'{nearest(name, known)}"
+def _unknown(name: str, known: Collection[str]) -> str:
+    message = f"there is no column '{name}'"
+    below = next((one for one in known if one.startswith(f"{name}/")), None)
+    if below is not None:
+        return f"{message}; did you mean {spell_name(below)}?"
+    if members(name, "transverse", known) is not None:
+        plain = spell_name(name)
+        return f"{message}; as a four-vector '{name}' goes into functions of one, as in pt({plain}) or mass({plain}[0])"
+    return f"{message}{nearest(name, map(spell_name, known))}"
 
 
 def _signature(operation: Elementwise, nodes: Sequence[Node], types: Sequence[ColumnType]) -> Signature:
@@ -247,48 +270,19 @@ def _signature(operation: Elementwise, nodes: Sequence[Node], types: Sequence[Co
 
 
 def _apply(operation: Elementwise, nodes: Sequence[Node], values: Sequence[Column]) -> Column:
-    signature = _signature(operation, nodes, [_type_of(value) for value in values])
-    offsets = _common_offsets(nodes, values)
+    signature = _signature(operation, nodes, [type_of(value) for value in values])
+    lists = common_lists([node.text for node in nodes], values)
     if signature.operands is not None:
-        values = [_cast(value, signature.operands) for value in values]
-    if offsets is None:
+        values = [cast_values(value, signature.operands) for value in values]
+    if lists is None:
         return np.asarray(operation.compute(*values))
-    counts = np.diff(offsets)
-    arrays = [_per_value(value, counts) for value in values]
-    return Jagged(offsets, np.asarray(operation.compute(*arrays)))
+    arrays = [lists.spread(value) for value in values]
+    return lists.wrap(np.asarray(operation.compute(*arrays)))
 
 
-def _type_of(value: Column) -> ColumnType:
+def type_of(value: Column) -> ColumnType:
+    """Type of a computed column."""
     dtype = declared_dtype(value.dtype)
     if dtype is None:  # names are checked and operations give declared types only
         raise MisfitError(f"values of type {value.dtype}")
-    return ColumnType("jagged" if isinstance(value, Jagged) else "flat", dtype)
-
-
-def _cast(value: Column, dtype: DType) -> Column:
-    return value.astype(dtype) if isinstance(value, Jagged) else value.astype(dtype, copy=False)
-
-
-def _per_value(value: Column, counts: NDArray[np.int64]) -> NDArray[Any]:
-    if isinstance(value, Jagged):
-        return value.values
-    return value if value.ndim == 0 else np.repeat(value, counts)
-
-
-def _common_offsets(nodes: Sequence[Node], values: Sequence[Column]) -> NDArray[np.int64] | None:
-    lists = [(node, value) for node, value in zip(nodes, values, strict=True) if isinstance(value, Jagged)]
-    if not lists:
-        return None
-    first, lead = lists[0]
-    for node, other in lists[1:]:
-        if other.offsets is not lead.offsets and not np.array_equal(other.offsets, lead.offsets):
-            raise MisfitError(_length_message(first.text, lead, node.text, other))
-    return lead.offsets
-
-
-def _length_message(first: str, lead: Jagged, second: str, other: Jagged) -> str:
-    event = int(np.flatnonzero(lead.counts != other.counts)[0])
-    return (
-        f"the lists '{first}' and '{second}' have different lengths ({lead.counts[event]} "
-        f"and {other.counts[event]} in event {event} of {len(lead)}): they cannot be joined value by value"
-    )
+    return ColumnType(kind_of(value), dtype)

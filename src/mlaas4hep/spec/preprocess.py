@@ -20,10 +20,12 @@ from mlaas4hep.spec.columns import (
     Columns,
     ColumnType,
     Jagged,
+    Nested,
     can_be_missing,
     cast,
     compress_columns,
     hide_missing,
+    kind_of,
 )
 from mlaas4hep.spec.expressions import Expression
 from mlaas4hep.spec.features import EVENT, FeatureSpec, InputGroup
@@ -78,7 +80,7 @@ class Preprocessor:
         self.features = features
         self._known = can_be_missing(types) if features.missing_values else dict(types)
         declared = computable(features.new_variables, types) if sealed else features.new_variables
-        self._new = NewVariables(declared)
+        self._new = _new_variables(declared, self._known)
         self._preselection = _parse(features.preselection, "preselection")
         self._sort = {group.name: _parse(group.sort, f"inputs.{group.name}.sort") for group in features.inputs}
         self._types = self._known
@@ -178,7 +180,7 @@ class Preprocessor:
 
     def needs_of(self, expression: Expression) -> frozenset[str]:
         """Raw columns behind an expression, through new variables."""
-        return self._new.columns_behind(expression.names)
+        return self._new.columns_behind(self._new.needs_of(expression))
 
     def type_of(self, name: str) -> ColumnType:
         """Type of a column or new variable."""
@@ -189,7 +191,7 @@ class Preprocessor:
             yield from (variable.name for variable in group.variables)
         for expression in (self._preselection, *self._sort.values()):
             if expression is not None:
-                yield from expression.names
+                yield from self._new.needs_of(expression)
 
     def _check(self) -> Iterator[str]:
         taken = [name for name in self._new.expressions if name in self._known]
@@ -227,6 +229,11 @@ class Preprocessor:
                 close = nearest(variable.name, self._types)
                 yield f"{path}: '{variable.name}' is neither a column nor a new variable{close}"
                 continue
+            if found.kind == "nested":
+                yield (
+                    f"{path}: '{variable.name}' is {found}, a list of lists an event, which no input takes; reduce it "
+                    f"in new_variables, as in max({variable.name}) or flatten({variable.name})"
+                )
             if group.length is None and found.kind == "jagged":
                 yield (
                     f"{path}: '{variable.name}' is jagged ({found}), listed as flat; put it under a collection, as in "
@@ -239,8 +246,8 @@ class Preprocessor:
                     f"put it under inputs.event"
                 )
         sort = self._sort[group.name]
-        if sort is not None and sort.result_type(self._types).kind == "flat":
-            yield f"inputs.{group.name}.sort: '{group.sort}' is flat; sort by a column of the collection"
+        if sort is not None and (kind := sort.result_type(self._types).kind) != "jagged":
+            yield f"inputs.{group.name}.sort: '{group.sort}' is {kind}; sort by a column of the collection"
 
     def _assembled(self, typed: Columns, index: NDArray[np.int64] | None, kept: NDArray[np.bool_]) -> Assembled:
         events = _Events(typed, self._new, len(kept))
@@ -274,7 +281,7 @@ class _Events:
         return self._columns[name]
 
     def evaluate(self, expression: Expression) -> Column:
-        self._compute(expression.names)
+        self._compute(self._new.needs_of(expression))
         return expression.evaluate(self._columns, self.num_entries)
 
     def _compute(self, names: Iterable[str]) -> None:
@@ -310,7 +317,7 @@ def _stack(rows: Assembled) -> NDArray[np.float32]:
 
 
 def _as_flat(column: Column, name: str) -> NDArray[Any]:
-    if isinstance(column, Jagged):
+    if isinstance(column, Jagged | Nested):
         raise DataError(f"'{name}' is a list an event where one value is needed")
     return column
 
@@ -318,7 +325,7 @@ def _as_flat(column: Column, name: str) -> NDArray[Any]:
 def _as_jagged(column: Column, name: str) -> Jagged:
     if isinstance(column, Jagged):
         return column
-    raise DataError(f"'{name}' is flat where a list an event is needed")
+    raise DataError(f"'{name}' is {kind_of(column)} where a list an event is needed")
 
 
 def _check_lengths(columns: Columns, num_entries: int) -> None:
@@ -341,14 +348,39 @@ def _parse(text: str | None, where: str) -> Expression | None:
     return None if text is None else Expression.parse(text, where=where)
 
 
-def columns_of(features: FeatureSpec, expressions: Iterable[str] = (), *, names: Iterable[str] = ()) -> frozenset[str]:
-    """Raw columns that a declaration names, with those of further expressions (weights, selections) and names.
+def _new_variables(declared: Mapping[str, str], known: Iterable[str]) -> NewVariables:
+    try:
+        return NewVariables(declared, known)
+    except ExpressionError as error:
+        problem = str(error).replace("\n", "\n    ")
+        raise ConfigError([problem], where="inputs do not fit the columns of the files") from error
+
+
+def columns_of(
+    features: FeatureSpec, expressions: Iterable[str] = (), *, names: Iterable[str] = (), known: Iterable[str]
+) -> frozenset[str]:
+    """Raw columns that a declaration takes, with those of further expressions (weights, selections) and names.
 
     Needs no types, so a source can be asked for them before anything is read.
+
+    Parameters
+    ----------
+    features
+        The declaration.
+    expressions, names
+        Further ones.
+    known
+        Names of the columns that there are: they tell what a collection in a four-vector stands for.
+
+    Raises
+    ------
+    ExpressionError
+        A collection has not the columns that are asked of it.
     """
+    new = NewVariables(features.new_variables, known)
     names = [*names, *(variable.name for group in features.inputs for variable in group.variables)]
     texts = [features.preselection, *(group.sort for group in features.inputs), *expressions]
     for text in texts:
         if text is not None:
-            names.extend(Expression.parse(text).names)
-    return NewVariables(features.new_variables).columns_behind(names)
+            names.extend(new.needs_of(Expression.parse(text)))
+    return new.columns_behind(names)

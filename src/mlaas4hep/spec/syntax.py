@@ -1,8 +1,8 @@
 """The text of an expression, read into a tree of nodes: a white list within Python's own grammar.
 
-Only `ast.parse` sees the text; nothing is ever evaluated by Python. Configs come over the network, so length,
-depth and number of parts are bounded. Invariant: whatever is refused is refused with a reason at its
-character.
+Only `ast.parse` sees the text (after `spelling` has put ROOT's words into ours); nothing is ever evaluated by Python.
+Configs come over the network, so length, depth and number of parts are bounded. Invariant: whatever is refused is
+refused with a reason at its character.
 """
 
 from __future__ import annotations
@@ -10,17 +10,43 @@ from __future__ import annotations
 import ast
 import math
 import re
-from collections.abc import Sequence
 
 from mlaas4hep.errors import nearest
 from mlaas4hep.spec import operations as op
-from mlaas4hep.spec.nodes import Apply, Chain, Element, Literal, Name, Node, PlaceError, Reduce
+from mlaas4hep.spec.construct import (
+    OWN_FUNCTIONS,
+    binary,
+    check_arity,
+    function,
+    get_or,
+    infix,
+    literal,
+    whole_index,
+    wrapped,
+)
+from mlaas4hep.spec.functions import ALIASES, FUNCTIONS
+from mlaas4hep.spec.members import Need
+from mlaas4hep.spec.nodes import Apply, Chain, Literal, Name, Node
+from mlaas4hep.spec.picks import At, By, Ordered, Pick, Selector, Span
+from mlaas4hep.spec.reductions import REDUCTIONS
+from mlaas4hep.spec.spelling import ALTERNATIVE, PI, PlaceError, Spelled, respell, spell_name
+from mlaas4hep.spec.vectors import (
+    MEASUREMENTS,
+    VIEWS,
+    Added,
+    Either,
+    FromColumns,
+    FromValues,
+    Measure,
+    Picked,
+    Total,
+    VectorNode,
+    Viewed,
+)
 
 MAX_LENGTH = 4000
 MAX_DEPTH = 100
 MAX_NODES = 1000
-MAX_POWER = 1000
-MAX_INDEX = 2**31
 
 _BINARY: dict[type[ast.operator], op.Elementwise] = {
     ast.Add: op.ADD,
@@ -48,35 +74,22 @@ _COMPARE: dict[type[ast.cmpop], op.Elementwise] = {
     ast.NotEq: op.NOT_EQUAL,
 }
 
-# Spellings of other languages and what to write instead, looked for before Python's parser sees the text.
-_SPELLINGS: tuple[tuple[re.Pattern[str], str], ...] = (
-    (re.compile(r"&&"), "'&&' is written 'and' here"),
-    (re.compile(r"\|\|"), "'||' is written 'or' here"),
-    (re.compile(r"!(?!=)"), "'!' is written 'not' here"),
-    (re.compile(r"\^"), "'^' is not known: a power is written '**', and either-or of two conditions '!='"),
-    (re.compile(r"\?"), "a choice 'a ? b : c' is not part of expressions"),
-    (re.compile(r"['\"]"), "text in quotes is not part of expressions, which are of numbers and conditions"),
-    (re.compile(r"::"), "'::' is not part of expressions: functions are written plainly, as in 'abs(x)'"),
-    (re.compile(r"(?<![=<>!:])=(?!=)"), "one '=' sets a value: equality is written '=='"),
-    (re.compile(r"[^\w\s.+\-*/%()<>=!&|~\[\],:]"), "this character is not part of expressions"),
-    (
-        # Possessive, so that the exponent of '1e5' is not given back and taken for a name.
-        re.compile(r"(?<![\w.])(?:\d[\d_]*+(?:\.\d*+)?+|\.\d++)(?:[eE][+-]?+\d++)?+(?=[^\W\d])"),
-        "a number runs into a name: put '*' or a space between",
-    ),
-)
-
 _REFUSED: dict[type[ast.AST], str] = {
-    ast.IfExp: "a choice 'a if b else c' is not part of expressions",
+    ast.IfExp: "a choice 'a if b else c' is written where(b, a, c)",
     ast.Lambda: "functions cannot be defined in an expression",
     ast.NamedExpr: "':=' is not part of expressions",
     ast.Tuple: "a comma stands only between the arguments of a function",
     ast.List: "a list written out is not part of expressions",
-    ast.Slice: "slices are not built yet: take single elements, as in 'Jet_pt[0]'",
+    ast.Slice: "a slice stands in brackets behind a list, as in 'Jet_pt[1:3]'",
     ast.ListComp: "loops are not part of expressions: functions and operators work on whole lists",
     ast.GeneratorExp: "loops are not part of expressions: functions and operators work on whole lists",
     ast.Starred: "'*' needs a value on both sides",
 }
+_NO_VECTOR = (
+    "this is no four-vector: those are collections such as Jet, what is picked of them, as in Jet[0], Jet[Jet_pt > 30] "
+    "or sort(Jet, -Jet_pt), and their sums, as in Jet[0] + Jet[1] or sum(Jet)"
+)
+_KNOWN = tuple(dict.fromkeys([*FUNCTIONS, *REDUCTIONS, *OWN_FUNCTIONS, *MEASUREMENTS, *VIEWS]))
 
 
 def tidy(text: str) -> str:
@@ -96,18 +109,16 @@ def read(text: str) -> Node:
         raise PlaceError("the expression is empty", 0)
     if len(text) > MAX_LENGTH:
         raise PlaceError(f"the expression has {len(text)} characters, the most is {MAX_LENGTH}", MAX_LENGTH)
-    for pattern, advice in _SPELLINGS:
-        if found := pattern.search(text):
-            raise PlaceError(advice, found.start())
-    return _Reader(text).node(_parse(text).body, 0)
+    spelled = respell(text)
+    return _Reader(spelled).node(_parse(spelled).body, 0)
 
 
-def _parse(text: str) -> ast.Expression:
+def _parse(spelled: Spelled) -> ast.Expression:
     try:
-        return ast.parse(text, mode="eval")
+        return ast.parse(spelled.source, mode="eval")
     except SyntaxError as problem:
-        at = min(max((problem.offset or 1) - 1, 0), len(text))
-        raise PlaceError(f"this cannot be read: {problem.msg}", at) from None
+        at = (problem.offset or 1) - 1
+        raise PlaceError(f"this cannot be read: {problem.msg}", spelled.place(at)) from None
     except (RecursionError, MemoryError):
         raise PlaceError(_too_deep(), 0) from None
 
@@ -119,62 +130,72 @@ def _too_deep() -> str:
 class _Reader:
     """Turns Python's tree into ours, counting its parts."""
 
-    def __init__(self, text: str) -> None:
-        self._bytes = text.encode()
+    def __init__(self, spelled: Spelled) -> None:
+        self._spelled = spelled
+        self._bytes = spelled.source.encode()
         self._count = 0
 
     def node(self, tree: ast.expr, depth: int) -> Node:
-        at = self._at(tree)
-        self._count += 1
-        if depth > MAX_DEPTH:
-            raise PlaceError(_too_deep(), at)
-        if self._count > MAX_NODES:
-            raise PlaceError(f"the expression has more than {MAX_NODES} parts", at)
+        at = self._enter(tree, depth)
         match tree:
-            case ast.Name():
-                return Name(at, tree.id)
+            case ast.Name() | ast.Attribute():
+                column = self._column(tree)
+                return Name(at, spell_name(column), column)
             case ast.Constant():
-                return _literal(tree.value, at)
+                return literal(tree.value, at)
             case ast.UnaryOp():
                 return self._unary(tree, depth)
             case ast.BinOp():
                 return self._binary(tree, depth)
             case ast.BoolOp():
                 operation = op.AND if isinstance(tree.op, ast.And) else op.OR
-                return _infix(operation, at, [self.node(value, depth + 1) for value in tree.values])
+                return infix(operation, at, [self.node(value, depth + 1) for value in tree.values])
             case ast.Compare():
                 return self._compare(tree, depth)
             case ast.Call():
                 return self._call(tree, depth)
             case ast.Subscript():
-                return self._element(tree, depth)
-            case ast.Attribute():
-                raise PlaceError(
-                    f"names with dots ('{ast.unparse(tree)[:60]}') cannot be read in an expression yet", at
-                )
+                inner = self.node(tree.value, depth + 1)
+                selector = self._selector(tree.slice, depth)
+                return Pick(at, f"{wrapped(inner)}{selector.text}", inner, selector)
         reason = _REFUSED.get(type(tree), f"{type(tree).__name__} is not part of expressions")
         raise PlaceError(reason, at)
 
+    def _enter(self, tree: ast.expr, depth: int) -> int:
+        """Place of a part, counted; deep and large trees are refused."""
+        at = self._at(tree)
+        self._count += 1
+        if depth > MAX_DEPTH:
+            raise PlaceError(_too_deep(), at)
+        if self._count > MAX_NODES:
+            raise PlaceError(f"the expression has more than {MAX_NODES} parts", at)
+        return at
+
     def _at(self, tree: ast.expr) -> int:
-        """Place in characters; `ast` counts bytes of UTF-8."""
-        return len(self._bytes[: tree.col_offset].decode())
+        """Place in characters as written; `ast` counts bytes of UTF-8 in the respelled text."""
+        return self._spelled.place(len(self._bytes[: tree.col_offset].decode()))
+
+    def _column(self, tree: ast.expr) -> str:
+        """Name of a column: plain, in back-ticks, or with dots."""
+        if isinstance(tree, ast.Name):
+            return self._spelled.quoted.get(tree.id, tree.id)
+        if isinstance(tree, ast.Attribute):
+            return f"{self._column(tree.value)}.{tree.attr}"
+        raise PlaceError("a dot stands only inside a name, as in 'Jet.PT'", self._at(tree))
 
     def _unary(self, tree: ast.UnaryOp, depth: int) -> Node:
         at, operation = self._at(tree), _UNARY[type(tree.op)]
         inner = self.node(tree.operand, depth + 1)
         if operation is op.NEGATE and isinstance(inner, Literal) and not isinstance(inner.constant, bool):
-            return _literal(-inner.constant, at)
+            return literal(-inner.constant, at)
         space = " " if operation is op.NOT else ""
-        return Apply(at, f"{operation.name}{space}{_wrapped(inner)}", operation, (inner,))
+        return Apply(at, f"{operation.name}{space}{wrapped(inner)}", operation, (inner,))
 
     def _binary(self, tree: ast.BinOp, depth: int) -> Node:
         operation = _BINARY.get(type(tree.op))
         if operation is None:
             raise PlaceError(f"the operator {type(tree.op).__name__} is not part of expressions", self._at(tree))
-        left, right = self.node(tree.left, depth + 1), self.node(tree.right, depth + 1)
-        if operation is op.POWER and isinstance(right, Literal) and abs(right.constant) > MAX_POWER:
-            raise PlaceError(f"the power {right.text} is too large, the most is {MAX_POWER}", right.at)
-        return _infix(operation, self._at(tree), [left, right])
+        return binary(operation, self._at(tree), self.node(tree.left, depth + 1), self.node(tree.right, depth + 1))
 
     def _compare(self, tree: ast.Compare, depth: int) -> Node:
         chosen = [_COMPARE.get(type(one)) for one in tree.ops]
@@ -182,74 +203,121 @@ class _Reader:
         if len(known) < len(chosen):
             raise PlaceError("'in' and 'is' are not part of expressions: write '=='", self._at(tree))
         nodes = tuple(self.node(one, depth + 1) for one in (tree.left, *tree.comparators))
-        text = _wrapped(nodes[0])
+        text = wrapped(nodes[0])
         for operation, node in zip(known, nodes[1:], strict=True):
-            text += f" {operation.name} {_wrapped(node)}"
+            text += f" {operation.name} {wrapped(node)}"
         return Chain(self._at(tree), text, known, nodes)
 
+    def _selector(self, tree: ast.expr, depth: int) -> Selector:
+        if isinstance(tree, ast.Slice):
+            return Span(*(self._bound(one, depth) for one in (tree.lower, tree.upper, tree.step)))
+        node = self.node(tree, depth + 1)
+        if not isinstance(node, Literal):
+            return By(node)
+        return At(whole_index(node, "an element is taken by a whole number, as in 'Jet_pt[0]' or 'Jet_pt[-1]'"))
+
+    def _bound(self, tree: ast.expr | None, depth: int) -> int | None:
+        if tree is None:
+            return None
+        return whole_index(self.node(tree, depth + 1), "the ends of a slice are whole numbers, as in 'Jet_pt[1:3]'")
+
     def _call(self, tree: ast.Call, depth: int) -> Node:
-        at = self._at(tree)
+        name = self._function(tree)
+        at, count = self._at(tree), len(tree.args)
+        if name == PI:
+            check_arity("TMath::Pi", at, tree.args, 0)
+            return literal(math.pi, at)
+        if name == ALTERNATIVE:
+            return self._alternative(tree, depth)
+        if name == "deltaphi" and count == 2:
+            return self._either(tree, depth)
+        if name in MEASUREMENTS and not (name in FUNCTIONS and count == FUNCTIONS[name][0]):
+            return self._measure(name, tree, depth)
+        return function(name, at, [self.node(one, depth + 1) for one in tree.args])
+
+    def _function(self, tree: ast.Call) -> str:
+        """Our name of the function that is called."""
         if not isinstance(tree.func, ast.Name):
-            raise PlaceError("functions are written plainly, as in 'abs(x)'; known: " + _function_list(), at)
-        name = tree.func.id
-        if name not in op.FUNCTIONS and name not in op.REDUCTIONS:
-            known = [*op.FUNCTIONS, *op.REDUCTIONS]
-            raise PlaceError(f"there is no function '{name}'{nearest(name, known, count=1)}", at)
+            message = "functions are written plainly, as in 'abs(x)'; known: "
+            raise PlaceError(message + ", ".join(_KNOWN), self._at(tree))
+        written = tree.func.id
+        name = self._spelled.words.get(written) or ALIASES.get(written, written)
+        if name not in _KNOWN and written not in self._spelled.words:
+            known = [*_KNOWN, *ALIASES]
+            shown = self._spelled.quoted.get(written, written)
+            raise PlaceError(f"there is no function '{shown}'{nearest(shown, known, count=1)}", self._at(tree))
         if tree.keywords:
             raise PlaceError(f"'{name}' takes no named arguments", self._at(tree.keywords[0].value))
-        arguments = [self.node(one, depth + 1) for one in tree.args]
-        return _function(name, at, arguments)
+        return name
 
-    def _element(self, tree: ast.Subscript, depth: int) -> Node:
-        if isinstance(tree.slice, ast.Slice):
-            raise PlaceError(_REFUSED[ast.Slice], self._at(tree.slice))
-        inner, index = self.node(tree.value, depth + 1), self.node(tree.slice, depth + 1)
-        if not isinstance(index, Literal) or type(index.constant) is not int:
-            raise PlaceError(
-                "an element is taken by a whole number, as in 'Jet_pt[0]' or 'Jet_pt[-1]'; no masks yet",
-                index.at,
-            )
-        if abs(index.constant) > MAX_INDEX:
-            raise PlaceError(f"no list is as long as {index.text}", index.at)
-        return Element(self._at(tree), f"{_wrapped(inner)}[{index.text}]", inner, index.constant)
+    def _alternative(self, tree: ast.Call, depth: int) -> Node:
+        """ROOT's Alt$(x[1], -1)."""
+        nodes = [self.node(one, depth + 1) for one in tree.args]
+        if len(nodes) != 2 or not (isinstance(nodes[0], Pick) and isinstance(nodes[0].selector, At)):
+            message = "'Alt$' takes an element and what stands for it where there is none, as in Alt$(Jet_pt[1], -1)"
+            raise PlaceError(message, self._at(tree))
+        return get_or(self._at(tree), nodes[0].operand, nodes[0].selector.index, nodes[1])
+
+    def _either(self, tree: ast.Call, depth: int) -> Node:
+        """Two angles or two four-vectors: what the names are is known when columns are."""
+        vectors: Node | None = None
+        try:
+            vectors = self._measure("deltaphi", tree, depth)
+            numbers = function("deltaphi", self._at(tree), [self.node(one, depth + 1) for one in tree.args])
+        except PlaceError:
+            if vectors is not None:
+                return vectors
+            return function("deltaphi", self._at(tree), [self.node(one, depth + 1) for one in tree.args])
+        assert isinstance(vectors, Measure)
+        return Either(numbers.at, numbers.text, vectors, numbers)
+
+    def _measure(self, name: str, tree: ast.Call, depth: int) -> Node:
+        at, measurement = self._at(tree), MEASUREMENTS[name]
+        if len(tree.args) != measurement.arity:
+            takes = "one four-vector" if measurement.arity == 1 else "two four-vectors"
+            more = f" or {FUNCTIONS[name][0]} numbers" if name in FUNCTIONS else ""
+            raise PlaceError(f"'{name}' takes {takes}{more}, and {len(tree.args)} are given", at)
+        operands = tuple(self._vector(one, depth + 1, measurement.need) for one in tree.args)
+        return Measure(at, f"{name}({', '.join(one.text for one in operands)})", measurement, operands)
+
+    def _vector(self, tree: ast.expr, depth: int, need: Need) -> VectorNode:
+        """A part that gives four-vectors, of which so much is needed."""
+        at = self._enter(tree, depth)
+        match tree:
+            case ast.Name() | ast.Attribute():
+                name = self._column(tree)
+                return FromColumns(at, spell_name(name), name, need)
+            case ast.BinOp(op=ast.Add() | ast.Sub()):
+                left, right = self._vector(tree.left, depth + 1, need), self._vector(tree.right, depth + 1, need)
+                plus = isinstance(tree.op, ast.Add)
+                text = f"{_bracketed(left)} {'+' if plus else '-'} {_bracketed(right)}"
+                return Added(at, text, left, right, 1.0 if plus else -1.0)
+            case ast.Subscript():
+                inner = self._vector(tree.value, depth + 1, need)
+                selector = self._selector(tree.slice, depth)
+                return Picked(at, f"{_bracketed(inner)}{selector.text}", inner, selector)
+            case ast.Call():
+                return self._vector_call(tree, depth, need)
+        raise PlaceError(_NO_VECTOR, at)
+
+    def _vector_call(self, tree: ast.Call, depth: int, need: Need) -> VectorNode:
+        name, at, count = self._function(tree), self._at(tree), len(tree.args)
+        if name in VIEWS and count == 1:
+            least, view = VIEWS[name]
+            inner = self._vector(tree.args[0], depth + 1, "transverse" if need == "transverse" else least)
+            return Viewed(at, f"{name}({inner.text})", inner, view)
+        if name == "sum" and count == 1:
+            inner = self._vector(tree.args[0], depth + 1, need)
+            return Total(at, f"sum({inner.text})", inner)
+        if name == "sort" and count == 2:
+            inner, key = self._vector(tree.args[0], depth + 1, need), self.node(tree.args[1], depth + 1)
+            return Picked(at, f"sort({inner.text}, {key.text})", inner, Ordered(key))
+        if name == "p4" and count == 4:
+            pt, eta, phi, mass = (self.node(one, depth + 1) for one in tree.args)
+            text = f"p4({pt.text}, {eta.text}, {phi.text}, {mass.text})"
+            return FromValues(at, text, (pt, eta, phi, mass))
+        raise PlaceError(_NO_VECTOR, at)
 
 
-def _literal(value: object, at: int) -> Literal:
-    if not isinstance(value, bool | int | float):
-        raise PlaceError(f"{value!r} is neither a number nor True or False", at)
-    if isinstance(value, float) and not math.isfinite(value):
-        raise PlaceError("the number is too large for 64 bits", at)
-    if isinstance(value, int) and not -(2**63) <= value < 2**64:
-        raise PlaceError("the whole number is too large for 64 bits: write it with a decimal point", at)
-    return Literal(at, repr(value), value)
-
-
-def _infix(operation: op.Elementwise, at: int, nodes: Sequence[Node]) -> Node:
-    return Apply(at, f" {operation.name} ".join(_wrapped(node) for node in nodes), operation, tuple(nodes))
-
-
-def _function(name: str, at: int, nodes: Sequence[Node]) -> Node:
-    text = f"{name}({', '.join(node.text for node in nodes)})"
-    if len(nodes) == 2 and name in op.PAIRWISE:
-        return Apply(at, text, op.PAIRWISE[name], tuple(nodes))
-    if len(nodes) != 1:
-        takes = "one list, or two values" if name in op.PAIRWISE else "one argument"
-        raise PlaceError(f"'{name}' takes {takes}, and {len(nodes)} are given", at)
-    if name in op.FUNCTIONS:
-        return Apply(at, text, op.FUNCTIONS[name], tuple(nodes))
-    return Reduce(at, text, op.REDUCTIONS[name], nodes[0])
-
-
-def _wrapped(node: Node) -> str:
-    """Its text, in parentheses unless it is one word: the canonical form needs no rules of precedence."""
-    if isinstance(node, Apply):
-        one_word = node.operation.name in op.FUNCTIONS or node.operation.name in op.PAIRWISE
-    elif isinstance(node, Literal):
-        one_word = not node.text.startswith("-")
-    else:
-        one_word = not isinstance(node, Chain)
-    return node.text if one_word else f"({node.text})"
-
-
-def _function_list() -> str:
-    return ", ".join([*op.FUNCTIONS, *op.REDUCTIONS])
+def _bracketed(node: VectorNode) -> str:
+    return f"({node.text})" if isinstance(node, Added) else node.text

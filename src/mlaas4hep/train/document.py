@@ -36,6 +36,10 @@ def to_yaml(config: Config) -> str:
         "missing": list(features.missing_values),
         "model": _model(config),
         "training": msgspec.to_builtins(config.training),
+        "on_error": None if str(config.on_error) == "stop" else str(config.on_error),
+        "cache": None
+        if config.cache is None
+        else {**msgspec.to_builtins(config.cache), "path": _absolute(config.cache.path)},
     }
     text: str = yaml.safe_dump(_given(plain), sort_keys=False, default_flow_style=None, width=110, allow_unicode=True)
     return text

@@ -125,6 +125,7 @@ def _kept(run: _Run, threads: int | None, progress: Progress) -> tuple[Kept, boo
         run.bundle,
         missing=run.metrics["missing_inputs"],
         max_events=run.metrics["max_events"],
+        skipped=run.metrics.get("skipped", ()),
         threads=threads,
         progress=progress,
     )

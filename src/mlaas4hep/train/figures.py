@@ -16,8 +16,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from mlaas4hep.data.batches import Batch
 from mlaas4hep.data.catalogue import Catalogue
-from mlaas4hep.data.dataset import Batch
 from mlaas4hep.data.reader import Counts
 from mlaas4hep.data.weights import training_factors
 from mlaas4hep.errors import DataError
@@ -201,7 +201,10 @@ def held_out(judgement: Judgement) -> dict[str, Any]:
 
 
 def accounts(catalogue: Catalogue, counts: Sequence[Counts]) -> list[dict[str, Any]]:
-    """What became of the entries of each file: ``entries = read + skipped``, ``read = selected + cut + unlabelled``."""
+    """Where the entries went, file by file: ``entries = read + skipped``.
+
+    And ``read = selected + cut + unlabelled + quarantined``.
+    """
     return [
         {
             "sample": catalogue.samples[file.sample].name,
@@ -212,6 +215,7 @@ def accounts(catalogue: Catalogue, counts: Sequence[Counts]) -> list[dict[str, A
             "selected": count.delivered,
             "cut": count.cut,
             "unlabelled": count.unlabelled,
+            "quarantined": count.quarantined,
             "skipped": (file.tree_entries or file.num_entries) - count.read,
         }
         for file, count in zip(catalogue.files, counts, strict=True)

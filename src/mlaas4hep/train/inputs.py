@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mlaas4hep.data.dataset import Batch
+from mlaas4hep.data.batches import Batch
 from mlaas4hep.graph.core import Missing
 from mlaas4hep.spec.contract import ModelSpec
 from mlaas4hep.spec.features import InputGroup

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlaas4hep.backends.protocol import InMemoryLearner, Round, Scores, StreamingLearner
-from mlaas4hep.data.dataset import Batch
+from mlaas4hep.data.batches import Batch
 from mlaas4hep.errors import DataError, ModelError
 from mlaas4hep.train.callbacks import EarlyStopping, EpochRecord, History, Progress, describe
 from mlaas4hep.train.memory import collect, require_memory

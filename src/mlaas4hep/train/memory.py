@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 from mlaas4hep.backends.protocol import InMemoryLearner, Table
-from mlaas4hep.data.dataset import Batch
+from mlaas4hep.data.batches import Batch
 from mlaas4hep.errors import DataError, ModelError
 
 

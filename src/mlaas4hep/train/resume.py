@@ -32,7 +32,7 @@ from mlaas4hep.train.standing import Keeper, Standing, read_document, standing_o
 Unfinished = Literal["refuse", "resume", "restart"]
 Facts = Mapping[str, Any]
 # Change speed, memory and safety only.
-_FREE = frozenset({"training.checkpoint_s", "training.max_memory"})
+_FREE = frozenset({"training.checkpoint_s", "training.max_memory", "cache", "cache.path", "cache.limit"})
 _WIDEST = 60
 
 
@@ -203,6 +203,7 @@ def data_facts(choice: Choice, catalogue: Catalogue, spec: ModelSpec, *, order: 
     if choice.file is not None:
         facts["source of model.file"] = choice.file.sha256
     facts["order of events"] = order
+    facts["left out"] = [str(one) for one in catalogue.quarantine.records]
     facts["statistics of the training part"] = spec.sha256
     return facts
 

@@ -34,10 +34,11 @@ from mlaas4hep.backends.weights import refuse_negative
 from mlaas4hep.bundle import Bundle, load_bundle
 from mlaas4hep.bundle.write import write_bundle
 from mlaas4hep.config import Config
+from mlaas4hep.data.batches import Batch
 from mlaas4hep.data.catalogue import Catalogue
-from mlaas4hep.data.dataset import Batch, EventDataset, default_threads
+from mlaas4hep.data.dataset import EventDataset, default_threads
 from mlaas4hep.data.reader import Counts
-from mlaas4hep.data.scan import scan_files
+from mlaas4hep.data.scan import ScanResult, scan_files
 from mlaas4hep.data.split import PARTS, Part
 from mlaas4hep.data.weights import require_classes
 from mlaas4hep.errors import ConfigError
@@ -121,7 +122,8 @@ class _Plan:
             Preprocessor(self.config.features, self.catalogue.types),
             part=part,
             batch_size=settings.batch_size if training and shuffle else _EVALUATION_BATCH,
-            shuffle=shuffle,
+            shuffle="exact" if shuffle and training and settings.shuffle == "exact" else shuffle,
+            cache=self.config.cache,
             shuffle_window=settings.shuffle_window,
             seed=self.seed,
             weights="training" if training else "physics",
@@ -221,11 +223,8 @@ def _prepare(
     catalogue = _open(config, max_events, progress)
     preprocessor = Preprocessor(config.features, catalogue.types)
     threads = default_threads() if threads is None else threads
-    progress.start("scanning events", total=catalogue.num_entries)
-    max_memory = config.training.max_memory_bytes
-    found = scan_files(catalogue, preprocessor, threads=threads, progress=progress.update, max_memory=max_memory)
+    catalogue, found = _scan(config, catalogue, preprocessor, threads, progress)
     statistics = found.statistics
-    progress.close()
     require_classes(statistics.classes)
     progress.note(_account(catalogue, statistics))
     if unlabelled := sum(one.unlabelled for one in found.files):
@@ -239,6 +238,25 @@ def _prepare(
         progress.note(line)
     spec = ModelSpec.seal(config.name, preprocessor=preprocessor, statistics=statistics)
     return _Plan(config, choice, catalogue, spec, found.files, threads, max_events)
+
+
+def _scan(
+    config: Config, catalogue: Catalogue, preprocessor: Preprocessor, threads: int, progress: Progress
+) -> tuple[Catalogue, ScanResult]:
+    """Statistics; where something had to be left out, once more with weights that make up for it."""
+    max_memory = config.training.max_memory_bytes
+    progress.start("scanning events", total=catalogue.num_entries)
+    found = scan_files(catalogue, preprocessor, threads=threads, progress=progress.update, max_memory=max_memory)
+    progress.close()
+    for record in catalogue.quarantine.records:
+        progress.note(f"left out, cannot be read: {record}")
+    if not catalogue.quarantine:
+        return catalogue, found
+    catalogue = catalogue.corrected()
+    progress.start("scanning again with corrected weights", total=catalogue.num_entries)
+    found = scan_files(catalogue, preprocessor, threads=threads, progress=progress.update, max_memory=max_memory)
+    progress.close()
+    return catalogue, found
 
 
 def _open(config: Config, max_events: int | None, progress: Progress) -> Catalogue:
@@ -293,6 +311,8 @@ def _learn(plan: _Plan, attempt: Attempt, interrupt: Interrupt, progress: Progre
             interrupt=interrupt,
             progress=progress,
         )
+        if left := stream.not_cached:
+            progress.note(f"cache: {len(left)} files had no room in it and were read each epoch, such as {left[0]}")
     return learner, history
 
 
@@ -340,6 +360,8 @@ def _metrics(
         "samples_not_used": list(plan.config.observed),
         "collections": msgspec.to_builtins(collection_figures(plan.spec.statistics, plan.spec.features.inputs)),
         "files": accounts(plan.catalogue, plan.files),
+        "on_error": str(plan.config.on_error),
+        "skipped": [one.as_plain() for one in plan.catalogue.quarantine.records],
         "versions": _versions(),
     }
 
@@ -383,6 +405,7 @@ def _provenance(plan: _Plan) -> dict[str, Any]:
     return {
         "model": plan.choice.model,
         "files": files,
+        "skipped": [one.as_plain() for one in plan.catalogue.quarantine.records],
         "split_by": str(plan.catalogue.identity),
         "seed": plan.seed,
         "training": msgspec.to_builtins(plan.config.training),

@@ -6,16 +6,18 @@ training; the test part holds, sample by sample, the events that the scan counte
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mlaas4hep.bundle import Bundle
 from mlaas4hep.config import Config
+from mlaas4hep.data.batches import Batch
 from mlaas4hep.data.catalogue import Catalogue
-from mlaas4hep.data.dataset import Batch, EventDataset, default_threads
+from mlaas4hep.data.dataset import EventDataset, default_threads
 from mlaas4hep.data.split import PARTS, Part
 from mlaas4hep.errors import DataError
 from mlaas4hep.graph.core import Missing
@@ -39,6 +41,7 @@ def score_parts(
     *,
     missing: Missing,
     max_events: int | None,
+    skipped: Iterable[Mapping[str, Any]] = (),
     threads: int | None,
     progress: Progress,
 ) -> Kept:
@@ -54,6 +57,8 @@ def score_parts(
         How it sees its inputs: ``impute`` (scaled) or ``native`` (as they are).
     max_events
         As asked for in the training.
+    skipped
+        What could not be read then, and was left out.
     threads
         That read ahead; changes speed only.
     progress
@@ -65,6 +70,8 @@ def score_parts(
         Files that are missing or hold other events than when the model was trained.
     """
     catalogue = _catalogue(config, max_events, progress)
+    catalogue.leave_out(skipped)
+    catalogue = catalogue.corrected()
     preprocessor = Preprocessor(config.features, catalogue.types)
     spec = bundle.spec
     events = events_by_part(spec.statistics)
@@ -86,6 +93,7 @@ def score_parts(
             seed=config.training.seed,
             threads=default_threads() if threads is None else threads,
             max_memory=config.training.max_memory_bytes,
+            cache=config.cache,
         ) as dataset:
             batches = at_most(dataset, MAX_TRAIN_EVENTS) if part == "train" else dataset
             parts[part] = _score(bundle, watchers[part](batches), catalogue, progress)

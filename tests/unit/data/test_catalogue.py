@@ -12,7 +12,7 @@ from mlaas4hep.config import Config, parse_config
 from mlaas4hep.data.catalogue import Catalogue
 from mlaas4hep.data.scan import scan
 from mlaas4hep.errors import DataError
-from mlaas4hep.spec.columns import ColumnType
+from mlaas4hep.spec.columns import Column, ColumnType, Jagged
 from mlaas4hep.spec.preprocess import Preprocessor
 from mlaas4hep.testing import make_events, write_events
 
@@ -148,7 +148,7 @@ def test_everything_that_is_wrong_is_said_at_once(folder: Path) -> None:
         )
     )
     assert text.startswith("5 problems with the input files:")
-    for part in ("none.root: no such file", "text.root: is not a ROOT file", "has no entries", "did you mean 'event'"):
+    for part in ("none.root: no such file", "text.root: is not a file of a known format", "has no entries", "did you mean 'event'"):
         assert part in text
 
 
@@ -185,3 +185,38 @@ def test_the_physics_weight_factor_is_read_with_the_files(folder: Path) -> None:
         )
     )
     assert [one.factor for one in catalogue.samples] == [pytest.approx(10.0), pytest.approx(2.0)]
+
+
+def jets(seed: int, **renamed: str) -> dict[str, Column]:
+    """Events whose jets have all that a four-vector takes; some columns under other names."""
+    events = make_events(60, seed=seed)
+    pt = events["Jet_pt"]
+    assert isinstance(pt, Jagged)
+    events |= {"Jet_phi": Jagged(pt.offsets, pt.values % 3), "Jet_mass": Jagged(pt.offsets, pt.values / 10)}
+    return {renamed.get(name, name): column for name, column in events.items()}
+
+
+def test_a_collection_asks_the_files_for_its_columns(tmp_path: Path) -> None:
+    for name, seed in (("sig", 0), ("bkg", 1)):
+        write_events(tmp_path / f"{name}.root", jets(seed))
+    more = "new_variables: {m: 'mass(Jet[0])'}\nsplit: {test: 0, validation: 0}"
+    made = config(tmp_path, "files: sig.root", "files: bkg.root", event="MET_pt, m", more=more)
+    catalogue = Catalogue.open(made)
+    preprocessor = Preprocessor(catalogue.features, catalogue.types)
+    assert preprocessor.columns == {"MET_pt", "Jet_pt", "Jet_eta", "Jet_phi", "Jet_mass"}
+    found = scan(catalogue, preprocessor)
+    assert found.groups["event"][1].missing == sum(
+        len(one) == 0 for seed in (0, 1) for one in jets(seed)["Jet_pt"].tolist()
+    )
+
+
+def test_a_collection_without_its_columns_is_told_with_the_file(tmp_path: Path) -> None:
+    write_events(tmp_path / "sig.root", jets(0))
+    write_events(tmp_path / "bkg.root", jets(1, Jet_mass="Jet_area"))
+    more = "new_variables: {m: '2 * mass(Jet[0])'}"
+    told = refusal(config(tmp_path, "files: sig.root", "files: bkg.root", event="m", more=more))
+    assert "samples.background: " in told
+    assert "bkg.root, tree 'Events': has no column 'Jet_mass'" in told
+    told = refusal(config(tmp_path, "files: bkg.root", "files: sig.root", event="m", more=more))
+    assert "new_variables.m: 'Jet' has Jet_pt, Jet_eta, Jet_phi, but neither mass nor energy" in told
+    assert "(at character 10 of '2 * mass(Jet[0])')" in told

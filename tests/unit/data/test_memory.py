@@ -17,7 +17,7 @@ from mlaas4hep.data.scan import scan_files
 from mlaas4hep.data.source import cut_reads, open_source
 from mlaas4hep.spec.columns import Jagged
 from mlaas4hep.spec.preprocess import Preprocessor
-from mlaas4hep.testing import FORMATS, Format, write_events
+from mlaas4hep.testing import FORMATS, ROOT_FORMATS, Format, ending, supports_jagged, write_events
 
 EVENTS, LENGTH, MEMORY = 30_000, 300, 64_000_000
 STREAM = """
@@ -27,6 +27,7 @@ from mlaas4hep.config import parse_config
 from mlaas4hep.data.catalogue import Catalogue
 from mlaas4hep.data.dataset import EventDataset
 from mlaas4hep.data.scan import scan
+from mlaas4hep.data.source import open_source
 from mlaas4hep.spec.preprocess import Preprocessor
 
 signal, background, memory = sys.argv[1:]
@@ -37,6 +38,8 @@ config = parse_config(
 )
 catalogue = Catalogue.open(config)
 preprocessor = Preprocessor(config.features, catalogue.types)
+with open_source(signal) as source:
+    source.read(["x"], 0, 1)  # compiled code is loaded once, however much is read
 
 def held():
     return 1024 * int(re.search(r"RssAnon:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
@@ -59,12 +62,14 @@ print(events, scanned, max(seen) - start)
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", [format for format in FORMATS if supports_jagged(format)])
 def test_long_lists_are_read_within_the_memory_that_is_allowed(tmp_path: Path, format: Format) -> None:
     half = EVENTS // 2
     values = np.random.default_rng(0).normal(size=half * LENGTH).astype(np.float32)
     columns = {"x": np.arange(half), "cell_e": Jagged.from_counts(np.full(half, LENGTH), values)}
-    paths = [str(write_events(tmp_path / f"{name}.root", columns, format=format, cluster=1000)) for name in "ab"]
+    paths = [
+        str(write_events(tmp_path / f"{name}{ending(format)}", columns, format=format, cluster=1000)) for name in "ab"
+    ]
     command = [sys.executable, "-c", STREAM, *paths, str(MEMORY)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stderr
@@ -74,7 +79,7 @@ def test_long_lists_are_read_within_the_memory_that_is_allowed(tmp_path: Path, f
     assert grown < 2 * MEMORY, f"the stream took {grown / 1e6:.0f} MB"
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", ROOT_FORMATS)
 def test_reads_are_cut_by_the_bytes_in_the_file(tmp_path: Path, format: Format) -> None:
     columns = {"x": np.arange(2000.0), "e": Jagged.from_counts(np.full(2000, 50), np.zeros(100_000, np.float32))}
     path = str(write_events(tmp_path / "a.root", columns, format=format, cluster=100))

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mlaas4hep.config import Config, parse_config
+from mlaas4hep.config import Cache, Config, parse_config
+from mlaas4hep.data.batches import Batch
 from mlaas4hep.data.catalogue import Catalogue
-from mlaas4hep.data.dataset import Batch, EventDataset
+from mlaas4hep.data.dataset import EventDataset
 from mlaas4hep.data.reader import Counts
 from mlaas4hep.data.scan import scan, scan_files
 from mlaas4hep.data.source import open_source
@@ -90,7 +91,7 @@ def test_the_label_of_an_event_is_the_value_of_its_column(folder: Path, format: 
     entries = joined(batches, "entries")["entry"]
     assert entries.tolist() == np.flatnonzero((LABELS == 0) | (LABELS == 1)).tolist()
     assert joined(batches, "labels").tolist() == LABELS[entries].tolist()
-    assert counts == {0: Counts(SIZE, len(entries), 0, 0, SIZE - len(entries))}
+    assert counts == {0: Counts(SIZE, len(entries), unlabelled=SIZE - len(entries))}
 
 
 @pytest.mark.parametrize(
@@ -137,13 +138,32 @@ def test_a_source_gives_any_range_of_a_column_of_words_and_refuses_others(folder
                 source.read_text("word", 0, 999)  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_words_of_a_delimited_text_are_labels(tmp_path: Path, delimiter: str) -> None:
+    met = make_events(SIZE)["MET_pt"]
+    assert isinstance(met, np.ndarray)
+    words = [WORDS[one] or '""' for one in LABELS.tolist()]
+    lines = [delimiter.join(("MET_pt", "Label")), "# a comment"]
+    lines += [delimiter.join((repr(float(value)), word)) for value, word in zip(met, words, strict=True)]
+    (tmp_path / "events.csv").write_text("\n".join(lines) + "\n")
+    text = (
+        "samples: {all: {files: events.csv}}\ninputs: {event: [MET_pt]}\n"
+        "labels: {column: Label, classes: {background: b, signal: [s, other]}}\n"
+    )
+    batches, counts = stream(parse_config(text, folder=tmp_path), chunk_entries=37)
+    entries = joined(batches, "entries")["entry"]
+    assert entries.tolist() == np.flatnonzero(LABELS >= 0).tolist()
+    assert joined(batches, "labels").tolist() == (LABELS[entries] > 0).tolist()
+    assert counts[0].unlabelled == int(np.count_nonzero(LABELS < 0))
+
+
 def test_words_of_a_real_file_are_labels(test_data: Path) -> None:
     text = (
         f"samples: {{Z: {{files: {test_data}/ntuples/uproot-Zmumu.root, tree: events}}}}\ninputs: {{event: [M]}}\n"
         "labels: {column: Type, classes: {global: GG, mixed: [GT, TT]}, signal: global}\n"
     )
     _, counts = stream(parse_config(text))
-    assert counts[0] == Counts(2304, 2304, 0, 0, 0)
+    assert counts[0] == Counts(2304, 2304)
 
 
 def test_text_and_numbers_are_not_taken_for_each_other(folder: Path) -> None:
@@ -159,8 +179,8 @@ def test_an_event_of_two_classes_is_named_but_only_where_it_is_selected(folder: 
     both = "labels: {expressions: {signal: y > 0, background: y == 0 or y == 2}}"
     first = int(np.flatnonzero(LABELS == 2)[0])
     told = rf"ttree.root, tree 'Events', entry {first}: is of two classes, 'signal' \(y > 0\) and 'background' \(y == 0"
-    with pytest.raises(DataError, match=told):
-        stream(config(folder, both), chunk_entries=40, threads=0)
+    with pytest.raises(ConfigError, match=told):
+        stream(config(folder, f"{both}\non_error: skip"), chunk_entries=40, threads=0)
     _, counts = stream(config(folder, f"{both}\npreselection: y != 2"))
     assert counts[0].cut == int(np.count_nonzero(LABELS == 2))
 
@@ -184,7 +204,7 @@ def test_samples_of_one_class_are_mixed_with_samples_of_several(folder: Path) ->
     files, labels = joined(batches, "entries")["file"], joined(batches, "labels")
     assert set(labels[files == 1]) == {0}
     assert set(labels[files == 0]) == {0, 1}
-    assert counts[1] == Counts(80, 80, 0, 0, 0)
+    assert counts[1] == Counts(80, 80)
 
 
 def test_two_trees_of_a_file_are_two_classes(folder: Path, tmp_path: Path) -> None:
@@ -243,7 +263,7 @@ REGRESSION = "targets: {mass: mass, logm: log(mass)}"
 def test_targets_come_beside_the_inputs_and_change_none_of_them(folder: Path) -> None:
     plain, _ = stream(config(folder, BY_COLUMN.replace("0,", "[0, 2, -1],")), shuffle=True, shuffle_window=100)
     batches, counts = stream(config(folder, REGRESSION), shuffle=True, shuffle_window=100)
-    assert counts == {0: Counts(SIZE, SIZE, 0, 0, 0)}
+    assert counts == {0: Counts(SIZE, SIZE)}
     for one, other in zip(plain, batches, strict=True):
         assert other.targets is not None
         assert all(np.array_equal(one.inputs[name], other.inputs[name], equal_nan=True) for name in one.inputs)
@@ -269,7 +289,7 @@ def test_targets_stand_alone_where_no_input_is_flat(folder: Path) -> None:
 def test_an_event_without_a_target_is_counted_and_an_infinite_one_refused(folder: Path) -> None:
     missing = int(np.count_nonzero(LABELS == 0))
     _, counts = stream(config(folder, "targets: {m: mass * sqrt(0.5 - (y == 0))}"))
-    assert counts[0] == Counts(SIZE, SIZE - missing, 0, 0, missing)
+    assert counts[0] == Counts(SIZE, SIZE - missing, unlabelled=missing)
     first = int(np.flatnonzero(LABELS == 2)[0])
     with pytest.raises(DataError, match=rf"entry {first}: the target 'm' is inf; targets must be finite"):
         stream(config(folder, "targets: {m: mass / (y - 2)}"), threads=0, chunk_entries=40)
@@ -392,3 +412,49 @@ def test_a_saved_place_fits_only_the_same_labels(folder: Path) -> None:
         next(first)
         with pytest.raises(DataError, match="this state was saved from another stream"):
             second.load_state_dict(first.state_dict())
+
+
+@pytest.mark.parametrize("more", [BY_COLUMN, REGRESSION, "labels: {expressions: {signal: y > 0, background: y == 0}}"])
+@pytest.mark.parametrize("part", [None, "train"])
+def test_a_cache_keeps_labels_and_targets_and_counts_what_has_none(
+    folder: Path, tmp_path: Path, more: str, part: str | None
+) -> None:
+    made = config(folder, more)
+    plain, counts = stream(made, part=part, shuffle=True, shuffle_window=100, seed=2)
+    cache = Cache(str(tmp_path / "cache"))
+    for _ in range(2):  # filled, then read
+        kept, kept_counts = stream(made, part=part, shuffle=True, shuffle_window=100, seed=2, cache=cache)
+        assert len(plain) == len(kept)
+        assert all(map(same_batch, plain, kept))
+        assert kept_counts == counts
+    dataset = EventDataset(*opened(made), part=part, shuffle="exact", cache=cache, seed=2)  # type: ignore[arg-type]
+    with dataset, dataset.epoch(1) as epoch:
+        exact = list(epoch)
+        assert epoch.counts == counts
+    order, other = (np.argsort(joined(one, "entries")["entry"]) for one in (plain, exact))
+    names = ("labels", "weights", "targets") if "targets" in more else ("labels", "weights")
+    for name in names:
+        assert np.array_equal(joined(plain, name)[order], joined(exact, name)[other])
+
+
+def test_rows_kept_for_one_rule_are_not_taken_for_another(folder: Path, tmp_path: Path) -> None:
+    cache = Cache(str(tmp_path))
+    stream(config(folder, BY_COLUMN), cache=cache)
+    for labels in (BY_COLUMN.replace("1}", "2}"), BY_COLUMN.replace("{column", "{signal: background, column")):
+        found, _ = stream(config(folder, labels), cache=cache)
+        expected, _ = stream(config(folder, labels))
+        assert all(map(same_batch, found, expected))
+
+
+def test_data_and_simulation_of_one_file_are_kept_apart(folder: Path, tmp_path: Path) -> None:
+    cache = Cache(str(tmp_path))
+    samples = "all: {files: ttree.root}, seen: {files: ttree.root, kind: data}"
+    for more in (BY_COLUMN.replace("0,", "[0, 2, -1],"), REGRESSION):
+        made = config(folder, more, samples=samples)
+        stream(made, cache=cache)
+        observed, preprocessor = Catalogue.open(made, kind="data"), opened(made)[1]
+        with EventDataset(observed, preprocessor, cache=cache) as dataset:
+            batches = list(dataset)
+        assert set(joined(batches, "weights")) == {1.0}
+        assert set(joined(batches, "labels")) == {-1}
+        assert [batch.targets for batch in batches] == [None]

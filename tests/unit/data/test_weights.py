@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from mlaas4hep.config import Sample
+from mlaas4hep.data.locate import Located
 from mlaas4hep.data.weights import normalisation, require_classes, training_factors
 from mlaas4hep.errors import DataError
 from mlaas4hep.spec.statistics import WeightSums
@@ -22,7 +23,9 @@ CLASSES = {
 def test_events_weigh_what_the_luminosity_expects(tmp_path: Path) -> None:
     """0.5 pb at 8 fb^-1 are 4,000 events, shared by the sum of weights of all files."""
     paths = [
-        str(write_events(tmp_path / f"{number}.root", make_events(20), extra={"Runs": {"sumw": [1_000.0, 500.0]}}))
+        Located(
+            str(write_events(tmp_path / f"{number}.root", make_events(20), extra={"Runs": {"sumw": [1_000.0, 500.0]}}))
+        )
         for number in range(2)
     ]
     by_branch = Sample(files=(), xsec_pb=0.5, sum_of_weights="Runs/sumw")
@@ -33,7 +36,7 @@ def test_events_weigh_what_the_luminosity_expects(tmp_path: Path) -> None:
 
 
 def test_a_sum_of_weights_that_cannot_be_had_is_refused(tmp_path: Path) -> None:
-    path = str(write_events(tmp_path / "a.root", make_events(20), extra={"Runs": {"sumw": [-1.0]}}))
+    path = Located(str(write_events(tmp_path / "a.root", make_events(20), extra={"Runs": {"sumw": [-1.0]}})))
     for asked, says in [("Runs/sumv", "did you mean 'sumw'"), ("Run/sumw", "no tree 'Run'"), ("Runs/sumw", "-1")]:
         with pytest.raises(DataError, match=says):
             normalisation(Sample(files=(), xsec_pb=1.0, sum_of_weights=asked), [path], lumi_fb=1.0)

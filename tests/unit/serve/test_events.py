@@ -9,7 +9,7 @@ import pytest
 from mlaas4hep.errors import RequestError
 from mlaas4hep.serve import events
 from mlaas4hep.serve.events import EventReader, Prediction, encode_prediction, example_event
-from mlaas4hep.spec.columns import ColumnType, Jagged
+from mlaas4hep.spec.columns import ColumnType, Jagged, Nested
 
 TYPES = {
     "MET.pt": ColumnType("flat", "float32"),
@@ -167,3 +167,39 @@ def test_the_example_is_an_event_that_fits() -> None:
     example = example_event(TYPES, {"MET.pt": 31.23456, "nJet": None})
     assert example["MET.pt"] == 31.23
     read(example)
+
+
+HITS = {"hits": ColumnType("nested", "float32"), "flags": ColumnType("nested", "bool")}
+
+
+def test_lists_of_lists_become_columns_of_their_declared_types() -> None:
+    event = {"hits": [[1, None], [], ["Infinity"]], "flags": [[True]]}
+    body = json.dumps({"instances": [event, {"hits": [], "flags": [[], []]}]}).encode()
+    columns, count = EventReader(HITS).read(body, max_instances=2)
+    assert count == 2
+    hits, flags = columns["hits"], columns["flags"]
+    assert isinstance(hits, Nested)
+    assert (hits.counts.tolist(), hits.inner.counts.tolist(), hits.dtype.name) == ([3, 0], [2, 0, 1], "float32")
+    np.testing.assert_array_equal(hits.values, [1, np.nan, np.inf])
+    assert flags.tolist() == [[[True]], [[], []]]
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ([1.0], r"column 'hits' \(nested, float32\): asked for a list of lists, each a number, found 1.0 at \[0\]"),
+        ([[1.0], [2.0, True]], r"found true at \[1\]\[1\]"),
+        ([[[1.0]]], r"found a list of 1 at \[0\]\[0\]"),
+        (None, "found null"),
+    ],
+)
+def test_what_is_no_list_of_lists_is_refused_at_its_place(value: Any, said: str) -> None:
+    body = json.dumps({"instances": [{"hits": value, "flags": []}]}).encode()
+    with pytest.raises(RequestError, match=said):
+        EventReader(HITS).read(body, max_instances=1)
+
+
+def test_an_example_of_a_list_of_lists_fits() -> None:
+    example = example_event(HITS, {})
+    columns, _ = EventReader(HITS).read(json.dumps({"instances": [example]}).encode(), max_instances=1)
+    assert columns["hits"].tolist() == [[[1.0, 1.0], [1.0]]]

@@ -10,10 +10,10 @@ import pytest
 
 from mlaas4hep.config import parse_config
 from mlaas4hep.errors import ConfigError, DataError
-from mlaas4hep.spec.columns import Column, ColumnType, Jagged
+from mlaas4hep.spec.columns import Column, ColumnType, Jagged, Nested
 from mlaas4hep.spec.features import FeatureSpec, InputGroup, Variable
 from mlaas4hep.spec.new_variables import MAX_NEW_VARIABLES, computable
-from mlaas4hep.spec.preprocess import Preprocessor
+from mlaas4hep.spec.preprocess import Preprocessor, columns_of
 
 TYPES = {
     "MET": ColumnType("flat", "float32"),
@@ -204,6 +204,81 @@ def test_sorting_is_exact_in_the_type_of_the_key_whatever_stands_beside(dtype: s
     }
     rows = Preprocessor(spec, types).run(columns, len(lists)).inputs["jets"]
     assert rows[0, : len(order), 0].tolist() == order
+
+
+P4_TYPES = TYPES | {
+    "Jet_phi": ColumnType("jagged", "float32"),
+    "Jet_m": ColumnType("jagged", "float32"),
+    "Trk_hits": ColumnType("nested", "float32"),
+    "Lep_pt": ColumnType("jagged", "float32"),
+}
+P4_EVENTS = events() | {
+    "Jet_phi": Jagged.from_lists([[1.0, -2.0, 3.0], [], [0.0]]),
+    "Jet_m": Jagged.from_lists([[1.0, 2.0, 3.0], [], [4.0]]),
+    "Trk_hits": Nested.from_lists([[[1.0, 2.0], []], [], [[3.0]]]),
+    "Lep_pt": Jagged.from_lists([[1.0], [2.0], []]),
+}
+
+
+def test_a_collection_brings_its_columns_and_a_sealed_contract_means_the_same() -> None:
+    asked = features(
+        inputs="{event: [mjj, ptsum], jets: {vars: [Jet_pt, dphi], length: 2}}",
+        new_variables="{mjj: 'mass(Jet[0] + Jet[1])', ptsum: pt(sum(Jet)), dphi: 'deltaphi(Jet, Jet[0])'}",
+        preselection="nJet == 0 or mass(Jet[0]) > 0",
+    )
+    whole = Preprocessor(asked, P4_TYPES)
+    assert whole.columns == {"Jet_pt", "Jet_eta", "Jet_phi", "Jet_m", "nJet"}
+    assert columns_of(asked, known=P4_TYPES) == whole.columns
+    sealed = Preprocessor(asked, whole.types)
+    assert sealed.columns == whole.columns
+    for made in (whole, sealed):
+        prepared = made.run(P4_EVENTS, 3)
+        assert prepared.selected.all()
+        assert prepared.inputs["event"].tobytes() == whole.run(P4_EVENTS, 3).inputs["event"].tobytes()
+    assert np.isnan(prepared.inputs["event"][:, 0]).tolist() == [False, True, True]
+
+
+def test_a_new_variable_may_be_a_member_of_a_collection() -> None:
+    asked = features(
+        inputs="{event: [m]}", new_variables="{m: 'mass(Lep[0])', Lep_eta: Lep_pt * 0, Lep_phi: Lep_eta, Lep_m: Lep_pt}"
+    )
+    made = Preprocessor(asked, P4_TYPES)
+    assert made.columns == {"Lep_pt"}
+    np.testing.assert_array_equal(made.run(P4_EVENTS, 3).inputs["event"][:, 0], np.float32([1.0, 2.0, np.nan]))
+
+
+def test_a_circle_through_a_collection_is_told() -> None:
+    asked = features(inputs="{event: [Jet_m]}", new_variables="{Jet_m: 'mass(Jet)'}")
+    with pytest.raises(ConfigError, match=r"new_variables.Jet_m: needs itself"):
+        Preprocessor(asked, {name: one for name, one in P4_TYPES.items() if name != "Jet_m"})
+
+
+def test_a_collection_without_its_columns_is_told_at_its_character() -> None:
+    with pytest.raises(
+        ConfigError, match="'Lep' stands for the columns Lep_pt, Lep_eta, Lep_phi, Lep_mass here"
+    ) as told:
+        Preprocessor(features(inputs="{event: [m]}", new_variables="{m: '1 + mass(Lep[0])'}"), P4_TYPES)
+    assert "    1 + mass(Lep[0])\n" in str(told.value)
+    assert str(told.value).endswith(" " * 15 + "^")
+
+
+def test_lists_of_lists_are_refused_as_inputs_and_taken_when_reduced() -> None:
+    asked = features(inputs="{event: [MET, Trk_hits], jets: {vars: [Trk_hits], length: 2}}")
+    with pytest.raises(ConfigError) as refused:
+        Preprocessor(asked, P4_TYPES)
+    assert refused.value.problems == (
+        "inputs.event[1]: 'Trk_hits' is float32[][], a list of lists an event, which no input takes; reduce it in "
+        "new_variables, as in max(Trk_hits) or flatten(Trk_hits)",
+        "inputs.jets.vars[0]: 'Trk_hits' is float32[][], a list of lists an event, which no input takes; reduce it in "
+        "new_variables, as in max(Trk_hits) or flatten(Trk_hits)",
+    )
+    reduced = features(
+        inputs="{event: [n], trks: {vars: [Trk_sum], length: 2}}",
+        new_variables="{n: count(flatten(Trk_hits)), Trk_sum: sum(Trk_hits)}",
+    )
+    prepared = Preprocessor(reduced, P4_TYPES).run(P4_EVENTS, 3)
+    assert prepared.inputs["event"][:, 0].tolist() == [2.0, 0.0, 1.0]
+    np.testing.assert_array_equal(prepared.inputs["trks"][:, :, 0], [[3, 0], [np.nan, np.nan], [3, np.nan]])
 
 
 def test_a_contract_leaves_out_new_variables_whose_columns_it_does_not_have() -> None:

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from mlaas4hep.backends.protocol import Capabilities, InMemoryLearner, OutOfCoreLearner, Pages, Round
 from mlaas4hep.config import Config, Model
-from mlaas4hep.data.dataset import Batch
+from mlaas4hep.data.batches import Batch
 from mlaas4hep.errors import DataError, ModelError
 from mlaas4hep.train.callbacks import History, Silent
 from mlaas4hep.train.loop import Part

@@ -12,7 +12,7 @@ import pytest
 
 from mlaas4hep.backends.arrays import below
 from mlaas4hep.backends.protocol import Capabilities
-from mlaas4hep.data.dataset import Batch
+from mlaas4hep.data.batches import Batch
 from mlaas4hep.errors import ModelError, UserError
 from mlaas4hep.train.callbacks import History, Silent
 from mlaas4hep.train.checkpoint import CheckpointFolder

@@ -12,11 +12,21 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import entry_points
 from typing import Protocol, runtime_checkable
 
+from mlaas4hep.config.addresses import shown
 from mlaas4hep.errors import DataError, nearest
 
 GROUP = "mlaas4hep.places"
 LOCAL = "file"
-_BUILT_IN = {LOCAL: "mlaas4hep.data.places.local:LocalFiles"}
+XROOTD_SCHEMES = ("root", "roots", "xroot", "xroots")
+_WEB, _XROOTD = "mlaas4hep.data.places.http:HttpFiles", "mlaas4hep.data.places.xrootd:XRootDFiles"
+_BUILT_IN = {
+    LOCAL: "mlaas4hep.data.places.local:LocalFiles",
+    **dict.fromkeys(("http", "https", "dav", "davs"), _WEB),
+    **dict.fromkeys(XROOTD_SCHEMES, _XROOTD),
+    "s3": "mlaas4hep.data.places.s3:S3Files",
+}
+# Whatever is not listed above, as far as fsspec knows it.
+_OTHERS = "mlaas4hep.data.places.filesystems:FileSystems"
 
 Buffer = bytes | bytearray | memoryview
 
@@ -95,19 +105,53 @@ def kind_of(url: str) -> PlaceKind:
         Nothing is known for its scheme.
     """
     scheme, known = scheme_of(url), place_kinds()
-    if scheme not in known:
-        raise DataError(f"{url}: nothing is known for {scheme}://{nearest(scheme, known)}")
-    module, _, attribute = known[scheme].partition(":")
+    place = known.get(scheme)
+    if place is None:
+        from mlaas4hep.data.places.filesystems import fsspec_schemes
+
+        others = fsspec_schemes()
+        if scheme not in others:
+            raise DataError(f"{shown(url)}: nothing is known for {scheme}://{nearest(scheme, [*known, *others])}")
+        place = _OTHERS
+    module, _, attribute = place.partition(":")
     kind: PlaceKind = getattr(importlib.import_module(module), attribute)()
     return kind
 
 
-def open_place(url: str) -> Place:
+# In memory alone, and of this process alone: names of files whose addresses carry credentials.
+_with_credentials: dict[str, str] = {}
+
+
+def remember(address: str) -> str:
+    """The name of an address as it may be shown; opening that name in this process opens the address."""
+    name = shown(address)
+    if name != address:
+        _with_credentials[name] = address
+    return name
+
+
+def open_place(url: str, *, replicas: Sequence[str] = ()) -> Place:
     """Open a file wherever it lies.
+
+    Parameters
+    ----------
+    url
+        Its path or address.
+    replicas
+        Addresses of this file, asked in that order where one before does not answer; by default ``url`` alone.
 
     Raises
     ------
     DataError
         There is no such file, it may not be read, nobody answers, or nothing is known for its scheme.
     """
-    return kind_of(url).open(url)
+    if len(replicas) < 2:
+        address = replicas[0] if replicas else _with_credentials.get(url, url)
+        return kind_of(address).open(address)
+    from mlaas4hep.data.places.remote import RemoteKind, replica_of
+    from mlaas4hep.data.places.steady import SteadyPlace
+
+    kinds = [(one, kind_of(one)) for one in replicas]
+    return SteadyPlace(
+        [kind.replica(one) if isinstance(kind, RemoteKind) else replica_of(one, kind.open) for one, kind in kinds]
+    )

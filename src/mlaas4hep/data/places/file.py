@@ -62,6 +62,15 @@ class PlaceFile(io.RawIOBase):
         return len(data)
 
 
-def buffered(place: Place, *, block_bytes: int = BLOCK_BYTES) -> io.BufferedReader:
-    """A file object that reads whole blocks ahead: many small reads cost one request."""
-    return io.BufferedReader(PlaceFile(place), block_bytes)
+def buffered(place: Place, *, block_bytes: int | None = None) -> io.BufferedReader:
+    """A file object that reads whole blocks ahead: many small reads cost one request.
+
+    Parameters
+    ----------
+    place
+        Read from.
+    block_bytes
+        How much is read at a time. By default what the place names as its ``block_bytes`` (far places: more), or
+        `BLOCK_BYTES`.
+    """
+    return io.BufferedReader(PlaceFile(place), block_bytes or int(getattr(place, "block_bytes", BLOCK_BYTES)))

@@ -12,11 +12,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mlaas4hep.data.places import Buffer
+from mlaas4hep.data.places.endings import endings_told, has_known_ending
 from mlaas4hep.errors import DataError, nearest
 
 
 class LocalFiles:
-    """Paths, globs (``*``, ``?``, ``[...]``, ``**``) and folders (all their ``.root`` files)."""
+    """Paths, globs (``*``, ``?``, ``[...]``, ``**``) and folders (all their files with the ending of a format)."""
 
     def open(self, url: str) -> LocalPlace:
         """See `mlaas4hep.data.places.PlaceKind.open`."""
@@ -26,9 +27,9 @@ class LocalFiles:
         """See `mlaas4hep.data.places.PlaceKind.expand`; what exists is taken as it stands, wild cards or not."""
         path = os.path.expanduser(_path(pattern))
         if Path(path).is_dir():
-            files = sorted(str(one) for one in Path(path).glob("*.root"))
+            files = sorted(str(one) for one in Path(path).iterdir() if has_known_ending(one.name) and one.is_file())
             if not files:
-                raise DataError(f"{pattern}: is a folder without .root files")
+                raise DataError(f"{pattern}: is a folder without files that end in {endings_told()}")
             return tuple(files)
         if Path(path).exists():
             return (path,)
@@ -53,6 +54,7 @@ class LocalPlace:
 
     def __init__(self, path: str) -> None:
         self.url = path
+        self._file = -1
         try:
             self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:

@@ -12,6 +12,10 @@ from contextlib import contextmanager
 from mlaas4hep.errors import DataError, MLaaSError
 
 
+class DamageError(ValueError):
+    """Bytes that cannot be what they say they are; whoever knows the place makes it a `DataError` that names it."""
+
+
 @contextmanager
 def blamed(path: str, what: str = "") -> Iterator[None]:
     """Turn whatever a damaged file provokes below into one `DataError` that names the file.
@@ -28,7 +32,8 @@ def blamed(path: str, what: str = "") -> Iterator[None]:
             raise
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         reason = lines[0] if lines else type(error).__name__
-        raise DataError(f"{path}{what}: cannot be read: {reason} ({type(error).__name__})") from error
+        kind = "" if isinstance(error, DamageError) else f" ({type(error).__name__})"
+        raise DataError(f"{path}{what}: cannot be read: {reason}{kind}") from error
 
 
 _OWN_MISTAKES = (AssertionError, NameError, AttributeError, NotImplementedError)

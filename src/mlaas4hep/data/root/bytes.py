@@ -17,7 +17,7 @@ from mlaas4hep.data.places import Place
 
 
 class PlaceSource(Source):
-    """uproot's view of a place; the place is closed with it."""
+    """uproot's view of a place, which outlives it."""
 
     def __init__(self, file_path: str, *, place: Place, **options: Any) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class PlaceSource(Source):
 
     @property
     def closed(self) -> bool:
-        """Whether the place was closed."""
+        """Whether it was left."""
         return self._closed
 
     def __enter__(self) -> Self:
@@ -49,7 +49,6 @@ class PlaceSource(Source):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._closed = True
-        self._place.close()
 
     def _chunks(self, ranges: list[tuple[int, int]]) -> list[Chunk]:
         self._num_requests += 1

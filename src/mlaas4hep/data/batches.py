@@ -1,0 +1,274 @@
+"""Batches, cut from rows in their final order.
+
+Invariant: batch size only cuts the sequence of rows; where one stands in it is told by two numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlaas4hep.data.filling import Filling
+from mlaas4hep.data.prefetch import Prefetch
+from mlaas4hep.data.reader import Counts
+from mlaas4hep.data.rows import Rows, Window, split_table, targets_in
+from mlaas4hep.errors import DataError
+from mlaas4hep.spec.features import FeatureSpec
+
+_STATE_VERSION = 2
+Place = tuple[int, int]
+"""Where an order stands: number of the window and rows of it that are gone, or 0 and rows that are gone."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Events side by side, n of them; the arrays are the consumer's own.
+
+    Parameters
+    ----------
+    inputs
+        float32 by group, [n, F] or [n, K, F], raw and padded with NaN: views of one table of rows.
+    labels
+        int64 [n]: position of the class; -1 where there is none, of kind ``data`` and of a regression.
+    weights
+        float64 [n].
+    entries
+        Structured [n]: ``file`` (number in the catalogue, int32) and ``entry`` (int64).
+    targets
+        float32 [n, T] of a regression, in the order of the declaration's ``target_texts``: a view of the same table;
+        None where there are no targets.
+    """
+
+    inputs: dict[str, NDArray[np.float32]]
+    labels: NDArray[np.int64]
+    weights: NDArray[np.float64]
+    entries: NDArray[Any]
+    targets: NDArray[np.float32] | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+class RowOrder(Protocol):
+    """Rows of an epoch in their order."""
+
+    def take(self, wanted: int) -> list[Rows]:
+        """The next rows, as many as wanted together, or those that are left."""
+
+    def place(self) -> Place:
+        """Where the next row stands."""
+
+    def close(self) -> None:
+        """Stop what works ahead; may be called twice."""
+
+
+class Windowed:
+    """Rows window by window.
+
+    Parameters
+    ----------
+    filling
+        Windows from the first one on.
+    place
+        Number of its first window, and rows of it to leave out.
+    """
+
+    def __init__(self, filling: Filling, place: Place) -> None:
+        self._filling = filling
+        self._window: Window | None = None
+        self._offset = place[1]
+        self._next = place
+
+    def take(self, wanted: int) -> list[Rows]:
+        """See `RowOrder.take`."""
+        parts: list[Rows] = []
+        while wanted and (window := self._current()) is not None:
+            stop = min(self._offset + wanted, len(window))
+            parts.append(window.pick(self._offset, stop))
+            wanted -= stop - self._offset
+            self._offset = stop
+        return parts
+
+    def place(self) -> Place:
+        """See `RowOrder.place`."""
+        return self._next if self._window is None else (self._window.number, self._offset)
+
+    def close(self) -> None:
+        """See `RowOrder.close`."""
+        self._next = self.place()
+        self._window = None
+        self._filling.close()
+
+    def _current(self) -> Window | None:
+        """The current window, with rows left in it; None at the end of the epoch."""
+        while self._window is None or self._offset >= len(self._window):
+            self._next = self._next if self._window is None else (self._window.number + 1, 0)
+            self._window = None
+            following = next(self._filling, None)
+            if following is None:
+                return None
+            self._offset = self._next[1] if following.number == self._next[0] else 0
+            self._window = following
+        return self._window
+
+
+class Gathered:
+    """Rows of an order that is gathered in stretches, each a whole number of batches.
+
+    Parameters
+    ----------
+    stretches
+        Rows one stretch after the other.
+    first
+        Rows of the order that are gone.
+    """
+
+    def __init__(self, stretches: Prefetch[Any, Rows], first: int) -> None:
+        self._stretches = stretches
+        self._rows: Rows | None = None
+        self._offset = 0
+        self._at = first
+
+    def take(self, wanted: int) -> list[Rows]:
+        """See `RowOrder.take`; the rows are views of a stretch that nobody else writes to."""
+        parts = []
+        while wanted and (rows := self._current()) is not None:
+            stop = min(self._offset + wanted, len(rows))
+            parts.append(rows.view(self._offset, stop))
+            wanted -= stop - self._offset
+            self._at += stop - self._offset
+            self._offset = stop
+        return parts
+
+    def place(self) -> Place:
+        """See `RowOrder.place`."""
+        return 0, self._at
+
+    def close(self) -> None:
+        """See `RowOrder.close`."""
+        self._rows = None
+        self._stretches.close()
+
+    def _current(self) -> Rows | None:
+        while self._rows is None or self._offset >= len(self._rows):
+            self._rows, self._offset = None, 0
+            following = next(self._stretches, None)
+            if following is None:
+                return None
+            self._rows = following[1]
+        return self._rows
+
+
+Begin = Callable[[int, Place, dict[int, Counts]], RowOrder]
+
+
+class BatchIterator:
+    """Batches of one epoch. Stops its threads when it ends, is closed, fails, or is forgotten.
+
+    Parameters
+    ----------
+    begin
+        Gives the order of an epoch from a place on; what became of entries is added to the counts.
+    epoch
+        Its number.
+    batch_size
+        Events a batch.
+    features
+        What the rows hold.
+    targets
+        How many of a regression they hold beside.
+    fingerprint
+        Of all that fixes the order.
+
+    Attributes
+    ----------
+    counts
+        By number of the file, what became of its entries so far (`Counts`); runs ahead of the batches by what is held.
+    """
+
+    def __init__(
+        self,
+        begin: Begin,
+        epoch: int,
+        *,
+        batch_size: int,
+        features: FeatureSpec,
+        targets: int,
+        fingerprint: Callable[[], str],
+    ) -> None:
+        self._begin = begin
+        self._epoch = epoch
+        self._batch_size = batch_size
+        self._features = features
+        self._targets = targets
+        self._fingerprint = fingerprint
+        self._start((0, 0))
+
+    @property
+    def epoch(self) -> int:
+        """Number of the epoch."""
+        return self._epoch
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        parts = self._order.take(self._batch_size)
+        if not parts:
+            self.close()
+            raise StopIteration
+        rows = Rows.concat(parts)
+        inputs = split_table(rows.table, self._features, targets=self._targets)
+        targets = targets_in(rows.table, self._features, self._targets)
+        return Batch(inputs, rows.labels, rows.weights, rows.entries, targets)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the stream stands, between two batches: plain values, less than 1 kB."""
+        window, offset = self._order.place()
+        return {
+            "version": _STATE_VERSION,
+            "fingerprint": self._fingerprint(),
+            "epoch": self._epoch,
+            "window": window,
+            "offset": offset,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go to a place that `state_dict` gave; the rest is that of the iterator that was asked.
+
+        Threads, memory and batch size may differ from then.
+
+        Raises
+        ------
+        DataError
+            The state belongs to other files, another declaration, seed or window.
+        """
+        if state.get("version") != _STATE_VERSION or state.get("fingerprint") != self._fingerprint():
+            raise DataError(
+                "this state was saved from another stream: files, inputs, selection, part, seed or shuffle_window "
+                "differ"
+            )
+        self.close()
+        self._epoch = int(state["epoch"])
+        self._start((int(state["window"]), int(state["offset"])))
+
+    def close(self) -> None:
+        """Stop the threads; no batch comes after it."""
+        self._order.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _start(self, place: Place) -> None:
+        self.counts: dict[int, Counts] = {}
+        self._order = self._begin(self._epoch, place, self.counts)

@@ -1,0 +1,191 @@
+"""A true global permutation of all rows of a stream, once they are kept on disk.
+
+Every event of an epoch is as likely to stand anywhere as anywhere else. The order is a keyed permutation of the numbers
+of the rows, computed where it is needed: nothing is sorted, nothing of it is stored. Rows are numbered by file, part
+and entry, not by how they came into the cache. Invariant: the order is a function of (rows, seed, epoch, rank) alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlaas4hep.data.catalogue import Catalogue, FileEntry
+from mlaas4hep.data.delivery import Delivery
+from mlaas4hep.data.hashing import fold, permuted
+from mlaas4hep.data.kept import CachedFile
+from mlaas4hep.data.prefetch import Prefetch
+from mlaas4hep.data.quarantine import outside
+from mlaas4hep.data.reader import Counts
+from mlaas4hep.data.rows import ENTRY, Rows
+from mlaas4hep.data.split import PARTS, Part
+from mlaas4hep.errors import DataError
+
+_TAG = 0x65786163
+# Rows gathered at once by a thread: enough that Python's part does not show.
+GATHERED = 16_384
+
+N = TypeVar("N", np.uint32, np.int64)
+Gather = Callable[[int, int, int, int], tuple[NDArray[np.uint32], NDArray[np.int64], NDArray[np.int64]]]
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Rows ``start`` to ``start + num_entries`` of the order, gathered at once."""
+
+    start: int
+    num_entries: int
+
+
+class KeptRows:
+    """All kept rows of one part of a catalogue, numbered by file and entry.
+
+    Parameters
+    ----------
+    catalogue
+        Files.
+    delivery
+        Knows what is kept of them.
+    part
+        Of the split; None takes all.
+
+    Raises
+    ------
+    DataError
+        Not all of them are kept.
+    """
+
+    def __init__(self, catalogue: Catalogue, delivery: Delivery, part: Part | None) -> None:
+        self.counts: dict[int, Counts] = {}
+        parts = range(len(PARTS)) if part is None else [PARTS.index(part)]
+        counts, firsts, files = [], [], []
+        self._tables: list[NDArray[np.uint32]] = []
+        self._sides: list[NDArray[np.int64]] = []
+        for file in catalogue.files:
+            kept = delivery.kept_of(file)
+            if kept is None or not kept.is_whole(wanted(catalogue, file)):
+                raise DataError(f"{file.path}: is not kept as a whole")
+            table, sides = kept.map()
+            self._tables.append(table)
+            self._sides.append(sides)
+            for number in parts:
+                for first, count in (block.rows_of(number) for block in kept.blocks):
+                    firsts.append(first)
+                    counts.append(count)
+                    files.append(file.number)
+            self.counts[file.number] = _counts(file, kept, parts)
+        sizes = np.array(counts, dtype=np.int64)
+        self._ends = np.cumsum(sizes)
+        self._firsts = np.array(firsts, dtype=np.int64) - (self._ends - sizes)
+        self._files = np.array(files, dtype=np.int64)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    def gatherer(self, *, compiled: bool) -> Gather:
+        """What gathers them; both kinds give the same bits."""
+        parts = (self._ends, self._firsts, self._files, self._tables, self._sides)
+        if not compiled:
+            return Gatherer(*parts).gather
+        from mlaas4hep.data import kernel
+
+        return kernel.Gatherer(*parts).gather
+
+
+class Gatherer:
+    """Rows from several tables by the numbers of a permuted order: see `mlaas4hep.data.kernel.Gatherer`."""
+
+    def __init__(
+        self,
+        ends: NDArray[np.int64],
+        firsts: NDArray[np.int64],
+        files: NDArray[np.int64],
+        tables: list[NDArray[np.uint32]],
+        sides: list[NDArray[np.int64]],
+    ) -> None:
+        self._ends, self._firsts, self._files = ends, firsts, files
+        self._tables, self._sides = tables, sides
+
+    def gather(
+        self, start: int, count: int, stride: int, key: int
+    ) -> tuple[NDArray[np.uint32], NDArray[np.int64], NDArray[np.int64]]:
+        """Rows, sides and files of some numbers after the permutation of a key."""
+        size = int(self._ends[-1]) if len(self._ends) else 0
+        numbers = permuted(start + stride * np.arange(count), size, key)
+        block = np.searchsorted(self._ends, numbers, side="right")
+        rows, files = self._firsts[block] + numbers, self._files[block]
+        return _gather(self._tables, files, rows), _gather(self._sides, files, rows), files
+
+
+def wanted(catalogue: Catalogue, file: FileEntry) -> tuple[tuple[int, int], ...]:
+    """Entry ranges of a file that can be read."""
+    return tuple(outside(0, file.num_entries, catalogue.quarantine.ranges(file.number)))
+
+
+def _counts(file: FileEntry, kept: CachedFile, parts: Iterable[int]) -> Counts:
+    held = sum(block.stop - block.start for block in kept.blocks)
+    delivered = sum(block.parts[one] for block in kept.blocks for one in parts)
+    asked = sum(block.entries[one] for block in kept.blocks for one in parts)
+    lost = sum(block.unlabelled[one] for block in kept.blocks for one in parts)
+    quarantined = file.num_entries - held
+    return Counts(file.num_entries, delivered, asked - delivered - lost, held - asked, quarantined, lost)
+
+
+def _gather(tables: Sequence[NDArray[N]], files: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[N]:
+    found = np.empty((len(rows), tables[0].shape[1]), dtype=tables[0].dtype)
+    order = np.argsort(files, kind="stable")
+    bounds = np.searchsorted(files[order], np.arange(len(tables) + 1))
+    for number, table in enumerate(tables):
+        mine = order[bounds[number] : bounds[number + 1]]
+        if len(mine):
+            found[mine] = table.take(rows[mine], axis=0)
+    return found
+
+
+class ExactOrder:
+    """One epoch of kept rows in a global permutation.
+
+    Parameters
+    ----------
+    rows
+        All of them.
+    seed, epoch
+        Key of the order.
+    rank, ranks
+        The share of one of several processes: disjoint, together complete, equal to one row.
+    compiled
+        Whether compiling pays.
+    """
+
+    def __init__(
+        self, rows: KeptRows, *, seed: int, epoch: int, rank: int = 0, ranks: int = 1, compiled: bool = False
+    ) -> None:
+        self._gather = rows.gatherer(compiled=compiled)
+        self._key = fold(_TAG, seed, epoch)
+        self._rank, self._ranks = rank, ranks
+        self.num_rows = len(range(rank, len(rows), ranks))
+
+    def stretches(self, first: int, batch_size: int) -> tuple[Stretch, ...]:
+        """The order from a row on, in stretches of whole batches."""
+        size = max(GATHERED // batch_size, 1) * batch_size
+        return tuple(Stretch(at, min(size, self.num_rows - at)) for at in range(first, self.num_rows, size))
+
+    def gather(self, stretch: Stretch) -> Rows:
+        """Rows of a stretch, with the weights as they were kept."""
+        start = stretch.start * self._ranks + self._rank
+        table, sides, files = self._gather(start, stretch.num_entries, self._ranks, self._key)
+        entries = np.empty(len(files), dtype=ENTRY)
+        entries["file"], entries["entry"] = files, sides[:, 0]
+        return Rows(table.view(np.float32), sides[:, 2].copy(), sides[:, 1].copy().view(np.float64), entries)
+
+    def read(
+        self, first: int, batch_size: int, *, weigh: Callable[[Rows], Rows], threads: int
+    ) -> Prefetch[Stretch, Rows]:
+        """Stretches from a row on, gathered ahead and weighed."""
+        stretches = self.stretches(first, batch_size)
+        ahead = (threads + 1) * (stretches[0].num_entries if stretches else 1)
+        return Prefetch(lambda one: weigh(self.gather(one)), stretches, threads=threads, ahead=ahead)

@@ -1,0 +1,173 @@
+"""Bad files and bad places in files: left out, listed, and never more of them than allowed.
+
+What cannot be read is left out in units that hang on the file alone: a whole file that cannot be opened, or a cluster
+of one (large ones in equal parts). Invariant: every entry that is left out is listed here once, with its reason, before
+the first event behind it is delivered (law 8).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlaas4hep.config import OnError
+from mlaas4hep.errors import DataError
+
+LARGEST_UNIT = 50_000
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """One thing that was left out.
+
+    Parameters
+    ----------
+    sample, path
+        Where.
+    reason
+        Why, in the words of the error.
+    tree
+        None where the file could not be opened.
+    start, stop
+        Entry range; None where it is not known how many entries there are.
+    """
+
+    sample: str
+    path: str
+    reason: str
+    tree: str | None = None
+    start: int | None = None
+    stop: int | None = None
+
+    @property
+    def entries(self) -> int | None:
+        """How many entries are missing; None where nobody knows."""
+        return None if self.start is None or self.stop is None else self.stop - self.start
+
+    def __str__(self) -> str:
+        if self.tree is None:
+            return f"{self.path} (sample '{self.sample}'): {self.reason}"
+        return f"{self.path}, tree '{self.tree}', entries {self.start} to {self.stop}: {self.reason}"
+
+    def as_plain(self) -> dict[str, Any]:
+        """For a report."""
+        where = {"sample": self.sample, "file": PurePosixPath(self.path).name, "tree": self.tree}
+        # Reports go into bundles, which travel: without folders of this machine.
+        reason = self.reason.replace(self.path, where["file"] or "")
+        return {**where, "start": self.start, "stop": self.stop, "entries": self.entries, "reason": reason}
+
+
+@dataclass
+class Quarantine:
+    """What was left out so far. May be shared by threads.
+
+    Parameters
+    ----------
+    policy
+        How much may be.
+    total
+        Entries of all files that could be opened; what percentages are of.
+    """
+
+    policy: OnError = field(default_factory=OnError)
+    total: int = 0
+    _records: list[Skipped] = field(default_factory=list)
+    _ranges: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    @property
+    def records(self) -> tuple[Skipped, ...]:
+        """Everything left out: files first, then places in the order of samples, files and entries."""
+        with self._lock:
+            return tuple(sorted(self._records, key=lambda one: (one.tree is not None, one.sample, one.path, one.start)))
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def ranges(self, file: int) -> tuple[tuple[int, int], ...]:
+        """Entry ranges of a file, by its number in the catalogue, that are left out; rising."""
+        with self._lock:
+            return tuple(sorted(self._ranges.get(file, ())))
+
+    def add_file(self, record: Skipped) -> None:
+        """Leave a file out.
+
+        Raises
+        ------
+        DataError
+            The policy does not allow it.
+        """
+        with self._lock:
+            self._records.append(record)
+            self._check(record)
+
+    def add_range(self, file: int, record: Skipped) -> None:
+        """Leave a unit of a file out; doing so twice changes nothing.
+
+        Raises
+        ------
+        DataError
+            The policy does not allow it.
+        """
+        assert record.start is not None
+        assert record.stop is not None
+        bounds = (record.start, record.stop)
+        with self._lock:
+            if bounds in self._ranges.setdefault(file, []):
+                return
+            self._ranges[file].append(bounds)
+            self._records.append(record)
+            self._check(record)
+
+    def check(self) -> None:
+        """Once the number of entries is known: refuse where too many are missing."""
+        with self._lock:
+            if self._records:
+                self._check(self._records[-1])
+
+    def _check(self, record: Skipped) -> None:
+        policy = self.policy
+        if not policy.skips:
+            raise DataError(str(record))
+        if policy.most is not None and len(self._records) > policy.most:
+            raise DataError(f"{self._count()} cannot be read, and on_error allows {policy.most}; the last: {record}")
+        missing = sum(one.entries or 0 for one in self._records)
+        if policy.most_percent is not None and self.total and 100 * missing > policy.most_percent * self.total:
+            raise DataError(
+                f"{missing} of {self.total} entries ({100 * missing / self.total:.2g} %) cannot be read, and on_error "
+                f"allows {policy.most_percent:g} %; the last: {record}"
+            )
+
+    def _count(self) -> str:
+        return f"{len(self._records)} file{'s' if len(self._records) > 1 else ''} or clusters"
+
+
+def units(clusters: NDArray[np.int64], start: int, stop: int) -> Iterator[tuple[int, int]]:
+    """What is left out together, of the entries from ``start`` to ``stop``: clusters, large ones in equal parts."""
+    first = int(np.searchsorted(clusters, start, side="right")) - 1
+    for low, high in zip(clusters[first:-1].tolist(), clusters[first + 1 :].tolist(), strict=True):
+        if low >= stop:
+            return
+        parts = -(-(high - low) // LARGEST_UNIT)
+        for part in range(parts):
+            begin, end = low + part * (high - low) // parts, low + (part + 1) * (high - low) // parts
+            if begin < stop and end > start:
+                yield begin, end
+
+
+def outside(start: int, stop: int, ranges: tuple[tuple[int, int], ...]) -> Iterator[tuple[int, int]]:
+    """What is left of an entry range without some others, which rise and do not overlap."""
+    for low, high in ranges:
+        if high <= start or low >= stop:
+            continue
+        if start < low:
+            yield start, low
+        start = high
+    if start < stop:
+        yield start, stop
