@@ -199,11 +199,6 @@ class Config(msgspec.Struct, frozen=True):
     def not_built(self) -> tuple[str, ...]:
         """What the config says that this version reads but cannot do yet, one line a thing."""
         lines = []
-        if self.preproc is not None:
-            lines.append("preproc: a Python file is not called by this version yet")
-        for name, sample in self.samples.items():
-            if sample.friends:
-                lines.append(f"samples.{name}.friends: friend trees are not read by this version yet")
         if self.features.variations:
             lines.append("variations: systematic variations are not evaluated by this version yet")
         if self.features.observers:

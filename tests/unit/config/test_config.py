@@ -55,7 +55,7 @@ def test_the_config_of_the_design_is_understood_whole() -> None:
 
 def test_what_is_read_but_not_built_yet_is_named() -> None:
     lines = parse_config(WHOLE).not_built()
-    assert [line.split(":")[0] for line in lines] == ["samples.ttbar.friends", "variations", "observers"]
+    assert [line.split(":")[0] for line in lines] == ["variations", "observers"]
 
 
 def test_samples_of_kind_data_are_told_apart_and_said_to_be_unused() -> None:

@@ -138,6 +138,17 @@ def test_a_source_gives_any_range_of_a_column_of_words_and_refuses_others(folder
                 source.read_text("word", 0, 999)  # type: ignore[attr-defined]
 
 
+def test_words_may_stand_in_a_friend(folder: Path) -> None:
+    text = (
+        "samples: {all: {files: ttree.root, friends: words_ttree.root}}\ninputs: {event: [mass]}\n"
+        "labels: {column: word, classes: {background: b, signal: [s, other]}}\n"
+    )
+    batches, counts = stream(parse_config(text, folder=folder))
+    entries = joined(batches, "entries")["entry"]
+    assert joined(batches, "labels").tolist() == (LABELS[entries] > 0).tolist()
+    assert counts[0].unlabelled == int(np.count_nonzero(LABELS < 0))
+
+
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
 def test_words_of_a_delimited_text_are_labels(tmp_path: Path, delimiter: str) -> None:
     met = make_events(SIZE)["MET_pt"]
