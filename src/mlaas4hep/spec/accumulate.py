@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from mlaas4hep.spec.measuring import NUMPY, Loops, Measured
 from mlaas4hep.spec.moments import ExactMoments
 from mlaas4hep.spec.sketch import BLOCK, QuantileSketch
 from mlaas4hep.spec.statistics import (
@@ -34,16 +35,21 @@ class FeatureAccumulator:
 
     Values wait until `BLOCK` of them are there; sorting a block serves extremes, moments and sketch at once. In memory:
     at most 128 kB of waiting values, 16 kB of sums, and 32 kB for each doubling of the number of values past `BLOCK`.
+
+    Parameters
+    ----------
+    loops
+        To count with.
     """
 
     __slots__ = ("_extremes", "_infinite", "_missing", "_moments", "_sketch", "_waiting", "_waiting_size")
 
-    def __init__(self) -> None:
+    def __init__(self, loops: Loops = NUMPY) -> None:
         self._missing = 0
         self._infinite = 0
         self._extremes = (np.inf, -np.inf)
-        self._moments = ExactMoments()
-        self._sketch = QuantileSketch()
+        self._moments = ExactMoments(loops)
+        self._sketch = QuantileSketch(loops)
         self._waiting: list[NDArray[np.float32]] = []
         self._waiting_size = 0
 
@@ -51,12 +57,14 @@ class FeatureAccumulator:
         """Add values [n] of slots that exist, NaN where missing; a copy is kept."""
         finite = np.isfinite(values)
         kept = values[finite]
-        others = len(values) - len(kept)
-        if others:
-            missing = int(np.count_nonzero(np.isnan(values)))
-            self._missing += missing
-            self._infinite += others - missing
-        self._wait(kept)
+        missing = int(np.count_nonzero(np.isnan(values))) if len(kept) < len(values) else 0
+        self.add_measured(Measured(kept, missing, len(values) - len(kept) - missing))
+
+    def add_measured(self, found: Measured) -> None:
+        """Add what was found of it in some events; its finite values are kept until there are enough of them."""
+        self._missing += found.missing
+        self._infinite += found.infinite
+        self._wait(found.finite)
 
     def merge(self, other: FeatureAccumulator) -> None:
         """Add what another one has seen; the other stays as it is."""
@@ -90,6 +98,10 @@ class FeatureAccumulator:
             std=float(np.sqrt(variance)),
             quantiles=dict(zip(map(str, RANKS), self._sketch.quantiles(RANKS, rest), strict=True)),
         )
+
+    def cumulative(self) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Some of the finite values in rising order, and about how many of all are at or below each: for histograms."""
+        return self._sketch.cumulative(self._sorted_rest())
 
     def _wait(self, values: NDArray[np.float32]) -> None:
         self._waiting.append(values)
@@ -127,10 +139,12 @@ class GroupAccumulator:
     ----------
     num_features
         F.
+    loops
+        To count with.
     """
 
-    def __init__(self, num_features: int) -> None:
-        self.features = tuple(FeatureAccumulator() for _ in range(num_features))
+    def __init__(self, num_features: int, loops: Loops = NUMPY) -> None:
+        self.features = tuple(FeatureAccumulator(loops) for _ in range(num_features))
 
     def add(self, tensor: NDArray[np.float32]) -> None:
         """Add events: [n, F], or [n, K, F] where a slot with all features missing does not exist."""
@@ -141,6 +155,11 @@ class GroupAccumulator:
             there = ~np.isnan(columns).all(axis=0) if padded else None
             for feature, column in zip(self.features, columns, strict=True):
                 feature.add(column if there is None else column[there])
+
+    def add_measured(self, found: Sequence[Measured]) -> None:
+        """Add what was found of each feature in some events: the same as adding their tensor."""
+        for feature, one in zip(self.features, found, strict=True):
+            feature.add_measured(one)
 
     def merge(self, other: GroupAccumulator) -> None:
         """Add what another one has seen."""
@@ -161,6 +180,8 @@ class StatisticsAccumulator:
         F by input group.
     targets
         Names of the targets of a regression.
+    loops
+        To count with; they change speed only.
 
     Examples
     --------
@@ -170,10 +191,10 @@ class StatisticsAccumulator:
     2.0
     """
 
-    def __init__(self, num_features: Mapping[str, int], *, targets: Sequence[str] = ()) -> None:
-        self._groups = {name: GroupAccumulator(number) for name, number in num_features.items()}
+    def __init__(self, num_features: Mapping[str, int], *, targets: Sequence[str] = (), loops: Loops = NUMPY) -> None:
+        self._groups = {name: GroupAccumulator(number, loops) for name, number in num_features.items()}
         self._target_names = tuple(targets)
-        self._targets = GroupAccumulator(len(self._target_names))
+        self._targets = GroupAccumulator(len(self._target_names), loops)
         self._target_weights = WeightSums()
         self._lengths: dict[str, NDArray[np.int64]] = {}
         self._truncated: dict[str, int] = {}
@@ -200,9 +221,18 @@ class StatisticsAccumulator:
         """
         for name, group in self._groups.items():
             group.add(inputs[name])
-        for name, counts in (lengths or {}).items():
+        self.add_lengths(lengths or {}, truncated or {})
+
+    def add_measured(self, found: Mapping[str, Sequence[Measured]]) -> None:
+        """Add what was found of every feature by input group: the same as adding the tensors."""
+        for name, group in self._groups.items():
+            group.add_measured(found[name])
+
+    def add_lengths(self, lengths: Mapping[str, NDArray[np.int64]], truncated: Mapping[str, int]) -> None:
+        """Add list lengths before truncation by collection, [n], and objects dropped: see `add_inputs`."""
+        for name, counts in lengths.items():
             self._add_lengths(name, np.bincount(np.minimum(counts, MAX_LENGTH)))
-        for name, dropped in (truncated or {}).items():
+        for name, dropped in truncated.items():
             self._truncated[name] = self._truncated.get(name, 0) + dropped
 
     def add_sample(self, name: str, counts: SampleCounts) -> None:
@@ -213,9 +243,9 @@ class StatisticsAccumulator:
         """Add to the training events of a class."""
         self._classes[name] = self._classes.get(name, WeightSums()).merge(sums)
 
-    def add_targets(self, targets: NDArray[np.float32]) -> None:
-        """Add targets [n, T] of some events."""
-        self._targets.add(targets)
+    def add_targets(self, found: Sequence[Measured]) -> None:
+        """Add what was found of every target in some events."""
+        self._targets.add_measured(found)
 
     def add_target_weights(self, sums: WeightSums) -> None:
         """Add to the events of `add_targets` and their weights."""

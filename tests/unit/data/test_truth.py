@@ -15,6 +15,7 @@ from mlaas4hep.config import Cache, Config, parse_config
 from mlaas4hep.data.batches import Batch
 from mlaas4hep.data.catalogue import Catalogue
 from mlaas4hep.data.dataset import EventDataset
+from mlaas4hep.data.kept_statistics import scan_key
 from mlaas4hep.data.reader import Counts
 from mlaas4hep.data.scan import scan, scan_files
 from mlaas4hep.data.source import open_source
@@ -82,6 +83,7 @@ def joined(batches: Sequence[Batch], name: str) -> NDArray[Any]:
     return np.concatenate([getattr(one, name) for one in batches])
 
 
+CONDITIONS = "labels: {expressions: {signal: y == 1, background: y == 0}}"
 BY_COLUMN = "labels: {column: y, classes: {background: 0, signal: 1}}"
 
 
@@ -455,6 +457,14 @@ def test_rows_kept_for_one_rule_are_not_taken_for_another(folder: Path, tmp_path
         found, _ = stream(config(folder, labels), cache=cache)
         expected, _ = stream(config(folder, labels))
         assert all(map(same_batch, found, expected))
+
+
+def test_kept_statistics_are_of_the_same_labels_and_targets_alone(folder: Path) -> None:
+    words = (BY_COLUMN, BY_COLUMN.replace("1}", "2}"), CONDITIONS, REGRESSION, "targets: {mass: mass}")
+    keys = [scan_key(*opened(config(folder, more))) for more in words]
+    assert None not in keys
+    assert len(set(keys)) == len(words)
+    assert keys[0] == scan_key(*opened(config(folder, BY_COLUMN)))
 
 
 def test_data_and_simulation_of_one_file_are_kept_apart(folder: Path, tmp_path: Path) -> None:
