@@ -121,7 +121,8 @@ def scan_key(catalogue: Catalogue, preprocessor: Preprocessor) -> str | None:
 
     Files by their content (`mlaas4hep.data.places.Place.identity`), trees, entries and clusters; the declaration, less
     what the scan does not look at (scaling, observers, variations, training weights); samples with their selections,
-    labels or rules for them, and factors; types of columns; this package's version and code, numpy's version and the kind of machine.
+    labels or rules for them, and factors; types of columns; this package's version and code, numpy's version and the
+    kind of machine.
     """
     if catalogue.hook is not None or catalogue.quarantine or not all(file.identity for file in catalogue.files):
         return None
