@@ -40,7 +40,6 @@ from mlaas4hep.data.dataset import EventDataset, default_threads
 from mlaas4hep.data.reader import Counts
 from mlaas4hep.data.split import PARTS, Part
 from mlaas4hep.data.weights import require_classes
-from mlaas4hep.errors import ConfigError
 from mlaas4hep.graph.core import Core
 from mlaas4hep.graph.merge import merge
 from mlaas4hep.graph.session import Session
@@ -50,7 +49,7 @@ from mlaas4hep.spec.statistics import Statistics
 from mlaas4hep.train import loop
 from mlaas4hep.train.callbacks import History, Progress, Silent
 from mlaas4hep.train.figures import Judgement, accounts, first_rows, held_out, judge_parts, plain
-from mlaas4hep.train.health import notes_on_inputs, require_parts, require_spread
+from mlaas4hep.train.health import notes_on_inputs, refuse_regression, require_parts, require_spread
 from mlaas4hep.train.interrupt import Interrupt
 from mlaas4hep.train.learning import learn
 from mlaas4hep.train.lengths import collection_figures, notes
@@ -182,7 +181,7 @@ def train(
     told = progress or Silent()
     if seed is not None:
         config = replace(config, training=replace(config.training, seed=seed))
-    _refuse_regression(config)
+    refuse_regression(config)
     choice = choose(config.model, where=config.path)
     if unfinished == "resume":
         refuse_unable(choice)
@@ -190,13 +189,6 @@ def train(
     with Interrupt() as interrupt, attempt.kept(told):
         plan = _prepare(config, choice, max_events=max_events, threads=threads, rescan=rescan, progress=told)
         return _run(plan, attempt, interrupt, told, started)
-
-
-def _refuse_regression(config: Config) -> None:
-    if config.features.target_texts:
-        names = ", ".join(config.features.target_texts)
-        told = f"targets ({names}): this version streams and measures targets, but trains classifiers only"
-        raise ConfigError([told], where=config.path)
 
 
 def _run(plan: _Plan, attempt: Attempt, interrupt: Interrupt, told: Progress, started: float) -> RunResult:
