@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlaas4hep.data.cache import RowCache, part_number, rows_of
-from mlaas4hep.data.catalogue import Catalogue, FileEntry
+from mlaas4hep.data.catalogue import Catalogue
+from mlaas4hep.data.entries import FileEntry
 from mlaas4hep.data.kept import Block, CachedFile
 from mlaas4hep.data.plan import Chunk
 from mlaas4hep.data.quarantine import outside

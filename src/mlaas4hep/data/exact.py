@@ -14,8 +14,9 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from mlaas4hep.data.catalogue import Catalogue, FileEntry
+from mlaas4hep.data.catalogue import Catalogue
 from mlaas4hep.data.delivery import Delivery
+from mlaas4hep.data.entries import FileEntry
 from mlaas4hep.data.hashing import fold, permuted
 from mlaas4hep.data.kept import CachedFile
 from mlaas4hep.data.prefetch import Prefetch

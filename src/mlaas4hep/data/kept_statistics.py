@@ -23,7 +23,8 @@ import msgspec
 import numpy as np
 from msgspec.structs import replace
 
-from mlaas4hep.data.catalogue import Catalogue, FileEntry
+from mlaas4hep.data.catalogue import Catalogue
+from mlaas4hep.data.entries import FileEntry
 from mlaas4hep.data.reader import SourcePool
 from mlaas4hep.data.scan import ScanResult
 from mlaas4hep.errors import DataError

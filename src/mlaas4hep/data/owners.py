@@ -11,7 +11,8 @@ from collections import Counter
 import numpy as np
 from numpy.typing import NDArray
 
-from mlaas4hep.data.catalogue import NO_LABEL, Catalogue, FileEntry
+from mlaas4hep.data.catalogue import Catalogue
+from mlaas4hep.data.entries import NO_LABEL, FileEntry
 from mlaas4hep.data.locate import file_key
 from mlaas4hep.errors import DataError
 

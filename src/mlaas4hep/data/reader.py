@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlaas4hep.data.catalogue import Catalogue, FileEntry, SampleEntry
+from mlaas4hep.data.catalogue import Catalogue
+from mlaas4hep.data.entries import FileEntry, SampleEntry
 from mlaas4hep.data.hooked import KEPT
 from mlaas4hep.data.quarantine import Skipped, outside, units
 from mlaas4hep.data.source import Source, cut_reads, text_of

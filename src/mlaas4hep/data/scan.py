@@ -14,8 +14,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from mlaas4hep.data.catalogue import Catalogue, SampleEntry
+from mlaas4hep.data.catalogue import Catalogue
 from mlaas4hep.data.dataset import readers, reading_unit
+from mlaas4hep.data.entries import SampleEntry
 from mlaas4hep.data.measuring import loops
 from mlaas4hep.data.owners import Owners
 from mlaas4hep.data.plan import Chunk, Plan

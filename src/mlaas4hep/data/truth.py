@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlaas4hep.config import Rule
-from mlaas4hep.data.catalogue import NO_LABEL, Catalogue, SampleEntry
+from mlaas4hep.data.catalogue import Catalogue
+from mlaas4hep.data.entries import NO_LABEL, SampleEntry
 from mlaas4hep.errors import ConfigError, DataError
 from mlaas4hep.spec.columns import Columns
 from mlaas4hep.spec.expressions import Expression
