@@ -15,11 +15,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from mlaas4hep.config import parse_config
 from mlaas4hep.data.batches import Batch
+from mlaas4hep.data.catalogue import Catalogue
 from mlaas4hep.data.dataset import EventDataset
 from mlaas4hep.data.scan import scan
 from mlaas4hep.errors import DataError
 from mlaas4hep.spec.contract import ModelSpec
+from mlaas4hep.spec.preprocess import Preprocessor
 from mlaas4hep.spec.scaling import Scaler, flatten
 from mlaas4hep.spec.scaling import flat_names as spec_flat_names
 from mlaas4hep.testing import same_bits
@@ -255,3 +258,64 @@ def test_every_pass_of_tensorflow_may_be_the_next_epoch(small_stream: Stream) ->
     for epoch in (1, 2):
         found = np.concatenate([labels.numpy() for _, labels, _ in stream])
         assert np.array_equal(found, np.concatenate([batch.labels for batch in dataset.epoch(epoch)]))
+
+
+@pytest.fixture(scope="module")
+def regression(small_files: dict[str, Any]) -> Callable[..., EventDataset]:
+    """A stream with two targets, and collections behind them."""
+    folder = small_files["ttree"]
+    config = parse_config(
+        f"samples:\n  all: {{files: '{folder}/signal*.root'}}\n"
+        "inputs: {event: [MET_pt], jets: {vars: [Jet_pt, Jet_eta], length: 3, sort: -Jet_pt}}\n"
+        "targets: {double: 2 * MET_pt, jets: len(Jet_pt)}\n"
+    )
+    catalogue = Catalogue.open(config)
+    return lambda **settings: EventDataset(catalogue, Preprocessor(config.features, catalogue.types), **settings)
+
+
+def targets_of(framework: str, dataset: EventDataset) -> Iterator[tuple[Any, Any]]:
+    """Targets and the tensor of jets, batch by batch."""
+    if framework == "torch":
+        into = pytest.importorskip("mlaas4hep.data.into.torch")
+        yield from ((one["targets"].numpy(), one["inputs"]["jets"].numpy()) for one in into.TorchDataset(dataset))
+    elif framework == "jax":
+        jax = pytest.importorskip("mlaas4hep.data.into.jax")
+        for one in jax.to_jax(dataset):
+            valid = np.asarray(one["valid"])
+            yield np.asarray(one["targets"])[valid], np.asarray(one["inputs"]["jets"])[valid]
+    elif framework == "tensorflow":
+        pytest.importorskip("tensorflow", reason="the extra 'tensorflow' is not one of 'all'")
+        from mlaas4hep.data.into.tensorflow import to_tensorflow
+
+        yield from ((targets.numpy(), inputs["jets"].numpy()) for inputs, targets, _ in to_tensorflow(dataset))
+    else:
+        from mlaas4hep.data.into.awkward import to_awkward
+
+        padded = (one.collections["jets"].padded(3) for one in dataset.ragged(0))
+        yield from ((one.targets, jets) for one, jets in zip(to_awkward(dataset), padded, strict=True))
+
+
+@every_framework
+def test_targets_of_a_regression_come_with_their_events(
+    regression: Callable[..., EventDataset], framework: str
+) -> None:
+    dataset = regression(shuffle=True, shuffle_window=100, batch_size=60)
+    seen = list(targets_of(framework, dataset))
+    assert len(seen) > 3
+    for (targets, jets), batch in zip(seen, dataset, strict=True):
+        assert batch.targets is not None
+        assert same_bits(np.ascontiguousarray(targets), np.ascontiguousarray(batch.targets))
+        assert np.array_equal(targets[:, 0], 2 * batch.inputs["event"][:, 0])
+        assert same_bits(np.ascontiguousarray(jets), np.ascontiguousarray(batch.inputs["jets"]))
+
+
+def test_xgboost_learns_the_targets_of_a_regression(regression: Callable[..., EventDataset]) -> None:
+    xgboost = pytest.importorskip("xgboost")
+    from mlaas4hep.data.into.xgboost import XGBoostIter
+
+    dataset = regression(batch_size=100)
+    matrix = xgboost.QuantileDMatrix(XGBoostIter(dataset))
+    targets = np.concatenate([batch.targets for batch in dataset if batch.targets is not None])
+    assert np.array_equal(matrix.get_label().reshape(targets.shape), targets)
+    assert matrix.feature_names[:2] == ["MET_pt", "jets_0_Jet_pt"]
+    assert matrix.num_col() == 7

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from mlaas4hep.data.filling import Filling
 from mlaas4hep.data.prefetch import Prefetch
 from mlaas4hep.data.reader import Counts
-from mlaas4hep.data.rows import Rows, S, Window, split_table
+from mlaas4hep.data.rows import Rows, S, Window, split_table, targets_in
 from mlaas4hep.errors import DataError
 from mlaas4hep.spec.features import FeatureSpec
 
@@ -34,19 +34,23 @@ class Batch:
     inputs
         float32 by group, [n, F] or [n, K, F], raw and padded with NaN: views of one table of rows.
     labels
-        int64 [n]: position of the class.
+        int64 [n]: position of the class; -1 where there is none, of kind ``data`` and of a regression.
     weights
         float64 [n].
     entries
         Structured [n]: ``file`` (number in the catalogue, int32) and ``entry`` (int64).
+    targets
+        float32 [n, T] of a regression, in the order of the declaration's ``target_texts``: a view of the same table;
+        None where there are no targets.
     table
-        float32 [n, W]: what the inputs are views of, where they are.
+        float32 [n, W]: the flat view as one table, where the inputs are views of one.
     """
 
     inputs: dict[str, NDArray[np.float32]]
     labels: NDArray[np.int64]
     weights: NDArray[np.float64]
     entries: NDArray[Any]
+    targets: NDArray[np.float32] | None = None
     table: NDArray[np.float32] | None = None
 
     @property
@@ -60,12 +64,15 @@ class Batch:
         return len(self.labels)
 
 
-def rows_to_batch(features: FeatureSpec) -> Callable[[list[Rows]], Batch]:
-    """What joins rows to a batch."""
+def rows_to_batch(features: FeatureSpec, targets: int) -> Callable[[list[Rows]], Batch]:
+    """What joins rows, with so many targets of a regression beside the inputs, to a batch."""
 
     def join(parts: list[Rows]) -> Batch:
         rows = Rows.concat(parts)
-        return Batch(split_table(rows.table, features), rows.labels, rows.weights, rows.entries, rows.table)
+        inputs = split_table(rows.table, features, targets=targets)
+        learned = targets_in(rows.table, features, targets)
+        table = None if targets else rows.table
+        return Batch(inputs, rows.labels, rows.weights, rows.entries, learned, table)
 
     return join
 

@@ -29,6 +29,7 @@ from mlaas4hep.data.ragged import RaggedBatch, RaggedSlots, ReadRagged, to_ragge
 from mlaas4hep.data.reader import MAX_READ_BYTES, Counts, EventReader, reading_bytes
 from mlaas4hep.data.rows import SIDE_BYTES, Rows, S, pays_compiling, permuter, writer
 from mlaas4hep.data.split import Part
+from mlaas4hep.data.truth import target_texts
 from mlaas4hep.data.weights import class_factors
 from mlaas4hep.errors import DataError
 from mlaas4hep.spec.preprocess import Preprocessor
@@ -52,7 +53,7 @@ class EventDataset:
     preprocessor
         Columns to tensors.
     part
-        Of the split; None streams all events.
+        Of the split; None streams all events, and is the only one of kind ``data``.
     batch_size
         Events a batch; the last one of an epoch may be smaller.
     shuffle
@@ -85,7 +86,8 @@ class EventDataset:
     Raises
     ------
     DataError
-        A number out of range; a window that does not fit ``max_memory``, with the largest that does.
+        A number out of range; a window that does not fit ``max_memory``, with the largest that does; a part or training
+        weights of a catalogue of kind ``data``.
     """
 
     def __init__(
@@ -115,6 +117,8 @@ class EventDataset:
         ):
             if value < least:
                 raise DataError(f"{name} must be at least {least}, got {value}")
+        if catalogue.kind == "data" and (part is not None or weights == "training"):
+            raise DataError("samples of kind data are not learned from: they have no parts and no training weights")
         self.catalogue = catalogue
         self.preprocessor = preprocessor
         self.part = part
@@ -129,13 +133,14 @@ class EventDataset:
         self.rank, self.ranks = rank, ranks
         self.max_memory = max_memory
         self._chunk_asked = chunk_entries
-        self._row_bytes = 4 * preprocessor.features.width + SIDE_BYTES
+        self.num_targets = len(target_texts(catalogue, preprocessor))
+        self._width = preprocessor.features.width + self.num_targets
+        self._row_bytes = 4 * self._width + SIDE_BYTES
         # Unshuffled, windows mean nothing; they must not hang on what changes from run to run, for states to fit.
         self._window = shuffle_window if shuffle else reading_unit(preprocessor)
         self._buffers = 2 if shuffle else self.threads + 2
         self._kept_in = cache
-        training = None if weights == "physics" else preprocessor.features.weights.training
-        self._factors = class_factors(catalogue.classes, training, statistics)
+        self._factors = class_factors(catalogue.classes, preprocessor.features, weights, statistics)
         self._open()
 
     def _open(self) -> None:
@@ -145,13 +150,13 @@ class EventDataset:
         self._chunk_entries = self._chunk_asked or self._most_read(max_memory, STRANDS if self.shuffle else 1)
         self._ahead = self._read_ahead(max_memory)
         self._reader = EventReader(self.catalogue, self.preprocessor, max_read_bytes=self._read_bytes(max_memory))
-        self._cache = None if cache is None else open_cache(cache, self.catalogue, self.preprocessor)
+        self._cache = None if cache is None else open_cache(cache, self.catalogue, self.preprocessor, self._width)
         self._delivery = Delivery(
             self.catalogue,
             self._reader,
             part=self.part,
             factors=self._factors,
-            write=writer(self.catalogue.num_entries * self.preprocessor.features.width),
+            write=writer(self.catalogue.num_entries * self._width),
             cache=self._cache,
         )
 
@@ -171,12 +176,7 @@ class EventDataset:
         return self._delivery
 
     def share(self, rank: int, ranks: int, *, max_memory: int | None = None) -> EventDataset:
-        """The same stream for one of several processes: see ``rank`` and ``ranks`` above.
-
-        Parameters
-        ----------
-        max_memory
-            Of this share; None keeps that of the whole.
+        """The same stream for one of several processes; ``max_memory`` None keeps that of the whole.
 
         Raises
         ------
@@ -212,21 +212,15 @@ class EventDataset:
             self._begin,
             number,
             batch_size=self.batch_size,
-            join=rows_to_batch(self.preprocessor.features),
+            join=rows_to_batch(self.preprocessor.features, self.num_targets),
             fingerprint=lambda: self.fingerprint,
         )
 
     def ragged(self, number: int) -> BatchIterator[RaggedBatch]:
         """The same events in the same order as `epoch`, collections in their true lengths; states fit both.
 
-        They come out of the files, not out of a cache, which keeps padded rows. A window holds 4 bytes a value, 8 bytes
-        an event and collection, and `SIDE_BYTES` + 8 an event; how long the lists are is not known before, so that
-        ``max_memory`` counts them as if they were padded.
-
-        Raises
-        ------
-        DataError
-            ``shuffle`` is ``exact``, which needs rows.
+        They come out of the files, not out of a cache, which keeps padded rows, and have no exact order. A window holds
+        4 bytes a value, 8 an event and collection, `SIDE_BYTES` + 8 an event; ``max_memory`` counts them as if padded.
         """
         if self._exact:
             raise DataError("shuffle: exact permutes rows of a cache, which are padded; shuffle lists by windows")
@@ -234,7 +228,7 @@ class EventDataset:
             self._begin_ragged,
             number,
             batch_size=self.batch_size,
-            join=to_ragged_batch(self.preprocessor.features),
+            join=to_ragged_batch(self.preprocessor.features, self.num_targets),
             fingerprint=lambda: self.fingerprint,
         )
 
@@ -266,6 +260,9 @@ class EventDataset:
         digest.update(repr(parts).encode())
         for file in self.catalogue.files:
             digest.update(repr((file.sample, file.index, file.tree)).encode() + file.clusters.tobytes())
+        for sample in self.catalogue.samples:
+            if sample.selection is not None or sample.rule is not None:
+                digest.update(repr((sample.number, sample.selection, sample.rule)).encode())
         return digest.hexdigest()
 
     def close(self) -> None:
@@ -323,7 +320,7 @@ class EventDataset:
 
     def _begin(self, epoch: int, place: Place, counts: dict[int, Counts]) -> Order:
         """The rows of an epoch from a place on; what became of the entries is added to ``counts``."""
-        delivery, width = self._in_this_process(), self.preprocessor.features.width
+        delivery, width = self._in_this_process(), self._width
         if self._exact and epoch > 0:
             return self._exactly(epoch, place[1], counts)
         return self._windowed(
@@ -343,7 +340,7 @@ class EventDataset:
             threads=self.threads,
             buffers=self._buffers,
             ahead=self._ahead,
-            permute=permuter(self.catalogue.num_entries * self.preprocessor.features.width),
+            permute=permuter(self.catalogue.num_entries * self._width),
         )
         return Windowed(filling, place)
 
@@ -351,7 +348,7 @@ class EventDataset:
         self.fill_cache()
         rows = KeptRows(self.catalogue, self._delivery, self.part)
         counts.update(rows.counts)
-        compiled = pays_compiling(len(rows) * self.preprocessor.features.width)
+        compiled = pays_compiling(len(rows) * self._width)
         order = ExactOrder(rows, seed=self.seed, epoch=epoch, rank=self.rank, ranks=self.ranks, compiled=compiled)
         return Gathered(order.read(first, self.batch_size, weigh=self._delivery.weigh, threads=self.threads), first)
 

@@ -71,7 +71,7 @@ class RaggedEvents:
     Parameters
     ----------
     event
-        float32 [n, F].
+        float32 [n, F], targets of a regression behind the variables.
     lists
         By collection, in the order of the contract.
     labels
@@ -122,7 +122,7 @@ class RaggedBatch:
         float32 [n, F]: the group ``event``; F is 0 where there is none.
     collections
         By group, lists in their true lengths, sorted as declared.
-    labels, weights, entries
+    labels, weights, entries, targets
         As of `mlaas4hep.data.batches.Batch`.
     """
 
@@ -131,19 +131,22 @@ class RaggedBatch:
     labels: NDArray[np.int64]
     weights: NDArray[np.float64]
     entries: NDArray[Any]
+    targets: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
 
-def to_ragged_batch(features: FeatureSpec) -> Callable[[list[RaggedEvents]], RaggedBatch]:
-    """What joins events to a batch."""
+def to_ragged_batch(features: FeatureSpec, targets: int) -> Callable[[list[RaggedEvents]], RaggedBatch]:
+    """What joins events, with so many targets of a regression behind their flat variables, to a batch."""
     names = [group.name for group in features.inputs if group.length is not None]
+    flat = sum(group.width for group in features.inputs if group.length is None)
 
     def join(parts: list[RaggedEvents]) -> RaggedBatch:
         events = RaggedEvents.concat(parts)
         collections = dict(zip(names, events.lists, strict=True))
-        return RaggedBatch(events.event, collections, events.labels, events.weights, events.entries)
+        event, learned = events.event[:, :flat], events.event[:, flat:] if targets else None
+        return RaggedBatch(event, collections, events.labels, events.weights, events.entries, learned)
 
     return join
 

@@ -29,7 +29,7 @@ class AwkwardBatch:
     events
         ``ak.Array`` of n records: the variables of the group ``event`` as fields of their own, each collection as a
         field of lists of records. All values are float32, NaN where one is missing.
-    labels, weights, entries
+    labels, weights, entries, targets
         As of `mlaas4hep.data.batches.Batch`.
     """
 
@@ -37,6 +37,7 @@ class AwkwardBatch:
     labels: NDArray[np.int64]
     weights: NDArray[np.float64]
     entries: NDArray[Any]
+    targets: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -68,7 +69,7 @@ def to_awkward(dataset: EventDataset, epoch: int = 0) -> Converted[RaggedBatch, 
         contents += [_records(batch.collections[name], variables) for name, variables in collections.items()]
         fields = [*flat, *collections]
         events = ak.Array(ak.contents.RecordArray(contents, fields, length=len(batch)))
-        return AwkwardBatch(events, batch.labels, batch.weights, batch.entries)
+        return AwkwardBatch(events, batch.labels, batch.weights, batch.entries, batch.targets)
 
     return Converted(dataset.ragged(epoch), convert)
 

@@ -34,8 +34,8 @@ def to_jax(
     """Batches of one epoch as dictionaries of JAX arrays, all of the same shape.
 
     Each holds ``inputs`` (float32 by group, [N, F] and [N, K, F]), ``labels`` (int32 [N]), ``weights`` (float32 [N])
-    and ``valid`` (bool [N]), N being the batch size of the stream. The last batch is filled up with events that are
-    missing in everything: weight 0, label 0, not valid.
+    and ``valid`` (bool [N]), N being the batch size of the stream; of a regression ``targets`` (float32 [N, T]), too.
+    The last batch is filled up with events that are missing in everything: weight 0, label 0, not valid.
 
     Parameters
     ----------
@@ -72,6 +72,8 @@ def to_jax(
             "weights": _filled(batch.weights.astype(np.float32), missing, 0.0),
             "valid": _filled(np.ones(len(batch), dtype=np.bool_), missing, False),
         }
+        if batch.targets is not None:
+            host["targets"] = _filled(batch.targets, missing, 0.0)
         return place(host)
 
     return Converted(dataset.epoch(epoch), convert)

@@ -26,8 +26,9 @@ def to_tensorflow(
 ) -> Any:
     """Batches as ``(inputs, labels, weights)``, what ``Model.fit`` of Keras takes.
 
-    ``inputs`` holds float32 tensors by group, [None, F] and [None, K, F]; ``labels`` is int64 [None], ``weights``
-    float64 [None]. Events are batched already: follow it by ``prefetch``, not by ``batch``.
+    ``inputs`` holds float32 tensors by group, [None, F] and [None, K, F]; ``labels`` is int64 [None], or the targets of
+    a regression, float32 [None, T]; ``weights`` is float64 [None]. Events are batched already: follow it by
+    ``prefetch``, not by ``batch``.
 
     Parameters
     ----------
@@ -60,7 +61,9 @@ def to_tensorflow(
         name: tf.TensorSpec((None, *shape), tf.bool if name.endswith("_mask") else tf.float32)
         for name, shape in fields.shapes.items()
     }
-    signature = (inputs, tf.TensorSpec((None,), tf.int64), tf.TensorSpec((None,), tf.float64))
+    targets = dataset.num_targets
+    learned = tf.TensorSpec((None, targets), tf.float32) if targets else tf.TensorSpec((None,), tf.int64)
+    signature = (inputs, learned, tf.TensorSpec((None,), tf.float64))
     numbers = count(epoch)
     return tf.data.Dataset.from_generator(
         _passes(dataset, fields, (lambda: next(numbers)) if advance else (lambda: epoch)), output_signature=signature
@@ -73,6 +76,7 @@ def _passes(
     def batches() -> Iterator[tuple[Any, Any, Any]]:
         with dataset.epoch(number()) as stream:
             for batch in stream:
-                yield fields.inputs(batch), batch.labels, batch.weights
+                learned = batch.labels if batch.targets is None else batch.targets
+                yield fields.inputs(batch), learned, batch.weights
 
     return batches

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from mlaas4hep.data.batches import Batch
 from mlaas4hep.data.dataset import EventDataset
 from mlaas4hep.data.into.fields import Fields
-from mlaas4hep.errors import DataError, MissingExtraError
+from mlaas4hep.errors import ConfigError, DataError, MissingExtraError
 from mlaas4hep.spec.scaling import Scaler
 
 try:
@@ -30,7 +30,8 @@ class TorchDataset(IterableDataset):
     """Batches as dictionaries of tensors, for ``DataLoader(TorchDataset(events), batch_size=None)``.
 
     ``inputs`` holds float32 tensors by group, [n, F] and [n, K, F], to be given to a module as ``module(**inputs)``;
-    ``labels`` is int64 [n], ``weights`` float64 [n]. Tensors share the memory of the stream's arrays.
+    ``labels`` is int64 [n], ``weights`` float64 [n], and of a regression ``targets`` float32 [n, T]. Tensors share the
+    memory of the stream's arrays.
 
     The stream has threads of its own that work outside Python's lock, so ``num_workers=0`` is usually fastest. With
     workers, each opens the files anew and takes its share of the entries and of ``max_memory``; the loader hands on
@@ -99,6 +100,9 @@ class TorchDataset(IterableDataset):
         dataset = self._mine()
         try:
             yield from self._batches(dataset)
+        except ConfigError as error:
+            # torch makes an error of a worker anew, of its text alone.
+            raise DataError(str(error)) from error
         finally:
             if dataset is not self._dataset:
                 dataset.close()
@@ -147,6 +151,8 @@ class TorchDataset(IterableDataset):
             "labels": torch.from_numpy(batch.labels),
             "weights": torch.from_numpy(batch.weights),
         }
+        if batch.targets is not None:
+            tensors["targets"] = torch.from_numpy(batch.targets)
         if self._entries:
             both = [torch.from_numpy(batch.entries[name].astype("int64")) for name in ("file", "entry")]
             tensors["entries"] = torch.stack(both, dim=1)

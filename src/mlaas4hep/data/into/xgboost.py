@@ -25,7 +25,7 @@ class XGBoostIter(xgboost.DataIter):
     """Pages of raw flat rows with labels and weights: ``QuantileDMatrix(XGBoostIter(events))``.
 
     A page is a batch of the stream, so batches should be large: 16 MB of rows or so. Columns are in the order of
-    ``names``. XGBoost refuses negative weights.
+    ``names``; what is learned is the label, or the targets of a regression. XGBoost refuses negative weights.
 
     Parameters
     ----------
@@ -53,7 +53,8 @@ class XGBoostIter(xgboost.DataIter):
         batch = next(self._batches, None)
         if batch is None:
             return False
-        input_data(data=batch.flat, label=batch.labels, weight=batch.weights, feature_names=self._told)
+        learned = batch.labels if batch.targets is None else batch.targets
+        input_data(data=batch.flat, label=learned, weight=batch.weights, feature_names=self._told)
         return True
 
     def reset(self) -> None:
