@@ -48,8 +48,11 @@ def entries_of(loader):
     return [batch["entries"].tolist() for batch in loader]
 
 def children():
-    return [int(one) for task in os.listdir("/proc/self/task")
-            for one in open(f"/proc/self/task/{task}/children").read().split()]
+    # Python's own tracker of shared memory is one for all, and stays.
+    numbers = [one for task in os.listdir("/proc/self/task")
+               for one in open(f"/proc/self/task/{task}/children").read().split()]
+    lines = [open(f"/proc/{one}/cmdline").read() for one in numbers]
+    return [one for one in lines if "resource_tracker" not in one]
 
 def show(found):
     json.dump(found, sys.stdout)
@@ -126,16 +129,14 @@ def test_workers_that_live_on_are_told_the_epoch(small_files: dict[str, Path]) -
 
 EARLY_STOP = """
 dataset = TorchDataset(stream())
-files, threads, found = len(os.listdir("/proc/self/fd")), threading.active_count(), []
+found = []
 for workers, method in ((0, None), (2, "fork"), (2, "spawn")):
     batches = iter(DataLoader(dataset, batch_size=None, num_workers=workers, multiprocessing_context=method))
     next(batches)
     del batches
     gc.collect()
-    names = [os.readlink(f"/proc/{one}/exe") + open(f"/proc/{one}/cmdline").read() for one in children()]
-    ours = [one for one in names if "resource_tracker" not in one]
     ours_threads = [one.name for one in threading.enumerate() if one.name.startswith("mlaas4hep")]
-    found.append([ours, ours_threads])
+    found.append([children(), ours_threads])
 show(found)
 """
 
@@ -227,3 +228,28 @@ show([forked, pickled, sum(len(batch) for batch in events)])
 def test_a_stream_may_be_used_in_a_forked_process_and_pickled(small_files: dict[str, Path]) -> None:
     forked, pickled, here = run(FORKED, small_files["ttree"])
     assert forked == pickled == here > 300
+
+
+ERRORS = """
+from mlaas4hep.errors import MLaaSError
+signal, inputs = f"samples:\\n  signal: {{files: '{folder}/signal*.root'}}\\n", "inputs: {event: [MET_pt]}\\n"
+background = f"  background: {{files: '{folder}/background*.root'}}\\n"
+weight = "weights: {event: log(0 * MET_pt)}"
+twice = "labels: {expressions: {signal: MET_pt > 5, background: MET_pt > 9}}"
+said = []
+for text in (signal + background + inputs + weight, signal + inputs + twice):
+    config = parse_config(text)
+    try:
+        entries_of(DataLoader(TorchDataset(stream()), batch_size=None, num_workers=1))
+        said.append("nothing")
+    except MLaaSError as error:
+        said.append(str(error))
+show([said, children()])
+"""
+
+
+def test_an_error_in_a_worker_reaches_the_consumer_in_its_words(small_files: dict[str, Path]) -> None:
+    (weight, twice), children = run(ERRORS, small_files["ttree"])
+    assert "the event weight is -inf" in weight
+    assert "is of two classes, 'signal' (MET_pt > 5) and 'background' (MET_pt > 9)" in twice
+    assert not children
