@@ -269,6 +269,7 @@ class EventDataset:
         """Close the files that are kept open between epochs."""
         self._reader.close()
         if self._cache is not None:
+            self._delivery.settle()
             self._cache.close()
 
     def __enter__(self) -> Self:

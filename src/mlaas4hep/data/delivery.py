@@ -119,9 +119,19 @@ class Delivery:
             kept = self.kept_of(file)
             if kept is None:
                 raise DataError(f"{file.path}: has no room in the cache; raise cache.limit, or shuffle by windows")
-            if not kept.is_whole(tuple(outside(0, file.num_entries, self._catalogue.quarantine.ranges(file.number)))):
+            if not kept.is_whole(self._readable(file)):
                 found.append(file)
         return tuple(found)
+
+    def settle(self) -> None:
+        """Make what is kept as a whole survive the machine, and let other processes write."""
+        for file in self._catalogue.files:
+            kept = self.kept_of(file)
+            if kept is not None and kept.is_whole(self._readable(file)):
+                kept.settle()
+
+    def _readable(self, file: FileEntry) -> tuple[tuple[int, int], ...]:
+        return tuple(outside(0, file.num_entries, self._catalogue.quarantine.ranges(file.number)))
 
     def keep(self, chunk: Chunk) -> None:
         """Read what the cache lacks of a chunk, and deliver nothing."""

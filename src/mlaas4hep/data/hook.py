@@ -96,7 +96,11 @@ class RecordHook:
         DataError
             It is not there, cannot be run, or has no such function.
         """
-        source = _read(Path(path))
+        return cls.compile(path, _read(Path(path)))
+
+    @classmethod
+    def compile(cls, path: str, source: bytes) -> RecordHook:
+        """Run the text of a Python file: see `load`."""
         # A name of its own: two files called preproc.py are two modules.
         module = types.ModuleType(f"mlaas4hep_preproc_{hashlib.sha256(source).hexdigest()[:12]}")
         module.__file__ = path
@@ -112,6 +116,10 @@ class RecordHook:
                 f"{path}: has no function '{FUNCTION}'{nearest(FUNCTION, names)}; write def {FUNCTION}(rec): ..."
             )
         return cls(path, source, function)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The function belongs to a module that another process has not: it runs the same text again.
+        return _again, (self.path, self.source, self._types)
 
     @property
     def sha256(self) -> str:
@@ -204,6 +212,12 @@ class RecordHook:
 
     def _wrong(self, event: int, problem: str) -> DataError:
         return DataError(f"{self.path}: event {event}: {problem}")
+
+
+def _again(path: str, source: bytes, types: dict[str, ColumnType] | None) -> RecordHook:
+    hook = RecordHook.compile(path, source)
+    hook._types = types
+    return hook
 
 
 def _layout(values: Sequence[Any]) -> _Layout:

@@ -1,20 +1,23 @@
 """What is kept of one source file on a local disk: rows, what belongs beside them, and a journal.
 
-A block of rows is appended for each chunk that is read; its line in the journal is written after its rows. One process
-at a time writes, any number read. Invariant: a block counts only if its line stands whole in the journal, and if the
-machine was not stopped between writing it and settling.
+A block of rows is appended for each chunk that is read; its line in the journal is written after its rows. Any number
+of processes append, one at a time, and read. Invariant: a block counts only if its line stands whole in the journal,
+and if the machine was not stopped between writing it and settling.
 """
 
 from __future__ import annotations
 
 import fcntl
 import json
+import mmap
 import os
 import threading
 import zlib
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -88,21 +91,21 @@ class CachedFile:
         self.path, self.width = path, width
         self._lock = threading.Lock()
         self._blocks: list[Block] = []
-        self._pending: list[tuple[int, int]] = []
+        # Written before the machine was started anew, and not known to have reached the disk.
+        self._doubtful: list[Block] = []
+        self._boot = ""
+        self._settled = False
         self._read_of_journal = 0
         self._next_row = 0
         # Held open, so that what another process removes stays there for this one.
         self._open: dict[str, int] = {}
-        self._old: list[int] = []
-        self._writes = False
-        self._lost = False
         self._refresh()
 
     @property
     def blocks(self) -> tuple[Block, ...]:
         """Whole blocks by entries; they do not overlap."""
         with self._lock:
-            return () if self._lost else tuple(self._blocks)
+            return tuple(self._blocks)
 
     def segments(self, start: int, stop: int) -> Iterator[tuple[int, int, Block | None]]:
         """An entry range as pieces that lie in one block each, and pieces (None) that are not kept."""
@@ -150,32 +153,6 @@ class CachedFile:
         low, high = np.searchsorted(sides[:, 0], (start, stop)).tolist()
         return self._rows(first + low, high - low), sides[low:high]
 
-    def claim(self) -> bool:
-        """Become the one process that writes; False where another one does."""
-        with self._lock:
-            if self._writes:
-                return True
-            journal = os.open(self._name("journal"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            try:
-                fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                os.close(journal)
-                return False
-            written = {"journal": journal}
-            for ending in ("table", "sides"):
-                written[ending] = os.open(self._name(ending), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            self._old.extend(self._open.values())  # other threads may be reading from them
-            self._open = written
-            self._blocks, self._read_of_journal, self._next_row = [], 0, 0
-            self._refresh()
-            if self._lost:
-                self._blocks, self._read_of_journal, self._next_row, self._lost = [], 0, 0, False
-            os.ftruncate(journal, self._read_of_journal)  # half a line of one that was killed
-            if not self._read_of_journal:
-                self._note(["boot", _boot()])
-            self._writes = True
-            return True
-
     def append(
         self,
         start: int,
@@ -185,7 +162,7 @@ class CachedFile:
         entries: Sequence[int],
         unlabelled: Sequence[int] = (0,) * len(PARTS),
     ) -> None:
-        """Keep what was made of an entry range; does nothing where another process writes, or it is kept already.
+        """Keep what was made of an entry range; does nothing where some of it is kept already.
 
         Parameters
         ----------
@@ -194,55 +171,62 @@ class CachedFile:
         parts, entries, unlabelled
             Rows, entries before selection, and selected ones without a class, of each part.
         """
-        if not self.claim():
-            return
-        with self._lock:
-            if self._within(start, stop) or any(low < stop and start < high for low, high in self._pending):
-                return
-            self._pending.append((start, stop))
-            first, self._next_row = self._next_row, self._next_row + len(rows)
         sides = np.empty((len(rows), SIDES), dtype=np.int64)
         sides[:, 0], sides[:, 1], sides[:, 2] = rows.entries["entry"], rows.weights.view(np.int64), rows.labels
-        _write_at(self._open["table"], rows.table, first * 4 * self.width)
-        _write_at(self._open["sides"], sides, first * 8 * SIDES)
-        counts = (tuple(map(int, one)) for one in (parts, entries, unlabelled))
-        block = Block(start, stop, first, *counts)
-        with self._lock:
-            self._note([start, stop, first, *block.parts, *block.entries, *block.unlabelled])
-            self._pending.remove((start, stop))
-            insort(self._blocks, block)
+        counts = [tuple(map(int, one)) for one in (parts, entries, unlabelled)]
+        with self._lock, self._writing():
+            if self._within(start, stop):
+                return
+            block = Block(start, stop, self._next_row, *counts)
+            _write_at(self._open["table"], rows.table, block.row * 4 * self.width)
+            _write_at(self._open["sides"], sides, block.row * 8 * SIDES)
+            self._note([start, stop, block.row, *block.parts, *block.entries, *block.unlabelled])
 
     def map(self) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
         """Table (as bits) and sides, mapped: uint32 [rows, width] and int64 [rows, 3]."""
         with self._lock:
             rows = max((block.row + sum(block.parts) for block in self._blocks), default=0)
-        if not rows:
-            return np.zeros((0, self.width), np.uint32), np.zeros((0, SIDES), np.int64)
-        table = np.memmap(self._name("table"), np.uint32, "r", shape=(rows, self.width))
-        return np.asarray(table), np.asarray(np.memmap(self._name("sides"), np.int64, "r", shape=(rows, SIDES)))
+            if not rows:
+                return np.zeros((0, self.width), np.uint32), np.zeros((0, SIDES), np.int64)
+            table = mmap.mmap(self._open["table"], rows * 4 * self.width, prot=mmap.PROT_READ)
+            sides = mmap.mmap(self._open["sides"], rows * 8 * SIDES, prot=mmap.PROT_READ)
+        return (
+            np.frombuffer(table, np.uint32).reshape(rows, self.width),
+            np.frombuffer(sides, np.int64).reshape(rows, SIDES),
+        )
 
     def settle(self) -> None:
-        """Everything is there: make it survive the machine, and let others write."""
+        """Make what is there survive the machine."""
         with self._lock:
-            if self._writes and self._blocks:
+            if self._settled or not self._blocks:
+                return
+            with self._writing():
                 for ending in ("table", "sides"):
                     os.fsync(self._open[ending])
                 self._note(["settled"])
                 os.fsync(self._open["journal"])
-                # Closing a writer's file gives the lock back; reading goes on.
-                fcntl.flock(self._open["journal"], fcntl.LOCK_UN)
-                self._writes = False
 
     def close(self) -> None:
         """Give the files back."""
         with self._lock:
-            self._let_go()
+            while self._open:
+                os.close(self._open.popitem()[1])
 
-    def _let_go(self) -> None:
-        for file in (*self._open.values(), *self._old):
-            os.close(file)
-        self._open, self._old = {}, []
-        self._writes = False
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """The one who writes, for a moment: among processes by a lock on the journal."""
+        if "journal" not in self._open:
+            self._open_files(os.O_RDWR | os.O_CREAT)
+        journal = self._open["journal"]
+        fcntl.flock(journal, fcntl.LOCK_EX)
+        try:
+            self._refresh()
+            os.ftruncate(journal, self._read_of_journal)  # half a line of one that was killed
+            if self._boot != _boot():
+                self._note(["boot", _boot()])
+            yield
+        finally:
+            fcntl.flock(journal, fcntl.LOCK_UN)
 
     def _name(self, ending: str) -> str:
         return f"{self.path}.{ending}"
@@ -251,18 +235,17 @@ class CachedFile:
         line = _line(words)
         os.pwrite(self._open["journal"], line, self._read_of_journal)
         self._read_of_journal += len(line)
+        self._take_note(words)
 
     def _within(self, start: int, stop: int) -> list[Block]:
         """Blocks that hold some of the entries."""
-        if self._lost:
-            return []
         low = bisect_right(self._blocks, start, key=lambda one: one.stop)
         high = bisect_left(self._blocks, stop, key=lambda one: one.start)
         return self._blocks[low:high]
 
     def _refresh(self) -> None:
         """Read what another process has added to the journal."""
-        if "journal" not in self._open and not self._open_to_read():
+        if "journal" not in self._open and not self._open_files(os.O_RDWR):
             return
         data = _read_all(self._open["journal"], self._read_of_journal)
         for line in data.split(b"\n")[:-1]:
@@ -272,26 +255,35 @@ class CachedFile:
             self._read_of_journal += len(line) + 1
             self._take_note(words)
 
-    def _open_to_read(self) -> bool:
+    def _open_files(self, flags: int) -> bool:
         try:
             for ending in ("table", "sides", "journal"):
-                self._open[ending] = os.open(self._name(ending), os.O_RDONLY | os.O_CLOEXEC)
+                self._open[ending] = os.open(self._name(ending), flags | os.O_CLOEXEC, 0o644)
         except FileNotFoundError:
-            self._let_go()
+            while self._open:
+                os.close(self._open.popitem()[1])
             return False
+        except OSError as error:
+            raise DataError(f"cache {self._name(ending)}: cannot be opened: {error.strerror}") from error
         return True
 
     def _take_note(self, words: list[Any]) -> None:
+        self._settled = words == ["settled"]
         match words:
             case ["boot", boot]:
-                # What was written shortly before the machine stopped may never have reached the disk.
-                self._lost = boot != _boot()
+                self._boot = boot
             case ["settled"]:
-                self._lost = False
+                for block in self._doubtful:
+                    insort(self._blocks, block)
+                self._doubtful = []
             case [start, stop, row, *counts]:
                 size = len(PARTS)
                 by_part = (tuple(counts[at : at + size]) for at in range(0, len(counts), size))
-                insort(self._blocks, block := Block(start, stop, row, *by_part))
+                block = Block(start, stop, row, *by_part)
+                if self._boot == _boot():
+                    insort(self._blocks, block)
+                else:
+                    self._doubtful.append(block)
                 self._next_row = max(self._next_row, row + sum(block.parts))
 
     def _rows(self, first: int, count: int) -> NDArray[np.float32]:
@@ -332,6 +324,7 @@ def _words(line: bytes) -> list[Any] | None:
     return found
 
 
+@lru_cache(maxsize=1)
 def _boot() -> str:
     """Differs after the machine was started anew."""
     try:

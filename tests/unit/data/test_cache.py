@@ -181,19 +181,21 @@ def rows(first: int, count: int) -> Rows:
     return made
 
 
-def test_only_one_writes_and_others_see_what_it_wrote(tmp_path: Path) -> None:
+def test_several_write_in_turns_and_see_what_the_others_wrote(tmp_path: Path) -> None:
     one, other = CachedFile(tmp_path / "x", 2), CachedFile(tmp_path / "x", 2)
     one.append(0, 10, rows(0, 10), (10, 0, 0), (10, 0, 0))
     other.append(10, 20, rows(10, 10), (10, 0, 0), (10, 0, 0))
-    assert [block.start for block in CachedFile(tmp_path / "x", 2).blocks] == [0]
-    [(start, stop, block)] = other.segments(0, 10)
-    assert block is not None
-    assert other.read(block, start, stop, 0)[0].tolist() == rows(0, 10).table.tolist()
-    one.close()
-    other.append(10, 20, rows(10, 10), (10, 0, 0), (10, 0, 0))
-    assert [block is None for _, _, block in one.segments(0, 25)] == [False, False, True]
-    other.close()
-    one.close()
+    other.append(5, 15, rows(5, 10), (10, 0, 0), (10, 0, 0))  # some of it is there
+    one.append(20, 25, rows(20, 5), (5, 0, 0), (5, 0, 0))
+    for file in (one, other, CachedFile(tmp_path / "x", 2)):
+        assert file.is_whole(((0, 25),))
+        found = [(start, stop, block) for start, stop, block in file.segments(3, 23) if block is not None]
+        read = np.concatenate([file.read(block, start, stop, 0)[0] for start, stop, block in found])
+        assert read.tolist() == rows(3, 20).table.tolist()
+        table, sides = file.map()
+        assert sorted(sides[:, 0].tolist()) == list(range(25))
+        assert table.view(np.float32)[:, 0].tolist() == sides[:, 0].tolist()
+        file.close()
 
 
 @pytest.mark.parametrize("lost", [1, 5, 12])
@@ -225,7 +227,11 @@ def test_what_was_written_before_the_machine_stopped_counts_only_once_settled(tm
     journal.write_bytes(another_boot + b"".join(lines[1:]))
     assert CachedFile(tmp_path / "x", 2).blocks == ()
     journal.write_bytes(another_boot + b"".join(lines[1:]) + kept._line(["settled"]))
-    assert len(CachedFile(tmp_path / "x", 2).blocks) == 1
+    again = CachedFile(tmp_path / "x", 2)
+    assert len(again.blocks) == 1
+    again.append(10, 20, rows(10, 10), (10, 0, 0), (10, 0, 0))
+    again.settle()
+    assert CachedFile(tmp_path / "x", 2).is_whole(((0, 20),))
 
 
 def test_what_was_not_used_for_longest_goes_first_and_nothing_that_is_written(tmp_path: Path) -> None:
