@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from mlaas4hep.config import Config, parse_config
+from mlaas4hep.data.batches import Batch
 from mlaas4hep.data.catalogue import Catalogue
-from mlaas4hep.data.dataset import Batch, EventDataset
+from mlaas4hep.data.dataset import EventDataset
 from mlaas4hep.data.locate import locate
 from mlaas4hep.data.places import kind_of, open_place, persist
 from mlaas4hep.data.places.persist import PATIENCE, Patience

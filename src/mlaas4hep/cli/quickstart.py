@@ -157,14 +157,13 @@ def _serve_and_compare(bundle: Bundle, config: Config, tell: Tell) -> tuple[floa
 
     from mlaas4hep.client import Client
     from mlaas4hep.data.catalogue import Catalogue
-    from mlaas4hep.data.source import open_source
 
     differences = [0.0]
     compared = 0
     with _server(bundle.path.parent) as url, Client(url) as client:
         for number, file in enumerate(Catalogue.open(config).files):
             entries = min(EVENTS_A_FILE, file.num_entries)
-            with open_source(file.path, file.tree, replicas=file.replicas) as source:
+            with file.open() as source:
                 columns = source.read(sorted(bundle.spec.columns), 0, entries)
             served = _ask(client, bundle, columns, entries)
             offline, selected = bundle.score(columns, entries)

@@ -174,11 +174,7 @@ class Config(msgspec.Struct, frozen=True):
     def not_built(self) -> tuple[str, ...]:
         """What the config says that this version reads but cannot do yet, one line a thing."""
         lines = []
-        if self.preproc is not None:
-            lines.append("preproc: a Python file is not called by this version yet")
         for name, sample in self.samples.items():
-            if sample.friends:
-                lines.append(f"samples.{name}.friends: friend trees are not read by this version yet")
             if sample.kind == "data":
                 lines.append(f"samples.{name}.kind: samples of kind data are not handled by this version yet")
         if self.features.variations:

@@ -17,9 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlaas4hep.config import Config, Sample
+from mlaas4hep.data.friends import match_friends
+from mlaas4hep.data.hook import RecordHook
+from mlaas4hep.data.hooked import KEPT
 from mlaas4hep.data.locate import Located, file_key, search
+from mlaas4hep.data.opening import Opening
 from mlaas4hep.data.quarantine import Quarantine, Skipped
-from mlaas4hep.data.source import Source, open_source
+from mlaas4hep.data.source import Source
 from mlaas4hep.data.split import Identity, choose_identity
 from mlaas4hep.data.weights import normalisation
 from mlaas4hep.errors import DataError, ExpressionError, nearest
@@ -47,8 +51,8 @@ class FileEntry:
         Boundaries of the entries that are used, int64 [C + 1].
     tree_entries
         Entries of the tree when it was opened, so that a file that changes later is noticed; None does not look.
-    replicas
-        Addresses to read it from, in the order in which they are asked; empty where that is ``path`` alone.
+    opening
+        How it is opened again; None opens path and tree as they stand.
     identity
         Of its content: differs whenever that may differ.
     """
@@ -61,7 +65,16 @@ class FileEntry:
     clusters: NDArray[np.int64]
     tree_entries: int | None = None
     identity: str = ""
-    replicas: tuple[str, ...] = field(default=(), repr=False)
+    opening: Opening | None = field(default=None, repr=False)
+
+    @property
+    def replicas(self) -> tuple[str, ...]:
+        """Addresses to read it from; empty where that is ``path`` alone."""
+        return () if self.opening is None else self.opening.replicas
+
+    def open(self) -> Source:
+        """Open it again."""
+        return (self.opening or Opening(self.path, self.tree)).open()
 
     @property
     def num_entries(self) -> int:
@@ -107,6 +120,8 @@ class Catalogue:
         What tells one event from another: decides the split.
     quarantine
         What could not be read and was left out, while it is read too.
+    hook
+        The user's function that sees each event first.
     """
 
     samples: tuple[SampleEntry, ...]
@@ -116,6 +131,7 @@ class Catalogue:
     features: FeatureSpec
     identity: Identity
     quarantine: Quarantine = field(default_factory=Quarantine, compare=False)
+    hook: RecordHook | None = field(default=None, compare=False)
 
     @classmethod
     def open(cls, config: Config, *, progress: Callable[[int], None] | None = None) -> Catalogue:
@@ -207,6 +223,7 @@ class _Survey:
         self._selected: dict[tuple[object, ...], dict[str, str]] = {}
         self._refused: dict[tuple[str, str], list[str]] = {}
         self._quarantine = Quarantine(config.on_error)
+        self._hook = None if config.preproc is None else RecordHook.load(config.preproc)
 
     def add_sample(self, name: str, progress: Callable[[int], None]) -> None:
         """Open its files; what fails is noted, and the others go on."""
@@ -215,9 +232,12 @@ class _Survey:
         for line in problems:
             self._leave_out(name, line.partition(": ")[0], line, otherwise=bool(files))
         opened = len(self.files)
-        for index, file in enumerate(files):
+        friends: tuple[tuple[str, ...], ...] = ((),) * len(files)
+        with self._noted(name):
+            friends = match_friends([one.path for one in files], sample.friends)
+        for index, (file, beside) in enumerate(zip(files, friends, strict=True)):
             with self._noted(name, file.path):
-                self._add_file(name, index, file)
+                self._add_file(name, index, file, beside)
             progress(1)
         read = {one.path for one in self.files[opened:]}
         if files and not read and self._quarantine.policy.skips:
@@ -253,6 +273,7 @@ class _Survey:
             features=features,
             identity=choose_identity(features.split, everywhere, columns_of(features, known=self.types)),
             quarantine=self._quarantine,
+            hook=self._hook,
         )
 
     @contextmanager
@@ -278,16 +299,18 @@ class _Survey:
     def _find_needed(self, sample: Sample) -> frozenset[str]:
         features = self.config.features
         texts = [text for text in (features.weights.event, sample.selection) if text is not None]
+        kept = frozenset() if self._hook is None else frozenset({KEPT})
         try:
-            return columns_of(features, texts, known=self.types) | frozenset(features.split.by)
+            return kept | columns_of(features, texts, known=self.types) | frozenset(features.split.by)
         except ExpressionError as error:
             place = f"at character {error.column + 1} of '{error.text}'"
             raise DataError(f"{error.where}: {error.reason} ({place})") from error
 
-    def _add_file(self, name: str, index: int, file: Located) -> None:
+    def _add_file(self, name: str, index: int, file: Located, friends: tuple[str, ...]) -> None:
         sample, path = self.config.samples[name], file.path
         try:
-            source = _open_filled(file, sample.tree or self.config.tree)
+            opening = Opening(path, sample.tree or self.config.tree, file.replicas, friends, self._hook)
+            source = _open_filled(opening)
         except DataError as error:
             if not self._quarantine.policy.skips:
                 raise
@@ -302,7 +325,7 @@ class _Survey:
                 self._check_column(name, source, column)
             place = (len(self.files), len(self.samples), index)
             found = (source.clusters, source.num_entries, source.identity)
-            self.files.append(FileEntry(*place, path, source.tree, *found, replicas=file.replicas))
+            self.files.append(FileEntry(*place, path, source.tree, *found, replace(opening, tree=source.tree)))
 
     def _leave_out(self, name: str, path: str, problem: str, *, otherwise: bool) -> None:
         """A file that is not there: left out where that is allowed and there are others, else a problem."""
@@ -384,11 +407,11 @@ def _needs(text: str, known: list[str]) -> frozenset[str]:
         return expression.names
 
 
-def _open_filled(file: Located, tree: str | None) -> Source:
-    source = open_source(file.path, tree, replicas=file.replicas)
+def _open_filled(opening: Opening) -> Source:
+    source = opening.open()
     if source.num_entries == 0:
         source.close()
-        raise DataError(f"{file.path}: tree '{source.tree}' has no entries")
+        raise DataError(f"{opening.path}: tree '{source.tree}' has no entries")
     return source
 
 

@@ -25,6 +25,7 @@ from mlaas4hep.data.catalogue import Catalogue
 from mlaas4hep.data.delivery import Delivery, declaration
 from mlaas4hep.data.exact import ExactOrder, KeptRows
 from mlaas4hep.data.filling import Filling
+from mlaas4hep.data.places import LOCAL, scheme_of
 from mlaas4hep.data.plan import STRANDS, Plan, chunk_entries_for
 from mlaas4hep.data.prefetch import Prefetch
 from mlaas4hep.data.reader import MAX_READ_BYTES, Counts, EventReader, reading_bytes
@@ -37,6 +38,8 @@ from mlaas4hep.spec.statistics import Statistics
 
 DEFAULT_WINDOW = 100_000
 _LEAST_CHUNK = 1_024
+FAR_THREADS = 4
+"""Two clusters on the way and two at work keep both a line of 50 ms and two cores busy."""
 
 
 class EventDataset:
@@ -65,7 +68,8 @@ class EventDataset:
     statistics
         Of the scan.
     threads
-        That read ahead; 0 reads when asked. Changes speed only.
+        That read ahead, at least `FAR_THREADS` where files are not on this machine: they mostly wait. 0 reads when
+        asked. Changes speed only.
     max_memory
         Bytes that the stream may take: a quarter of it for columns while they are read, the rest for rows held and read
         ahead. It cannot take less than one basket of each column (TTree) or one cluster (RNTuple) a thread; batches
@@ -121,12 +125,12 @@ class EventDataset:
         self.shuffle = bool(shuffle)
         self.shuffle_window = shuffle_window
         self.seed = seed
-        self.threads = threads
+        self.threads = readers(catalogue, threads)
         self._rank, self._ranks = rank, ranks
         self._row_bytes = 4 * preprocessor.features.width + SIDE_BYTES
         # Unshuffled, windows mean nothing; they must not hang on what changes from run to run, for states to fit.
         self._window = shuffle_window if shuffle else reading_unit(preprocessor)
-        self._buffers = 2 if shuffle else threads + 2
+        self._buffers = 2 if shuffle else self.threads + 2
         self._chunk_entries = chunk_entries or self._most_read(max_memory, STRANDS if shuffle else 1)
         self._ahead = self._read_ahead(max_memory)
         self._reader = EventReader(catalogue, preprocessor, max_read_bytes=self._read_bytes(max_memory))
@@ -296,9 +300,14 @@ def _for_rows(max_memory: int) -> int:
 
 
 def reading_unit(preprocessor: Preprocessor) -> int:
-    """Entries read at once for a declaration: by the bytes of its raw columns and of its rows."""
-    raw = sum(40 if one.kind == "jagged" else 8 for one in preprocessor.types.values())
-    return chunk_entries_for(raw + 8 * preprocessor.features.width)
+    """Entries read at once for a declaration: by the bytes of its raw columns, an estimate of lists included."""
+    return chunk_entries_for(sum(40 if one.kind == "jagged" else 8 for one in preprocessor.types.values()))
+
+
+def readers(catalogue: Catalogue, threads: int) -> int:
+    """Threads that read a catalogue where so many are to work."""
+    far = any(scheme_of(one.path) != LOCAL for one in catalogue.files)
+    return max(threads, FAR_THREADS) if far and threads else threads
 
 
 def default_threads() -> int:

@@ -22,7 +22,7 @@ from mlaas4hep.errors import DataError
 from mlaas4hep.spec.padding import Assembled
 
 # Number types that columns have after the cast to declared types.
-_CODES = {"bool": 0, "int64": 1, "uint64": 2, "float32": 3, "float64": 4}
+_CODES = {np.dtype(name): code for code, name in enumerate(("bool", "int64", "uint64", "float32", "float64"))}
 # Bytes of rows that are filled column by column before the next ones: half of a core's second cache.
 _BLOCK_BYTES = 256 * 1024
 
@@ -275,11 +275,11 @@ def write_rows(rows: Assembled, table: NDArray[np.float32], slots: NDArray[np.in
     flat_list = [one for values in lists for one in values]
     _fill(
         np.array([_address(one) for one in flats], dtype=np.uint64),
-        np.array([_CODES[one.dtype.name] for one in flats], dtype=np.int64),
+        np.array([_CODES[one.dtype] for one in flats], dtype=np.int64),
         np.array(table_of_collections, dtype=np.int64).reshape(len(lists), 6),
         np.array([0 if one is None else _address(one) for one in orders], dtype=np.uint64),
         np.array([_address(one) for one in flat_list], dtype=np.uint64),
-        np.array([_CODES[one.dtype.name] for one in flat_list], dtype=np.int64),
+        np.array([_CODES[one.dtype] for one in flat_list], dtype=np.int64),
         wanted,
         table,
         max(_BLOCK_BYTES // (4 * max(rows.width, 1)), 16),

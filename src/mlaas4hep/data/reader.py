@@ -18,8 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlaas4hep.data.catalogue import Catalogue, FileEntry, SampleEntry
+from mlaas4hep.data.hooked import KEPT
 from mlaas4hep.data.quarantine import Skipped, outside, units
-from mlaas4hep.data.source import Source, cut_reads, open_source
+from mlaas4hep.data.source import Source, cut_reads
 from mlaas4hep.data.split import PARTS, Part, Splitter
 from mlaas4hep.errors import ConfigError, DataError
 from mlaas4hep.spec.columns import Column, Columns, Jagged, Nested, compress_columns
@@ -149,7 +150,7 @@ def _close_all(idle: OrderedDict[int, tuple[FileEntry, Source]]) -> None:
 
 
 def _reopen(file: FileEntry) -> Source:
-    source = open_source(file.path, file.tree, replicas=file.replicas)
+    source = file.open()
     if file.tree_entries not in (None, source.num_entries):
         source.close()
         raise DataError(
@@ -260,8 +261,10 @@ class EventReader:
         by_part = tuple(np.bincount(parts, minlength=len(PARTS)).tolist())
         in_part = np.ones(num_entries, dtype=np.bool_) if part is None else parts == PARTS.index(part)
         wanted = in_part
+        if self._catalogue.hook is not None:
+            wanted = in_part & np.asarray(columns[KEPT])
         if sample.selection:
-            wanted = in_part & self._selected(sample, columns, num_entries)
+            wanted = wanted & self._selected(sample, columns, num_entries)
         try:
             rows = self._preprocessor.assemble(columns, num_entries, wanted=wanted)
         except DataError as error:
@@ -282,6 +285,8 @@ class EventReader:
 
     def _columns_for(self, sample: SampleEntry) -> list[str]:
         names = self._preprocessor.columns | set(self._catalogue.identity.columns)
+        if self._catalogue.hook is not None:
+            names |= {KEPT}
         for text in (sample.selection, self._event_weight):
             if text is not None:
                 names |= self._preprocessor.needs_of(Expression.parse(text))

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlaas4hep.data.catalogue import Catalogue, SampleEntry
-from mlaas4hep.data.dataset import reading_unit
+from mlaas4hep.data.dataset import readers, reading_unit
 from mlaas4hep.data.owners import Owners
 from mlaas4hep.data.plan import Chunk, Plan
 from mlaas4hep.data.prefetch import Prefetch
@@ -81,6 +81,7 @@ def scan_files(
     """
     entries = reading_unit(preprocessor)
     plan = Plan(catalogue.files, catalogue.num_entries or 1, shuffle=False, chunk_entries=entries)
+    threads = readers(catalogue, threads)
     read_bytes = MAX_READ_BYTES if max_memory is None else reading_bytes(max_memory // 2, threads=threads)
     reader = EventReader(catalogue, preprocessor, max_read_bytes=min(read_bytes, MAX_READ_BYTES))
 

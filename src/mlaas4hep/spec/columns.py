@@ -268,6 +268,9 @@ def promote(first: DType, second: DType) -> DType:
     return "int64"
 
 
+_DTYPES = {name: np.dtype(name) for name in ("bool", "int64", "uint64", "float32", "float64")}
+
+
 def cast(columns: Columns, types: Mapping[str, ColumnType]) -> dict[str, Column]:
     """Bring columns to their declared types; the first thing that happens to an event (law 6).
 
@@ -283,6 +286,9 @@ def cast(columns: Columns, types: Mapping[str, ColumnType]) -> dict[str, Column]
         if name not in columns:
             raise DataError(f"column '{name}' ({declared}) is missing; given: {', '.join(sorted(columns))}")
         column = columns[name]
+        if isinstance(column, np.ndarray) and declared.kind == "flat":
+            done[name] = _astype(column, declared.dtype)
+            continue
         if kind_of(column) != declared.kind:
             raise DataError(f"column '{name}' is declared {declared.kind}, but is {_WORDS[kind_of(column)]}")
         done[name] = with_values(column, _astype(values_of(column), declared.dtype))
@@ -290,6 +296,8 @@ def cast(columns: Columns, types: Mapping[str, ColumnType]) -> dict[str, Column]
 
 
 def _astype(values: NDArray[Any], dtype: str) -> NDArray[Any]:
+    if values.dtype == _DTYPES.get(dtype):
+        return values
     with np.errstate(over="ignore", invalid="ignore"):
         return values.astype(dtype, copy=False)
 

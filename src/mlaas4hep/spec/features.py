@@ -18,7 +18,7 @@ RESERVED_GROUPS = frozenset({"scores"})
 _GROUP_NAME = re.compile(r"[a-z][a-z0-9_]*\Z")
 
 # CONTRACT limits: what one graph can carry and a client can reasonably send.
-MAX_VARIABLES = 512
+MAX_VARIABLES = 4096
 MAX_LENGTH = 256
 MAX_WIDTH = 16384
 

@@ -268,7 +268,8 @@ class _Events:
         self._new = new
 
     def column(self, name: str) -> Column:
-        self._compute([name])
+        if name not in self._columns:
+            self._compute([name])
         return self._columns[name]
 
     def evaluate(self, expression: Expression) -> Column:

@@ -395,6 +395,7 @@ def _provenance(plan: _Plan) -> dict[str, Any]:
         "files": files,
         "skipped": [one.as_plain() for one in plan.catalogue.quarantine.records],
         "split_by": str(plan.catalogue.identity),
+        **({} if plan.catalogue.hook is None else {"preprocessing_sha256": plan.catalogue.hook.sha256}),
         "seed": plan.seed,
         "training": msgspec.to_builtins(plan.config.training),
         "versions": _versions(),

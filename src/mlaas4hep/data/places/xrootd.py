@@ -89,7 +89,7 @@ class XRootDRemote:
     most_pieces = _VECTOR
     # There is no word of progress within a request: short ones tell a dead line sooner, and one connection carries
     # several at a time without waiting for round trips.
-    piece_bytes = 1024 * 1024
+    piece_bytes = 2 * 1024 * 1024
 
     def __init__(self, url: str, stall_s: float) -> None:
         self.url = shown(url)

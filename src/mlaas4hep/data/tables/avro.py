@@ -21,6 +21,7 @@ from mlaas4hep.data.tables.avro_codecs import CODECS, MAX_BLOCK_BYTES, inflate
 from mlaas4hep.data.tables.avro_records import run
 from mlaas4hep.data.tables.avro_schema import Node, Program, compile_program, describe, parse_schema
 from mlaas4hep.data.tables.source import TableSource, assemble
+from mlaas4hep.data.tables.text import view_of
 from mlaas4hep.errors import DataError, nearest
 from mlaas4hep.spec.columns import Column, DType, concat_columns
 
@@ -79,7 +80,7 @@ class AvroSource(TableSource):
 
     def _columns(self, names: list[str], data: bytes | memoryview, count: int, where: str) -> dict[str, Column]:
         program, dtypes = self._program(names)
-        view = np.frombuffer(data, np.uint8)
+        view = view_of(data)
         arguments = (view, count, program.code, program.targets)
         nowhere = np.zeros(program.num_streams, np.int64)
         found, end = run(*arguments, nowhere, nowhere, False)

@@ -19,7 +19,7 @@ from mlaas4hep.data.tables import cells, numbers
 from mlaas4hep.data.tables.dialect import Dialect, sniff
 from mlaas4hep.data.tables.rows import Rows, find_rows, kept
 from mlaas4hep.data.tables.source import TableSource, readable
-from mlaas4hep.data.tables.text import Text, open_text
+from mlaas4hep.data.tables.text import Text, open_text, view_of
 from mlaas4hep.errors import DataError
 from mlaas4hep.spec.columns import Column, DType
 
@@ -80,7 +80,7 @@ class DelimitedSource(TableSource):
     ) -> None:
         rows = self._table.rows
         first, last = int(rows.offsets[cluster]), int(rows.offsets[cluster + 1])
-        text = np.frombuffer(self._text.read(first, last), np.uint8)
+        text = view_of(self._text.read(first, last))
         skip = low - int(self.clusters[cluster])
         size = _HARD_CELLS
         while True:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlaas4hep.data.places import Place
-from mlaas4hep.data.tables.text import Text
+from mlaas4hep.data.tables.text import Text, view_of
 from mlaas4hep.errors import DataError
 
 CLUSTER_ROWS = 50_000
@@ -73,7 +73,7 @@ def find_rows(text: Text, where: str, looker: Looker, *, start: int = 0, line: i
         block = bytes(text.read(base + len(held), base + len(held) + _BLOCK_BYTES))
         final = len(block) < _BLOCK_BYTES
         held = held + block if held else block
-        view, at, cut_off = np.frombuffer(held, np.uint8), 0, False
+        view, at, cut_off = view_of(held), 0, False
         while not cut_off:
             max_rows, max_bytes = found.room(base + at)
             after, rows, cut_off = looker.look(

@@ -1,8 +1,8 @@
 """The text of a place, plain or compressed, by ranges of its own bytes.
 
-A compressed text is inflated in small steps and never held whole. So that a range in its middle does not cost everything
-before it, states of the decompressor are kept at some points of a gzip file; those of bzip2 cannot be kept, and its text
-goes, quickly packed, into a temporary file. Invariant: memory does not hang on what the compressed bytes hold.
+A compressed text is inflated in small steps and never held whole. So that a range in its middle does not cost all that
+is before it, states of the decompressor are kept at some points of a gzip file; those of bzip2 cannot be kept, and its
+text goes, quickly packed, into a temporary file. Invariant: memory does not hang on what the compressed bytes hold.
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ import zlib
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import IO, Any, Generic, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from mlaas4hep.data.places import Buffer, Place
 from mlaas4hep.errors import DataError
@@ -259,9 +262,11 @@ class _Spool:
                 return
             packed = zlib.compress(piece, 1)
             try:
-                self._file = self._file or tempfile.TemporaryFile()
-                os.pwrite(self._file.fileno(), packed, self._packed)
+                self._file = self._file or tempfile.TemporaryFile()  # noqa: SIM115 - it stays open
+                written = os.pwrite(self._file.fileno(), packed, self._packed)
             except OSError:  # no room: what is kept is a convenience, and the text is read anew instead
+                written = 0
+            if written < len(packed):
                 self._full = True
                 return
             self._starts.append(start)
@@ -280,6 +285,10 @@ class _Spool:
             packed = os.pread(self._file.fileno(), size, place)
         skip = start - self._starts[number]
         return zlib.decompress(packed)[skip : skip + limit]
+
+    def __del__(self) -> None:
+        if self._file is not None:
+            self._file.close()
 
 
 T = TypeVar("T")
@@ -313,6 +322,13 @@ def open_text(place: Place, head: bytes) -> Text:
     if head.startswith(GZIP):
         return GzipText(place)
     return Bzip2Text(place) if head.startswith(BZIP2) else PlainText(place)
+
+
+def view_of(data: Buffer) -> NDArray[np.uint8]:
+    """Bytes as an array that may not be written to, whoever gave them: compiled code is made for one kind of array."""
+    view = np.frombuffer(data, np.uint8)
+    view.flags.writeable = False
+    return view
 
 
 def text_head(head: bytes) -> bytes:
