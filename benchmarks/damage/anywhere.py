@@ -118,7 +118,7 @@ EVERYWHERE: Mapping[str, Damage] = {
     "cut_in_the_middle_and_told": cut_and_told(0.5),
     "cut_near_the_end_and_told": cut_and_told(0.97),
     "cut_by_a_byte": cut(1.0, 1),
-    "hole_at_a_third": zeroed(0.33, 4096),
+    "hole": zeroed(0.7, 4096),
     "hole_at_the_end": zeroed(0.999, 2000),
     "header_magic": header_flip(0, 4),
     "header_version": header("version", 2_000_000),

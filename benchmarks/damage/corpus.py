@@ -17,7 +17,7 @@ from benchmarks.damage.bases import BASES, open_base, write_base, write_companio
 from benchmarks.damage.rntuple import RNTUPLE, RNTUPLE_BLIND
 from benchmarks.damage.ttree import LZ4, TTREE, TTREE_BLIND
 
-_SOME = ("cut_at_a_third", "cut_by_a_byte", "hole_at_a_third", "key_list_objlen_huge", "streamer_info_bits")
+_SOME = ("cut_at_a_third", "cut_by_a_byte", "hole", "key_list_objlen_huge", "streamer_info_bits")
 DAMAGES: Mapping[str, Mapping[str, Damage]] = {
     "zlib": {**EVERYWHERE, **TTREE, "tree_object_bit": tree_object(1), "tree_object_bits": tree_object(30)},
     "lz4": {**{name: EVERYWHERE[name] for name in _SOME}, **LZ4},
@@ -37,7 +37,7 @@ class Case:
     name
         Good file and damage.
     base
-        Name of the good file, see `mlaas4hep`'s `benchmarks.damage.bases`.
+        Name of the good file.
     path
         Of the damaged file.
     """

@@ -164,6 +164,15 @@ def _end(place: int, value: int) -> Callable[[bytearray], bytes]:
     return change
 
 
+def header_bomb(file: RNTupleFile, _: Chance) -> None:
+    """A header that says 16 MB and inflates to 256 MB."""
+    stored = frame(b"ZS", bytes(cramjam.zstd.compress(bytes(256 << 20), 5)), 0xFFFFFF)
+    seek = file.append(stored)
+    for name, value in (("seek_header", seek), ("nbytes_header", len(stored)), ("len_header", 0xFFFFFF)):
+        file.write(file.anchor[name], ">Q", value)
+    file.seal_anchor()
+
+
 def page_garbage(file: RNTupleFile, chance: Chance) -> None:
     """Any bytes, of the right length, with a right checksum."""
     stored = file.stored_page(2, X)
@@ -184,6 +193,7 @@ RNTUPLE: Mapping[str, Damage] = {
     "anchor_seek_footer": anchor("seek_footer", 100),
     "anchor_nbytes_footer_huge": anchor("nbytes_footer", 2**50),
     "anchor_len_footer_2_gb": anchor("len_footer", 2**31),
+    "header_bomb": _rntuple(header_bomb),
     "header_bit": envelope_bit("header"),
     "header_type": envelope_number("header", b"float", 0, b"flood"),
     "header_column_type": envelope_number("header", struct.pack("<HH", 13, 64), 0, struct.pack("<HH", 0x66, 64)),

@@ -170,6 +170,15 @@ def bomb(announced: int, real: int, *, frames: int = 1, believed: bool = False) 
     return _ttree(apply)
 
 
+def list_bomb(file: TTreeFile, _: Chance) -> None:
+    """Lists of 1 GB, as the basket and the branch say; the counter knows better."""
+    size = 65 * 0xFFFFFF
+    file.put_basket("Jet_pt", 1, frame(b"ZL", _zeros(0xFFFFFF), 0xFFFFFF) * 65, size)
+    key = file.basket("Jet_pt", 1)
+    file.write(key.body - 5, ">i", key.keylen + size - 4 * 4002)
+    struct.pack_into(">q", file.tree, file.branches["Jet_pt"].room_at + 24, 2 * size)
+
+
 def _zeros(size: int) -> bytes:
     packer = zlib.compressobj(9)
     return b"".join(packer.compress(bytes(min(size - at, 1 << 20))) for at in range(0, size, 1 << 20)) + packer.flush()
@@ -281,6 +290,7 @@ TTREE: Mapping[str, Damage] = {
     "bomb_behind_right_lengths": bomb(16_000, 512 << 20),
     "bomb_of_1_gb": bomb(65 * 0xFFFFFF, 0xFFFFFF, frames=65),
     "bomb_that_the_branch_believes": bomb(65 * 0xFFFFFF, 0xFFFFFF, frames=65, believed=True),
+    "bomb_in_lists": _ttree(list_bomb),
     "bomb_in_the_tree": _ttree(tree_bomb, store=False),
 }
 

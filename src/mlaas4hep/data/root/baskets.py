@@ -7,7 +7,7 @@ leaves this module has the length and the number of events that both the tree an
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -29,6 +29,8 @@ _KEY = struct.Struct(">ihiIhh")
 _COUNTS = struct.Struct(">ii")
 _COUNTS_FROM_END = 9
 _LEAST_KEY = _KEY.size + _COUNTS_FROM_END
+_BIG_KEYS = 1000
+"""Keys of later versions have places of eight bytes, not four."""
 
 
 class Basket(NamedTuple):
@@ -106,10 +108,13 @@ class Cuts:
         return Wanted(branch, *found)
 
 
-def open_basket(branch: Branch, number: int, first: int, last: int, stored: memoryview) -> Basket:
+def open_basket(
+    branch: Branch, number: int, first: int, last: int, stored: memoryview, others: Collection[bytes] = ()
+) -> Basket:
     """Check the key of a basket against its tree, and inflate it.
 
-    Nothing is allocated for a length that the tree does not bear out.
+    Nothing is allocated for a length that the tree does not bear out. A basket that bears one of the names ``others``
+    and not its branch's is not its own; any other name is one that the branch had before.
 
     Raises
     ------
@@ -123,6 +128,9 @@ def open_basket(branch: Branch, number: int, first: int, last: int, stored: memo
         raise DamageError(f"the tree announces {len(stored)} bytes, its key {length}")
     if not _LEAST_KEY <= keylen <= length:
         raise DamageError(f"its key of {keylen} bytes does not fit the {length} that are there")
+    named = _name_in(stored[:keylen])
+    if named in others and named != branch_name(branch.path):
+        raise DamageError(f"the basket that is there belongs to the branch '{named.decode(errors='replace')}'")
     entries, end = _COUNTS.unpack_from(stored, keylen - _COUNTS_FROM_END)
     if entries != last - first:
         raise DamageError(f"the tree announces {last - first} entries, its key {entries}")
@@ -133,6 +141,20 @@ def open_basket(branch: Branch, number: int, first: int, last: int, stored: memo
         raise DamageError(f"it announces {size} bytes, all baskets of its branch have {branch.inflated_bytes}")
     _check_length(branch.layout, entries, border)
     return Basket(number, first, last, inflate(stored[keylen:], size), border, keylen)
+
+
+def branch_name(path: str) -> bytes:
+    """The name of a branch as it stands in the keys of its baskets."""
+    return path.rpartition("/")[2].encode()
+
+
+def _name_in(key: memoryview) -> bytes:
+    """The name that a key bears, behind its class; cut off where the key is too short for it."""
+    at = _KEY.size + (16 if (key[4] << 8 | key[5]) > _BIG_KEYS else 8)
+    for _ in range(2):
+        length = key[at] if at < len(key) else 0
+        begin, at = at + 1, at + 1 + length
+    return bytes(key[begin:at])
 
 
 def _check_length(layout: Layout | None, entries: int, border: int) -> None:
@@ -151,13 +173,18 @@ class BasketReader:
         Where the file is.
     tree
         Named in messages.
+    branches
+        Paths of all branches of the tree: baskets that bear another one's name are refused.
     memo_bytes
         Bound of the inflated baskets kept between reads.
     """
 
-    def __init__(self, place: Place, tree: str, *, memo_bytes: int = MEMO_BYTES) -> None:
+    def __init__(
+        self, place: Place, tree: str, *, branches: Iterable[str] = (), memo_bytes: int = MEMO_BYTES
+    ) -> None:
         self._place = place
         self._tree = tree
+        self._names = frozenset(map(branch_name, branches))
         self._memo_bytes = memo_bytes
         self._memo: dict[tuple[str, int], Basket] = {}
         self._held = 0
@@ -225,7 +252,7 @@ class BasketReader:
         try:
             if number >= len(branch.seeks):
                 return _embedded(branch, number, first, last)
-            return open_basket(branch, number, first, last, stored.pop((branch.path, number)))
+            return open_basket(branch, number, first, last, stored.pop((branch.path, number)), self._names)
         except DamageError as error:
             raise DataError(f"{self.where(branch, number)}: {error}") from error
 

@@ -48,7 +48,7 @@ class TTreeSource:
         self.columns = table.columns
         self.clusters = table.clusters
         self._place = place
-        self._baskets = BasketReader(place, table.name)
+        self._baskets = BasketReader(place, table.name, branches=table.branches)
         self._uproot: Any = None
 
     def read(self, names: Sequence[str], entry_start: int, entry_stop: int) -> dict[str, Column]:
