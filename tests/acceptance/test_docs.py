@@ -45,6 +45,7 @@ def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Session
     shutil.copy(EXAMPLE / "config.yaml", tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / ".cache"))  # what other pages kept is not there
     before = set(sys.modules)
     session = Session(tmp_path, check_config=check_config)
     yield session

@@ -6,10 +6,13 @@ be used is listed with its reason, never left out.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+
+from mlaas4hep.cli.table import number, table
 
 if TYPE_CHECKING:
     from mlaas4hep.data.inspect import ColumnSummary, Survey
@@ -17,27 +20,83 @@ if TYPE_CHECKING:
 _HEAD = ("column", "type", "min", "mean", "max", "NaN", "inf", "length: min", "mean", "95%", "99%", "max")
 
 
-@click.command("inspect", short_help="Trees, columns, kinds and ranges of files; --draft writes a first config.")
-@click.argument("files", nargs=-1, required=True)
+@click.command("inspect", short_help="Trees, columns, figures and costs of files; --draft writes a first config.")
+@click.argument("files", nargs=-1)
 @click.option("--tree", help="Whose columns to show; default: Events, else the largest.")
 @click.option("--draft", is_flag=True, help="Print a first config instead.")
+@click.option("--stats", is_flag=True, help="Figures of every column over all events, or the first -n.")
+@click.option("--plan", is_flag=True, help="What a run over the files will read, hold and take, before it starts.")
+@click.option(
+    "--config", type=click.Path(path_type=Path), help="Of --stats and --plan: the columns that this one reads."
+)
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Of --stats: histograms, as .png or .html.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead.")
-@click.option("--max-events", default=20_000, show_default=True, help="Look at no more than so many events.")
-def command(*, files: tuple[str, ...], tree: str | None, draft: bool, as_json: bool, max_events: int) -> None:
+@click.option(
+    "-n", "--max-events", type=click.IntRange(1), help="Look at no more events.  [default: 20000; with --stats all]"
+)
+@click.option("-j", "--threads", type=click.IntRange(0), help="Of --stats and --plan: threads that read.")
+@click.option("--progress/--no-progress", default=None, help="Draw bars.  [default: on a terminal]")
+def command(
+    *,
+    files: tuple[str, ...],
+    tree: str | None,
+    draft: bool,
+    stats: bool,
+    plan: bool,
+    config: Path | None,
+    output: Path | None,
+    as_json: bool,
+    max_events: int | None,
+    threads: int | None,
+    progress: bool | None,
+) -> None:
     """Show trees, columns, their kinds, ranges and list lengths.
 
     \b
     mlaas4hep inspect ttH.root                          a table
     mlaas4hep inspect 'data/*.root' --tree Events
     mlaas4hep inspect ttH_*.root ttbar_*.root --draft > config.yaml
+    mlaas4hep inspect 'data/*.root' --stats -o stats.html   figures and histograms over all events
+    mlaas4hep inspect config.yaml --plan                bytes, clusters, memory and seconds of a run
     """
+    files, config = _apart(files, config)
+    if stats + plan + draft > 1:
+        raise click.UsageError("give one of --draft, --stats and --plan")
+    if config is not None and not (stats or plan):
+        raise click.UsageError(f"{config}: a config is looked at with --stats or --plan")
+    if not files and config is None:
+        raise click.UsageError("give files, or a config")
+    if output is not None and not stats:
+        raise click.UsageError("-o goes with --stats")
+    if stats:
+        from mlaas4hep.cli.columns import show_columns
+
+        show_columns(
+            files, config, tree, output=output, as_json=as_json, max_events=max_events, threads=threads, show=progress
+        )
+    elif plan:
+        from mlaas4hep.cli.forecast import show_forecast
+
+        show_forecast(files, config, tree, as_json=as_json, threads=threads, show=progress)
+    else:
+        _show(files, tree, draft=draft, as_json=as_json, max_events=max_events)
+
+
+def _apart(files: tuple[str, ...], config: Path | None) -> tuple[tuple[str, ...], Path | None]:
+    """A config may stand in the place of the files."""
+    if config is None and len(files) == 1 and Path(files[0]).suffix in {".yaml", ".yml"}:
+        return (), Path(files[0])
+    return files, config
+
+
+def _show(files: tuple[str, ...], tree: str | None, *, draft: bool, as_json: bool, max_events: int | None) -> None:
     import msgspec
 
     from mlaas4hep.data.draft import draft_config
-    from mlaas4hep.data.inspect import survey
+    from mlaas4hep.data.inspect import DEFAULT_EVENTS, survey
     from mlaas4hep.data.locate import locate
 
-    found = survey(locate(files), tree=tree, max_events=max_events)
+    found = survey(locate(files), tree=tree, max_events=max_events or DEFAULT_EVENTS)
     if draft:
         click.echo(draft_config(found), nl=False)
     elif as_json:
@@ -48,20 +107,20 @@ def command(*, files: tuple[str, ...], tree: str | None, draft: bool, as_json: b
 
 def _report(found: Survey) -> Iterator[str]:
     rows = [
-        (one.name, one.kind, _number(one.entries), _number(one.clusters), _number(one.columns), one.path)
+        (one.name, one.kind, number(one.entries), number(one.clusters), number(one.columns), one.path)
         for one in found.trees
     ]
-    yield from _table([("tree", "format", "entries", "clusters", "columns", "file"), *rows], right=range(2, 5))
+    yield from table([("tree", "format", "entries", "clusters", "columns", "file"), *rows], right=range(2, 5))
     yield from (f"  {one.name}: cannot be read: {one.reason}" for one in found.trees if one.reason is not None)
     yield ""
     yield f"tree {found.tree}: figures of {_looked_at(found)}"
     readable = [one for one in found.columns if one.kind is not None]
-    yield from _table([_HEAD, *map(_row, readable)], right=range(2, len(_HEAD)))
+    yield from table([_HEAD, *map(_row, readable)], right=range(2, len(_HEAD)))
     refused = [one for one in found.columns if one.kind is None]
     if refused:
         yield ""
         yield f"{len(refused)} columns that cannot be read:"
-        yield from _table([(f"  {one.name}", one.type, one.reason or "") for one in refused])
+        yield from table([(f"  {one.name}", one.type, one.reason or "") for one in refused])
 
 
 def _looked_at(found: Survey) -> str:
@@ -72,27 +131,10 @@ def _looked_at(found: Survey) -> str:
 
 
 def _row(one: ColumnSummary) -> tuple[str, ...]:
-    cells = (one.name, one.type, _number(one.minimum), _number(one.mean), _number(one.maximum))
+    cells = (one.name, one.type, number(one.minimum), number(one.mean), number(one.maximum))
     odd = (str(one.missing or ""), str(one.infinite or ""))
     if one.lengths is None:
         return (*cells, *odd, "", "", "", "", "")
     lengths = one.lengths
     spread = (lengths.minimum, lengths.mean, lengths.q95, lengths.q99, lengths.maximum)
-    return (*cells, *odd, *(_number(value) for value in spread))
-
-
-def _number(value: float | None) -> str:
-    if value is None:
-        return "-"
-    return str(int(value)) if float(value).is_integer() and abs(value) < 1e15 else f"{value:.4g}"
-
-
-def _table(rows: Sequence[Sequence[str]], *, right: Iterable[int] = ()) -> Iterator[str]:
-    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
-    aligned = set(right)
-    for row in rows:
-        cells = [
-            cell.rjust(width) if place in aligned else cell.ljust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        yield "  ".join(cells).rstrip()
+    return (*cells, *odd, *(number(value) for value in spread))

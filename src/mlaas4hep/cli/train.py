@@ -49,6 +49,7 @@ A first one is drafted by: mlaas4hep inspect FILES --draft
 @click.option("-j", "--threads", type=click.IntRange(0), help="Threads that read ahead; changes speed only.")
 @click.option("--resume", is_flag=True, help="Go on with a run that was interrupted; same config, same -o.")
 @click.option("--restart", is_flag=True, help="Begin anew where a run was interrupted, and forget what it learned.")
+@click.option("--rescan", is_flag=True, help="Scan all events, also where statistics of these very files are kept.")
 @click.option("--evaluate", "and_evaluate", is_flag=True, help="End with 'mlaas4hep evaluate' of the run.")
 @click.option("--json", "as_json", is_flag=True, help="End with one JSON line of figures on standard output.")
 @click.option("--progress/--no-progress", default=None, help="Draw bars.  [default: on a terminal]")
@@ -61,6 +62,7 @@ def command(
     threads: int | None,
     resume: bool,
     restart: bool,
+    rescan: bool,
     and_evaluate: bool,
     as_json: bool,
     progress: bool | None,
@@ -92,6 +94,7 @@ def command(
             threads=threads,
             progress=bars,
             unfinished="resume" if resume else "restart" if restart else "refuse",
+            rescan=rescan,
         )
         evaluated = evaluate_run(result.path, bars, threads=threads) if and_evaluate else None
     except Interrupted as error:

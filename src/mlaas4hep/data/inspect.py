@@ -118,6 +118,17 @@ class _Look:
     columns: dict[str, Column]
 
 
+@dataclass(frozen=True)
+class Found:
+    """All trees of some files, the one that is looked at, the files with events in it, and why not the others."""
+
+    trees: tuple[TreeSummary, ...]
+    name: str
+    paths: tuple[str, ...]
+    entries: int
+    left_out: dict[str, str]
+
+
 def survey(paths: Sequence[str], *, tree: str | None = None, max_events: int = DEFAULT_EVENTS) -> Survey:
     """Look into files.
 
@@ -137,6 +148,23 @@ def survey(paths: Sequence[str], *, tree: str | None = None, max_events: int = D
     """
     if max_events < 1:
         raise DataError(f"max_events must be at least 1, got {max_events}")
+    held = find_tree(paths, tree)
+    look = _look(held.paths, held.name, max(max_events // len(held.paths), 1))
+    looked_at = max((len(column) for column in look.columns.values()), default=0)
+    return Survey(
+        trees=held.trees,
+        tree=held.name,
+        paths=held.paths,
+        entries=held.entries,
+        looked_at=looked_at,
+        columns=tuple(_summary(info, look.columns.get(info.name)) for info in look.infos.values()),
+        collections=_collections(look.columns),
+        left_out=held.left_out,
+    )
+
+
+def find_tree(paths: Sequence[str], tree: str | None = None) -> Found:
+    """Which tree is meant, and the files that hold it; parameters and errors are those of `survey`."""
     trees = tuple(one for path in paths for one in _trees(path))
     name = tree.partition(";")[0] if tree is not None else _choose_tree(trees)
     holders = [one for one in trees if one.name in (name, ONLY_TABLE)]
@@ -148,19 +176,8 @@ def survey(paths: Sequence[str], *, tree: str | None = None, max_events: int = D
     entries = sum(one.entries or 0 for one in holders)
     if not entries:
         raise DataError(f"{holders[0].path}: tree '{name}' has no entries")
-    held = [one for one in holders if one.entries]
-    look = _look([one.path for one in held], name, max(max_events // len(held), 1))
-    looked_at = max((len(column) for column in look.columns.values()), default=0)
-    return Survey(
-        trees=trees,
-        tree=name,
-        paths=tuple(one.path for one in held),
-        entries=entries,
-        looked_at=looked_at,
-        columns=tuple(_summary(info, look.columns.get(info.name)) for info in look.infos.values()),
-        collections=_collections(look.columns),
-        left_out={path: _why_not(path, name, trees) for path in paths if path not in {one.path for one in held}},
-    )
+    held = tuple(one.path for one in holders if one.entries)
+    return Found(trees, name, held, entries, {path: _why_not(path, name, trees) for path in paths if path not in held})
 
 
 def prefix_of(name: str) -> str:

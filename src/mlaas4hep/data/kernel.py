@@ -2,7 +2,8 @@
 
 The same as `mlaas4hep.spec.padding.write_rows`, bit for bit, some five times as fast: rows are written in blocks that
 stay in the processor's cache while one column after the other is put into them, so that a random place in the window
-costs little more than the next one. Runs outside Python's global lock. Only this module knows numba.
+costs little more than the next one. Runs outside Python's global lock. Of all
+modules only this one and `measuring_kernel` know numba.
 
 Invariant: reads nothing beyond the arrays it was given, whatever the offsets say.
 """

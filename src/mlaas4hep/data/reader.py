@@ -192,6 +192,11 @@ class EventReader:
         if problems:
             raise ConfigError(problems, where="expressions do not fit their place")
 
+    @property
+    def columns(self) -> frozenset[str]:
+        """Raw columns that are read, of any sample."""
+        return frozenset().union(*self._names)
+
     def read(self, file: FileEntry, start: int, stop: int, *, part: Part | None = None) -> Iterator[Events]:
         """Entries from ``start`` to ``stop`` (excluded), in parts as large as may be read at once.
 

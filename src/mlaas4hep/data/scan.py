@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 
 from mlaas4hep.data.catalogue import Catalogue, SampleEntry
 from mlaas4hep.data.dataset import readers, reading_unit
+from mlaas4hep.data.measuring import loops
 from mlaas4hep.data.owners import Owners
 from mlaas4hep.data.plan import Chunk, Plan
 from mlaas4hep.data.prefetch import Prefetch
 from mlaas4hep.data.reader import MAX_READ_BYTES, Counts, EventReader, Events, reading_bytes
-from mlaas4hep.data.rows import Rows, split_table
 from mlaas4hep.data.split import PARTS
 from mlaas4hep.spec.accumulate import StatisticsAccumulator
-from mlaas4hep.spec.padding import write_rows
+from mlaas4hep.spec.measuring import Loops, measured
 from mlaas4hep.spec.preprocess import Preprocessor, truncated_objects
 from mlaas4hep.spec.statistics import SampleCounts, Statistics, WeightSums
 
@@ -85,14 +85,15 @@ def scan_files(
     read_bytes = MAX_READ_BYTES if max_memory is None else reading_bytes(max_memory // 2, threads=threads)
     reader = EventReader(catalogue, preprocessor, max_read_bytes=min(read_bytes, MAX_READ_BYTES))
 
+    measuring = loops(catalogue.num_entries * preprocessor.features.width)
     owners = Owners(catalogue)
 
     def measure(chunk: Chunk) -> tuple[StatisticsAccumulator, Counts, NDArray[np.int64] | None]:
         file = catalogue.files[chunk.file]
-        partial, counts, taken = _accumulator(preprocessor), Counts(), []
+        partial, counts, taken = _accumulator(preprocessor, measuring), Counts(), []
         weighed, scale = [], catalogue.samples[file.sample].scale
         for events in reader.read(file, chunk.start, chunk.stop):
-            _add_inputs(partial, events, preprocessor)
+            _add_inputs(partial, events, preprocessor, measuring)
             weighed.append((events.parts[events.rows.kept], events.weights[events.rows.kept] * scale))
             counts += events.counts
             if owners.wants(file):
@@ -102,7 +103,7 @@ def scan_files(
         _add_counts(partial, parts, weights, counts, catalogue.samples[file.sample], catalogue.classes)
         return partial, counts, np.concatenate(taken) if taken else None
 
-    total = _empty(catalogue, preprocessor)
+    total = _empty(catalogue, preprocessor, measuring)
     files = [Counts()] * len(catalogue.files)
     with Prefetch(measure, tuple(plan.chunks()), threads=threads, ahead=(threads + 1) * entries) as results:
         for chunk, (partial, counts, taken) in results:
@@ -117,29 +118,24 @@ def scan_files(
     return ScanResult(total.seal(), tuple(files))
 
 
-def _empty(catalogue: Catalogue, preprocessor: Preprocessor) -> StatisticsAccumulator:
-    accumulator = _accumulator(preprocessor)
+def _empty(catalogue: Catalogue, preprocessor: Preprocessor, loops: Loops) -> StatisticsAccumulator:
+    accumulator = _accumulator(preprocessor, loops)
     for name in catalogue.classes:
         accumulator.add_class(name, WeightSums())
     return accumulator
 
 
-def _accumulator(preprocessor: Preprocessor) -> StatisticsAccumulator:
-    return StatisticsAccumulator({group.name: len(group.variables) for group in preprocessor.features.inputs})
+def _accumulator(preprocessor: Preprocessor, loops: Loops) -> StatisticsAccumulator:
+    features = {group.name: len(group.variables) for group in preprocessor.features.inputs}
+    return StatisticsAccumulator(features, loops=loops)
 
 
-def _add_inputs(total: StatisticsAccumulator, events: Events, preprocessor: Preprocessor) -> None:
-    kept = events.rows.kept
-    rows = Rows.empty(int(np.count_nonzero(kept)), events.rows.width)
-    write_rows(events.rows, rows.table, np.cumsum(kept, dtype=np.int64) - 1)
-    train = events.parts[kept] == PARTS.index("train")
+def _add_inputs(total: StatisticsAccumulator, events: Events, preprocessor: Preprocessor, loops: Loops) -> None:
+    train = events.rows.kept & (events.parts == PARTS.index("train"))
+    total.add_measured(measured(events.rows, train, loops))
     longest = {group.name: group.length or 0 for group in preprocessor.features.inputs}
-    lengths = {name: one[train] for name, one in events.rows.lengths().items()}
-    total.add_inputs(
-        {name: one[train] for name, one in split_table(rows.table, preprocessor.features).items()},
-        lengths=lengths,
-        truncated={name: truncated_objects(one, longest[name]) for name, one in lengths.items()},
-    )
+    lengths = {one.name: one.lists[0].counts[train] for one in events.rows.collections}
+    total.add_lengths(lengths, {name: truncated_objects(one, longest[name]) for name, one in lengths.items()})
 
 
 def _add_counts(

@@ -111,6 +111,23 @@ class Divisible(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Weight:
+    """Bytes of columns: as they are stored in the file, and as they are when inflated."""
+
+    stored: int
+    inflated: int
+
+
+@runtime_checkable
+class Weighed(Protocol):
+    """A source that knows how many bytes a read takes: optional, so that a run can say what it will cost."""
+
+    def weigh(self, names: Sequence[str], entry_start: int, entry_stop: int) -> Weight:
+        """Bytes that a read of these columns and entries fetches and inflates. Opens nothing and reads no events."""
+        ...
+
+
 def cut_reads(source: Source, names: Sequence[str], entry_start: int, entry_stop: int, *, max_bytes: int) -> list[int]:
     """Boundaries of reads of about ``max_bytes`` each at most; one read where the source does not know its sizes."""
     if isinstance(source, Divisible) and entry_stop > entry_start:

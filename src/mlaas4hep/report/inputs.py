@@ -38,13 +38,15 @@ class InputPanel:
     missing: float
 
 
-def draw_inputs(panels: Sequence[InputPanel], path: Path, *, note: str) -> None:
-    """Up to `PER_PICTURE` variables; ``note`` says of what they are."""
+def draw_inputs(
+    panels: Sequence[InputPanel], path: Path, *, note: str, words: str = "Share of the class by bin"
+) -> None:
+    """Some `PER_PICTURE` variables; ``note`` says of what they are, ``words`` what is drawn."""
     count = len(panels)
     with grid(path, count=count, columns=COLUMNS, note=note) as (figure, places):
         for panel, axes in zip(panels, places, strict=True):
             _draw_panel(panel, axes)
-        figure.supylabel("Share of the class by bin", x=0.008, fontsize=13)
+        figure.supylabel(words, x=0.008, fontsize=13)
         lines, names = places[0].get_legend_handles_labels()
         if names:
             figure.legend(lines, names, loc="lower center", ncols=len(names))

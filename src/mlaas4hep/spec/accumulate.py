@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from mlaas4hep.spec.measuring import NUMPY, Loops, Measured
 from mlaas4hep.spec.moments import ExactMoments
 from mlaas4hep.spec.sketch import BLOCK, QuantileSketch
 from mlaas4hep.spec.statistics import (
@@ -32,16 +33,21 @@ class FeatureAccumulator:
 
     Values wait until `BLOCK` of them are there; sorting a block serves extremes, moments and sketch at once. In memory:
     at most 128 kB of waiting values, 16 kB of sums, and 32 kB for each doubling of the number of values past `BLOCK`.
+
+    Parameters
+    ----------
+    loops
+        To count with.
     """
 
     __slots__ = ("_extremes", "_infinite", "_missing", "_moments", "_sketch", "_waiting", "_waiting_size")
 
-    def __init__(self) -> None:
+    def __init__(self, loops: Loops = NUMPY) -> None:
         self._missing = 0
         self._infinite = 0
         self._extremes = (np.inf, -np.inf)
-        self._moments = ExactMoments()
-        self._sketch = QuantileSketch()
+        self._moments = ExactMoments(loops)
+        self._sketch = QuantileSketch(loops)
         self._waiting: list[NDArray[np.float32]] = []
         self._waiting_size = 0
 
@@ -49,12 +55,14 @@ class FeatureAccumulator:
         """Add values [n] of slots that exist, NaN where missing; a copy is kept."""
         finite = np.isfinite(values)
         kept = values[finite]
-        others = len(values) - len(kept)
-        if others:
-            missing = int(np.count_nonzero(np.isnan(values)))
-            self._missing += missing
-            self._infinite += others - missing
-        self._wait(kept)
+        missing = int(np.count_nonzero(np.isnan(values))) if len(kept) < len(values) else 0
+        self.add_measured(Measured(kept, missing, len(values) - len(kept) - missing))
+
+    def add_measured(self, found: Measured) -> None:
+        """Add what was found of it in some events; its finite values are kept until there are enough of them."""
+        self._missing += found.missing
+        self._infinite += found.infinite
+        self._wait(found.finite)
 
     def merge(self, other: FeatureAccumulator) -> None:
         """Add what another one has seen; the other stays as it is."""
@@ -88,6 +96,10 @@ class FeatureAccumulator:
             std=float(np.sqrt(variance)),
             quantiles=dict(zip(map(str, RANKS), self._sketch.quantiles(RANKS, rest), strict=True)),
         )
+
+    def cumulative(self) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Some of the finite values in rising order, and about how many of all are at or below each: for histograms."""
+        return self._sketch.cumulative(self._sorted_rest())
 
     def _wait(self, values: NDArray[np.float32]) -> None:
         self._waiting.append(values)
@@ -125,10 +137,12 @@ class GroupAccumulator:
     ----------
     num_features
         F.
+    loops
+        To count with.
     """
 
-    def __init__(self, num_features: int) -> None:
-        self.features = tuple(FeatureAccumulator() for _ in range(num_features))
+    def __init__(self, num_features: int, loops: Loops = NUMPY) -> None:
+        self.features = tuple(FeatureAccumulator(loops) for _ in range(num_features))
 
     def add(self, tensor: NDArray[np.float32]) -> None:
         """Add events: [n, F], or [n, K, F] where a slot with all features missing does not exist."""
@@ -139,6 +153,11 @@ class GroupAccumulator:
             there = ~np.isnan(columns).all(axis=0) if padded else None
             for feature, column in zip(self.features, columns, strict=True):
                 feature.add(column if there is None else column[there])
+
+    def add_measured(self, found: Sequence[Measured]) -> None:
+        """Add what was found of each feature in some events: the same as adding their tensor."""
+        for feature, one in zip(self.features, found, strict=True):
+            feature.add_measured(one)
 
     def merge(self, other: GroupAccumulator) -> None:
         """Add what another one has seen."""
@@ -157,6 +176,8 @@ class StatisticsAccumulator:
     ----------
     num_features
         F by input group.
+    loops
+        To count with; they change speed only.
 
     Examples
     --------
@@ -166,8 +187,8 @@ class StatisticsAccumulator:
     2.0
     """
 
-    def __init__(self, num_features: Mapping[str, int]) -> None:
-        self._groups = {name: GroupAccumulator(number) for name, number in num_features.items()}
+    def __init__(self, num_features: Mapping[str, int], *, loops: Loops = NUMPY) -> None:
+        self._groups = {name: GroupAccumulator(number, loops) for name, number in num_features.items()}
         self._lengths: dict[str, NDArray[np.int64]] = {}
         self._truncated: dict[str, int] = {}
         self._samples: dict[str, SampleCounts] = {}
@@ -193,9 +214,18 @@ class StatisticsAccumulator:
         """
         for name, group in self._groups.items():
             group.add(inputs[name])
-        for name, counts in (lengths or {}).items():
+        self.add_lengths(lengths or {}, truncated or {})
+
+    def add_measured(self, found: Mapping[str, Sequence[Measured]]) -> None:
+        """Add what was found of every feature by input group: the same as adding the tensors."""
+        for name, group in self._groups.items():
+            group.add_measured(found[name])
+
+    def add_lengths(self, lengths: Mapping[str, NDArray[np.int64]], truncated: Mapping[str, int]) -> None:
+        """Add list lengths before truncation by collection, [n], and objects dropped: see `add_inputs`."""
+        for name, counts in lengths.items():
             self._add_lengths(name, np.bincount(np.minimum(counts, MAX_LENGTH)))
-        for name, dropped in (truncated or {}).items():
+        for name, dropped in truncated.items():
             self._truncated[name] = self._truncated.get(name, 0) + dropped
 
     def add_sample(self, name: str, counts: SampleCounts) -> None:

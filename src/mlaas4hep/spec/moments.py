@@ -10,11 +10,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from mlaas4hep.spec.measuring import FRACTION_BITS, NUMPY, Loops
+
 MAX_BLOCK = 2**16
 """Most values that may be added at once: their squared fractions (46 bits each) must sum up in 64 bits."""
 
 _KEYS = 512  # sign bit and 8 exponent bits of a float32
-_FRACTION_BITS = 23
 
 
 class ExactMoments:
@@ -23,31 +24,22 @@ class ExactMoments:
     Kept are, for each of the 512 upper halves of a float32, the number of values, the sum of their 23-bit
     fractions, and that of the squared fractions in two words of 32 bits; the leading bit that a float32 leaves out
     is added at the end. Good for 2^31 blocks.
+
+    Parameters
+    ----------
+    loops
+        To add with.
     """
 
-    __slots__ = ("_sums",)
+    __slots__ = ("_loops", "_sums")
 
-    def __init__(self) -> None:
+    def __init__(self, loops: Loops = NUMPY) -> None:
+        self._loops = loops
         self._sums = np.zeros((4, _KEYS), dtype=np.int64)
 
     def add_sorted(self, values: NDArray[np.float32]) -> None:
-        """Add up to `MAX_BLOCK` finite values [n] in rising order, zeros all of one sign.
-
-        Sorted values come in runs of one sign and exponent, which makes summing fast.
-        """
-        if not len(values):
-            return
-        bits = values.view(np.uint32)
-        keys = bits >> np.uint32(_FRACTION_BITS)
-        starts = np.concatenate([[0], np.flatnonzero(keys[1:] != keys[:-1]) + 1])
-        fractions = (bits & np.uint32(2**_FRACTION_BITS - 1)).astype(np.int64)
-        squares = np.add.reduceat(fractions * fractions, starts)
-        self._sums[:, keys[starts]] += [
-            np.diff(starts, append=len(values)),
-            np.add.reduceat(fractions, starts),
-            squares >> 32,
-            squares & (2**32 - 1),
-        ]
+        """Add up to `MAX_BLOCK` finite values [n] in rising order, zeros all of one sign."""
+        self._loops.add_sorted(self._sums, values)
 
     def merge(self, other: ExactMoments) -> None:
         """Add what another one has seen."""
@@ -77,7 +69,7 @@ class ExactMoments:
             second = (high << 32) + low
             exponent = key & 255
             if exponent:
-                leading = 1 << _FRACTION_BITS
+                leading = 1 << FRACTION_BITS
                 second += 2 * leading * first + count * leading * leading
                 first += count * leading
             shift = max(exponent, 1) - 1

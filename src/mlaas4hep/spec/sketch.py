@@ -15,6 +15,8 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
+from mlaas4hep.spec.measuring import NUMPY, Loops
+
 BLOCK = 32768
 """Values a block, all of weight 1."""
 
@@ -25,11 +27,18 @@ _THINNING = BLOCK // BUFFER
 
 
 class QuantileSketch:
-    """Buffers of `BUFFER` sorted values, at most one of each weight 4, 8, 16, ...: a binary counter of blocks."""
+    """Buffers of `BUFFER` sorted values, at most one of each weight 4, 8, 16, ...: a binary counter of blocks.
 
-    __slots__ = ("_buffers", "_turns")
+    Parameters
+    ----------
+    loops
+        To thin with.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_buffers", "_loops", "_turns")
+
+    def __init__(self, loops: Loops = NUMPY) -> None:
+        self._loops = loops
         self._buffers: list[NDArray[np.float32] | None] = []
         self._turns: list[int] = []
 
@@ -52,26 +61,28 @@ class QuantileSketch:
         Every answer is one of the values: the smallest with at least that share of all values at or below it;
         exact as long as there are no blocks. There must be at least one value.
         """
+        values, reached = self.cumulative(rest)
+        wanted = [math.ceil(Fraction(str(rank)) * int(reached[-1])) for rank in ranks]
+        places = np.searchsorted(reached, wanted, side="left")
+        return [float(value) for value in values[places]]
+
+    def cumulative(self, rest: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Kept values in rising order, and about how many of all values are at or below each, [k] and [k]."""
         parts = [(rest, 1)]
         parts += [(buffer, _THINNING << level) for level, buffer in enumerate(self._buffers) if buffer is not None]
         values = np.concatenate([part for part, _ in parts])
         weights = np.concatenate([np.full(len(part), weight) for part, weight in parts])
         order = np.argsort(values, kind="stable")
-        reached = np.cumsum(weights[order])
-        wanted = [math.ceil(Fraction(str(rank)) * int(reached[-1])) for rank in ranks]
-        places = np.searchsorted(reached, wanted, side="left")
-        return [float(value) for value in values[order][places]]
+        return values[order], np.cumsum(weights[order])
 
     def _carry(self, buffer: NDArray[np.float32], level: int) -> None:
         self._grow(level)
         there = self._buffers[level]
         while there is not None:
-            both = np.concatenate([there, buffer])
-            both.sort(kind="stable")  # merges two sorted runs
             self._buffers[level] = None
             level += 1
             self._grow(level)
-            buffer = both[self._turn(level) :: 2].copy()
+            buffer = self._loops.thinned(there, buffer, self._turn(level))
             there = self._buffers[level]
         self._buffers[level] = buffer
 

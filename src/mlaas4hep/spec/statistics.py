@@ -8,6 +8,7 @@ deviation are the same bits for any grouping of the events; quantiles are within
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 
 import msgspec
 import numpy as np
@@ -103,8 +104,8 @@ class WeightSums(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return cls(
             events=len(values),
             negative=int(np.count_nonzero(values < 0)),
-            sum_weights=math.fsum(values.tolist()),
-            sum_weights2=math.fsum((values * values).tolist()),
+            sum_weights=_exact_sum(values),
+            sum_weights2=_exact_sum(values * values),
         )
 
     def merge(self, other: WeightSums) -> WeightSums:
@@ -115,6 +116,13 @@ class WeightSums(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             self.sum_weights + other.sum_weights,
             self.sum_weights2 + other.sum_weights2,
         )
+
+
+def _exact_sum(values: NDArray[np.float64]) -> float:
+    """Rounded once; values that are all the same, as weights mostly are, need no adding up."""
+    if len(values) and np.all(values == values[0]):
+        return float(Fraction(float(values[0])) * len(values))
+    return math.fsum(values.tolist())
 
 
 class SampleCounts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

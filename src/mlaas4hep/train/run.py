@@ -38,7 +38,6 @@ from mlaas4hep.data.batches import Batch
 from mlaas4hep.data.catalogue import Catalogue
 from mlaas4hep.data.dataset import EventDataset, default_threads
 from mlaas4hep.data.reader import Counts
-from mlaas4hep.data.scan import ScanResult, scan_files
 from mlaas4hep.data.split import PARTS, Part
 from mlaas4hep.data.weights import require_classes
 from mlaas4hep.graph.core import Core
@@ -57,6 +56,7 @@ from mlaas4hep.train.lengths import collection_figures, notes
 from mlaas4hep.train.limit import limit_events
 from mlaas4hep.train.output import REPORT_FOLDER, draft_folder, write_report, write_run
 from mlaas4hep.train.resume import Attempt, Unfinished, begin, data_facts, refuse_unable
+from mlaas4hep.train.scanned import scanned
 
 MODEL_FOLDER = "model"
 _EVALUATION_BATCH = 4096
@@ -141,6 +141,7 @@ def train(
     threads: int | None = None,
     progress: Progress | None = None,
     unfinished: Unfinished = "refuse",
+    rescan: bool = False,
 ) -> RunResult:
     """Train the model of a config; the test part stays closed.
 
@@ -162,6 +163,8 @@ def train(
         What to do with a run of this name that was interrupted: refuse, ``resume`` it (only with the same config, files
         and statistics) or ``restart``. A run that is resumed ends with the weights of one that was not interrupted, as
         far as the model declares it.
+    rescan
+        Scan the events even where statistics of the same files and declaration are kept from an earlier run.
 
     Raises
     ------
@@ -183,7 +186,7 @@ def train(
         refuse_unable(choice)
     attempt = begin(config, output=output, max_events=max_events, unfinished=unfinished, progress=told)
     with Interrupt() as interrupt, attempt.kept(told):
-        plan = _prepare(config, choice, max_events=max_events, threads=threads, progress=told)
+        plan = _prepare(config, choice, max_events=max_events, threads=threads, rescan=rescan, progress=told)
         return _run(plan, attempt, interrupt, told, started)
 
 
@@ -207,14 +210,21 @@ def _run(plan: _Plan, attempt: Attempt, interrupt: Interrupt, told: Progress, st
 
 
 def _prepare(
-    config: Config, choice: Choice, *, max_events: int | None, threads: int | None, progress: Progress
+    config: Config, choice: Choice, *, max_events: int | None, threads: int | None, rescan: bool, progress: Progress
 ) -> _Plan:
     for line in config.not_built():
         progress.note(line)
     catalogue = _open(config, max_events, progress)
     preprocessor = Preprocessor(config.features, catalogue.types)
     threads = default_threads() if threads is None else threads
-    catalogue, found = _scan(config, catalogue, preprocessor, threads, progress)
+    catalogue, found = scanned(
+        catalogue,
+        preprocessor,
+        threads=threads,
+        max_memory=config.training.max_memory_bytes,
+        rescan=rescan,
+        progress=progress,
+    )
     statistics = found.statistics
     require_classes(statistics.classes)
     progress.note(_account(catalogue, statistics))
@@ -227,25 +237,6 @@ def _prepare(
         progress.note(line)
     spec = ModelSpec.seal(config.name, preprocessor=preprocessor, statistics=statistics)
     return _Plan(config, choice, catalogue, spec, found.files, threads, max_events)
-
-
-def _scan(
-    config: Config, catalogue: Catalogue, preprocessor: Preprocessor, threads: int, progress: Progress
-) -> tuple[Catalogue, ScanResult]:
-    """Statistics; where something had to be left out, once more with weights that make up for it."""
-    max_memory = config.training.max_memory_bytes
-    progress.start("scanning events", total=catalogue.num_entries)
-    found = scan_files(catalogue, preprocessor, threads=threads, progress=progress.update, max_memory=max_memory)
-    progress.close()
-    for record in catalogue.quarantine.records:
-        progress.note(f"left out, cannot be read: {record}")
-    if not catalogue.quarantine:
-        return catalogue, found
-    catalogue = catalogue.corrected()
-    progress.start("scanning again with corrected weights", total=catalogue.num_entries)
-    found = scan_files(catalogue, preprocessor, threads=threads, progress=progress.update, max_memory=max_memory)
-    progress.close()
-    return catalogue, found
 
 
 def _open(config: Config, max_events: int | None, progress: Progress) -> Catalogue:

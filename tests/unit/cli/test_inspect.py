@@ -48,3 +48,72 @@ def test_a_column_that_cannot_be_read_is_listed_with_its_reason(test_data: Path)
 def test_a_missing_file_is_the_users_mistake(tmp_path: Path) -> None:
     result = CliRunner().invoke(command, [str(tmp_path / "no.root")])
     assert isinstance(result.exception, DataError)
+
+
+CONFIG = """
+tree: Events
+samples: {signal: {files: a.root, selection: MET_pt > 40}, background: {files: a.root, selection: MET_pt <= 40}}
+inputs: {event: [MET_pt], jets: {vars: [Jet_pt], length: 3}}
+"""
+
+
+def run(*arguments: str) -> str:
+    return CliRunner().invoke(command, arguments, catch_exceptions=False).stdout
+
+
+def test_figures_of_all_events_are_printed_and_drawn(path: str, tmp_path: Path) -> None:
+    lines = run(path, "--stats", "-o", str(tmp_path / "stats.png")).splitlines()
+    assert lines[0] == "tree Events: figures of all 40 events of 1 file; quantiles are within 0.1 % in rank"
+    assert lines[1].split()[:5] == ["column", "type", "values", "NaN", "inf"]
+    assert next(line for line in lines if line.startswith("MET_pt")).split()[1:3] == ["float32", "40"]
+    assert (tmp_path / "stats.png").stat().st_size > 1000
+    run(path, "--stats", "-o", str(tmp_path / "stats.html"))
+    assert "<td>MET_pt</td>" in (tmp_path / "stats.html").read_text()
+
+
+def test_figures_say_when_they_are_of_fewer_events(path: str) -> None:
+    assert run(path, "--stats", "-n", "30").startswith("tree Events: figures of 30 of 40 events (the first ones")
+    found = json.loads(run(path, "--stats", "-n", "30", "--json"))
+    assert (found["looked_at"], found["entries"]) == (30, 40)
+    assert {one["name"] for one in found["columns"] if one["figures"]} >= {"Jet_pt", "MET_pt"}
+
+
+def test_a_config_says_which_columns_and_files_are_meant(path: str, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(CONFIG)
+    for arguments in ([str(tmp_path / "config.yaml")], ["--config", str(tmp_path / "config.yaml"), path]):
+        found = json.loads(run(*arguments, "--stats", "--json"))
+        assert found["entries"] == 40
+        assert [one["name"] for one in found["columns"]] == [
+            "Jet_pt",
+            "MET_pt",
+            "event",
+            "luminosityBlock",
+            "run",
+        ]
+
+
+def test_a_plan_tells_what_it_was_measured_on(path: str, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(CONFIG)
+    for arguments in ([str(tmp_path / "config.yaml")], [path], ["--config", str(tmp_path / "config.yaml"), path]):
+        text = run(*arguments, "--plan")
+        assert "(measured on 1 of " in text
+        heads = [line.split("  ")[0] for line in text.splitlines()]
+        assert heads[:6] == ["files", "columns", "an epoch", "clusters", "windows", "memory"]
+    found = json.loads(run(str(tmp_path / "config.yaml"), "--plan", "--json"))
+    assert found["memory_bytes"] == sum(found["memory"].values())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "give files, or a config"),
+        (["a.root", "--stats", "--plan"], "give one of"),
+        (["c.yaml"], "is looked at with --stats or --plan"),
+        (["a.root", "-o", "x.png"], "-o goes with --stats"),
+        (["a.root", "--stats", "-o", "x.pdf"], "must end in .png or .html"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(arguments: list[str], words: str) -> None:
+    result = CliRunner().invoke(command, arguments)
+    assert result.exit_code == 2
+    assert words in result.output

@@ -148,7 +148,12 @@ def test_everything_that_is_wrong_is_said_at_once(folder: Path) -> None:
         )
     )
     assert text.startswith("5 problems with the input files:")
-    for part in ("none.root: no such file", "text.root: is not a file of a known format", "has no entries", "did you mean 'event'"):
+    for part in (
+        "none.root: no such file",
+        "text.root: is not a file of a known format",
+        "has no entries",
+        "did you mean 'event'",
+    ):
         assert part in text
 
 

@@ -23,7 +23,7 @@ from mlaas4hep.data.root.ntable import RNTupleTable
 from mlaas4hep.data.root.pagememo import MEMO, PageMemo
 from mlaas4hep.data.root.pagereader import PageReader, Span
 from mlaas4hep.data.root.pages import INDEX
-from mlaas4hep.data.source import check_asked
+from mlaas4hep.data.source import Weight, check_asked
 from mlaas4hep.errors import DataError
 from mlaas4hep.spec.columns import Column, Jagged, Nested
 
@@ -83,6 +83,14 @@ class RNTupleSource:
             bounds += [first + low + piece * entries // pieces for piece in range(1, pieces)]
             held = held + size if pieces == 1 else size / pieces
         return [*bounds, entry_stop]
+
+    def weigh(self, names: Sequence[str], entry_start: int, entry_stop: int) -> Weight:
+        """See `mlaas4hep.data.source.Weighed.weigh`; what is inflated as it lies in memory."""
+        known = [name for name in names if name in self._table.shapes]
+        stored = sum(stop - start for start, stop in self._table.ranges(known, entry_start, entry_stop))
+        parts = self._table.parts(entry_start, entry_stop)
+        inflated = sum(self._bytes_an_entry(known, cluster) * (high - low) for cluster, low, high in parts)
+        return Weight(stored, round(inflated))
 
     def close(self) -> None:
         """See `mlaas4hep.data.source.Source.close`."""

@@ -20,7 +20,7 @@ from mlaas4hep.data.root.codecs import MAX_BYTES
 from mlaas4hep.data.root.decode import Counts, Part, list_part, single_part, to_column
 from mlaas4hep.data.root.layout import Branch, Layout, TTreeTable
 from mlaas4hep.data.root.source import from_layout
-from mlaas4hep.data.source import check_asked
+from mlaas4hep.data.source import Weight, check_asked
 from mlaas4hep.errors import DataError
 from mlaas4hep.spec.columns import Column
 
@@ -65,6 +65,13 @@ class TTreeSource:
         wanted = math.ceil(total / max(self.num_entries, 1) * size / max(max_bytes, 1))
         parts = max(min(wanted, size // _LEAST_ENTRIES), 1)
         return [entry_start + part * size // parts for part in range(parts + 1)]
+
+    def weigh(self, names: Sequence[str], entry_start: int, entry_stop: int) -> Weight:
+        """See `mlaas4hep.data.source.Weighed.weigh`; what is inflated by the average size of an entry in the tree."""
+        known = [name for name in names if name in self.table.plans]
+        stored = sum(stop - start for start, stop in self.table.ranges(known, entry_start, entry_stop))
+        total = sum(self.table.branches[path].inflated_bytes for path in self.table.paths(known))
+        return Weight(stored, round(total * (entry_stop - entry_start) / max(self.num_entries, 1)))
 
     def close(self) -> None:
         """See `mlaas4hep.data.source.Source.close`."""

@@ -1,0 +1,124 @@
+"""``mlaas4hep inspect --plan``: what a run will read, hold and take, printed before it starts.
+
+Invariant: an estimate says what it was measured on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from mlaas4hep.cli.table import size
+
+if TYPE_CHECKING:
+    from mlaas4hep.config import Config
+    from mlaas4hep.data.forecast import Forecast
+
+
+def show_forecast(
+    files: Sequence[str],
+    config: Path | None,
+    tree: str | None,
+    *,
+    as_json: bool,
+    threads: int | None,
+    show: bool | None,
+) -> None:
+    """Look and print; the parameters are the options of ``mlaas4hep inspect``."""
+    import msgspec
+
+    from mlaas4hep.cli.progress import Bars
+    from mlaas4hep.data.dataset import default_threads
+    from mlaas4hep.data.forecast import forecast
+
+    threads = default_threads() if threads is None else threads
+    bars = Bars(show=show)
+    try:
+        bars.start("opening files", unit="files")
+        found = forecast(_config(files, config, tree), threads=threads, progress=bars.update)
+    finally:
+        bars.close()
+    if as_json:
+        click.echo(msgspec.json.encode({**msgspec.to_builtins(found), "memory_bytes": found.memory.total}))
+    else:
+        click.echo("\n".join(_report(found)))
+
+
+def _config(files: Sequence[str], config: Path | None, tree: str | None) -> Config:
+    """The config, of other files where such are given; of files alone, the one that ``--draft`` would write."""
+    import msgspec
+
+    from mlaas4hep.config import parse_config, read_config
+    from mlaas4hep.data.draft import draft_config
+    from mlaas4hep.data.inspect import survey
+    from mlaas4hep.data.locate import locate
+
+    if config is not None and not files:
+        return read_config(config)
+    paths = locate(files)
+    if config is None:
+        drafted = parse_config(draft_config(survey(paths, tree=tree)))
+        there = {name: one for name, one in drafted.samples.items() if "CHANGE-ME.root" not in one.files}
+        return msgspec.structs.replace(drafted, samples=there)
+    declared = read_config(config)
+    name, first = next(iter(declared.samples.items()))
+    sample = msgspec.structs.replace(first, files=paths, tree=tree or first.tree, selection=None)
+    return msgspec.structs.replace(declared, samples={name: sample})
+
+
+def _report(found: Forecast) -> Iterator[str]:
+    for head, words in _lines(found):
+        yield f"{head:<11}{words}"
+    if found.warnings:
+        yield ""
+        yield from (f"warning: {line}" for line in found.warnings)
+
+
+def _lines(found: Forecast) -> Iterator[tuple[str, str]]:
+    where = f", {found.remote_files} of them far away" if found.remote_files else ""
+    yield "files", f"{found.files:,}{where}; {size(found.file_bytes)}; {found.entries:,} entries"
+    yield "columns", f"{found.columns:,} are read, {found.width:,} numbers an event come out"
+    yield "an epoch", _read(found)
+    clusters = found.clusters
+    spread = f"{clusters.smallest:,} to {clusters.largest:,} entries, median {clusters.median:,}"
+    yield "clusters", f"{clusters.count:,}: {spread}"
+    order = found.order
+    yield (
+        "windows",
+        (
+            f"{order.windows:,} of {order.window:,} entries; clusters that one mixes: {order.median_clusters:,} "
+            f"(median; fewest {order.fewest_clusters:,})"
+        ),
+    )
+    memory = found.memory
+    yield (
+        "memory",
+        (
+            f"{size(memory.total)} at most besides the program: {size(memory.windows)} windows, {size(memory.waiting)} "
+            f"rows that wait, {size(memory.reading)} while reading with {found.threads} threads"
+        ),
+    )
+    rate = found.measured_entries / max(found.measured_seconds, 1e-9)
+    yield (
+        "time",
+        (
+            f"{found.epoch_seconds:.3g} s an epoch of reading with {found.threads} threads (measured on 1 of "
+            f"{clusters.count:,} clusters: {found.measured_entries:,} entries, {rate:,.0f} a second in one thread); "
+            "learning comes on top"
+        ),
+    )
+    kept = "kept from an earlier pass over these files" if found.statistics_kept else "not there yet: one more epoch"
+    yield "statistics", kept
+    yield "cache", f"{size(found.cache_bytes)} on disk for all rows"
+
+
+def _read(found: Forecast) -> str:
+    if found.stored_bytes is None:
+        return f"reads its share of {size(found.file_bytes)}; this format does not tell the bytes of columns"
+    words = f"reads {size(found.stored_bytes)}, inflated {size(found.inflated_bytes)}"
+    if found.weighed_files < found.files:
+        words += f" (from {found.weighed_files} of {found.files:,} files)"
+    return words

@@ -1,0 +1,145 @@
+"""What a run will cost: counted from the files, measured on a part, with warnings where it will go badly."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mlaas4hep.config import Config, parse_config
+from mlaas4hep.data.catalogue import Catalogue
+from mlaas4hep.data.forecast import forecast
+from mlaas4hep.data.kept_statistics import StatisticsStore, scan_key
+from mlaas4hep.data.reader import SourcePool
+from mlaas4hep.data.rows import SIDE_BYTES
+from mlaas4hep.data.scan import scan_files
+from mlaas4hep.data.source import Weighed, open_source
+from mlaas4hep.errors import DataError
+from mlaas4hep.spec.preprocess import Preprocessor
+from mlaas4hep.testing import Format, make_events, write_events
+
+
+def declared(folder: Path, *, window: int = 100, more: str = "") -> Config:
+    return parse_config(
+        "tree: Events\nsamples: {signal: {files: signal.root}, background: {files: background.root}}\n"
+        "inputs: {event: [MET_pt], jets: {vars: [Jet_pt, Jet_eta], length: 3}}\n"
+        f"training: {{shuffle_window: {window}{more}}}\n",
+        folder=folder,
+    )
+
+
+def written(folder: Path, *, cluster: int = 50, format: Format = "ttree", size: int = 1000) -> Path:
+    for seed, name in enumerate(("signal", "background")):
+        write_events(folder / f"{name}.root", make_events(size, seed=seed), cluster=cluster, format=format)
+    return folder
+
+
+def test_counts_are_those_of_files_plan_and_declaration(tmp_path: Path) -> None:
+    found = forecast(declared(written(tmp_path)))
+    assert (found.files, found.remote_files, found.entries, found.width) == (2, 0, 2000, 7)
+    assert found.file_bytes == sum(path.stat().st_size for path in tmp_path.iterdir())
+    assert (found.clusters.count, found.clusters.smallest, found.clusters.median, found.clusters.largest) == (
+        40,
+        50,
+        50,
+        50,
+    )
+    assert (found.order.window, found.order.windows) == (100, 20)
+    assert found.order.fewest_clusters >= 4
+    assert found.cache_bytes == 2000 * (4 * 7 + SIDE_BYTES)
+    assert found.memory.windows == 2 * 100 * (4 * 7 + SIDE_BYTES)
+    assert found.measured_entries == 50
+    assert found.epoch_seconds > 0
+
+
+@pytest.mark.parametrize("format", ["ttree", "rntuple", "parquet"])
+def test_bytes_are_those_of_the_columns_that_are_read(tmp_path: Path, format: Format) -> None:
+    folder = written(tmp_path, format=format)
+    few = forecast(declared(folder))
+    assert few.stored_bytes is not None
+    assert few.inflated_bytes is not None
+    assert 0 < few.stored_bytes < few.file_bytes
+    with open_source(str(folder / "signal.root"), "Events") as source:
+        assert isinstance(source, Weighed)
+        readable = [name for name, one in source.columns.items() if one.type is not None]
+        parts = [source.weigh([name], 0, 1000) for name in readable]
+        assert source.weigh(readable, 0, 1000).stored <= sum(one.stored for one in parts)
+        assert 4 * 1000 <= source.weigh(["MET_pt"], 0, 1000).inflated <= 8 * 1000
+        half = source.weigh(readable, 0, 500).stored
+        assert half <= source.weigh(readable, 0, 1000).stored
+        assert source.weigh(readable, 0, 0).stored == 0
+
+
+def test_formats_that_do_not_tell_bytes_are_said_not_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Plain:
+        pass
+
+    monkeypatch.setattr("mlaas4hep.data.forecast.Weighed", Plain)
+    found = forecast(declared(written(tmp_path)))
+    assert (found.stored_bytes, found.inflated_bytes, found.weighed_files) == (None, None, 0)
+
+
+def test_bytes_of_many_files_are_taken_in_proportion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = forecast(declared(written(tmp_path)))
+    monkeypatch.setattr("mlaas4hep.data.forecast._MOST_WEIGHED", 1)
+    part = forecast(declared(tmp_path))
+    assert (part.weighed_files, whole.weighed_files) == (1, 2)
+    assert part.stored_bytes == pytest.approx(whole.stored_bytes, rel=0.1)
+
+
+def test_kept_statistics_are_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    config = declared(written(tmp_path))
+    assert not forecast(config).statistics_kept
+    catalogue = Catalogue.open(config)
+    preprocessor = Preprocessor(config.features, catalogue.types)
+    key = scan_key(catalogue, preprocessor)
+    assert key is not None
+    StatisticsStore.of_user().keep(key, scan_files(catalogue, preprocessor), note=pytest.fail)
+    assert forecast(config).statistics_kept
+
+
+def warnings(folder: Path, **settings: object) -> str:
+    return "\n".join(forecast(declared(folder, **settings)).warnings)  # type: ignore[arg-type]
+
+
+def test_good_files_give_no_warning(tmp_path: Path) -> None:
+    assert warnings(written(tmp_path, cluster=1500, size=15_000), window=8000) == ""
+
+
+def test_one_giant_cluster_is_warned_of(tmp_path: Path) -> None:
+    found = warnings(written(tmp_path, cluster=1000), window=100)
+    assert "the largest cluster has 1000 entries, more than a window of 100" in found
+    assert "sample 'signal' lies in 1 cluster" in found
+    assert "entries are read before their window comes" in found
+
+
+def test_tiny_clusters_are_warned_of(tmp_path: Path) -> None:
+    found = warnings(written(tmp_path, cluster=50), window=2000)
+    assert "half of the clusters have 50 entries or fewer" in found
+
+
+def test_a_window_that_does_not_fit_is_warned_of(tmp_path: Path) -> None:
+    found = warnings(written(tmp_path), window=1000, more=", max_memory: 50 kB")
+    assert "the run would stop: shuffle_window 1000 needs" in found
+    assert "the largest window that fits is" in found
+
+
+def test_files_that_cannot_be_used_are_refused_as_by_a_run(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such file"):
+        forecast(declared(tmp_path))
+
+
+def test_nothing_stays_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[int] = []
+    close = SourcePool.close
+
+    def counted(self: SourcePool) -> None:
+        closed.append(1)
+        close(self)
+
+    monkeypatch.setattr(SourcePool, "close", counted)
+    forecast(declared(written(tmp_path)))
+    assert len(closed) >= 2
+    assert np.all(np.array(closed) == 1)
