@@ -71,5 +71,7 @@ class PeakSince:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-        found = {name: int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in lines) if "kB" in rest}
+        found = {
+            name: int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in lines) if "kB" in rest
+        }
         self.peak_mb = (found["VmHWM"] - found["RssFile"]) * 1024 / 1e6

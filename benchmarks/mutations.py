@@ -2,8 +2,8 @@
 
 ``python -m benchmarks.mutations --json`` prints one JSON line a file and a summary: ``identical`` (every entry has the
 bits of the good file), ``accounted`` (what is missing stands in the quarantine's records and counts, or a clear error
-names the file), ``wrong`` (anything else), ``hang`` (longer than twice the good file and 5 s). Each file is streamed with
-``on_error: skip`` and again with ``stop``; the worse verdict counts. Memory is anonymous and shared.
+names the file), ``wrong`` (anything else), ``hang`` (longer than twice the good file and 5 s). Each file is streamed
+with ``on_error: skip`` and again with ``stop``; the worse verdict counts. Memory is anonymous and shared.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Damage that every ROOT file can suffer: cut off, bits flipped in header, keys, lists, and what describes the classes."""
+"""Damage that every ROOT file can suffer: cut off, bits flipped in header, keys, lists, and class descriptions."""
 
 from __future__ import annotations
 

@@ -184,7 +184,9 @@ def _compare(
         told = f"came {seen[path].times[wrong]} times and is left out {left_out[wrong]} times"
         return Finding(WRONG, f"entry {wrong} {told}")
     for file in catalogue.files:
-        unfit = _law_8(counts.get(file.number, Counts()), file.num_entries, len(catalogue.quarantine.ranges(file.number)))
+        unfit = _law_8(
+            counts.get(file.number, Counts()), file.num_entries, len(catalogue.quarantine.ranges(file.number))
+        )
         if unfit is not None:
             return Finding(WRONG, f"{file.path}: {unfit}")
     if not records:

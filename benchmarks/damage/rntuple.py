@@ -10,7 +10,7 @@ import cramjam
 import numpy as np
 
 from benchmarks.damage.anywhere import Chance, Damage
-from benchmarks.damage.surgery import CHECKSUM, RNTupleFile, RootFile, frame
+from benchmarks.damage.surgery import CHECKSUM, RNTupleFile, frame
 
 X, Y, N, EV, ENDS, PT, ENDS_OF_ETA, ETA = range(8)
 """Columns as uproot numbers them: list ends before the values of the list."""
@@ -101,7 +101,9 @@ def cluster(number: int, first: int | None, entries: int | None) -> Damage:
     return _rntuple(change)
 
 
-def described(column: int, *, elements: int | None = None, stored: int | None = None, seek: int | None = None) -> Damage:
+def described(
+    column: int, *, elements: int | None = None, stored: int | None = None, seek: int | None = None
+) -> Damage:
     """What the page list says of a page of the third cluster."""
 
     def change(file: RNTupleFile, _: Chance) -> None:

@@ -1,7 +1,7 @@
 """ROOT files taken apart and put together again, to damage them at a known place.
 
-Knows as much of the format as that takes: keys, the TTree object, baskets, RNTuple anchors, page lists and pages. What is
-put back goes to the end of the file, with lengths and checksums that are right unless the caller wants them wrong.
+Knows as much of the format as that takes: keys, the TTree object, baskets, RNTuple anchors, page lists and pages. What
+is put back goes to the end of the file, with lengths and checksums that are right unless the caller wants them wrong.
 Invariant: a file that is opened and put together again without a change reads as before, bit for bit.
 """
 
@@ -183,9 +183,7 @@ class TTreeFile(RootFile):
         bytes_at = entries_at - 1 - 4 * room
         counts = struct.pack(">iiq", room, int(branch.member("fSplitLevel")), int(branch.member("fEntries")))
         room_at = self.tree.rindex(counts, 0, bytes_at)
-        before = struct.pack(
-            ">iii", int(branch.member("fBasketSize")), int(branch.member("fEntryOffsetLen")), written
-        )
+        before = struct.pack(">iii", int(branch.member("fBasketSize")), int(branch.member("fEntryOffsetLen")), written)
         write_at = self.tree.rindex(before, 0, room_at) + 8
         sizes = np.asarray(branch.member("fBasketBytes"))[:written].astype(np.int64)
         bounds = np.asarray(branch.member("fBasketEntry"))[: written + 1].astype(np.int64)

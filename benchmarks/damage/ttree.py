@@ -172,8 +172,8 @@ def bomb(announced: int, real: int, *, frames: int = 1, believed: bool = False) 
 
 def list_bomb(file: TTreeFile, _: Chance) -> None:
     """Lists of 1 GB, as the basket and the branch say; the counter knows better."""
-    size = 65 * 0xFFFFFF
-    file.put_basket("Jet_pt", 1, frame(b"ZL", _zeros(0xFFFFFF), 0xFFFFFF) * 65, size)
+    size = 60 * 0xFFFFFF
+    file.put_basket("Jet_pt", 1, frame(b"ZL", _zeros(0xFFFFFF), 0xFFFFFF) * 60, size)
     key = file.basket("Jet_pt", 1)
     file.write(key.body - 5, ">i", key.keylen + size - 4 * 4002)
     struct.pack_into(">q", file.tree, file.branches["Jet_pt"].room_at + 24, 2 * size)
@@ -288,8 +288,8 @@ TTREE: Mapping[str, Damage] = {
     "announces_2_gb": lying_frame(2**31 - 1),
     "announces_2_gb_of_lz4": lying_frame(2**31 - 1, b"L4"),
     "bomb_behind_right_lengths": bomb(16_000, 512 << 20),
-    "bomb_of_1_gb": bomb(65 * 0xFFFFFF, 0xFFFFFF, frames=65),
-    "bomb_that_the_branch_believes": bomb(65 * 0xFFFFFF, 0xFFFFFF, frames=65, believed=True),
+    "bomb_of_1_gb": bomb(60 * 0xFFFFFF, 0xFFFFFF, frames=60),
+    "bomb_that_the_branch_believes": bomb(60 * 0xFFFFFF, 0xFFFFFF, frames=60, believed=True),
     "bomb_in_lists": _ttree(list_bomb),
     "bomb_in_the_tree": _ttree(tree_bomb, store=False),
 }

@@ -88,3 +88,23 @@ def open_object(file: Any, name: str, place: Place) -> Any:
         found = Chunk.wrap(key.file.source, data), Cursor(0, origin=-int(key.fKeylen))
         key.get_uncompressed_chunk_cursor = lambda: (found[0], found[1].copy())
     return key.get()
+
+
+def give_envelopes(ntuple: Any, place: Place) -> None:
+    """Header and footer of an RNTuple, inflated by our own code; uproot parses them.
+
+    Raises
+    ------
+    DamageError
+        One is not in the file, or does not have the length that the anchor announces.
+    """
+    for name in ("Header", "Footer"):
+        start, stored, size = (int(ntuple.member(f"f{what}{name}")) for what in ("Seek", "NBytes", "Len"))
+        if not 0 < start <= start + stored <= place.size:
+            what = f"its {name.lower()} is announced at the bytes {start} to {start + stored}"
+            raise DamageError(f"{what}, but the file has {place.size}")
+        if stored != size:
+            data = np.frombuffer(inflate(place.read([(start, start + stored)])[0], size), np.uint8)
+            setattr(ntuple, f"_{name.lower()}_chunk", Chunk.wrap(ntuple.file.source, data))
+            setattr(ntuple, f"_{name.lower()}_cursor", Cursor(0))
+            setattr(ntuple, f"_{name.lower()}_chunk_ready", True)
