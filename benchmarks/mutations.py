@@ -91,9 +91,9 @@ def prepare(path: Path, kind: str) -> Good:
     return Good(path, kind, rows[path], companion, rows[companion])
 
 
-def measure_good(good: Good) -> Good:
-    """What the good file costs; the middle one of three times, the largest memory."""
-    found = [measured(good.path, good, "stop", START_S) for _ in range(_REPEATS)]
+def measure_good(good: Good, path: str | None = None) -> Good:
+    """What the good file costs, wherever it lies; the middle one of three times, the largest memory."""
+    found = [measured(path or str(good.path), good, "stop", START_S) for _ in range(_REPEATS)]
     if any(one.finding.verdict != IDENTICAL for one in found):
         raise RuntimeError(f"{good.path}: the good file is not read well: {found[0].finding.reason}")
     seconds = sorted(one.finding.seconds for one in found)[_REPEATS // 2]
@@ -103,7 +103,7 @@ def measure_good(good: Good) -> Good:
 def line_of(case: Case, good: Good) -> dict[str, Any]:
     """Stream a damaged file both ways, and remove it."""
     limit_s = TIMES * good.seconds + MORE_S
-    left, stopped = (measured(case.path, good, policy, limit_s) for policy in ("skip", "stop"))
+    left, stopped = (measured(str(case.path), good, policy, limit_s) for policy in ("skip", "stop"))
     case.path.unlink()
     verdict = max((left.finding.verdict, stopped.finding.verdict), key=ORDER.index)
     worse = stopped if ORDER.index(stopped.finding.verdict) > ORDER.index(left.finding.verdict) else left
@@ -120,7 +120,7 @@ def line_of(case: Case, good: Good) -> dict[str, Any]:
     }
 
 
-def measured(path: Path, good: Good, on_error: str, limit_s: float) -> Measured:
+def measured(path: str, good: Good, on_error: str, limit_s: float) -> Measured:
     """Stream a file in a process of its own; longer than ``limit_s`` is a hang."""
     try:
         found = apart(START_S + limit_s, _measure, path, good, on_error)
@@ -134,13 +134,13 @@ def measured(path: Path, good: Good, on_error: str, limit_s: float) -> Measured:
     return found
 
 
-def _measure(path: Path, good: Good, on_error: str) -> Measured:
+def _measure(path: str, good: Good, on_error: str) -> Measured:
     rows = {
-        str(path): np.load(good.rows, mmap_mode="r"),
+        path: np.load(good.rows, mmap_mode="r"),
         str(good.companion): np.load(good.companion_rows, mmap_mode="r"),
     }
     with PeakSince() as memory:
-        finding = judge(str(path), str(good.companion), good.kind, on_error, rows)
+        finding = judge(path, str(good.companion), good.kind, on_error, rows)
     return Measured(finding, memory.peak_mb)
 
 
@@ -149,7 +149,7 @@ def look_blindly(folder: Path, *, seed: int) -> dict[str, Any]:
     paths = write_good(folder / "good", list(BLIND))
     good = {base: prepare(path, BASES[base]) for base, path in paths.items()}
     found = {
-        case.name: measured(case.path, good[case.base], "skip", START_S).finding.verdict
+        case.name: measured(str(case.path), good[case.base], "skip", START_S).finding.verdict
         for case in make_corpus(folder / "bad", paths, seed=seed, damages=BLIND)
     }
     return {"blind": found}
