@@ -135,6 +135,9 @@ def nearest(asked: str, known: Iterable[str], *, count: int = 3) -> str:
     folded: dict[str, str] = {name.lower(): name for name in names}
     close = difflib.get_close_matches(asked.lower(), folded, n=count, cutoff=0.5)
     if close:
+        # One letter off leaves no doubt: names that are half alike would only confuse.
+        ratios = [difflib.SequenceMatcher(None, asked.lower(), name).ratio() for name in close]
+        close = [name for name, ratio in zip(close, ratios, strict=True) if ratio > ratios[0] - 0.35]
         return f"; did you mean {' or '.join(repr(folded[name]) for name in close)}?"
     if names and len(names) <= 12:
         return f"; known: {', '.join(sorted(names))}"

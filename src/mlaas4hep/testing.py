@@ -156,9 +156,12 @@ def same_bits(one: NDArray[Any], other: NDArray[Any]) -> bool:
 
 
 def same_batch(one: Batch, other: Batch) -> bool:
-    """True where two batches have the same bits in inputs, labels, weights and entries."""
+    """True where two batches have the same bits in inputs, labels, weights, entries and targets."""
+    targets = [batch.targets for batch in (one, other) if batch.targets is not None]
     return (
-        list(one.inputs) == list(other.inputs)
+        len(targets) != 1
+        and all(same_bits(targets[0], each) for each in targets)
+        and list(one.inputs) == list(other.inputs)
         and all(same_bits(one.inputs[name], other.inputs[name]) for name in one.inputs)
         and same_bits(one.labels, other.labels)
         and same_bits(one.weights, other.weights)

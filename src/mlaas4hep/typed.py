@@ -111,6 +111,10 @@ def _convert_union(value: Any, members: tuple[Any, ...], path: str, problems: li
     kinds = [member for member in members if member is not type(None)]
     if len(kinds) == 1:
         return convert(value, kinds[0], path, problems)
+    outer = {tuple: list, dict: Mapping}
+    fitting = [kind for kind in kinds if isinstance(value, outer.get(get_origin(kind), Invalid))]
+    if len(fitting) == 1:
+        return convert(value, fitting[0], path, problems)  # what is wrong stands inside
     for kind in kinds:
         attempt: list[str] = []
         done = convert(value, kind, path, attempt)
@@ -120,7 +124,7 @@ def _convert_union(value: Any, members: tuple[Any, ...], path: str, problems: li
 
 
 def _words_of(kind: Any) -> str:
-    return "a list" if get_origin(kind) is tuple else str(kind)
+    return {tuple: "a list", dict: "a mapping"}.get(get_origin(kind), str(kind))
 
 
 def _convert_tuple(value: Any, members: tuple[Any, ...], path: str, problems: list[str]) -> Any:

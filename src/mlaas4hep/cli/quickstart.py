@@ -122,7 +122,7 @@ def _files(config: Config) -> str:
     for sample in catalogue.samples:
         files = [file for file in catalogue.files if file.sample == sample.number]
         entries = sum(file.num_entries for file in files)
-        lines.append(f"  {sample.name:<8}{entries:>7,} entries, {len(files)} files, {config.label_of(sample.name)}")
+        lines.append(f"  {sample.name:<8}{entries:>7,} entries, {len(files)} files, {catalogue.classes[sample.label]}")
     return "\n".join(lines)
 
 

@@ -5,6 +5,7 @@
 whole file is understood, or one `ConfigError` lists every problem with its path and the nearest known word.
 """
 
+from mlaas4hep.config.labels import Labels, Rule
 from mlaas4hep.config.on_error import OnError
 from mlaas4hep.config.read import parse_config, read_config
 from mlaas4hep.config.values import Cache, Config, Era, Model, Sample, Training, parse_size
@@ -13,8 +14,10 @@ __all__ = [
     "Cache",
     "Config",
     "Era",
+    "Labels",
     "Model",
     "OnError",
+    "Rule",
     "Sample",
     "Training",
     "parse_config",

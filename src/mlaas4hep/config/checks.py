@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from mlaas4hep.config.classes import check_targets, conditions_of
 from mlaas4hep.config.document import Document
 from mlaas4hep.config.on_error import OnError
 from mlaas4hep.config.samples import check_samples
@@ -40,6 +41,7 @@ def check(document: Document, written: Mapping[Any, Any]) -> Iterator[str]:
         yield "inputs: lists no group; wants at least one variable, such as event: [MET_pt]"
     yield from _check_inputs(document)
     yield from _check_expressions(document)
+    yield from check_targets(document)
     yield from _check_split(document.split)
     yield from _check_model(document.model)
     yield from _check_training(document.training)
@@ -102,6 +104,9 @@ def _expressions(document: Document) -> Iterator[tuple[str, str]]:
     for name, sample in document.samples.items():
         if sample.selection is not None:
             yield f"samples.{name}.selection", sample.selection
+        yield from conditions_of(f"samples.{name}.labels", sample.labels)
+    yield from conditions_of("labels", document.labels)
+    yield from ((f"targets.{name}", text) for name, text in document.targets.items())
     for name, replacements in document.variations.items():
         yield from ((f"variations.{name}.{target}", text) for target, text in replacements.items())
 

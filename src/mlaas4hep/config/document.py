@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from mlaas4hep.config.labels import Labels, classes_of
 from mlaas4hep.config.values import Cache, Era, Sample, Training
 from mlaas4hep.errors import nearest
 from mlaas4hep.spec.features import InputGroup, Split, Variable, Weights
@@ -16,11 +17,6 @@ class GroupDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     vars: tuple[Variable, ...]
     length: int | None = None
     sort: str | None = None
-
-
-class Labels(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    classes: tuple[str, ...] = ()
-    signal: str | None = None
 
 
 class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -33,6 +29,7 @@ class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     new_variables: dict[str, str] = {}
     preproc: str | None = None
     labels: Labels = Labels()
+    targets: dict[str, str] = {}
     weights: Weights = Weights()
     split: Split = Split()
     variations: dict[str, dict[str, str]] = {}
@@ -52,8 +49,8 @@ class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         ]
 
     def labels_of_samples(self) -> list[str]:
-        """Label of every sample that can be learned from."""
-        return [sample.label or name for name, sample in self.samples.items() if sample.kind == "mc"]
+        """Every class that an event can have, again and again; nothing of a regression."""
+        return [] if self.targets else list(classes_of(self.samples, self.labels))
 
 
 _SECTIONS: Mapping[str, type[msgspec.Struct]] = {
@@ -73,6 +70,8 @@ def spell_out(document: Mapping[Any, Any]) -> dict[Any, Any]:
     samples = plain.get("samples")
     if isinstance(samples, Mapping):
         plain["samples"] = {name: _spell_out_sample(sample) for name, sample in samples.items()}
+    if "labels" in plain:
+        plain["labels"] = _spell_out_labels(plain["labels"])
     if isinstance(plain.get("cache"), str):
         plain["cache"] = {"path": plain["cache"]}
     inputs = plain.get("inputs")
@@ -89,7 +88,17 @@ def _spell_out_sample(sample: Any) -> Any:
     if not isinstance(sample, Mapping):
         return sample
     lists = {key: [sample[key]] for key in _LISTS if isinstance(sample.get(key), str)}
-    return {**sample, **lists}
+    labels = {"labels": _spell_out_labels(sample["labels"])} if "labels" in sample else {}
+    return {**sample, **lists, **labels}
+
+
+def _spell_out_labels(labels: Any) -> Any:
+    """One value of a class for a list of them."""
+    classes = labels.get("classes") if isinstance(labels, Mapping) else None
+    if not isinstance(labels, Mapping) or not isinstance(classes, Mapping):
+        return labels
+    listed = {name: one if isinstance(one, list) else [one] for name, one in classes.items()}
+    return {**labels, "classes": listed}
 
 
 def _spell_out_group(group: Any) -> Any:

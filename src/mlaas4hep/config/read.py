@@ -6,7 +6,7 @@ Invariant: either the whole file is understood, or one `ConfigError` lists every
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import msgspec
 
 from mlaas4hep.config.checks import MODEL_NAME, check
 from mlaas4hep.config.document import Document, spell_out, take_misplaced
+from mlaas4hep.config.labels import Labels
 from mlaas4hep.config.on_error import OnError
 from mlaas4hep.config.preproc import merge_preproc, read_preproc
 from mlaas4hep.config.text import load_yaml, override_key
@@ -84,6 +85,7 @@ def _assemble(document: Document, where: str, folder: Path) -> Config:
         variations=document.variations,
         observers=document.observers,
         missing=document.missing,
+        targets=document.targets,
     )
     return Config(
         name=document.name or (Path(where).stem if MODEL_NAME.match(Path(where).stem) else "model"),
@@ -98,6 +100,7 @@ def _assemble(document: Document, where: str, folder: Path) -> Config:
         path=where,
         preproc=_hook(document.preproc, folder),
         redirector=document.redirector,
+        labels=_labels(document.labels, features.classes),
     )
 
 
@@ -135,12 +138,20 @@ def _cache(cache: Cache, folder: Path) -> Cache:
 
 
 def _classes(document: Document) -> tuple[str, ...]:
-    if document.labels.classes:
-        return document.labels.classes
+    named = document.labels.classes
+    if named and not isinstance(named, Mapping):
+        return named
     labels = document.labels_of_samples()
     ordered = order_classes(labels)
     signal = document.labels.signal
     return ordered if signal is None else (*(label for label in ordered if label != signal), signal)
+
+
+def _labels(labels: Labels, classes: tuple[str, ...]) -> Labels:
+    """With the order of the classes spelled out, where they are not given by values."""
+    if isinstance(labels.classes, Mapping):
+        return labels
+    return msgspec.structs.replace(labels, classes=classes, signal=None)
 
 
 def _model(model: Any, folder: Path) -> Model:

@@ -1,4 +1,4 @@
-"""What samples and eras can still say wrong: files, cross-sections, luminosities, labels.
+"""What samples and eras can still say wrong: files, cross-sections, luminosities.
 
 Each check yields one line a problem, beginning with its path. Invariant: physics weights are whole or absent: a config
 in which only some samples are normalised, or some to 1 fb^-1 by default, is refused.
@@ -10,6 +10,7 @@ import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from mlaas4hep.config.addresses import is_address, secrets_in, shown
+from mlaas4hep.config.classes import check_classes, check_labels_of
 from mlaas4hep.config.document import Document
 from mlaas4hep.config.values import Sample
 from mlaas4hep.errors import nearest
@@ -36,7 +37,7 @@ def check_samples(document: Document, eras: Collection[str], *, whole: bool) -> 
     if whole:
         simulated = {name: sample for name, sample in document.samples.items() if sample.kind == "mc"}
         yield from _check_normalisation(simulated)
-        yield from _check_classes(document)
+        yield from check_classes(document)
 
 
 def _check_sample(path: str, sample: Sample, eras: Collection[str]) -> Iterator[str]:
@@ -51,8 +52,14 @@ def _check_sample(path: str, sample: Sample, eras: Collection[str]) -> Iterator[
         yield f"{path}.era: '{sample.era}' is not under eras{nearest(sample.era, eras)}"
     if sample.xsec_pb is not None and not _is_above_0(sample.xsec_pb):
         yield f"{path}.xsec_pb: {sample.xsec_pb} is not a cross-section in pb; wants a number above 0"
-    if sample.kind == "mc":
-        yield from _check_weight(path, sample)
+    yield from check_labels_of(path, sample)
+    yield from _check_weight(path, sample) if sample.kind == "mc" else _check_data(path, sample)
+
+
+def _check_data(path: str, sample: Sample) -> Iterator[str]:
+    for key in ("xsec_pb", "sum_of_weights"):
+        if getattr(sample, key) is not None:
+            yield f"{path}.{key}: a sample of kind data counts each event once; leave it out"
 
 
 def _check_addresses(path: str, addresses: Sequence[str], *, all_remote: bool = False) -> Iterator[str]:
@@ -95,36 +102,6 @@ def _check_normalisation(samples: Mapping[str, Sample]) -> Iterator[str]:
             f"samples: {_listed(with_era)} has an era, but {_listed(without)} has none and would count for 1 fb^-1; "
             "give all samples with xsec_pb an era, or none"
         )
-
-
-def _check_classes(document: Document) -> Iterator[str]:
-    labels = document.labels_of_samples()
-    named = document.labels
-    if not document.samples:
-        yield "samples: lists none; wants at least two, of different classes, such as ttH: {files: ttH.root}"
-        return
-    if not labels:
-        yield "samples: all are of kind data; wants simulated ones (kind mc) of at least two classes to learn from"
-        return
-    if named.classes:
-        yield from _check_named(named.classes, labels)
-    if named.signal is not None and named.signal not in labels:
-        yield f"labels.signal: no sample has the label '{named.signal}'{nearest(named.signal, labels)}"
-    if len(set(labels)) == 1:
-        yield f"samples: all have the label '{labels[0]}'; a classifier needs at least two classes"
-    if len(set(labels)) == 2 and "signal" not in labels and not (named.classes or named.signal):
-        first, second = sorted(set(labels))
-        yield f"labels.signal: is required to say which of '{first}' and '{second}' the score is for"
-
-
-def _check_named(classes: Sequence[str], labels: Sequence[str]) -> Iterator[str]:
-    for name in dict.fromkeys(classes):
-        if classes.count(name) > 1:
-            yield f"labels.classes: lists '{name}' {'twice' if classes.count(name) == 2 else 'several times'}"
-        if name not in labels:
-            yield f"labels.classes: no sample has the label '{name}'{nearest(name, labels)}"
-    for label in sorted(set(labels) - set(classes)):
-        yield f"labels.classes: the label '{label}' of the samples is not listed"
 
 
 def _is_above_0(value: float) -> bool:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from mlaas4hep.config.labels import Labels, Rule, fixed_label, rule_of
 from mlaas4hep.config.on_error import OnError
 from mlaas4hep.errors import ConfigError
 from mlaas4hep.spec.features import FeatureSpec
@@ -35,9 +36,11 @@ class Sample(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tree
         Name of the TTree or RNTuple; None takes that of the config, or the only one of the file.
     label
-        Class of its events; None takes the sample's name.
+        Class of all its events; by default that which ``labels`` tells, or else the sample's name.
+    labels
+        How its events are told apart where not as those of the other samples: as under ``labels``, without ``signal``.
     kind
-        ``data`` is scored and shown, never trained on.
+        ``data`` is scored and shown, never trained on; its events have no class and weigh 1.
     era
         One of ``eras``; gives the luminosity.
     xsec_pb
@@ -55,6 +58,7 @@ class Sample(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     files: tuple[str | tuple[str, ...], ...]
     tree: str | None = None
     label: str | None = None
+    labels: Labels | None = None
     kind: Literal["mc", "data"] = "mc"
     era: str | None = None
     xsec_pb: float | None = None
@@ -150,17 +154,31 @@ class Config(msgspec.Struct, frozen=True):
     cache: Cache | None = None
     path: str = "config"
     preproc: str | None = None
-
     redirector: tuple[str, ...] = ()
+    labels: Labels = Labels()
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Class names in label order."""
+        """Class names in label order; none of a regression."""
         return self.features.classes
 
-    def label_of(self, sample: str) -> str:
-        """Class of a sample's events."""
-        return self.samples[sample].label or sample
+    @property
+    def simulated(self) -> tuple[str, ...]:
+        """Samples that are learned from."""
+        return tuple(name for name, sample in self.samples.items() if sample.kind == "mc")
+
+    @property
+    def observed(self) -> tuple[str, ...]:
+        """Samples of kind ``data``: scored and shown, never learned from."""
+        return tuple(name for name, sample in self.samples.items() if sample.kind == "data")
+
+    def label_of(self, sample: str) -> str | None:
+        """Class of all events of a sample; None where they are told apart one by one, or have none."""
+        return None if self.features.targets else fixed_label(sample, self.samples[sample], self.labels)
+
+    def rule_of(self, sample: str) -> Rule | None:
+        """What tells the class of an event of a sample; None where all have one, or none."""
+        return None if self.features.targets else rule_of(self.samples[sample], self.labels)
 
     def redirectors_of(self, sample: str) -> tuple[str, ...]:
         """Where files of a sample are looked for that are not on this machine."""
@@ -171,12 +189,16 @@ class Config(msgspec.Struct, frozen=True):
         era = self.samples[sample].era
         return self.eras[era].lumi_fb if era is not None else 1.0
 
+    def unused(self) -> tuple[str, ...]:
+        """Samples that neither a training nor its evaluation opens, one line each."""
+        return tuple(
+            f"samples.{name}: is of kind data: not used for learning, nor in any figure of the training and evaluation"
+            for name in self.observed
+        )
+
     def not_built(self) -> tuple[str, ...]:
         """What the config says that this version reads but cannot do yet, one line a thing."""
         lines = []
-        for name, sample in self.samples.items():
-            if sample.kind == "data":
-                lines.append(f"samples.{name}.kind: samples of kind data are not handled by this version yet")
         if self.features.variations:
             lines.append("variations: systematic variations are not evaluated by this version yet")
         if self.features.observers:

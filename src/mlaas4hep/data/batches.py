@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from mlaas4hep.data.filling import Filling
 from mlaas4hep.data.prefetch import Prefetch
 from mlaas4hep.data.reader import Counts
-from mlaas4hep.data.rows import Rows, Window, split_table
+from mlaas4hep.data.rows import Rows, Window, split_table, targets_in
 from mlaas4hep.errors import DataError
 from mlaas4hep.spec.features import FeatureSpec
 
@@ -34,17 +34,21 @@ class Batch:
     inputs
         float32 by group, [n, F] or [n, K, F], raw and padded with NaN: views of one table of rows.
     labels
-        int64 [n]: position of the class.
+        int64 [n]: position of the class; -1 where there is none, of kind ``data`` and of a regression.
     weights
         float64 [n].
     entries
         Structured [n]: ``file`` (number in the catalogue, int32) and ``entry`` (int64).
+    targets
+        float32 [n, T] of a regression, in the order of the declaration's ``target_texts``: a view of the same table;
+        None where there are no targets.
     """
 
     inputs: dict[str, NDArray[np.float32]]
     labels: NDArray[np.int64]
     weights: NDArray[np.float64]
     entries: NDArray[Any]
+    targets: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -176,6 +180,8 @@ class BatchIterator:
         Events a batch.
     features
         What the rows hold.
+    targets
+        How many of a regression they hold beside.
     fingerprint
         Of all that fixes the order.
 
@@ -186,12 +192,20 @@ class BatchIterator:
     """
 
     def __init__(
-        self, begin: Begin, epoch: int, *, batch_size: int, features: FeatureSpec, fingerprint: Callable[[], str]
+        self,
+        begin: Begin,
+        epoch: int,
+        *,
+        batch_size: int,
+        features: FeatureSpec,
+        targets: int,
+        fingerprint: Callable[[], str],
     ) -> None:
         self._begin = begin
         self._epoch = epoch
         self._batch_size = batch_size
         self._features = features
+        self._targets = targets
         self._fingerprint = fingerprint
         self._start((0, 0))
 
@@ -209,7 +223,9 @@ class BatchIterator:
             self.close()
             raise StopIteration
         rows = Rows.concat(parts)
-        return Batch(split_table(rows.table, self._features), rows.labels, rows.weights, rows.entries)
+        inputs = split_table(rows.table, self._features, targets=self._targets)
+        targets = targets_in(rows.table, self._features, self._targets)
+        return Batch(inputs, rows.labels, rows.weights, rows.entries, targets)
 
     def state_dict(self) -> dict[str, Any]:
         """Where the stream stands, between two batches: plain values, less than 1 kB."""

@@ -15,9 +15,6 @@ from functools import cached_property
 from types import TracebackType
 from typing import Literal, Self
 
-import numpy as np
-from numpy.typing import NDArray
-
 from mlaas4hep.config import Cache
 from mlaas4hep.data.batches import BatchIterator, Gathered, Place, RowOrder, Windowed
 from mlaas4hep.data.cache import RowCache
@@ -31,7 +28,8 @@ from mlaas4hep.data.prefetch import Prefetch
 from mlaas4hep.data.reader import MAX_READ_BYTES, Counts, EventReader, reading_bytes
 from mlaas4hep.data.rows import SIDE_BYTES, pays_compiling, permuter, writer
 from mlaas4hep.data.split import Part
-from mlaas4hep.data.weights import require_classes, training_factors
+from mlaas4hep.data.truth import target_texts
+from mlaas4hep.data.weights import class_factors
 from mlaas4hep.errors import DataError
 from mlaas4hep.spec.preprocess import Preprocessor
 from mlaas4hep.spec.statistics import Statistics
@@ -52,7 +50,7 @@ class EventDataset:
     preprocessor
         Columns to tensors.
     part
-        Of the split; None streams all events.
+        Of the split; None streams all events, and is the only one of kind ``data``.
     batch_size
         Events a batch; the last one of an epoch may be smaller.
     shuffle
@@ -85,7 +83,8 @@ class EventDataset:
     Raises
     ------
     DataError
-        A number out of range; a window that does not fit ``max_memory``, with the largest that does.
+        A number out of range; a window that does not fit ``max_memory``, with the largest that does; a part or training
+        weights of a catalogue of kind ``data``.
     """
 
     def __init__(
@@ -115,6 +114,8 @@ class EventDataset:
         ):
             if value < least:
                 raise DataError(f"{name} must be at least {least}, got {value}")
+        if catalogue.kind == "data" and (part is not None or weights == "training"):
+            raise DataError("samples of kind data are not learned from: they have no parts and no training weights")
         self.catalogue = catalogue
         self.preprocessor = preprocessor
         self.part = part
@@ -127,20 +128,22 @@ class EventDataset:
         self.seed = seed
         self.threads = readers(catalogue, threads)
         self._rank, self._ranks = rank, ranks
-        self._row_bytes = 4 * preprocessor.features.width + SIDE_BYTES
+        self._targets = len(target_texts(catalogue, preprocessor))
+        self._width = preprocessor.features.width + self._targets
+        self._row_bytes = 4 * self._width + SIDE_BYTES
         # Unshuffled, windows mean nothing; they must not hang on what changes from run to run, for states to fit.
         self._window = shuffle_window if shuffle else reading_unit(preprocessor)
         self._buffers = 2 if shuffle else self.threads + 2
         self._chunk_entries = chunk_entries or self._most_read(max_memory, STRANDS if shuffle else 1)
         self._ahead = self._read_ahead(max_memory)
         self._reader = EventReader(catalogue, preprocessor, max_read_bytes=self._read_bytes(max_memory))
-        self._cache = None if cache is None else _open_cache(cache, catalogue, preprocessor)
+        self._cache = None if cache is None else _open_cache(cache, catalogue, preprocessor, self._width)
         self._delivery = Delivery(
             catalogue,
             self._reader,
             part=part,
-            factors=_factors(catalogue, preprocessor, weights, statistics),
-            write=writer(catalogue.num_entries * preprocessor.features.width),
+            factors=class_factors(catalogue.classes, preprocessor.features, weights, statistics),
+            write=writer(catalogue.num_entries * self._width),
             cache=self._cache,
         )
 
@@ -161,6 +164,7 @@ class EventDataset:
             number,
             batch_size=self.batch_size,
             features=self.preprocessor.features,
+            targets=self._targets,
             fingerprint=lambda: self.fingerprint,
         )
 
@@ -192,6 +196,9 @@ class EventDataset:
         digest.update(repr(parts).encode())
         for file in self.catalogue.files:
             digest.update(repr((file.sample, file.index, file.tree)).encode() + file.clusters.tobytes())
+        for sample in self.catalogue.samples:
+            if sample.selection is not None or sample.rule is not None:
+                digest.update(repr((sample.number, sample.selection, sample.rule)).encode())
         return digest.hexdigest()
 
     def close(self) -> None:
@@ -254,12 +261,12 @@ class EventDataset:
         filling = Filling(
             self.plan(epoch),
             lambda chunk: self._delivery.read(chunk, counts),
-            width=self.preprocessor.features.width,
+            width=self._width,
             first=place[0],
             threads=self.threads,
             buffers=self._buffers,
             ahead=self._ahead,
-            permute=permuter(self.catalogue.num_entries * self.preprocessor.features.width),
+            permute=permuter(self.catalogue.num_entries * self._width),
         )
         return Windowed(filling, place)
 
@@ -267,7 +274,7 @@ class EventDataset:
         self.fill_cache()
         rows = KeptRows(self.catalogue, self._delivery, self.part)
         counts.update(rows.counts)
-        compiled = pays_compiling(len(rows) * self.preprocessor.features.width)
+        compiled = pays_compiling(len(rows) * self._width)
         order = ExactOrder(rows, seed=self.seed, epoch=epoch, rank=self._rank, ranks=self._ranks, compiled=compiled)
         return Gathered(order.read(first, self.batch_size, weigh=self._delivery.weigh, threads=self.threads), first)
 
@@ -315,27 +322,10 @@ def default_threads() -> int:
     return min(2, len(os.sched_getaffinity(0)))
 
 
-def _open_cache(cache: Cache, catalogue: Catalogue, preprocessor: Preprocessor) -> RowCache:
+def _open_cache(cache: Cache, catalogue: Catalogue, preprocessor: Preprocessor, width: int) -> RowCache:
     return RowCache(
         cache.path,
         limit_bytes=cache.limit_bytes,
-        width=preprocessor.features.width,
+        width=width,
         declaration=declaration(catalogue, preprocessor),
     )
-
-
-def _factors(
-    catalogue: Catalogue,
-    preprocessor: Preprocessor,
-    weights: Literal["training", "physics"],
-    statistics: Statistics | None,
-) -> NDArray[np.float64] | None:
-    ones = np.ones(len(catalogue.classes))
-    training = preprocessor.features.weights.training
-    if weights == "physics":
-        return ones
-    if training == "balanced" and statistics is None:
-        raise DataError("balanced training weights need the statistics of a scan")
-    sums = {} if statistics is None else {name: statistics.classes[name] for name in catalogue.classes}
-    require_classes(sums)
-    return ones if training == "physics" else training_factors(training, sums)

@@ -9,18 +9,18 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Iterator
-from dataclasses import replace
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from mlaas4hep.data.cache import RowCache, part_number, rows_of
-from mlaas4hep.data.catalogue import Catalogue, FileEntry
+from mlaas4hep.data.catalogue import Catalogue
+from mlaas4hep.data.entries import FileEntry
 from mlaas4hep.data.kept import Block, CachedFile
 from mlaas4hep.data.plan import Chunk
 from mlaas4hep.data.quarantine import outside
-from mlaas4hep.data.reader import Counts, EventReader, Events
+from mlaas4hep.data.reader import Counts, EventReader
 from mlaas4hep.data.reads import Read, ReadColumns, ReadRows
 from mlaas4hep.data.rows import Rows, Write
 from mlaas4hep.data.split import PARTS, Part
@@ -40,7 +40,8 @@ class Delivery:
     part
         Of the split; None delivers all.
     factors
-        float64 [C]: by what the physics weight of each class is multiplied; None makes every weight 1.
+        float64 [C]: by what the physics weight of each class is multiplied, of one factor that of all events; None
+        makes every weight 1.
     write
         Puts rows into a table.
     cache
@@ -92,9 +93,10 @@ class Delivery:
         """What is kept of a file; None where there is no cache or no room in it."""
         if self._cache is None:
             return None
-        selection = self._catalogue.samples[file.sample].selection
-        label = self._catalogue.samples[file.sample].label
-        source = f"{file.identity}\n{file.tree}\n{selection}\n{label}"
+        sample = self._catalogue.samples[file.sample]
+        source = f"{file.identity}\n{file.tree}\n{sample.selection}\n{sample.label}"
+        if sample.rule is not None:
+            source += f"\n{sample.rule}\n{self._catalogue.classes}"
         return self._cache.file(source, entries=file.num_entries, name=file.path)
 
     def weigh(self, rows: Rows) -> Rows:
@@ -127,9 +129,8 @@ class Delivery:
 
     def _from_source(self, file: FileEntry, start: int, stop: int, counts: dict[int, Counts]) -> Iterator[Read]:
         for events in self._reader.read(file, start, stop, part=self._part):
-            labels = self._labels(file, events)
-            weights = self._weights(self._scales[file.number], events.weights, labels)
-            yield ReadColumns(file.number, events.entries, events.rows, labels, weights, self._write)
+            weights = self._weights(self._scales[file.number], events.weights, events.labels)
+            yield ReadColumns(file.number, events.entries, events.rows, events.labels, weights, self._write)
             self._count(file, events.counts, counts)
 
     def _keep(
@@ -137,21 +138,21 @@ class Delivery:
     ) -> Iterator[Read]:
         """Read all parts, keep them, deliver one."""
         for events in self._reader.read(file, start, stop):
-            labels = self._labels(file, events)
-            columns = ReadColumns(file.number, events.entries, events.rows, labels, events.weights, self._write)
+            columns = ReadColumns(file.number, events.entries, events.rows, events.labels, events.weights, self._write)
             rows, parts = columns.packed(), events.parts[events.rows.kept]
             if not events.counts.quarantined:
                 order = np.argsort(parts, kind="stable")
                 by_part = np.bincount(parts, minlength=len(PARTS)).tolist()
                 stop_here = events.start + events.counts.read
-                kept.append(events.start, stop_here, rows.take(order), by_part, events.by_part)
+                kept.append(events.start, stop_here, rows.take(order), by_part, events.by_part, events.unlabelled)
             number = part_number(self._part)
             found = rows if number is None else rows.take(np.flatnonzero(parts == number))
             yield ReadRows(self.weigh(found))
             read = sum(events.by_part)
             other = 0 if number is None else read - events.by_part[number]
-            delivered = Counts(events.counts.read, len(found), read - len(found) - other, other)
-            self._count(file, replace(delivered, quarantined=events.counts.quarantined), counts)
+            lost = sum(events.unlabelled) if number is None else events.unlabelled[number]
+            cut, bad = read - len(found) - other - lost, events.counts.quarantined
+            self._count(file, Counts(events.counts.read, len(found), cut, other, bad, lost), counts)
 
     def _from_cache(
         self, kept: CachedFile, file: FileEntry, block: Block, start: int, stop: int, counts: dict[int, Counts]
@@ -160,18 +161,17 @@ class Delivery:
         table, sides = kept.read(block, start, stop, number)
         read = stop - start
         other = 0 if number is None else read - block.entries_of(number, start, stop)
-        self._count(file, Counts(read, len(sides), read - len(sides) - other, other), counts)
+        lost = block.unlabelled_of(number, start, stop)
+        self._count(file, Counts(read, len(sides), read - len(sides) - other - lost, other, unlabelled=lost), counts)
         return ReadRows(self.weigh(rows_of(file.number, table, sides)))
-
-    def _labels(self, file: FileEntry, events: Events) -> NDArray[np.int64]:
-        return np.full(len(events.entries), self._catalogue.samples[file.sample].label, dtype=np.int64)
 
     def _weights(
         self, scales: NDArray[np.float64], generated: NDArray[np.float64], labels: NDArray[np.int64]
     ) -> NDArray[np.float64]:
         if self._factors is None:
             return np.ones(len(labels))
-        return generated * scales * self._factors[labels]
+        # Without classes there is one factor; events without a label are not kept, theirs means nothing.
+        return generated * scales * self._factors.take(labels, mode="clip")
 
     def _count(self, file: FileEntry, found: Counts, counts: dict[int, Counts]) -> None:
         with self._lock:
@@ -184,6 +184,6 @@ def declaration(catalogue: Catalogue, preprocessor: Preprocessor) -> str:
     parts = [
         msgspec.json.encode(msgspec.structs.replace(features, classes=(), observers=(), variations={})),
         msgspec.json.encode({name: str(one) for name, one in sorted(catalogue.types.items())}),
-        msgspec.json.encode(list(catalogue.identity.columns)),
+        msgspec.json.encode(list(catalogue.identity.columns) if catalogue.kind == "mc" else "not split"),
     ]
     return hashlib.sha256(b"\n".join(parts)).hexdigest()

@@ -14,8 +14,9 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from mlaas4hep.data.catalogue import Catalogue, FileEntry
+from mlaas4hep.data.catalogue import Catalogue
 from mlaas4hep.data.delivery import Delivery
+from mlaas4hep.data.entries import FileEntry
 from mlaas4hep.data.hashing import fold, permuted
 from mlaas4hep.data.kept import CachedFile
 from mlaas4hep.data.prefetch import Prefetch
@@ -130,7 +131,9 @@ def _counts(file: FileEntry, kept: CachedFile, parts: Iterable[int]) -> Counts:
     held = sum(block.stop - block.start for block in kept.blocks)
     delivered = sum(block.parts[one] for block in kept.blocks for one in parts)
     asked = sum(block.entries[one] for block in kept.blocks for one in parts)
-    return Counts(file.num_entries, delivered, asked - delivered, held - asked, file.num_entries - held)
+    lost = sum(block.unlabelled[one] for block in kept.blocks for one in parts)
+    quarantined = file.num_entries - held
+    return Counts(file.num_entries, delivered, asked - delivered - lost, held - asked, quarantined, lost)
 
 
 def _gather(tables: Sequence[NDArray[N]], files: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[N]:

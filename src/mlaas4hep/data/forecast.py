@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlaas4hep.config import Config
-from mlaas4hep.data.catalogue import Catalogue, FileEntry
+from mlaas4hep.data.catalogue import Catalogue
 from mlaas4hep.data.dataset import EventDataset, readers, reading_unit
+from mlaas4hep.data.entries import FileEntry
 from mlaas4hep.data.kept_statistics import StatisticsStore, scan_key
 from mlaas4hep.data.places import LOCAL, open_place, scheme_of
 from mlaas4hep.data.plan import STRANDS, Plan

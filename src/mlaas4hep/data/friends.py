@@ -7,11 +7,14 @@ number of entries; where they do not, which event belongs to which cannot be kno
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
+
+from numpy.typing import NDArray
 
 from mlaas4hep.data.places import kind_of
-from mlaas4hep.data.source import ColumnInfo, Source, check_asked, cut_reads
+from mlaas4hep.data.source import ColumnInfo, Source, Texts, check_asked, cut_reads, text_of
 from mlaas4hep.errors import DataError
 from mlaas4hep.spec.columns import Column
 
@@ -61,6 +64,17 @@ class FriendSource:
             read = source.read(list(dict.fromkeys(own.values())), entry_start, entry_stop) if own else {}
             found.update({name: read[column] for name, column in own.items()})
         return {name: found[name] for name in names}
+
+    @cached_property
+    def texts(self) -> frozenset[str]:
+        """See `mlaas4hep.data.source.Texts.texts`."""
+        having = {id(one): frozenset(one.texts) for one in self._sources() if isinstance(one, Texts)}
+        return frozenset(name for name, (one, column) in self._places.items() if column in having.get(id(one), ()))
+
+    def read_text(self, name: str, entry_start: int, entry_stop: int) -> NDArray[Any]:
+        """See `mlaas4hep.data.source.Texts.read_text`."""
+        source, column = self._places.get(name, (self._main, name))
+        return text_of(source).read_text(column, entry_start, entry_stop)
 
     def cut(self, names: Sequence[str], entry_start: int, entry_stop: int, max_bytes: int) -> list[int]:
         """See `mlaas4hep.data.source.Divisible.cut`; each tree has its share of the bytes."""

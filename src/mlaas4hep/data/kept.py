@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlaas4hep.data.rows import Rows
+from mlaas4hep.data.split import PARTS
 from mlaas4hep.errors import DataError
 
 SIDES = 3
@@ -42,6 +43,8 @@ class Block:
         Rows of each part of the split, one after the other, each in the order of entries.
     entries
         Entries of each part, those that a selection cut away included.
+    unlabelled
+        Entries of each part that are selected, but have no class, or no value of a target.
     """
 
     start: int
@@ -49,10 +52,18 @@ class Block:
     row: int
     parts: tuple[int, ...]
     entries: tuple[int, ...]
+    unlabelled: tuple[int, ...] = (0,) * len(PARTS)
 
     def entries_of(self, part: int, start: int, stop: int) -> int:
         """Entries of a part in a range of the block: in proportion, so that ranges add up to the whole."""
-        size, held = self.stop - self.start, self.entries[part]
+        return self._in_range(self.entries[part], start, stop)
+
+    def unlabelled_of(self, part: int | None, start: int, stop: int) -> int:
+        """Entries without a class, as `entries_of`; of all parts for None."""
+        return self._in_range(sum(self.unlabelled) if part is None else self.unlabelled[part], start, stop)
+
+    def _in_range(self, held: int, start: int, stop: int) -> int:
+        size = self.stop - self.start
         return held * (stop - self.start) // size - held * (start - self.start) // size
 
     def rows_of(self, part: int | None) -> tuple[int, int]:
@@ -165,15 +176,23 @@ class CachedFile:
             self._writes = True
             return True
 
-    def append(self, start: int, stop: int, rows: Rows, parts: Sequence[int], entries: Sequence[int]) -> None:
+    def append(
+        self,
+        start: int,
+        stop: int,
+        rows: Rows,
+        parts: Sequence[int],
+        entries: Sequence[int],
+        unlabelled: Sequence[int] = (0,) * len(PARTS),
+    ) -> None:
         """Keep what was made of an entry range; does nothing where another process writes, or it is kept already.
 
         Parameters
         ----------
         rows
             By part, then by entry.
-        parts, entries
-            Rows, and entries before selection, of each part.
+        parts, entries, unlabelled
+            Rows, entries before selection, and selected ones without a class, of each part.
         """
         if not self.claim():
             return
@@ -186,9 +205,10 @@ class CachedFile:
         sides[:, 0], sides[:, 1], sides[:, 2] = rows.entries["entry"], rows.weights.view(np.int64), rows.labels
         _write_at(self._open["table"], rows.table, first * 4 * self.width)
         _write_at(self._open["sides"], sides, first * 8 * SIDES)
-        block = Block(start, stop, first, tuple(map(int, parts)), tuple(map(int, entries)))
+        counts = (tuple(map(int, one)) for one in (parts, entries, unlabelled))
+        block = Block(start, stop, first, *counts)
         with self._lock:
-            self._note([start, stop, first, *block.parts, *block.entries])
+            self._note([start, stop, first, *block.parts, *block.entries, *block.unlabelled])
             self._pending.remove((start, stop))
             insort(self._blocks, block)
 
@@ -269,9 +289,10 @@ class CachedFile:
             case ["settled"]:
                 self._lost = False
             case [start, stop, row, *counts]:
-                half = len(counts) // 2
-                insort(self._blocks, Block(start, stop, row, tuple(counts[:half]), tuple(counts[half:])))
-                self._next_row = max(self._next_row, row + sum(counts[:half]))
+                size = len(PARTS)
+                by_part = (tuple(counts[at : at + size]) for at in range(0, len(counts), size))
+                insort(self._blocks, block := Block(start, stop, row, *by_part))
+                self._next_row = max(self._next_row, row + sum(block.parts))
 
     def _rows(self, first: int, count: int) -> NDArray[np.float32]:
         data = self._bytes("table", first, count, 4 * self.width)

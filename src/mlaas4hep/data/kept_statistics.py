@@ -23,7 +23,8 @@ import msgspec
 import numpy as np
 from msgspec.structs import replace
 
-from mlaas4hep.data.catalogue import Catalogue, FileEntry
+from mlaas4hep.data.catalogue import Catalogue
+from mlaas4hep.data.entries import FileEntry
 from mlaas4hep.data.reader import SourcePool
 from mlaas4hep.data.scan import ScanResult
 from mlaas4hep.errors import DataError
@@ -121,7 +122,8 @@ def scan_key(catalogue: Catalogue, preprocessor: Preprocessor) -> str | None:
 
     Files by their content (`mlaas4hep.data.places.Place.identity`), trees, entries and clusters; the declaration, less
     what the scan does not look at (scaling, observers, variations, training weights); samples with their selections,
-    labels and factors; types of columns; this package's version and code, numpy's version and the kind of machine.
+    labels or rules for them, and factors; types of columns; this package's version and code, numpy's version and the
+    kind of machine.
     """
     if catalogue.hook is not None or catalogue.quarantine or not all(file.identity for file in catalogue.files):
         return None
@@ -134,7 +136,7 @@ def scan_key(catalogue: Catalogue, preprocessor: Preprocessor) -> str | None:
         "told_apart_by": catalogue.identity,
         "types": {name: str(one) for name, one in catalogue.types.items()},
         "columns": sorted(preprocessor.columns),
-        "samples": [(one.name, one.label, one.selection, one.scale) for one in catalogue.samples],
+        "samples": [(one.name, one.label, one.rule, one.selection, one.scale) for one in catalogue.samples],
         "files": [_file(one) for one in catalogue.files],
     }
     return hashlib.sha256(msgspec.json.encode(document, order="deterministic")).hexdigest()

@@ -11,7 +11,7 @@ from dataclasses import replace
 import msgspec
 import numpy as np
 
-from mlaas4hep.data.catalogue import FileEntry
+from mlaas4hep.data.entries import FileEntry
 from mlaas4hep.data.measuring import loops
 from mlaas4hep.data.plan import Chunk, Plan, chunk_entries_for
 from mlaas4hep.data.prefetch import Prefetch

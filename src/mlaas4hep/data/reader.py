@@ -12,16 +12,20 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mlaas4hep.data.catalogue import Catalogue, FileEntry, SampleEntry
+from mlaas4hep.data.catalogue import Catalogue
+from mlaas4hep.data.entries import FileEntry, SampleEntry
 from mlaas4hep.data.hooked import KEPT
 from mlaas4hep.data.quarantine import Skipped, outside, units
-from mlaas4hep.data.source import Source, cut_reads
+from mlaas4hep.data.source import Source, cut_reads, text_of
 from mlaas4hep.data.split import PARTS, Part, Splitter
+from mlaas4hep.data.truth import Truth
 from mlaas4hep.errors import ConfigError, DataError
 from mlaas4hep.spec.columns import Column, Columns, Jagged, Nested, compress_columns
 from mlaas4hep.spec.expressions import Expression
@@ -36,7 +40,7 @@ _COPIES = 4
 
 @dataclass(frozen=True)
 class Counts:
-    """What became of the entries of a file: ``read = delivered + cut + other_part + quarantined`` (law 8).
+    """What became of the entries of a file: ``read = delivered + cut + other_part + unlabelled + quarantined`` (law 8).
 
     Parameters
     ----------
@@ -50,6 +54,8 @@ class Counts:
         Belong to another part of the split than the one asked for.
     quarantined
         Could not be read, and were left out (`mlaas4hep.data.quarantine`).
+    unlabelled
+        Selected, but without a class, or without a value of a target: nothing can be learned from them.
     """
 
     read: int = 0
@@ -57,6 +63,7 @@ class Counts:
     cut: int = 0
     other_part: int = 0
     quarantined: int = 0
+    unlabelled: int = 0
 
     def __add__(self, other: Counts) -> Counts:
         return Counts(
@@ -65,6 +72,7 @@ class Counts:
             self.cut + other.cut,
             self.other_part + other.other_part,
             self.quarantined + other.quarantined,
+            self.unlabelled + other.unlabelled,
         )
 
 
@@ -79,13 +87,17 @@ class Events:
     entries
         int64 [M]: entry numbers in the file, rising.
     rows
-        Their variables, and which of them are kept.
+        Their variables, and which of them are kept. Targets stand behind the flat variables.
     parts
-        int8 [M]: position in `PARTS`.
+        int8 [M]: position in `PARTS`; 0 of kind ``data``, which is not split.
+    labels
+        int64 [M]: position of the class, -1 where there is none.
     weights
         float64 [M]: the generator's weight; times the sample's ``scale`` it is the physics weight.
     by_part
         Entries of each part, those that were cut away included.
+    unlabelled
+        Entries of each part that are selected, but have no class, or no value of a target.
     counts
         What became of the entries of the range.
     """
@@ -94,8 +106,10 @@ class Events:
     entries: NDArray[np.int64]
     rows: Assembled
     parts: NDArray[np.int8]
+    labels: NDArray[np.int64]
     weights: NDArray[np.float64]
     by_part: tuple[int, ...]
+    unlabelled: tuple[int, ...]
     counts: Counts
 
 
@@ -184,8 +198,13 @@ class EventReader:
         self._catalogue = catalogue
         self._max_read_bytes = max_read_bytes
         self._preprocessor = preprocessor
-        self._splitter = Splitter(preprocessor.features.split, catalogue.identity, catalogue.types)
-        self._event_weight = preprocessor.features.weights.event
+        simulated = catalogue.kind == "mc"
+        self._identity = catalogue.identity.columns if simulated else ()
+        self._splitter = (
+            Splitter(preprocessor.features.split, catalogue.identity, catalogue.types) if simulated else None
+        )
+        self._event_weight = preprocessor.features.weights.event if simulated else None
+        self._truths = [Truth(sample, catalogue, preprocessor) for sample in catalogue.samples]
         self._pool = SourcePool()
         self._names = [self._columns_for(sample) for sample in catalogue.samples]
         problems = list(self._check())
@@ -233,7 +252,9 @@ class EventReader:
 
     def _read_at_once(self, file: FileEntry, names: list[str], start: int, stop: int, part: Part | None) -> Events:
         with self._pool.source(file) as source:
-            return self._events(file, source.read(names, start, stop), start, stop, part)
+            text = self._truths[file.sample].text
+            words = None if text is None else text_of(source).read_text(text, start, stop)
+            return self._events(file, source.read(names, start, stop), words, start, stop, part)
 
     def _what_is_left(
         self, file: FileEntry, start: int, stop: int, part: Part | None, error: DataError
@@ -256,13 +277,18 @@ class EventReader:
     def _nothing(self, file: FileEntry, start: int, entries: int) -> Events:
         """Entries that are not there."""
         nothing = _no_events({name: self._catalogue.types[name].kind for name in self._names[file.sample]})
-        events = self._events(file, nothing, start, start, None)
+        words = None if self._truths[file.sample].text is None else np.zeros(0, dtype=object)
+        events = self._events(file, nothing, words, start, start, None)
         return replace(events, counts=Counts(entries, quarantined=entries))
 
-    def _events(self, file: FileEntry, columns: Columns, start: int, stop: int, part: Part | None) -> Events:
+    def _events(
+        self, file: FileEntry, columns: Columns, words: NDArray[Any] | None, start: int, stop: int, part: Part | None
+    ) -> Events:
         sample = self._catalogue.samples[file.sample]
         num_entries = stop - start
-        parts = self._splitter.parts(columns, num_entries)
+        parts = np.zeros(num_entries, dtype=np.int8)
+        if self._splitter is not None:
+            parts = self._splitter.parts(columns, num_entries)
         by_part = tuple(np.bincount(parts, minlength=len(PARTS)).tolist())
         in_part = np.ones(num_entries, dtype=np.bool_) if part is None else parts == PARTS.index(part)
         wanted = in_part
@@ -278,18 +304,24 @@ class EventReader:
         if rows.index is not None:
             columns = compress_columns(columns, _mask(rows.index, num_entries))
             entries, parts = entries[rows.index], parts[rows.index]
+            words = None if words is None else words[rows.index]
+        selected = rows.kept
+        rows, labels = self._truths[sample.number].add_to(rows, columns, words, partial(_place, file, entries))
+        lost = np.bincount(parts[selected & ~rows.kept], minlength=len(PARTS))
         weights = self._weights(sample, columns, len(entries))
         _check_finite(weights, rows.kept, entries, file)
         delivered, other = int(np.count_nonzero(rows.kept)), num_entries - int(np.count_nonzero(in_part))
-        counts = Counts(num_entries, delivered, num_entries - delivered - other, other)
-        return Events(start, entries, rows, parts, weights, by_part, counts)
+        unlabelled = int(lost.sum())
+        cut = num_entries - delivered - other - unlabelled
+        counts = Counts(num_entries, delivered, cut, other, unlabelled=unlabelled)
+        return Events(start, entries, rows, parts, labels, weights, by_part, tuple(lost.tolist()), counts)
 
     def close(self) -> None:
         """Close the files."""
         self._pool.close()
 
     def _columns_for(self, sample: SampleEntry) -> list[str]:
-        names = self._preprocessor.columns | set(self._catalogue.identity.columns)
+        names = self._preprocessor.columns | set(self._identity) | self._truths[sample.number].columns
         if self._catalogue.hook is not None:
             names |= {KEPT}
         for text in (sample.selection, self._event_weight):
@@ -316,6 +348,7 @@ class EventReader:
                 found = self._preprocessor.evaluate(sample.selection, nothing, 0, where=where)
                 if not isinstance(found, np.ndarray) or found.dtype != np.bool_:
                     yield f"{where}: must be true or false for each event: {sample.selection}"
+            yield from self._truths[sample.number].check(nothing)
             if self._event_weight is not None and sample.number == 0:
                 found = self._preprocessor.evaluate(self._event_weight, nothing, 0, where="weights.event")
                 if not isinstance(found, np.ndarray):
@@ -344,12 +377,16 @@ def _mask(index: NDArray[np.int64], size: int) -> NDArray[np.bool_]:
     return mask
 
 
+def _place(file: FileEntry, entries: NDArray[np.int64], event: int) -> str:
+    return f"{file.path}, tree '{file.tree}', entry {entries[event]}"
+
+
 def _check_finite(
     weights: NDArray[np.float64], kept: NDArray[np.bool_], entries: NDArray[np.int64], file: FileEntry
 ) -> None:
     bad = np.flatnonzero(~np.isfinite(weights) & kept)
     if len(bad):
         raise DataError(
-            f"{file.path}, tree '{file.tree}', entry {entries[bad[0]]}: the event weight is {weights[bad[0]]}; weights "
+            f"{_place(file, entries, bad[0])}: the event weight is {weights[bad[0]]}; weights "
             "must be finite numbers (cut such events away with preselection, or mend weights.event)"
         )

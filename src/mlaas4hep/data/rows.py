@@ -135,16 +135,28 @@ class Window:
         return self.rows.take(self._order[start:stop])
 
 
-def split_table(table: NDArray[np.float32], features: FeatureSpec) -> dict[str, NDArray[np.float32]]:
-    """The groups of a table of rows, as views of it: [n, F] or [n, K, F]."""
+def split_table(
+    table: NDArray[np.float32], features: FeatureSpec, *, targets: int = 0
+) -> dict[str, NDArray[np.float32]]:
+    """The groups of a table of rows, as views of it: [n, F] or [n, K, F].
+
+    So many ``targets`` stand behind the variables of ``event``, or first where that group is not there.
+    """
     inputs, at = {}, 0
     for group in features.inputs:
-        part = table[:, at : at + group.width]
+        start = at if group.length is None else at + targets
+        part = table[:, start : start + group.width]
         at += group.width
         if group.length is not None:
             part = part.reshape(len(table), group.length, len(group.variables))
         inputs[group.name] = part
     return inputs
+
+
+def targets_in(table: NDArray[np.float32], features: FeatureSpec, targets: int) -> NDArray[np.float32] | None:
+    """The targets [n, T] of a table of rows, as a view of it; None where there are none."""
+    start = sum(group.width for group in features.inputs if group.length is None)
+    return table[:, start : start + targets] if targets else None
 
 
 def pays_compiling(values: int) -> bool:

@@ -10,21 +10,46 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from mlaas4hep.data.catalogue import Catalogue, SampleEntry
+from mlaas4hep.data.catalogue import Catalogue
 from mlaas4hep.data.dataset import readers, reading_unit
+from mlaas4hep.data.entries import SampleEntry
 from mlaas4hep.data.measuring import loops
 from mlaas4hep.data.owners import Owners
 from mlaas4hep.data.plan import Chunk, Plan
 from mlaas4hep.data.prefetch import Prefetch
 from mlaas4hep.data.reader import MAX_READ_BYTES, Counts, EventReader, Events, reading_bytes
 from mlaas4hep.data.split import PARTS
+from mlaas4hep.errors import DataError
 from mlaas4hep.spec.accumulate import StatisticsAccumulator
+from mlaas4hep.spec.features import EVENT
 from mlaas4hep.spec.measuring import Loops, measured
 from mlaas4hep.spec.preprocess import Preprocessor, truncated_objects
 from mlaas4hep.spec.statistics import SampleCounts, Statistics, WeightSums
+
+Taken = tuple[NDArray[np.int64], NDArray[np.int64]]
+"""Entries and labels of the events that a sample selects."""
+
+
+@dataclass(frozen=True)
+class Weighed:
+    """Part, label and physics weight of events, [n] each."""
+
+    parts: NDArray[np.int8]
+    labels: NDArray[np.int64]
+    weights: NDArray[np.float64]
+
+    @classmethod
+    def concat(cls, parts: list[Weighed]) -> Weighed:
+        """Join events."""
+        return cls(
+            np.concatenate([one.parts for one in parts]),
+            np.concatenate([one.labels for one in parts]),
+            np.concatenate([one.weights for one in parts]),
+        )
 
 
 @dataclass(frozen=True)
@@ -71,14 +96,16 @@ def scan_files(
     Returns
     -------
     Figures of the features over the training part; counts of every sample over all parts; sums of physics weights of
-    each class over the training part (classes without events included).
+    each class over the training part (classes without events included), or figures of the targets.
 
     Raises
     ------
     DataError
         Whatever is wrong in the files: the scan is the first to read every byte that training needs. And events that
-        two samples of different classes select both.
+        two samples take for different classes. A catalogue of kind ``data``: its events have no training part.
     """
+    if catalogue.kind != "mc":
+        raise DataError("the scan is of samples that are learned from; a catalogue of kind data has no training part")
     entries = reading_unit(preprocessor)
     plan = Plan(catalogue.files, catalogue.num_entries or 1, shuffle=False, chunk_entries=entries)
     threads = readers(catalogue, threads)
@@ -88,20 +115,22 @@ def scan_files(
     measuring = loops(catalogue.num_entries * preprocessor.features.width)
     owners = Owners(catalogue)
 
-    def measure(chunk: Chunk) -> tuple[StatisticsAccumulator, Counts, NDArray[np.int64] | None]:
+    def measure(chunk: Chunk) -> tuple[StatisticsAccumulator, Counts, Taken | None]:
         file = catalogue.files[chunk.file]
-        partial, counts, taken = _accumulator(preprocessor, measuring), Counts(), []
-        weighed, scale = [], catalogue.samples[file.sample].scale
+        partial, counts = _accumulator(preprocessor, measuring), Counts()
+        taken: list[Taken] = []
+        weighed: list[Weighed] = []
+        scale = catalogue.samples[file.sample].scale
         for events in reader.read(file, chunk.start, chunk.stop):
             _add_inputs(partial, events, preprocessor, measuring)
-            weighed.append((events.parts[events.rows.kept], events.weights[events.rows.kept] * scale))
+            kept = events.rows.kept
+            weighed.append(Weighed(events.parts[kept], events.labels[kept], events.weights[kept] * scale))
             counts += events.counts
             if owners.wants(file):
-                taken.append(events.entries[events.rows.kept])
+                taken.append((events.entries[kept], events.labels[kept]))
         # Sums over the whole chunk: they must not hang on how it was cut to save memory.
-        parts, weights = (np.concatenate(one) for one in zip(*weighed, strict=True))
-        _add_counts(partial, parts, weights, counts, catalogue.samples[file.sample], catalogue.classes)
-        return partial, counts, np.concatenate(taken) if taken else None
+        _add_counts(partial, Weighed.concat(weighed), counts, catalogue.samples[file.sample], catalogue.classes)
+        return partial, counts, _joined(taken) if taken else None
 
     total = _empty(catalogue, preprocessor, measuring)
     files = [Counts()] * len(catalogue.files)
@@ -109,7 +138,7 @@ def scan_files(
         for chunk, (partial, counts, taken) in results:
             total.merge(partial)
             if taken is not None:
-                owners.claim(catalogue.files[chunk.file], taken)
+                owners.claim(catalogue.files[chunk.file], *taken)
             files[chunk.file] += counts
             if progress is not None:
                 progress(chunk.num_entries)
@@ -126,27 +155,43 @@ def _empty(catalogue: Catalogue, preprocessor: Preprocessor, loops: Loops) -> St
 
 
 def _accumulator(preprocessor: Preprocessor, loops: Loops) -> StatisticsAccumulator:
-    features = {group.name: len(group.variables) for group in preprocessor.features.inputs}
-    return StatisticsAccumulator(features, loops=loops)
+    features = preprocessor.features
+    sizes = {group.name: len(group.variables) for group in features.inputs}
+    return StatisticsAccumulator(sizes, targets=tuple(features.target_texts), loops=loops)
 
 
 def _add_inputs(total: StatisticsAccumulator, events: Events, preprocessor: Preprocessor, loops: Loops) -> None:
     train = events.rows.kept & (events.parts == PARTS.index("train"))
-    total.add_measured(measured(events.rows, train, loops))
+    found = measured(events.rows, train, loops)
+    if size := len(preprocessor.features.target_texts):
+        # They stand behind the variables of the group, or alone.
+        found[EVENT], targets = found[EVENT][:-size], found[EVENT][-size:]
+        total.add_targets(targets)
+    total.add_measured(found)
     longest = {group.name: group.length or 0 for group in preprocessor.features.inputs}
     lengths = {one.name: one.lists[0].counts[train] for one in events.rows.collections}
     total.add_lengths(lengths, {name: truncated_objects(one, longest[name]) for name, one in lengths.items()})
 
 
 def _add_counts(
-    total: StatisticsAccumulator,
-    parts: NDArray[np.int8],
-    weights: NDArray[np.float64],
-    counts: Counts,
-    sample: SampleEntry,
-    classes: tuple[str, ...],
+    total: StatisticsAccumulator, events: Weighed, counts: Counts, sample: SampleEntry, classes: tuple[str, ...]
 ) -> None:
-    by_part = np.bincount(parts, minlength=len(PARTS)).tolist()
-    found = SampleCounts(counts.read, WeightSums.of(weights), **dict(zip(PARTS, by_part, strict=True)))
+    by_part = np.bincount(events.parts, minlength=len(PARTS)).tolist()
+    each = dict.fromkeys(sample.rule.classes) if sample.rule is not None else {}
+    by_class = {name: WeightSums.of(events.weights[events.labels == classes.index(name)]) for name in each}
+    found = SampleCounts(
+        counts.read,
+        WeightSums.of(events.weights),
+        **dict(zip(PARTS, by_part, strict=True)),
+        classes=by_class or msgspec.UNSET,
+    )
     total.add_sample(sample.name, found)
-    total.add_class(classes[sample.label], WeightSums.of(weights[parts == PARTS.index("train")]))
+    train = events.parts == PARTS.index("train")
+    total.add_target_weights(WeightSums.of(events.weights[train]))
+    for name in each or [classes[sample.label]] if classes else []:
+        own = train & (events.labels == classes.index(name))
+        total.add_class(name, WeightSums.of(events.weights[own]))
+
+
+def _joined(taken: list[Taken]) -> Taken:
+    return np.concatenate([one for one, _ in taken]), np.concatenate([one for _, one in taken])

@@ -8,11 +8,11 @@ order of calls, whatever ranges were read before.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from types import TracebackType
-from typing import Protocol, Self, runtime_checkable
+from typing import Any, Protocol, Self, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -109,6 +109,38 @@ class Divisible(Protocol):
         What the format reads as one (a cluster of an RNTuple) stays together. Opens nothing and reads no events.
         """
         ...
+
+
+@runtime_checkable
+class Texts(Protocol):
+    """A source that can give columns of text too: optional, so that a label may be a word."""
+
+    @property
+    def texts(self) -> Collection[str]:
+        """Names of the columns that are one text an event."""
+
+    def read_text(self, name: str, entry_start: int, entry_stop: int) -> NDArray[Any]:
+        """Text of the entries from ``entry_start`` to ``entry_stop`` (excluded), str or object [N].
+
+        Raises
+        ------
+        DataError
+            The column is not among ``texts``, the range is outside the file, or the bytes are damaged.
+        """
+        ...
+
+
+def text_of(source: Source) -> Texts:
+    """The same source, as one that gives text.
+
+    Raises
+    ------
+    DataError
+        Its format gives none.
+    """
+    if isinstance(source, Texts):
+        return source
+    raise DataError(f"{source.path}, tree '{source.tree}': columns of text cannot be read from this format")
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,8 @@ from mlaas4hep.config import Sample
 from mlaas4hep.data.locate import Located
 from mlaas4hep.data.source import open_source
 from mlaas4hep.errors import DataError
+from mlaas4hep.spec.features import FeatureSpec
+from mlaas4hep.spec.statistics import Statistics, WeightSums
 
 _PB_PER_FB = 1000.0
 Kind = Literal["training", "physics"]
@@ -68,6 +70,45 @@ def _sum_branch(file: Located, asked: str) -> float:
     return float(np.sum(column, dtype=np.float64))
 
 
+def class_factors(
+    classes: Sequence[str], features: FeatureSpec, kind: Kind, statistics: Statistics | None
+) -> NDArray[np.float64] | None:
+    """By what the physics weight of an event is multiplied, by label, float64 [C]; None where all events weigh 1.
+
+    Parameters
+    ----------
+    classes
+        In label order; without them, as of a regression, there is one factor for all events.
+    features
+        Say what training weights are.
+    kind
+        Which weights are asked for.
+    statistics
+        Of the scan.
+
+    Raises
+    ------
+    DataError
+        Balanced training weights without statistics, or what `require_classes` and `training_factors` refuse.
+    """
+    ones = np.ones(max(len(classes), 1))
+    training = features.weights.training
+    if kind == "physics":
+        return ones
+    if training == "balanced" and statistics is None:
+        raise DataError("balanced training weights need the statistics of a scan")
+    sums = {} if statistics is None else training_sums(statistics, classes)
+    require_classes(sums)
+    return ones if training == "physics" else training_factors(training, sums)
+
+
+def training_sums(statistics: Statistics, classes: Sequence[str]) -> dict[str, WeightSums]:
+    """Events and weights of the training part, in label order; of a regression all together."""
+    if statistics.targets:
+        return {"all": statistics.targets.weights}
+    return {name: statistics.classes[name] for name in classes}
+
+
 def training_factors(
     training: Literal["balanced", "physics", "none"], classes: Mapping[str, ClassSums]
 ) -> NDArray[np.float64] | None:
@@ -112,5 +153,5 @@ def require_classes(classes: Mapping[str, ClassSums]) -> None:
         held = ", ".join(f"'{name}' {one.events}" for name, one in classes.items())
         raise DataError(
             f"no training events of {', '.join(repr(name) for name in empty)} are left after selection and split "
-            f"(training events: {held}); check preselection and the selections of its samples"
+            f"(training events: {held}); check preselection, labels and the selections of its samples"
         )

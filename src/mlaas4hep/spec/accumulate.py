@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,6 +22,7 @@ from mlaas4hep.spec.statistics import (
     FeatureStatistics,
     SampleCounts,
     Statistics,
+    TargetStatistics,
     WeightSums,
 )
 
@@ -176,6 +178,8 @@ class StatisticsAccumulator:
     ----------
     num_features
         F by input group.
+    targets
+        Names of the targets of a regression.
     loops
         To count with; they change speed only.
 
@@ -187,8 +191,11 @@ class StatisticsAccumulator:
     2.0
     """
 
-    def __init__(self, num_features: Mapping[str, int], *, loops: Loops = NUMPY) -> None:
+    def __init__(self, num_features: Mapping[str, int], *, targets: Sequence[str] = (), loops: Loops = NUMPY) -> None:
         self._groups = {name: GroupAccumulator(number, loops) for name, number in num_features.items()}
+        self._target_names = tuple(targets)
+        self._targets = GroupAccumulator(len(self._target_names), loops)
+        self._target_weights = WeightSums()
         self._lengths: dict[str, NDArray[np.int64]] = {}
         self._truncated: dict[str, int] = {}
         self._samples: dict[str, SampleCounts] = {}
@@ -236,8 +243,18 @@ class StatisticsAccumulator:
         """Add to the training events of a class."""
         self._classes[name] = self._classes.get(name, WeightSums()).merge(sums)
 
+    def add_targets(self, found: Sequence[Measured]) -> None:
+        """Add what was found of every target in some events."""
+        self._targets.add_measured(found)
+
+    def add_target_weights(self, sums: WeightSums) -> None:
+        """Add to the events of `add_targets` and their weights."""
+        self._target_weights = self._target_weights.merge(sums)
+
     def merge(self, other: StatisticsAccumulator) -> None:
         """Add what another one has seen, as if it had come after what is here; the other stays as it is."""
+        self._targets.merge(other._targets)
+        self._target_weights = self._target_weights.merge(other._target_weights)
         for name, group in self._groups.items():
             group.merge(other._groups[name])
         for name, histogram in other._lengths.items():
@@ -257,7 +274,14 @@ class StatisticsAccumulator:
             truncated=dict(self._truncated),
             samples=dict(self._samples),
             classes=dict(self._classes),
+            targets=self._sealed_targets(),
         )
+
+    def _sealed_targets(self) -> TargetStatistics | msgspec.UnsetType:
+        if not self._target_names:
+            return msgspec.UNSET
+        features = dict(zip(self._target_names, self._targets.seal(), strict=True))
+        return TargetStatistics(features, self._target_weights)
 
     def _add_lengths(self, name: str, histogram: Sequence[int] | NDArray[np.int64]) -> None:
         there = self._lengths.get(name, np.zeros(0, dtype=np.int64))

@@ -48,7 +48,8 @@ class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name
         Of the model, as it is served.
     task
-        ``binary`` models give one score, that of the last class (the signal); ``multiclass`` one a class.
+        ``binary`` models give one score, that of the last class (the signal); ``multiclass`` one a class;
+        ``regression`` one a target.
     classes
         Names; the position is the label.
     score_names
@@ -96,11 +97,12 @@ class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             for group in features.inputs
         )
         binary = len(classes) == 2
+        task: Task = "regression" if features.target_texts else "binary" if binary else "multiclass"
         return cls(
             name=name,
-            task="binary" if binary else "multiclass",
+            task=task,
             classes=classes,
-            score_names=classes[-1:] if binary else classes,
+            score_names=tuple(features.target_texts) or (classes[-1:] if binary else classes),
             features=features,
             columns=preprocessor.types,
             scaling=scaling,
@@ -168,7 +170,7 @@ class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def preprocessor(self) -> Preprocessor:
         """Columns to tensors, as declared."""
-        return Preprocessor(self.features, self.columns)
+        return Preprocessor(self.features, self.columns, sealed=True)
 
     def with_provenance(self, provenance: Mapping[str, Any]) -> ModelSpec:
         """The same contract with a record of where it comes from; the hash stays."""
@@ -224,6 +226,9 @@ def _scores(spec: ModelSpec) -> Iterator[str]:
         yield f"score_names: {spec.score_names} are none, or one stands twice"
     if spec.task == "binary" and (len(spec.classes) != 2 or spec.score_names != spec.classes[-1:]):
         yield f"score_names: a binary model of {spec.classes} scores the last of two, found {spec.score_names}"
+    targets = tuple(spec.features.target_texts)
+    if (spec.task == "regression") != bool(targets) or (targets and (spec.classes or spec.score_names != targets)):
+        yield f"score_names: a {spec.task} model of the targets {targets} scores those, found {spec.score_names}"
     if spec.task == "multiclass" and spec.score_names != spec.classes:
         yield f"score_names: a multiclass model scores {spec.classes}, found {spec.score_names}"
 
@@ -236,6 +241,9 @@ def _parts(spec: ModelSpec) -> Iterator[str]:
         return
     for group, scaling in zip(spec.features.inputs, spec.scaling, strict=True):
         yield from (f"scaling '{group.name}': {problem}" for problem in _scaling_problems(group, scaling))
+    measured = tuple(spec.statistics.targets.features) if spec.statistics.targets else ()
+    if measured != tuple(spec.features.target_texts):
+        yield f"statistics.targets: are of {_listed(measured)}, declared are {_listed(spec.features.target_texts)}"
     sizes = {group.name: len(group.variables) for group in spec.features.inputs}
     found = {name: len(features) for name, features in spec.statistics.groups.items()}
     if found != sizes:

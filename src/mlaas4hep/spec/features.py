@@ -21,6 +21,7 @@ _GROUP_NAME = re.compile(r"[a-z][a-z0-9_]*\Z")
 MAX_VARIABLES = 4096
 MAX_LENGTH = 256
 MAX_WIDTH = 16384
+MAX_TARGETS = 64
 
 
 class Variable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -136,7 +137,7 @@ class FeatureSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Expressions by name; they may use columns and each other.
     classes
         Names of the classes; the position is the label. Empty takes those of the samples, sorted, where a class called
-        ``signal`` comes last.
+        ``signal`` comes last. None where there are targets.
     weights, split
         See there.
     variations
@@ -146,6 +147,8 @@ class FeatureSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     missing
         Values that stand for a missing one in any column, such as -999: they become NaN before anything is computed.
         With such values whole-number columns are taken as float64, since a whole number cannot be missing.
+    targets
+        Expressions by name that a regression learns to give; then there are no classes.
     """
 
     inputs: tuple[InputGroup, ...]
@@ -158,16 +161,23 @@ class FeatureSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     observers: tuple[str, ...] = ()
     # Left out of the JSON where nothing is declared: contracts older than this field keep their hashes.
     missing: tuple[float, ...] | msgspec.UnsetType = msgspec.UNSET
+    targets: dict[str, str] | msgspec.UnsetType = msgspec.UNSET
 
     def __post_init__(self) -> None:
-        """Equal declarations are equal values: rising, each once, and absent where there are none."""
+        """Equal declarations are equal values: in order, each once, and absent where there are none."""
         values = tuple(sorted(set(map(float, self.missing or ()))))
         msgspec.structs.force_setattr(self, "missing", values or msgspec.UNSET)
+        msgspec.structs.force_setattr(self, "targets", dict(sorted((self.targets or {}).items())) or msgspec.UNSET)
 
     @property
     def missing_values(self) -> tuple[float, ...]:
         """Values that stand for a missing one; rising."""
         return self.missing or ()
+
+    @property
+    def target_texts(self) -> dict[str, str]:
+        """Expressions of the targets in their order, by name; empty where there are classes."""
+        return self.targets or {}
 
     @property
     def width(self) -> int:

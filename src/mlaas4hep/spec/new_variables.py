@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from mlaas4hep.errors import ConfigError
+from mlaas4hep.errors import ConfigError, ExpressionError
 from mlaas4hep.spec.columns import ColumnType
 from mlaas4hep.spec.expressions import Expression
 
@@ -87,6 +87,46 @@ class NewVariables:
             if name in self.expressions:
                 pending.extend(self._uses[name])
         return seen
+
+
+def computable(declared: Mapping[str, str], columns: Iterable[str]) -> dict[str, str]:
+    """New variables that some columns are enough for, through others.
+
+    A contract declares all new variables, but lists the columns of those alone that a score needs: what only labels,
+    targets or weights are made of cannot be computed when a model is served.
+
+    Raises
+    ------
+    ConfigError
+        They are more than `MAX_NEW_VARIABLES`.
+    ExpressionError
+        A text cannot be read.
+    """
+    if len(declared) > MAX_NEW_VARIABLES:
+        raise ConfigError([too_many(declared)], where="new_variables")
+    there = frozenset(columns) | declared.keys()
+    uses = {
+        name: _needs(Expression.parse(text, where=f"new_variables.{name}"), there) for name, text in declared.items()
+    }
+    users: dict[str, list[str]] = {}
+    for name, needs in uses.items():
+        for one in needs or ():
+            users.setdefault(one, []).append(name)
+    lost = [name for name, needs in uses.items() if needs is None or not needs <= there]
+    left = set(uses).difference(lost)
+    for name in lost:  # grows while it is gone through
+        further = [user for user in users.get(name, ()) if user in left]
+        left.difference_update(further)
+        lost.extend(further)
+    return {name: text for name, text in declared.items() if name in left}
+
+
+def _needs(expression: Expression, known: frozenset[str]) -> frozenset[str] | None:
+    """What an expression takes; None where a collection has not the columns that are asked of it."""
+    try:
+        return expression.needs(known)
+    except ExpressionError:
+        return None
 
 
 def in_order(uses: Mapping[str, Iterable[str]]) -> tuple[list[str], list[str]]:

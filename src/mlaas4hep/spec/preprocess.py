@@ -29,7 +29,7 @@ from mlaas4hep.spec.columns import (
 )
 from mlaas4hep.spec.expressions import Expression
 from mlaas4hep.spec.features import EVENT, FeatureSpec, InputGroup
-from mlaas4hep.spec.new_variables import NewVariables
+from mlaas4hep.spec.new_variables import NewVariables, computable
 from mlaas4hep.spec.padding import Assembled, Collection, first_difference, pad, sorted_order
 
 
@@ -65,6 +65,9 @@ class Preprocessor:
     types
         Declared type of every raw column that may be used; whole numbers become float64 where the features declare
         values that stand for a missing one.
+    sealed
+        The types are those of a contract, which has the columns that a score needs and no others: new variables that
+        need others are left out.
 
     Raises
     ------
@@ -73,10 +76,11 @@ class Preprocessor:
         a jagged one in ``event``, a flat one in a collection, an expression that does not fit its columns.
     """
 
-    def __init__(self, features: FeatureSpec, types: Mapping[str, ColumnType]) -> None:
+    def __init__(self, features: FeatureSpec, types: Mapping[str, ColumnType], *, sealed: bool = False) -> None:
         self.features = features
         self._known = can_be_missing(types) if features.missing_values else dict(types)
-        self._new = _new_variables(features, self._known)
+        declared = computable(features.new_variables, types) if sealed else features.new_variables
+        self._new = _new_variables(declared, self._known)
         self._preselection = _parse(features.preselection, "preselection")
         self._sort = {group.name: _parse(group.sort, f"inputs.{group.name}.sort") for group in features.inputs}
         self._types = self._known
@@ -159,6 +163,11 @@ class Preprocessor:
         expression.result_type(self._types)
         typed = self._cast(columns, {name: self._known[name] for name in self.needs_of(expression)})
         return _Events(typed, self._new, num_entries).evaluate(expression)
+
+    def values(self, name: str, columns: Columns, num_entries: int) -> Column:
+        """Values of a column or new variable, as `evaluate` gives those of an expression."""
+        typed = self._cast(columns, {one: self._known[one] for one in self.needs(name)})
+        return _Events(typed, self._new, num_entries).column(name)
 
     def _cast(self, columns: Columns, types: Mapping[str, ColumnType]) -> dict[str, Column]:
         """Declared types, and NaN for what stands for a missing value: the same for every expression."""
@@ -340,16 +349,18 @@ def _parse(text: str | None, where: str) -> Expression | None:
     return None if text is None else Expression.parse(text, where=where)
 
 
-def _new_variables(features: FeatureSpec, known: Iterable[str]) -> NewVariables:
+def _new_variables(declared: Mapping[str, str], known: Iterable[str]) -> NewVariables:
     try:
-        return NewVariables(features.new_variables, known)
+        return NewVariables(declared, known)
     except ExpressionError as error:
         problem = str(error).replace("\n", "\n    ")
         raise ConfigError([problem], where="inputs do not fit the columns of the files") from error
 
 
-def columns_of(features: FeatureSpec, expressions: Iterable[str] = (), *, known: Iterable[str]) -> frozenset[str]:
-    """Raw columns that a declaration takes, with those of further expressions (weights, selections).
+def columns_of(
+    features: FeatureSpec, expressions: Iterable[str] = (), *, names: Iterable[str] = (), known: Iterable[str]
+) -> frozenset[str]:
+    """Raw columns that a declaration takes, with those of further expressions (weights, selections) and names.
 
     Needs no types, so a source can be asked for them before anything is read.
 
@@ -357,7 +368,7 @@ def columns_of(features: FeatureSpec, expressions: Iterable[str] = (), *, known:
     ----------
     features
         The declaration.
-    expressions
+    expressions, names
         Further ones.
     known
         Names of the columns that there are: they tell what a collection in a four-vector stands for.
@@ -368,7 +379,7 @@ def columns_of(features: FeatureSpec, expressions: Iterable[str] = (), *, known:
         A collection has not the columns that are asked of it.
     """
     new = NewVariables(features.new_variables, known)
-    names = [variable.name for group in features.inputs for variable in group.variables]
+    names = [*names, *(variable.name for group in features.inputs for variable in group.variables)]
     texts = [features.preselection, *(group.sort for group in features.inputs), *expressions]
     for text in texts:
         if text is not None:

@@ -136,6 +136,8 @@ class SampleCounts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Those that passed preselection and the sample's selection, with the sums of their physics weights.
     train, validation, test
         Selected events by part.
+    classes
+        Selected events by class, where events of a sample are told apart one by one; else absent.
     """
 
     read: int = 0
@@ -143,16 +145,42 @@ class SampleCounts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     train: int = 0
     validation: int = 0
     test: int = 0
+    # Left out of the JSON where there is nothing: contracts older than this field keep their hashes.
+    classes: dict[str, WeightSums] | msgspec.UnsetType = msgspec.UNSET
+
+    @property
+    def by_class(self) -> dict[str, WeightSums]:
+        """Selected events by class; empty where all have one class."""
+        return self.classes or {}
 
     def merge(self, other: SampleCounts) -> SampleCounts:
         """Both together."""
+        mine, others = self.by_class, other.by_class
+        nothing = WeightSums()
         return SampleCounts(
             self.read + other.read,
             self.selected.merge(other.selected),
             self.train + other.train,
             self.validation + other.validation,
             self.test + other.test,
+            {name: mine.get(name, nothing).merge(others.get(name, nothing)) for name in {**mine, **others}}
+            or msgspec.UNSET,
         )
+
+
+class TargetStatistics(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the targets of a regression are like over the training part.
+
+    Parameters
+    ----------
+    features
+        Figures by target; mean and standard deviation are what a model scales it with.
+    weights
+        Events and sums of their physics weights.
+    """
+
+    features: dict[str, FeatureStatistics] = {}
+    weights: WeightSums = WeightSums()
 
 
 class Statistics(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -171,6 +199,8 @@ class Statistics(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         By sample.
     classes
         By class: events of the training part and sums of their physics weights.
+    targets
+        Of a regression; else absent.
     """
 
     groups: dict[str, tuple[FeatureStatistics, ...]] = {}
@@ -178,3 +208,5 @@ class Statistics(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     truncated: dict[str, int] = {}
     samples: dict[str, SampleCounts] = {}
     classes: dict[str, WeightSums] = {}
+    # Left out of the JSON where there is nothing, as above.
+    targets: TargetStatistics | msgspec.UnsetType = msgspec.UNSET

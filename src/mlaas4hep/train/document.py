@@ -27,7 +27,8 @@ def to_yaml(config: Config) -> str:
         "preselection": features.preselection,
         "new_variables": features.new_variables,
         "inputs": {group.name: _group(group) for group in features.inputs},
-        "labels": {"classes": list(features.classes)},
+        "labels": _given(msgspec.to_builtins(config.labels)),
+        "targets": features.target_texts,
         "weights": msgspec.to_builtins(features.weights),
         "split": msgspec.to_builtins(features.split),
         "variations": msgspec.to_builtins(features.variations),
@@ -48,6 +49,8 @@ def _sample(sample: Sample) -> dict[str, Any]:
     plain: dict[str, Any] = msgspec.to_builtins(sample)
     for key in ("files", "friends"):
         plain[key] = [_absolute(path) for path in plain[key]]
+    if sample.labels is not None:
+        plain["labels"] = _given(plain["labels"])
     return _given(plain)
 
 
@@ -70,4 +73,4 @@ def _absolute(path: str) -> str:
 
 def _given(plain: Mapping[str, Any]) -> dict[str, Any]:
     """Without what says nothing: empty lists, empty mappings and None."""
-    return {key: value for key, value in plain.items() if value is not None and value not in ([], {})}
+    return {key: value for key, value in plain.items() if value is not None and value not in ([], {}, ())}

@@ -101,11 +101,13 @@ def evaluate(
     evaluation, curves = evaluation_of(
         kept,
         spec,
-        sample_classes={name: opened.config.label_of(name) for name in _samples(opened.config)},
+        sample_classes={name: opened.config.label_of(name) for name in opened.config.simulated},
         settings=settings or Settings(),
         lumi_fb=_luminosity(opened.config),
         model_sha256=opened.bundle.model_sha256,
     )
+    for line in opened.config.unused():
+        told.note(line)
     write_evaluation(opened.path, evaluation, kept, curves, spec.classes)
     told.close()
     test = kept.parts.get("test")
@@ -160,11 +162,7 @@ def _read_metrics(path: Path) -> dict[str, Any]:
     return found
 
 
-def _samples(config: Config) -> list[str]:
-    return [name for name, sample in config.samples.items() if sample.kind == "mc"]
-
-
 def _luminosity(config: Config) -> float | None:
     """Of the eras that samples with a cross-section belong to, together; None where no sample has one."""
-    used = {config.samples[name].era for name in _samples(config) if config.samples[name].xsec_pb is not None}
+    used = {config.samples[name].era for name in config.simulated if config.samples[name].xsec_pb is not None}
     return sum(config.eras[era].lumi_fb if era is not None else 1.0 for era in used) if used else None

@@ -33,6 +33,7 @@ from mlaas4hep.train.importance import Importance
 from mlaas4hep.train.kept import Kept
 from mlaas4hep.train.loop import Judged
 from mlaas4hep.train.metrics import Auc, bootstrap_areas
+from mlaas4hep.train.processes import Processes, processes_of
 
 SEED = 0
 
@@ -120,7 +121,7 @@ class Evaluation(msgspec.Struct, frozen=True):
     lumi_fb
         Integrated luminosity; null where no sample has a cross-section.
     sample_classes
-        Class of each sample.
+        Class of each sample; a sample with events of several classes stands there once a class.
     left_out
         Inputs that are not pictured.
     model_sha256
@@ -157,7 +158,7 @@ def evaluation_of(
     kept: Kept,
     spec: ModelSpec,
     *,
-    sample_classes: Mapping[str, str],
+    sample_classes: Mapping[str, str | None],
     settings: Settings,
     lumi_fb: float | None,
     model_sha256: str,
@@ -171,7 +172,7 @@ def evaluation_of(
     spec
         The contract: classes, names of scores, statistics of the samples.
     sample_classes
-        Class of each sample, in the order of the catalogue.
+        Class of each sample, in the order of the catalogue; None where its events have each their own.
     settings
         What was asked for.
     lumi_fb
@@ -184,15 +185,12 @@ def evaluation_of(
     test = judged.get("test")
     area, classes = _areas(judgement, test, spec, settings.replicas)
     figures = judgement.parts.get("test")
-    samples = {name: spec.statistics.samples[name] for name in sample_classes}
-    scales: dict[str, float | None] = dict.fromkeys(samples)
+    kinds = processes_of(spec.statistics.samples, sample_classes, spec.classes, kept.parts.get("test"))
+    scales: dict[str, float | None] = dict.fromkeys(kinds.counts)
     counting = {}
     if test is not None:
-        scales = scale_factors(samples, test, kept.parts["test"].samples)
-        counting = {
-            name: _count(test, kept.parts["test"].samples, scales, sample_classes, spec, name, settings)
-            for name in spec.score_names
-        }
+        scales = scale_factors(kinds.counts, test, kinds.places)
+        counting = {name: _count(test, kinds, scales, spec, name, settings) for name in spec.score_names}
     evaluation = Evaluation(
         auc=area.auc if area else None,
         auc_err=area.auc_err if area else None,
@@ -204,13 +202,13 @@ def evaluation_of(
         compatibility={name: _compatibility(judged, spec, column) for column, name in enumerate(spec.score_names)},
         confusion=confusion_of(test, spec) if test else None,
         importance=_importances(kept.importance) if kept.importance else None,
-        before=yields_before(samples),
+        before=yields_before(kinds.counts),
         scales=scales,
         counting=counting,
         background_uncertainty=settings.background_uncertainty,
         min_background_events=MIN_BACKGROUND_EVENTS,
         lumi_fb=lumi_fb,
-        sample_classes=dict(sample_classes),
+        sample_classes=kinds.classes,
         left_out=kept.inputs.left_out,
         model_sha256=model_sha256,
     )
@@ -294,9 +292,8 @@ def _importances(found: Importance) -> Importances:
 
 def _count(
     test: Judged,
-    places: NDArray[np.int64],
+    kinds: Processes,
     scales: Mapping[str, float | None],
-    sample_classes: Mapping[str, str],
     spec: ModelSpec,
     signal: str,
     settings: Settings,
@@ -306,16 +303,14 @@ def _count(
     events = Weighed(
         test.scores[:, column].astype(np.float64),
         test.labels == spec.classes.index(signal),
-        test.weights * factors[places],
-        places,
+        test.weights * factors[kinds.places],
+        kinds.places,
     )
     scan = scan_cuts(events, uncertainty=settings.background_uncertainty)
     cut = scan.best_cut
     samples = {} if cut is None else yields_after(events, scales, cut)
-    before = {name: yields_before(spec.statistics.samples)[name] for name in sample_classes}
-    return Counting(
-        scan, *_by_kind(before, sample_classes, signal), samples, *_by_kind(samples, sample_classes, signal)
-    )
+    before = yields_before(kinds.counts)
+    return Counting(scan, *_by_kind(before, kinds.classes, signal), samples, *_by_kind(samples, kinds.classes, signal))
 
 
 def _by_kind(samples: Mapping[str, Yield], sample_classes: Mapping[str, str], signal: str) -> tuple[Yield, Yield]:

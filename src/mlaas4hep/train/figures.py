@@ -201,7 +201,10 @@ def held_out(judgement: Judgement) -> dict[str, Any]:
 
 
 def accounts(catalogue: Catalogue, counts: Sequence[Counts]) -> list[dict[str, Any]]:
-    """Where the entries went, file by file: ``entries = read + skipped``, ``read = selected + cut + quarantined``."""
+    """Where the entries went, file by file: ``entries = read + skipped``.
+
+    And ``read = selected + cut + unlabelled + quarantined``.
+    """
     return [
         {
             "sample": catalogue.samples[file.sample].name,
@@ -211,6 +214,7 @@ def accounts(catalogue: Catalogue, counts: Sequence[Counts]) -> list[dict[str, A
             "read": count.read,
             "selected": count.delivered,
             "cut": count.cut,
+            "unlabelled": count.unlabelled,
             "quarantined": count.quarantined,
             "skipped": (file.tree_entries or file.num_entries) - count.read,
         }

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from mlaas4hep.config import Config
 from mlaas4hep.data.split import Part
-from mlaas4hep.errors import DataError
+from mlaas4hep.errors import ConfigError, DataError
 from mlaas4hep.spec.features import InputGroup, Split
 from mlaas4hep.spec.statistics import FeatureStatistics, Statistics
 
@@ -67,3 +68,11 @@ def require_parts(events: Mapping[Part, int], split: Split, *, identity: str) ->
                 f"them: they are told apart by {identity}, which must be (nearly) the same for all; name other "
                 f"columns in split.by"
             )
+
+
+def refuse_regression(config: Config) -> None:
+    """`ConfigError` where a config has targets: they are streamed and measured, but nothing learns them yet."""
+    if config.features.target_texts:
+        names = ", ".join(config.features.target_texts)
+        told = f"targets ({names}): this version streams and measures targets, but trains classifiers only"
+        raise ConfigError([told], where=config.path)

@@ -9,7 +9,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from mlaas4hep.data.catalogue import Catalogue, FileEntry
+from mlaas4hep.data.catalogue import Catalogue
+from mlaas4hep.data.entries import FileEntry
 from mlaas4hep.errors import DataError
 
 

@@ -49,7 +49,7 @@ from mlaas4hep.spec.statistics import Statistics
 from mlaas4hep.train import loop
 from mlaas4hep.train.callbacks import History, Progress, Silent
 from mlaas4hep.train.figures import Judgement, accounts, first_rows, held_out, judge_parts, plain
-from mlaas4hep.train.health import notes_on_inputs, require_parts, require_spread
+from mlaas4hep.train.health import notes_on_inputs, refuse_regression, require_parts, require_spread
 from mlaas4hep.train.interrupt import Interrupt
 from mlaas4hep.train.learning import learn
 from mlaas4hep.train.lengths import collection_figures, notes
@@ -181,6 +181,7 @@ def train(
     told = progress or Silent()
     if seed is not None:
         config = replace(config, training=replace(config.training, seed=seed))
+    refuse_regression(config)
     choice = choose(config.model, where=config.path)
     if unfinished == "resume":
         refuse_unable(choice)
@@ -212,7 +213,7 @@ def _run(plan: _Plan, attempt: Attempt, interrupt: Interrupt, told: Progress, st
 def _prepare(
     config: Config, choice: Choice, *, max_events: int | None, threads: int | None, rescan: bool, progress: Progress
 ) -> _Plan:
-    for line in config.not_built():
+    for line in (*config.not_built(), *config.unused()):
         progress.note(line)
     catalogue = _open(config, max_events, progress)
     preprocessor = Preprocessor(config.features, catalogue.types)
@@ -228,6 +229,8 @@ def _prepare(
     statistics = found.statistics
     require_classes(statistics.classes)
     progress.note(_account(catalogue, statistics))
+    if unlabelled := sum(one.unlabelled for one in found.files):
+        progress.note(f"{unlabelled} selected events have none of the classes, and are left out")
     for line in notes_on_inputs(statistics, config.features.inputs):
         progress.note(line)
     require_spread(statistics, config.features.inputs)
@@ -337,6 +340,7 @@ def _metrics(
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
         "entries_read": plan.catalogue.num_entries,
         "samples": msgspec.to_builtins(plan.spec.statistics.samples),
+        "samples_not_used": list(plan.config.observed),
         "collections": msgspec.to_builtins(collection_figures(plan.spec.statistics, plan.spec.features.inputs)),
         "files": accounts(plan.catalogue, plan.files),
         "on_error": str(plan.config.on_error),

@@ -55,12 +55,14 @@ def test_the_config_of_the_design_is_understood_whole() -> None:
 
 def test_what_is_read_but_not_built_yet_is_named() -> None:
     lines = parse_config(WHOLE).not_built()
-    assert [line.split(":")[0] for line in lines] == [
-        "samples.ttbar.friends",
-        "samples.data.kind",
-        "variations",
-        "observers",
-    ]
+    assert [line.split(":")[0] for line in lines] == ["variations", "observers"]
+
+
+def test_samples_of_kind_data_are_told_apart_and_said_to_be_unused() -> None:
+    config = parse_config(WHOLE)
+    assert (config.simulated, config.observed) == (("ttH", "ttbar"), ("data",))
+    assert [line.split(":")[0] for line in config.unused()] == ["samples.data"]
+    assert (config.label_of("ttH"), config.label_of("data")) == ("signal", None)
 
 
 def test_three_mistakes_are_reported_at_once_each_with_its_path() -> None:
@@ -75,7 +77,7 @@ def test_three_mistakes_are_reported_at_once_each_with_its_path() -> None:
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        ("tre: Events", "tre: unknown key; did you mean 'tree'?"),
+        ("tre: Events", "tre: unknown key; did you mean 'tree'"),
         ("training: {epochs: many}", "training.epochs: wants a whole number, found text 'many'"),
         ("weights: {training: balancd}", "weights.training: 'balancd' is none of balanced, physics, none; did you"),
         ("preselection: 'nJet >= '", "preselection: this cannot be read"),
@@ -221,7 +223,7 @@ def test_a_clip_must_be_finite_and_rising() -> None:
 def test_sections_that_are_empty_say_what_they_want() -> None:
     assert problems_of(SMALL.replace("{event: [x]}", "{}"))[0].startswith("inputs: lists no group")
     (nothing,) = problems_of("samples: {}\ninputs: {event: [x]}")
-    assert nothing.startswith("samples: lists none; wants at least two")
+    assert nothing.startswith("samples: lists none; wants at least one")
     (data,) = problems_of("samples: {a: {files: a.root, kind: data}}\ninputs: {event: [x]}")
     assert data.startswith("samples: all are of kind data")
 

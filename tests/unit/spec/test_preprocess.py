@@ -11,8 +11,8 @@ import pytest
 from mlaas4hep.config import parse_config
 from mlaas4hep.errors import ConfigError, DataError
 from mlaas4hep.spec.columns import Column, ColumnType, Jagged, Nested
-from mlaas4hep.spec.features import FeatureSpec
-from mlaas4hep.spec.new_variables import MAX_NEW_VARIABLES
+from mlaas4hep.spec.features import FeatureSpec, InputGroup, Variable
+from mlaas4hep.spec.new_variables import MAX_NEW_VARIABLES, computable
 from mlaas4hep.spec.preprocess import Preprocessor, columns_of
 
 TYPES = {
@@ -279,3 +279,18 @@ def test_lists_of_lists_are_refused_as_inputs_and_taken_when_reduced() -> None:
     prepared = Preprocessor(reduced, P4_TYPES).run(P4_EVENTS, 3)
     assert prepared.inputs["event"][:, 0].tolist() == [2.0, 0.0, 1.0]
     np.testing.assert_array_equal(prepared.inputs["trks"][:, :, 0], [[3, 0], [np.nan, np.nan], [3, np.nan]])
+
+
+def test_a_contract_leaves_out_new_variables_whose_columns_it_does_not_have() -> None:
+    declared = {"a": "x + 1", "truth": "gen - x", "b": "truth * a", "c": "a * a", "d": "c + b"}
+    assert computable(declared, ["x"]) == {"a": "x + 1", "c": "a * a"}
+    assert computable(declared, ["x", "gen"]) == declared
+    wanted = FeatureSpec(inputs=(InputGroup("event", (Variable("c"),)),), new_variables=declared)
+    types = {"x": ColumnType("flat", "float32")}
+    with pytest.raises(ConfigError, match=r"new_variables\.truth: there is no column 'gen'"):
+        Preprocessor(wanted, types)
+    sealed = Preprocessor(wanted, types, sealed=True)
+    assert sealed.run({"x": np.array([1.0, 2.0], np.float32)}, 2).inputs["event"][:, 0].tolist() == [4.0, 9.0]
+    needy = FeatureSpec(inputs=(InputGroup("event", (Variable("d"),)),), new_variables=declared)
+    with pytest.raises(ConfigError, match="'d' is neither a column nor a new variable"):
+        Preprocessor(needy, types, sealed=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from msgspec.structs import replace
 
 from mlaas4hep.config import parse_config
@@ -46,3 +47,25 @@ def test_a_short_config_stays_short(tmp_path: Path) -> None:
     assert "eras" not in text
     assert "preselection" not in text
     assert replace(parse_config(text, folder=Path("/")), path=first.path) == first
+
+
+OWN = "b: {files: b.root, labels: {column: z, classes: {top: [7, 8]}}}"
+
+
+@pytest.mark.parametrize(
+    ("samples", "labels", "classes"),
+    [
+        (OWN, "labels: {column: y, classes: {qcd: [0, 3], top: 1}, signal: qcd}", ("top", "qcd")),
+        (OWN, "labels: {column: y, classes: [top, qcd]}", ("top", "qcd")),
+        (OWN, "labels: {classes: [top, qcd], expressions: {top: nTop == 2, qcd: nTop == 0}}", ("top", "qcd")),
+        ("", "labels: {column: word, classes: {signal: s, background: b}}", ("background", "signal")),
+        ("b: {files: b.root, kind: data}", "targets: {mass: GenTop_mass, log_pt: log(GenTop_pt)}", ()),
+    ],
+)
+def test_labels_and_targets_come_back(samples: str, labels: str, classes: tuple[str, ...], tmp_path: Path) -> None:
+    text = f"samples: {{a: {{files: a.root}}, {samples}}}\ninputs: {{event: [x]}}\n{labels}"
+    first = parse_config(text, folder=tmp_path)
+    again = parse_config(to_yaml(first), folder=Path("/"))
+    assert replace(again, path=first.path) == first
+    assert again.classes == first.classes == classes
+    assert [again.rule_of(name) for name in again.samples] == [first.rule_of(name) for name in first.samples]

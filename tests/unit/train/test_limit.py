@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mlaas4hep.data.catalogue import Catalogue, FileEntry, SampleEntry
+from mlaas4hep.data.catalogue import Catalogue
+from mlaas4hep.data.entries import FileEntry, SampleEntry
 from mlaas4hep.data.split import Identity
 from mlaas4hep.errors import DataError
 from mlaas4hep.spec.features import FeatureSpec, InputGroup, Variable

@@ -18,11 +18,13 @@ from numpy.typing import NDArray
 
 from mlaas4hep.data.places import Place
 from mlaas4hep.data.root.blame import DamageError, blamed
+from mlaas4hep.data.root.bytes import open_root
 from mlaas4hep.data.root.fields import Shape, Step, memory_type
 from mlaas4hep.data.root.ntable import RNTupleTable
 from mlaas4hep.data.root.pagememo import MEMO, PageMemo
 from mlaas4hep.data.root.pagereader import PageReader, Span
 from mlaas4hep.data.root.pages import INDEX
+from mlaas4hep.data.root.words import Words
 from mlaas4hep.data.source import Weight, check_asked
 from mlaas4hep.errors import DataError
 from mlaas4hep.spec.columns import Column, Jagged, Nested
@@ -34,7 +36,7 @@ Part = tuple[int, int, int]
 """A cluster, and which of its entries: from one to the other (excluded)."""
 
 
-class RNTupleSource:
+class RNTupleSource(Words):
     """An RNTuple. Clusters are those of the file that have entries.
 
     A value that may be missing (``std::optional``, ``std::unique_ptr``) is NaN where it is, whole numbers become
@@ -83,6 +85,9 @@ class RNTupleSource:
             bounds += [first + low + piece * entries // pieces for piece in range(1, pieces)]
             held = held + size if pieces == 1 else size / pieces
         return [*bounds, entry_stop]
+
+    def _uproot_branch(self, name: str) -> Any:
+        return open_root(self._place)[self.tree][name]
 
     def weigh(self, names: Sequence[str], entry_start: int, entry_stop: int) -> Weight:
         """See `mlaas4hep.data.source.Weighed.weigh`; what is inflated as it lies in memory."""

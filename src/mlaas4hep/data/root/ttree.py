@@ -20,6 +20,7 @@ from mlaas4hep.data.root.codecs import MAX_BYTES
 from mlaas4hep.data.root.decode import Counts, Part, list_part, single_part, to_column
 from mlaas4hep.data.root.layout import Branch, Layout, TTreeTable
 from mlaas4hep.data.root.source import from_layout
+from mlaas4hep.data.root.words import Words
 from mlaas4hep.data.source import Weight, check_asked
 from mlaas4hep.errors import DataError
 from mlaas4hep.spec.columns import Column
@@ -28,7 +29,7 @@ from mlaas4hep.spec.columns import Column
 _LEAST_ENTRIES = 64
 
 
-class TTreeSource:
+class TTreeSource(Words):
     """A TTree. Clusters are the entries at which the baskets of all readable branches end together.
 
     Parameters
@@ -65,6 +66,14 @@ class TTreeSource:
         wanted = math.ceil(total / max(self.num_entries, 1) * size / max(max_bytes, 1))
         parts = max(min(wanted, size // _LEAST_ENTRIES), 1)
         return [entry_start + part * size // parts for part in range(parts + 1)]
+
+    def _uproot_branch(self, name: str) -> Any:
+        return self._uproot_tree()[name]
+
+    def _uproot_tree(self) -> Any:
+        if self._uproot is None:
+            self._uproot = open_root(self._place)[self.tree]
+        return self._uproot
 
     def weigh(self, names: Sequence[str], entry_start: int, entry_stop: int) -> Weight:
         """See `mlaas4hep.data.source.Weighed.weigh`; what is inflated by the average size of an entry in the tree."""
@@ -114,10 +123,8 @@ class TTreeSource:
         """Columns by the library's own code, which knows more kinds and is slower."""
         if not names:
             return {}
-        if self._uproot is None:
-            self._uproot = open_root(self._place)[self.tree]
         paths = {name: self.table.plans[name].branch for name in names}
-        arrays = self._uproot.arrays(
+        arrays = self._uproot_tree().arrays(
             list(dict.fromkeys(paths.values())),
             entry_start=start,
             entry_stop=stop,

@@ -181,6 +181,28 @@ def convert(text, delimiter, skip, rows, targets, wanted, out, at_row, hard):  #
 
 
 @njit(cache=True, nogil=True)
+def spans_of(text, delimiter, skip, rows, column, spans):  # type: ignore[no-untyped-def]
+    """First and last byte of the cell of one column, for ``rows`` rows after ``skip``: how many rows there are.
+
+    ``spans`` is int64 [rows, 2]; it is not written to for a row that has too few cells.
+    """
+    at, stop, row = 0, len(text), -skip
+    while row < rows:
+        begin = _row_start(text, at, stop, delimiter)
+        if begin == stop:
+            return max(row, 0)
+        place, what, number = begin, _MORE, 0
+        while what == _MORE:
+            first, last, place, what = _cell(text, place, stop, delimiter)
+            if row >= 0 and number == column:
+                spans[row, 0], spans[row, 1] = first, last
+            number += 1
+        row += 1
+        at = place
+    return rows
+
+
+@njit(cache=True, nogil=True)
 def split_row(text, at, stop, delimiter, spans):  # type: ignore[no-untyped-def]
     """The next row as first and last bytes of its cells (int64 [m, 2]): how many, where it begins and where it ends."""
     row = _row_start(text, at, stop, delimiter)

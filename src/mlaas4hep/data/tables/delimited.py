@@ -9,21 +9,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mlaas4hep.data.places import Place
-from mlaas4hep.data.source import ColumnInfo
+from mlaas4hep.data.source import ColumnInfo, check_asked
 from mlaas4hep.data.tables import cells, numbers
 from mlaas4hep.data.tables.dialect import Dialect, sniff
 from mlaas4hep.data.tables.rows import Rows, find_rows, kept
 from mlaas4hep.data.tables.source import TableSource, readable
 from mlaas4hep.data.tables.text import Text, open_text, view_of
-from mlaas4hep.errors import DataError
+from mlaas4hep.errors import DataError, nearest
 from mlaas4hep.spec.columns import Column, DType
 
 _HARD_CELLS = 4096
+_TEXT_REASON = "text, not numbers"
 _ANY_NUMBER = 255 & ~numbers.TEXT
 _KINDS: dict[DType, int] = {
     "float64": _ANY_NUMBER,
@@ -67,6 +70,33 @@ class DelimitedSource(TableSource):
             name: row.astype(np.bool_) if dtype == "bool" else row.view(dtype)
             for name, row, dtype in zip(names, out, dtypes, strict=True)
         }
+
+    @cached_property
+    def texts(self) -> frozenset[str]:
+        """See `mlaas4hep.data.source.Texts.texts`."""
+        return frozenset(one.name for one in self.columns.values() if one.reason == _TEXT_REASON)
+
+    def read_text(self, name: str, entry_start: int, entry_stop: int) -> NDArray[Any]:
+        """See `mlaas4hep.data.source.Texts.read_text`."""
+        if name not in self.texts:
+            raise DataError(f"{self.path}: has no column of text '{name}'{nearest(name, self.texts)}")
+        check_asked(self, (), entry_start, entry_stop)
+        words = np.empty(entry_stop - entry_start, dtype=object)
+        bounds = self.clusters
+        for cluster in range(*self._touched(entry_start, entry_stop)):
+            low, high = max(entry_start, int(bounds[cluster])), min(entry_stop, int(bounds[cluster + 1]))
+            words[low - entry_start : high - entry_start] = self._words(name, cluster, low, high)
+        return words
+
+    def _words(self, name: str, cluster: int, low: int, high: int) -> list[str]:
+        rows, delimiter = self._table.rows, self._table.dialect.delimiter
+        data = bytes(self._text.read(int(rows.offsets[cluster]), int(rows.offsets[cluster + 1])))
+        text, spans = np.frombuffer(data, np.uint8), np.full((high - low, 2), -1, dtype=np.int64)
+        skip = low - int(self.clusters[cluster])
+        done = cells.spans_of(text, delimiter, skip, high - low, self._table.places[name], spans)
+        if done != high - low or (spans < 0).any():
+            raise DataError(f"{self.path}: is not what it was when the file was opened")
+        return [data[first:last].decode("utf-8", "replace") for first, last in spans.tolist()]
 
     def _fill(
         self,
@@ -146,7 +176,7 @@ class _Looker:
 def describe(name: str, kinds: int) -> ColumnInfo:
     """A column by the kinds of all of its cells."""
     if kinds & numbers.TEXT:
-        return ColumnInfo(name, None, "text", "text, not numbers")
+        return ColumnInfo(name, None, "text", _TEXT_REASON)
     if kinds & numbers.TRUTH and kinds & ~(numbers.TRUTH | numbers.MISSING):
         return ColumnInfo(name, None, "bool or number", "true or false in some rows, numbers in others")
     return readable(name, 0, _dtype(kinds))
