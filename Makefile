@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 SOURCES := pyproject.toml constraints.txt
 
-.PHONY: quickstart test check lint types docs bench clean help
+.PHONY: quickstart test check lint types docs bench faults clean help
 
 help:  ## what can be made
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -46,6 +46,11 @@ docs: $(VENV)/.full  ## the documentation, in docs/_build
 
 bench: $(VENV)/.full  ## speed, side by side with peers and limits
 	$(BIN)/python -m benchmarks.streaming --json
+
+faults: $(VENV)/.full  ## damaged files, bad servers, killed streams: what becomes of every event
+	$(BIN)/python -m benchmarks.mutations --json
+	$(BIN)/python -m benchmarks.faults --json
+	$(BIN)/python -m benchmarks.kills --json --points 200
 
 clean:
 	rm -rf $(VENV) .bench

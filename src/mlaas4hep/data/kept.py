@@ -238,6 +238,10 @@ class CachedFile:
         with self._lock:
             self._let_go()
 
+    def __del__(self) -> None:
+        """A stream that is forgotten gives its files back too, and the right to write with them."""
+        self._let_go()
+
     def _let_go(self) -> None:
         for file in (*self._open.values(), *self._old):
             os.close(file)
