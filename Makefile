@@ -27,8 +27,8 @@ $(VENV)/.full: $(VENV)/.plain
 quickstart: $(VENV)/.plain  ## from ROOT files to a served prediction, in about a minute
 	$(BIN)/mlaas4hep quickstart
 
-test: $(VENV)/.full  ## all tests
-	$(BIN)/python -m pytest -q
+test: $(VENV)/.full  ## all tests, on all cores
+	$(BIN)/python -m pytest -q -n auto
 
 lint: $(VENV)/.full
 	$(BIN)/ruff check .
@@ -39,13 +39,15 @@ types: $(VENV)/.full
 	$(BIN)/mypy
 
 check: lint types  ## lint, types, layers, all tests with coverage: what CI runs
-	MLAAS4HEP_REQUIRE_SERVICES=1 $(BIN)/python -m pytest -q --cov --cov-report=term --durations=15
+	MLAAS4HEP_REQUIRE_SERVICES=1 $(BIN)/python -m pytest -q -n auto --cov --cov-report=term --durations=15
 
 docs: $(VENV)/.full  ## the documentation, in docs/_build
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build
 
-bench: $(VENV)/.full  ## speed, side by side with peers and limits
-	$(BIN)/python -m benchmarks.streaming --json
+bench: $(VENV)/.full  ## speed, side by side with peers and limits; damaged files and servers
+	for codec in zlib lz4 zstd; do $(BIN)/python -m benchmarks.streaming --codec $$codec --json; done
+	$(BIN)/python -m benchmarks.remote --rtt-ms 50 --mb-per-s 40 --json
+	$(BIN)/python -m benchmarks.mixing
 
 faults: $(VENV)/.full  ## damaged files, bad servers, killed streams: what becomes of every event
 	$(BIN)/python -m benchmarks.mutations --json

@@ -169,7 +169,7 @@ def same_batch(one: Batch, other: Batch) -> bool:
     )
 
 
-def assert_resumable(make: Callable[[], BatchIterator], *, stops: Sequence[int]) -> None:
+def assert_resumable(make: Callable[[], BatchIterator[Batch]], *, stops: Sequence[int]) -> None:
     """Stop anywhere, resume, get the same rest (law 3).
 
     Parameters

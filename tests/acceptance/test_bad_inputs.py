@@ -110,9 +110,13 @@ def test_a_branch_of_text_is_refused_as_an_input(train: Callable[..., Trained], 
 
 def test_a_doubly_nested_branch_is_refused_as_an_input(train: Callable[..., Trained], tmp_path: Path) -> None:
     nested = ak.Array([[[1.0, 2.0], []], [[3.0]]] * (ENTRIES // 2))
-    signal = write_ntuple(tmp_path / "s.root", {"Jet_tracks": nested}, columns(1.0, 1))
-    found = train(signal, inputs={"jets": {"vars": ["Jet_pt", "Jet_tracks"], "length": 2}})
-    refused(found, tmp_path, "s.root", "column 'Jet_tracks'", "lists inside lists")
+    paths = [
+        write_ntuple(tmp_path / f"{name}.root", {"Jet_tracks": nested}, columns(1.0, at))
+        for at, name in enumerate("bs")
+    ]
+    samples = {"background": {"files": str(paths[0])}, "signal": {"files": str(paths[1])}}
+    found = train(paths[1], samples=samples, inputs={"jets": {"vars": ["Jet_pt", "Jet_tracks"], "length": 2}})
+    refused(found, tmp_path, "inputs.jets.vars[1]: 'Jet_tracks' is float64[][]", "flatten(Jet_tracks)")
 
 
 def test_branches_that_are_not_read_may_be_of_any_kind(train: Callable[..., Trained], tmp_path: Path) -> None:

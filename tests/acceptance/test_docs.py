@@ -63,8 +63,8 @@ def test_a_page_can_be_followed(page: Path, session: Session, request: pytest.Fi
         shutil.copytree(request.getfixturevalue("trained"), session.folder / "runs" / "tth")
     if "two-epochs" in needs:  # the page is about other things than the figures of its training
         session.train_options = "--set training.epochs=2"
-    if "torch" in needs:
-        pytest.importorskip("torch")
+    for package in {"torch", "jax"} & set(needs):
+        pytest.importorskip(package)
     if "installed" in needs:
         install(next(block.text for block in blocks if block.language == "toml"), session.folder)
     session.follow(blocks)

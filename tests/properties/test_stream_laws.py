@@ -14,12 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from mlaas4hep.data.batches import BatchIterator
+from mlaas4hep.data.batches import Batch, BatchIterator
 from mlaas4hep.data.dataset import EventDataset
 from mlaas4hep.data.filling import Filling
 from mlaas4hep.data.plan import STRANDS, Chunk, Plan
 from mlaas4hep.data.reader import Counts
-from mlaas4hep.data.reads import Read, ReadColumns
+from mlaas4hep.data.reads import ReadColumns, ReadOfRows
+from mlaas4hep.data.rows import Rows
 from mlaas4hep.data.scan import scan
 from mlaas4hep.spec.padding import Assembled, write_rows
 from mlaas4hep.testing import FORMATS, Format, assert_resumable, same_batch, supports_jagged
@@ -29,7 +30,7 @@ GOLDEN_ORDER = "6849bd24c3ffe9e8c495431fa9bb7377f0c8e9167ac8be5dfd7867d336513d7f
 Stream = Callable[..., EventDataset]
 
 
-def digest(batches: BatchIterator) -> str:
+def digest(batches: BatchIterator[Batch]) -> str:
     """SHA-256 of the stream of (file, entry)."""
     sha = hashlib.sha256()
     with batches:
@@ -56,14 +57,16 @@ def fake_files(draw: st.DrawFn) -> tuple[FakeFile, ...]:
 def streamed(plan: Plan, *, threads: int = 0, ahead: int = 0, first: int = 0) -> list[tuple[int, int]]:
     """What a plan delivers when it is read, without any inputs."""
 
-    def work(chunk: Chunk) -> Iterator[Read]:
+    def work(chunk: Chunk) -> Iterator[ReadOfRows]:
         size = chunk.num_entries
         rows = Assembled(None, np.ones(size, dtype=np.bool_), [], [])
         zeros = np.zeros(size)
         entries = np.arange(chunk.start, chunk.stop)
         yield ReadColumns(chunk.file, entries, rows, zeros.astype(np.int64), zeros, write_rows)
 
-    with Filling(plan, work, width=0, threads=threads, ahead=ahead, first=first) as filling:
+    with Filling(
+        plan, work, slots=lambda size: Rows.empty(size, 0), threads=threads, ahead=ahead, first=first
+    ) as filling:
         parts = [window.pick(0, len(window)).entries.tolist() for window in filling]
     return [tuple(entry) for part in parts for entry in part]
 

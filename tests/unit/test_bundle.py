@@ -359,7 +359,7 @@ def changed(path: str, value: object) -> bytes:
         ("features.inputs.1.length", 10**10, "length 10000000000 is outside 1 to 256"),
         ("features.inputs.1.name", "jats", "scaling: has groups 'event', 'jets', features.inputs 'event', 'jats'"),
         ("features.inputs", [], "lists no group"),
-        ("features.inputs.0.variables", [{"name": f"x{i}"} for i in range(30_000)], "at most 512"),
+        ("features.inputs.0.variables", [{"name": f"x{i}"} for i in range(30_000)], "at most 4096"),
         ("scaling.1.length", 10**9, "scaling 'jets': length is 1000000000, that of the input 3"),
         ("scaling.0.name", "evant", "has groups 'evant', 'jets'"),
         ("scaling.0.variables.0", "other", "variables are not those of the input"),

@@ -1,4 +1,4 @@
-"""Batches, cut from rows in their final order.
+"""Batches, cut from events in their final order.
 
 Invariant: batch size only cuts the sequence of rows; where one stands in it is told by two numbers.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from mlaas4hep.data.filling import Filling
 from mlaas4hep.data.prefetch import Prefetch
 from mlaas4hep.data.reader import Counts
-from mlaas4hep.data.rows import Rows, Window, split_table, targets_in
+from mlaas4hep.data.rows import Rows, S, Window, split_table, targets_in
 from mlaas4hep.errors import DataError
 from mlaas4hep.spec.features import FeatureSpec
 
@@ -42,6 +42,8 @@ class Batch:
     targets
         float32 [n, T] of a regression, in the order of the declaration's ``target_texts``: a view of the same table;
         None where there are no targets.
+    table
+        float32 [n, W]: the flat view as one table, where the inputs are views of one.
     """
 
     inputs: dict[str, NDArray[np.float32]]
@@ -49,44 +51,67 @@ class Batch:
     weights: NDArray[np.float64]
     entries: NDArray[Any]
     targets: NDArray[np.float32] | None = None
+    table: NDArray[np.float32] | None = None
+
+    @property
+    def flat(self) -> NDArray[np.float32]:
+        """The flat view [n, W]: ``event`` first, then each collection slot by slot; not copied where it is a table."""
+        if self.table is not None:
+            return self.table
+        return np.concatenate([one.reshape(len(self), -1) for one in self.inputs.values()], axis=1)
 
     def __len__(self) -> int:
         return len(self.labels)
 
 
-class RowOrder(Protocol):
-    """Rows of an epoch in their order."""
+def rows_to_batch(features: FeatureSpec, targets: int) -> Callable[[list[Rows]], Batch]:
+    """What joins rows, with so many targets of a regression beside the inputs, to a batch."""
 
-    def take(self, wanted: int) -> list[Rows]:
-        """The next rows, as many as wanted together, or those that are left."""
+    def join(parts: list[Rows]) -> Batch:
+        rows = Rows.concat(parts)
+        inputs = split_table(rows.table, features, targets=targets)
+        learned = targets_in(rows.table, features, targets)
+        table = None if targets else rows.table
+        return Batch(inputs, rows.labels, rows.weights, rows.entries, learned, table)
+
+    return join
+
+
+class Order(Protocol):
+    """Events of an epoch in their order."""
+
+    def take(self, wanted: int) -> list[Any]:
+        """The next events, as many as wanted together, or those that are left."""
+        ...
 
     def place(self) -> Place:
-        """Where the next row stands."""
+        """Where the next one stands."""
+        ...
 
     def close(self) -> None:
         """Stop what works ahead; may be called twice."""
 
 
-class Windowed:
-    """Rows window by window.
+class Windowed(Generic[S]):
+    """Events window by window.
 
     Parameters
     ----------
     filling
         Windows from the first one on.
     place
-        Number of its first window, and rows of it to leave out.
+        Number of its first window, and events of it to leave out.
     """
 
-    def __init__(self, filling: Filling, place: Place) -> None:
+    def __init__(self, filling: Filling[S], place: Place) -> None:
         self._filling = filling
-        self._window: Window | None = None
+        self._window: Window[S] | None = None
         self._offset = place[1]
         self._next = place
 
-    def take(self, wanted: int) -> list[Rows]:
-        """See `RowOrder.take`."""
-        parts: list[Rows] = []
+    def take(self, wanted: int) -> list[Any]:
+        """See `Order.take`."""
+        parts: list[Any] = []
         while wanted and (window := self._current()) is not None:
             stop = min(self._offset + wanted, len(window))
             parts.append(window.pick(self._offset, stop))
@@ -95,17 +120,17 @@ class Windowed:
         return parts
 
     def place(self) -> Place:
-        """See `RowOrder.place`."""
+        """See `Order.place`."""
         return self._next if self._window is None else (self._window.number, self._offset)
 
     def close(self) -> None:
-        """See `RowOrder.close`."""
+        """See `Order.close`."""
         self._next = self.place()
         self._window = None
         self._filling.close()
 
-    def _current(self) -> Window | None:
-        """The current window, with rows left in it; None at the end of the epoch."""
+    def _current(self) -> Window[S] | None:
+        """The current window, with events left in it; None at the end of the epoch."""
         while self._window is None or self._offset >= len(self._window):
             self._next = self._next if self._window is None else (self._window.number + 1, 0)
             self._window = None
@@ -135,7 +160,7 @@ class Gathered:
         self._at = first
 
     def take(self, wanted: int) -> list[Rows]:
-        """See `RowOrder.take`; the rows are views of a stretch that nobody else writes to."""
+        """See `Order.take`; the rows are views of a stretch that nobody else writes to."""
         parts = []
         while wanted and (rows := self._current()) is not None:
             stop = min(self._offset + wanted, len(rows))
@@ -146,11 +171,11 @@ class Gathered:
         return parts
 
     def place(self) -> Place:
-        """See `RowOrder.place`."""
+        """See `Order.place`."""
         return 0, self._at
 
     def close(self) -> None:
-        """See `RowOrder.close`."""
+        """See `Order.close`."""
         self._rows = None
         self._stretches.close()
 
@@ -164,10 +189,11 @@ class Gathered:
         return self._rows
 
 
-Begin = Callable[[int, Place, dict[int, Counts]], RowOrder]
+Begin = Callable[[int, Place, dict[int, Counts]], Order]
+B = TypeVar("B")
 
 
-class BatchIterator:
+class BatchIterator(Generic[B]):
     """Batches of one epoch. Stops its threads when it ends, is closed, fails, or is forgotten.
 
     Parameters
@@ -178,10 +204,8 @@ class BatchIterator:
         Its number.
     batch_size
         Events a batch.
-    features
-        What the rows hold.
-    targets
-        How many of a regression they hold beside.
+    join
+        Makes a batch of events that were taken.
     fingerprint
         Of all that fixes the order.
 
@@ -197,15 +221,13 @@ class BatchIterator:
         epoch: int,
         *,
         batch_size: int,
-        features: FeatureSpec,
-        targets: int,
+        join: Callable[[list[Any]], B],
         fingerprint: Callable[[], str],
     ) -> None:
         self._begin = begin
         self._epoch = epoch
         self._batch_size = batch_size
-        self._features = features
-        self._targets = targets
+        self._join = join
         self._fingerprint = fingerprint
         self._start((0, 0))
 
@@ -214,18 +236,15 @@ class BatchIterator:
         """Number of the epoch."""
         return self._epoch
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[B]:
         return self
 
-    def __next__(self) -> Batch:
+    def __next__(self) -> B:
         parts = self._order.take(self._batch_size)
         if not parts:
             self.close()
             raise StopIteration
-        rows = Rows.concat(parts)
-        inputs = split_table(rows.table, self._features, targets=self._targets)
-        targets = targets_in(rows.table, self._features, self._targets)
-        return Batch(inputs, rows.labels, rows.weights, rows.entries, targets)
+        return self._join(parts)
 
     def state_dict(self) -> dict[str, Any]:
         """Where the stream stands, between two batches: plain values, less than 1 kB."""
@@ -250,8 +269,8 @@ class BatchIterator:
         """
         if state.get("version") != _STATE_VERSION or state.get("fingerprint") != self._fingerprint():
             raise DataError(
-                "this state was saved from another stream: files, inputs, selection, part, seed or shuffle_window "
-                "differ"
+                "this state was saved from another stream: files, inputs, selection, part, seed, shuffle_window or the "
+                "number of processes that share it differ"
             )
         self.close()
         self._epoch = int(state["epoch"])

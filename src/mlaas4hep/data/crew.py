@@ -6,6 +6,7 @@ in vain: one that waits for a far server ends when that answers or is given up, 
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 import weakref
@@ -50,13 +51,15 @@ class Crew:
         ]
         for thread in self._threads:
             thread.start()
-        self.close: Callable[[], object] = weakref.finalize(owner, _stop, shared, self._threads)
+        self.close: Callable[[], object] = weakref.finalize(owner, _stop, shared, self._threads, os.getpid())
 
     def __bool__(self) -> bool:
         return bool(self._threads)
 
 
-def _stop(shared: Stoppable, threads: list[threading.Thread]) -> None:
+def _stop(shared: Stoppable, threads: list[threading.Thread], process: int) -> None:
+    if os.getpid() != process:  # a forked process has no such threads, and perhaps a lock that nobody will open
+        return
     shared.stop()
     end = time.monotonic() + PATIENCE_S
     for thread in threads:

@@ -7,26 +7,27 @@ batch size only cuts it, threads and memory only change its speed.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
 from types import TracebackType
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from mlaas4hep.config import Cache
-from mlaas4hep.data.batches import BatchIterator, Gathered, Place, RowOrder, Windowed
-from mlaas4hep.data.cache import RowCache
+from mlaas4hep.data.batches import Batch, BatchIterator, Gathered, Order, Place, Windowed, rows_to_batch
 from mlaas4hep.data.catalogue import Catalogue
-from mlaas4hep.data.delivery import Delivery, declaration
+from mlaas4hep.data.delivery import Delivery, open_cache
 from mlaas4hep.data.exact import ExactOrder, KeptRows
-from mlaas4hep.data.filling import Filling
+from mlaas4hep.data.filling import Filling, Work
 from mlaas4hep.data.places import LOCAL, scheme_of
 from mlaas4hep.data.plan import STRANDS, Plan, chunk_entries_for
 from mlaas4hep.data.prefetch import Prefetch
+from mlaas4hep.data.ragged import RaggedBatch, RaggedSlots, ReadRagged, to_ragged_batch
 from mlaas4hep.data.reader import MAX_READ_BYTES, Counts, EventReader, reading_bytes
-from mlaas4hep.data.rows import SIDE_BYTES, pays_compiling, permuter, writer
+from mlaas4hep.data.rows import SIDE_BYTES, Rows, S, pays_compiling, permuter, writer
 from mlaas4hep.data.split import Part
 from mlaas4hep.data.truth import target_texts
 from mlaas4hep.data.weights import class_factors
@@ -42,6 +43,8 @@ FAR_THREADS = 4
 
 class EventDataset:
     """Events of a catalogue as a stream of batches.
+
+    May be pickled, and used in a process forked from this one: there it opens files of its own.
 
     Parameters
     ----------
@@ -127,25 +130,66 @@ class EventDataset:
         self.shuffle_window = shuffle_window
         self.seed = seed
         self.threads = readers(catalogue, threads)
-        self._rank, self._ranks = rank, ranks
-        self._targets = len(target_texts(catalogue, preprocessor))
-        self._width = preprocessor.features.width + self._targets
+        self.rank, self.ranks = rank, ranks
+        self.max_memory = max_memory
+        self._chunk_asked = chunk_entries
+        self.num_targets = len(target_texts(catalogue, preprocessor))
+        self._width = preprocessor.features.width + self.num_targets
         self._row_bytes = 4 * self._width + SIDE_BYTES
         # Unshuffled, windows mean nothing; they must not hang on what changes from run to run, for states to fit.
         self._window = shuffle_window if shuffle else reading_unit(preprocessor)
         self._buffers = 2 if shuffle else self.threads + 2
-        self._chunk_entries = chunk_entries or self._most_read(max_memory, STRANDS if shuffle else 1)
+        self._kept_in = cache
+        self._factors = class_factors(catalogue.classes, preprocessor.features, weights, statistics)
+        self._open()
+
+    def _open(self) -> None:
+        """All that belongs to one process: sizes, open files, locks."""
+        max_memory, cache = self.max_memory, self._kept_in
+        self._process = os.getpid()
+        self._chunk_entries = self._chunk_asked or self._most_read(max_memory, STRANDS if self.shuffle else 1)
         self._ahead = self._read_ahead(max_memory)
-        self._reader = EventReader(catalogue, preprocessor, max_read_bytes=self._read_bytes(max_memory))
-        self._cache = None if cache is None else _open_cache(cache, catalogue, preprocessor, self._width)
+        self._reader = EventReader(self.catalogue, self.preprocessor, max_read_bytes=self._read_bytes(max_memory))
+        self._cache = None if cache is None else open_cache(cache, self.catalogue, self.preprocessor, self._width)
         self._delivery = Delivery(
-            catalogue,
+            self.catalogue,
             self._reader,
-            part=part,
-            factors=class_factors(catalogue.classes, preprocessor.features, weights, statistics),
-            write=writer(catalogue.num_entries * self._width),
+            part=self.part,
+            factors=self._factors,
+            write=writer(self.catalogue.num_entries * self._width),
             cache=self._cache,
         )
+
+    def __getstate__(self) -> dict[str, Any]:
+        left = {"_reader", "_cache", "_delivery", "fingerprint"}
+        return {name: value for name, value in self.__dict__.items() if name not in left}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._open()
+
+    def _in_this_process(self) -> Delivery:
+        """What reads: opened anew where this process was forked, which shares no file and no lock with the other."""
+        if os.getpid() != self._process:
+            self.catalogue = replace(self.catalogue, quarantine=copy.copy(self.catalogue.quarantine))
+            self._open()
+        return self._delivery
+
+    def share(self, rank: int, ranks: int, *, max_memory: int | None = None) -> EventDataset:
+        """The same stream for one of several processes; ``max_memory`` None keeps that of the whole.
+
+        Raises
+        ------
+        DataError
+            No such rank, or a window that does not fit.
+        """
+        self._in_this_process()
+        state = self.__getstate__() | {"rank": rank, "ranks": ranks}
+        if max_memory is not None:
+            state["max_memory"] = max_memory
+        shared = object.__new__(type(self))
+        shared.__setstate__(state)
+        return shared
 
     @property
     def identity(self) -> str:
@@ -157,18 +201,38 @@ class EventDataset:
         """Files that had no room in the cache so far."""
         return () if self._cache is None else tuple(self._cache.too_large)
 
-    def epoch(self, number: int) -> BatchIterator:
+    @property
+    def lacks_rows(self) -> bool:
+        """Whether `fill_cache` has something to read before an exact order."""
+        return self._exact and bool(self._in_this_process().lacking())
+
+    def epoch(self, number: int) -> BatchIterator[Batch]:
         """Batches of one epoch; each number has an order of its own where shuffled."""
         return BatchIterator(
             self._begin,
             number,
             batch_size=self.batch_size,
-            features=self.preprocessor.features,
-            targets=self._targets,
+            join=rows_to_batch(self.preprocessor.features, self.num_targets),
             fingerprint=lambda: self.fingerprint,
         )
 
-    def __iter__(self) -> BatchIterator:
+    def ragged(self, number: int) -> BatchIterator[RaggedBatch]:
+        """The same events in the same order as `epoch`, collections in their true lengths; states fit both.
+
+        They come out of the files, not out of a cache, which keeps padded rows, and have no exact order. A window holds
+        4 bytes a value, 8 an event and collection, `SIDE_BYTES` + 8 an event; ``max_memory`` counts them as if padded.
+        """
+        if self._exact:
+            raise DataError("shuffle: exact permutes rows of a cache, which are padded; shuffle lists by windows")
+        return BatchIterator(
+            self._begin_ragged,
+            number,
+            batch_size=self.batch_size,
+            join=to_ragged_batch(self.preprocessor.features, self.num_targets),
+            fingerprint=lambda: self.fingerprint,
+        )
+
+    def __iter__(self) -> BatchIterator[Batch]:
         return self.epoch(0)
 
     def __str__(self) -> str:
@@ -182,8 +246,8 @@ class EventDataset:
             shuffle=self.shuffle,
             seed=self.seed,
             epoch=epoch,
-            rank=self._rank,
-            ranks=self._ranks,
+            rank=self.rank,
+            ranks=self.ranks,
             chunk_entries=self._chunk_entries,
         )
 
@@ -192,7 +256,7 @@ class EventDataset:
         """SHA-256 over what fixes the sequence of rows: a saved state fits only where it is equal."""
         digest = hashlib.sha256()
         order = "exact" if self._exact else self.shuffle
-        parts = (self.part, order, self._window, self.seed, self._rank, self._ranks, str(self.preprocessor.features))
+        parts = (self.part, order, self._window, self.seed, self.rank, self.ranks, str(self.preprocessor.features))
         digest.update(repr(parts).encode())
         for file in self.catalogue.files:
             digest.update(repr((file.sample, file.index, file.tree)).encode() + file.clusters.tobytes())
@@ -254,14 +318,24 @@ class EventDataset:
         wanted = plan.most_held + max(self.threads, 1) * largest
         return wanted if max_memory is None else min(wanted, self._room(max_memory))
 
-    def _begin(self, epoch: int, place: Place, counts: dict[int, Counts]) -> RowOrder:
+    def _begin(self, epoch: int, place: Place, counts: dict[int, Counts]) -> Order:
         """The rows of an epoch from a place on; what became of the entries is added to ``counts``."""
+        delivery, width = self._in_this_process(), self._width
         if self._exact and epoch > 0:
             return self._exactly(epoch, place[1], counts)
+        return self._windowed(
+            epoch, place, lambda chunk: delivery.read(chunk, counts), lambda size: Rows.empty(size, width)
+        )
+
+    def _begin_ragged(self, epoch: int, place: Place, counts: dict[int, Counts]) -> Order:
+        delivery = self._in_this_process()
+        return self._windowed(epoch, place, lambda chunk: map(ReadRagged, delivery.columns(chunk, counts)), RaggedSlots)
+
+    def _windowed(self, epoch: int, place: Place, work: Work[S], slots: Callable[[int], S]) -> Windowed[S]:
         filling = Filling(
             self.plan(epoch),
-            lambda chunk: self._delivery.read(chunk, counts),
-            width=self._width,
+            work,
+            slots=slots,
             first=place[0],
             threads=self.threads,
             buffers=self._buffers,
@@ -270,12 +344,12 @@ class EventDataset:
         )
         return Windowed(filling, place)
 
-    def _exactly(self, epoch: int, first: int, counts: dict[int, Counts]) -> RowOrder:
+    def _exactly(self, epoch: int, first: int, counts: dict[int, Counts]) -> Order:
         self.fill_cache()
         rows = KeptRows(self.catalogue, self._delivery, self.part)
         counts.update(rows.counts)
         compiled = pays_compiling(len(rows) * self._width)
-        order = ExactOrder(rows, seed=self.seed, epoch=epoch, rank=self._rank, ranks=self._ranks, compiled=compiled)
+        order = ExactOrder(rows, seed=self.seed, epoch=epoch, rank=self.rank, ranks=self.ranks, compiled=compiled)
         return Gathered(order.read(first, self.batch_size, weigh=self._delivery.weigh, threads=self.threads), first)
 
     def fill_cache(self, progress: Callable[[int], None] | None = None) -> None:
@@ -291,7 +365,7 @@ class EventDataset:
         DataError
             They do not fit, or cannot be read.
         """
-        lacking = self._delivery.lacking()
+        lacking = self._in_this_process().lacking()
         plan = Plan(lacking, self._window, shuffle=False, chunk_entries=self._chunk_entries)
         chunks = tuple(replace(one, file=lacking[one.file].number) for one in plan.chunks())
         ahead = (self.threads + 1) * self._chunk_entries
@@ -320,12 +394,3 @@ def readers(catalogue: Catalogue, threads: int) -> int:
 def default_threads() -> int:
     """Two, or one where only one core may be used: more only help where reading is slower than learning."""
     return min(2, len(os.sched_getaffinity(0)))
-
-
-def _open_cache(cache: Cache, catalogue: Catalogue, preprocessor: Preprocessor, width: int) -> RowCache:
-    return RowCache(
-        cache.path,
-        limit_bytes=cache.limit_bytes,
-        width=width,
-        declaration=declaration(catalogue, preprocessor),
-    )

@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from mlaas4hep.config import Cache
 from mlaas4hep.data.cache import RowCache, part_number, rows_of
 from mlaas4hep.data.catalogue import Catalogue
 from mlaas4hep.data.entries import FileEntry
@@ -21,7 +22,7 @@ from mlaas4hep.data.kept import Block, CachedFile
 from mlaas4hep.data.plan import Chunk
 from mlaas4hep.data.quarantine import outside
 from mlaas4hep.data.reader import Counts, EventReader
-from mlaas4hep.data.reads import Read, ReadColumns, ReadRows
+from mlaas4hep.data.reads import ReadColumns, ReadOfRows, ReadRows
 from mlaas4hep.data.rows import Rows, Write
 from mlaas4hep.data.split import PARTS, Part
 from mlaas4hep.errors import DataError
@@ -67,12 +68,12 @@ class Delivery:
         self._scales = np.array([catalogue.samples[one.sample].scale for one in catalogue.files])
         self._lock = threading.Lock()
 
-    def read(self, chunk: Chunk, counts: dict[int, Counts]) -> Iterator[Read]:
+    def read(self, chunk: Chunk, counts: dict[int, Counts]) -> Iterator[ReadOfRows]:
         """Events of one chunk; what became of its entries is added to ``counts``."""
         file = self._catalogue.files[chunk.file]
         kept = self.kept_of(file)
         if kept is None:
-            yield from self._from_source(file, chunk.start, chunk.stop, counts)
+            yield from self.columns(chunk, counts)
             return
         # Entries in quarantine are not looked for in what is kept.
         for low, high in outside(chunk.start, chunk.stop, self._catalogue.quarantine.ranges(file.number)):
@@ -127,15 +128,17 @@ class Delivery:
         for _ in self.read(chunk, {}):
             pass
 
-    def _from_source(self, file: FileEntry, start: int, stop: int, counts: dict[int, Counts]) -> Iterator[Read]:
-        for events in self._reader.read(file, start, stop, part=self._part):
+    def columns(self, chunk: Chunk, counts: dict[int, Counts]) -> Iterator[ReadColumns]:
+        """The same out of the files, whatever is kept: events that are not rows yet."""
+        file = self._catalogue.files[chunk.file]
+        for events in self._reader.read(file, chunk.start, chunk.stop, part=self._part):
             weights = self._weights(self._scales[file.number], events.weights, events.labels)
             yield ReadColumns(file.number, events.entries, events.rows, events.labels, weights, self._write)
             self._count(file, events.counts, counts)
 
     def _keep(
         self, kept: CachedFile, file: FileEntry, start: int, stop: int, counts: dict[int, Counts]
-    ) -> Iterator[Read]:
+    ) -> Iterator[ReadOfRows]:
         """Read all parts, keep them, deliver one."""
         for events in self._reader.read(file, start, stop):
             columns = ReadColumns(file.number, events.entries, events.rows, events.labels, events.weights, self._write)
@@ -187,3 +190,13 @@ def declaration(catalogue: Catalogue, preprocessor: Preprocessor) -> str:
         msgspec.json.encode(list(catalogue.identity.columns) if catalogue.kind == "mc" else "not split"),
     ]
     return hashlib.sha256(b"\n".join(parts)).hexdigest()
+
+
+def open_cache(cache: Cache, catalogue: Catalogue, preprocessor: Preprocessor, width: int) -> RowCache:
+    """Where the rows of a declaration are kept."""
+    return RowCache(
+        cache.path,
+        limit_bytes=cache.limit_bytes,
+        width=width,
+        declaration=declaration(catalogue, preprocessor),
+    )

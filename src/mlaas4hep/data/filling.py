@@ -1,8 +1,8 @@
 """Windows being filled by threads while the one before is consumed.
 
-A thread reads a chunk and writes its rows straight into their slots where the window is open; rows of later windows
+A thread reads a chunk and writes its events straight into their slots where the window is open; those of later windows
 wait beside until theirs opens. Invariant: what a window holds does not depend on who fills it or when; two windows'
-worth of rows, the rows that wait, and one chunk a thread are all that is held.
+worth of events, those that wait, and one chunk a thread are all that is held.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Any, Generic, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,14 +20,14 @@ from numpy.typing import NDArray
 from mlaas4hep.data.crew import Crew
 from mlaas4hep.data.hashing import permuted
 from mlaas4hep.data.plan import Chunk, Piece, Plan
-from mlaas4hep.data.reads import Read
-from mlaas4hep.data.rows import Permute, Rows, Window
+from mlaas4hep.data.reads import AnyRead, Read
+from mlaas4hep.data.rows import Permute, S, Window
 from mlaas4hep.errors import DataError
 
-Work = Callable[[Chunk], Iterator[Read]]
+Work = Callable[[Chunk], Iterator[Read[S, Any]]]
 
 
-class Filling:
+class Filling(Generic[S]):
     """Windows of a plan in order, filled ahead by threads. Stops its threads when it is closed, fails, or is forgotten.
 
     Parameters
@@ -36,8 +36,8 @@ class Filling:
         What stands where.
     work
         Reads a chunk; called by several threads at a time.
-    width
-        Numbers a row.
+    slots
+        Makes the slots of a window, given how many; windows are used again.
     first
         Number of the first window.
     threads
@@ -53,23 +53,23 @@ class Filling:
     def __init__(
         self,
         plan: Plan,
-        work: Work,
+        work: Work[S],
         *,
-        width: int,
+        slots: Callable[[int], S],
         first: int = 0,
         threads: int = 2,
         buffers: int = 2,
         ahead: int = 0,
         permute: Permute = permuted,
     ) -> None:
-        self._shared = _Shared(plan, work, width, first, buffers, ahead, permute)
+        self._shared = _Shared(plan, work, slots, first, buffers, ahead, permute)
         self._crew = Crew(self, self._shared, threads=threads)
-        self._current: Window | None = None
+        self._current: Window[S] | None = None
 
-    def __iter__(self) -> Iterator[Window]:
+    def __iter__(self) -> Iterator[Window[S]]:
         return self
 
-    def __next__(self) -> Window:
+    def __next__(self) -> Window[S]:
         """The next window, complete; the one before must not be used any more."""
         try:
             if self._current is not None:
@@ -96,35 +96,42 @@ class Filling:
 
 @dataclass(frozen=True)
 class _Waiting:
-    """Rows whose window is not open yet, and their slots in it."""
+    """Events whose window is not open yet, and their slots in it."""
 
     slots: NDArray[np.int64]
-    rows: Rows
+    events: Any
 
-    def place(self, window: Window) -> None:
+    def place(self, window: Window[Any]) -> None:
         """Put them where they belong."""
-        window.rows.put(self.slots, self.rows)
+        window.rows.put(self.slots, self.events)
         window.kept[self.slots] = True
 
 
-class _Shared:
+class _Shared(Generic[S]):
     """What the threads and the consumer share; guarded by one condition."""
 
     def __init__(
-        self, plan: Plan, work: Work, width: int, first: int, buffers: int, ahead: int, permute: Permute
+        self,
+        plan: Plan,
+        work: Work[S],
+        slots: Callable[[int], S],
+        first: int,
+        buffers: int,
+        ahead: int,
+        permute: Permute,
     ) -> None:
-        self._plan, self._work, self._width = plan, work, width
+        self._plan, self._work, self._make = plan, work, slots
         self._chunks: Sequence[Chunk] = tuple(plan.chunks(first))
         self._ahead = ahead
         self._permute = permute
         self._changed = threading.Condition()
         self._stopped = False
-        self._free: list[Window] = []
+        self._free: list[Window[S]] = []
         self._buffers = buffers
         self._consumed = first  # windows before this one are done with
         self._next_open = first
         self._next_chunk = 0
-        self._open: dict[int, Window] = {}
+        self._open: dict[int, Window[S]] = {}
         self._waiting: dict[int, list[_Waiting]] = {}
         self._held = 0
         self._held_for: Counter[int] = Counter()
@@ -144,7 +151,7 @@ class _Shared:
             self._waiting.clear()
             self._changed.notify_all()
 
-    def next_window(self, *, works: bool) -> Window:
+    def next_window(self, *, works: bool) -> Window[S]:
         """The window after the last one, once all of it is there."""
         number = self._consumed
         while True:
@@ -165,7 +172,7 @@ class _Shared:
         window.seal(self._plan.window_size(number))
         return window
 
-    def give_back(self, window: Window) -> None:
+    def give_back(self, window: Window[S]) -> None:
         """The consumer is done with a window: its memory goes to a later one."""
         with self._changed:
             self._consumed = window.number + 1
@@ -182,7 +189,7 @@ class _Shared:
             return False
         return not any(self._unfinished[window] for window in self._unfinished if window <= number)
 
-    def _claim(self, *, wait: bool) -> Window | int | None:
+    def _claim(self, *, wait: bool) -> Window[S] | int | None:
         """A window to open, the number of a chunk to read, or None when there is nothing more to do."""
         with self._changed:
             while not self._stopped:
@@ -204,9 +211,9 @@ class _Shared:
     def _may_read(self, chunk: Chunk) -> bool:
         return chunk.first_window < self._next_open or self._held + chunk.num_entries <= self._ahead
 
-    def _opened(self) -> Window:
-        number = self._next_open
-        window = self._free.pop() if self._free else Window(self._capacity(), self._width)
+    def _opened(self) -> Window[S]:
+        number, capacity = self._next_open, self._capacity()
+        window = self._free.pop() if self._free else Window(capacity, self._make(capacity))
         window.begin(number)
         self._open[number] = window
         self._unplaced.add(number)
@@ -218,7 +225,7 @@ class _Shared:
     def _capacity(self) -> int:
         return min(self._plan.window, self._plan.num_entries)
 
-    def _do(self, job: Window | int) -> None:
+    def _do(self, job: Window[S] | int) -> None:
         if isinstance(job, Window):
             self._place_waiting(job)
             return
@@ -229,7 +236,7 @@ class _Shared:
                 self._failed[job] = error
                 self._changed.notify_all()
 
-    def _place_waiting(self, window: Window) -> None:
+    def _place_waiting(self, window: Window[S]) -> None:
         with self._changed:
             blocks = self._waiting.pop(window.number, [])
         while blocks:
@@ -253,8 +260,8 @@ class _Shared:
                     self._held_for[piece.window] += piece.num_entries
             self._changed.notify_all()
 
-    def _put(self, piece: Piece, read: Read) -> None:
-        """Rows of one window: into their slots, or beside until it opens."""
+    def _put(self, piece: Piece, read: AnyRead) -> None:
+        """Events of one window: into their slots, or beside until it opens."""
         low, high = np.searchsorted(read.entries, (piece.start, piece.stop)).tolist()
         if low == high:
             return

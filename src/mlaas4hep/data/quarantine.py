@@ -81,6 +81,14 @@ class Quarantine:
     _ranges: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy without the lock, which a forked process may have inherited closed; lists are copied in one step."""
+        ranges = {file: list(bounds) for file, bounds in list(self._ranges.items())}
+        return {"policy": self.policy, "total": self.total, "_records": list(self._records), "_ranges": ranges}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=threading.Lock())
+
     @property
     def records(self) -> tuple[Skipped, ...]:
         """Everything left out: files first, then places in the order of samples, files and entries."""

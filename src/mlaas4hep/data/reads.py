@@ -1,22 +1,25 @@
 """What a thread reads, on its way into a window: events still as columns, or rows that were kept on disk.
 
-Invariant: both give the same rows; only the work left to do differs.
+Invariant: both give the same rows; only the work left to do differs. (`mlaas4hep.data.ragged` has a third kind.)
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mlaas4hep.data.rows import Rows, Write
+from mlaas4hep.data.rows import ENTRY, Rows, Write
 from mlaas4hep.spec.padding import Assembled
 
+T = TypeVar("T", contravariant=True)
+E = TypeVar("E", covariant=True)
 
-class Read(Protocol):
-    """Some events of a file, M of them."""
+
+class Read(Protocol[T, E]):
+    """Some events of a file, M of them, on their way into slots ``T`` or beside them as ``E``."""
 
     @property
     def entries(self) -> NDArray[np.int64]:
@@ -26,14 +29,20 @@ class Read(Protocol):
     def kept(self) -> NDArray[np.bool_]:
         """Which of them are delivered, bool [M]."""
 
-    def part(self, low: int, high: int) -> Read:
+    def part(self, low: int, high: int) -> Read[T, E]:
         """Events ``low`` to ``high`` of them."""
+        ...
 
-    def put(self, target: Rows, slots: NDArray[np.int64]) -> None:
+    def put(self, target: T, slots: NDArray[np.int64]) -> None:
         """Write those that are kept into their places; ``slots`` is int64 [M]."""
 
-    def packed(self) -> Rows:
-        """Those that are kept, as rows of their own."""
+    def packed(self) -> E:
+        """Those that are kept, on their own."""
+        ...
+
+
+ReadOfRows = Read[Rows, Rows]
+AnyRead = Read[Any, Any]
 
 
 @dataclass(frozen=True)
@@ -85,6 +94,12 @@ class ReadColumns:
         target.weights[where] = self.weights if everything else self.weights[self.kept]
         target.entries["file"][where] = self.file
         target.entries["entry"][where] = self.entries if everything else self.entries[self.kept]
+
+    def entry_names(self) -> NDArray[Any]:
+        """File and entry of those that are kept, structured as of `mlaas4hep.data.rows.Rows`."""
+        entries = np.empty(int(np.count_nonzero(self.kept)), dtype=ENTRY)
+        entries["file"], entries["entry"] = self.file, self.entries[self.kept]
+        return entries
 
     def packed(self) -> Rows:
         """See `Read.packed`."""

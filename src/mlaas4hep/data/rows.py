@@ -1,7 +1,8 @@
 """Events as rows of one table, and the windows that they are put into.
 
-A row is the flat view of the contract: ``event`` first, then each collection slot by slot. Invariant: a window's arrays
-are allocated once and written in place, so memory is known before the first event is read.
+A row is the flat view of the contract: ``event`` first, then each collection slot by slot. Invariant: the arrays of a
+window of rows are allocated once and written in place, so memory is known before the first event is read. (Lists in
+their true lengths have no such table: `mlaas4hep.data.ragged` puts them into windows too.)
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +28,25 @@ _WORTH_COMPILING = 20_000_000
 
 Permute = Callable[[NDArray[np.int64], int, int], NDArray[np.int64]]
 Write = Callable[[Assembled, NDArray[np.float32], NDArray[np.int64]], None]
+
+E = TypeVar("E")
+
+
+class Slots(Protocol[E]):
+    """Where the events of a window are put, each into a slot of its own; ``E`` is events side by side."""
+
+    def begin(self) -> None:
+        """Be as if nothing had been put here."""
+
+    def put(self, slots: NDArray[np.int64], events: E) -> None:
+        """Put events into slots; may be called by several threads at a time, never for the same slot."""
+
+    def take(self, index: slice | NDArray[np.int64]) -> E:
+        """The events of some slots, in that order, copied."""
+        ...
+
+
+S = TypeVar("S", bound=Slots[Any])
 
 
 @dataclass
@@ -63,6 +83,9 @@ class Rows:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def begin(self) -> None:
+        """See `Slots.begin`: what is not written again is not looked at."""
+
     def take(self, index: slice | NDArray[np.int64]) -> Rows:
         """Some rows, copied."""
         if isinstance(index, slice):
@@ -97,19 +120,19 @@ class Rows:
         self.entries[slots] = rows.entries
 
 
-class Window:
-    """Rows in their final order, with holes where events were cut away.
+class Window(Generic[S]):
+    """Events in their final order, with holes where some were cut away.
 
     Parameters
     ----------
     capacity
-        Rows it can hold.
-    width
-        Numbers a row.
+        Events it can hold.
+    rows
+        So many slots.
     """
 
-    def __init__(self, capacity: int, width: int) -> None:
-        self.rows = Rows.empty(capacity, width)
+    def __init__(self, capacity: int, rows: S) -> None:
+        self.rows = rows
         self.kept = np.zeros(capacity, dtype=np.bool_)
         self.number = -1
         self._order: slice | NDArray[np.int64] = slice(0)
@@ -122,27 +145,27 @@ class Window:
         """Become the window of that number, with nothing in it."""
         self.number = number
         self.kept[:] = False
+        self.rows.begin()
 
     def seal(self, size: int) -> None:
-        """Every row that will come is there; ``size`` slots were given out."""
+        """Every event that will come is there; ``size`` slots were given out."""
         self._length = int(np.count_nonzero(self.kept))
         self._order = slice(size) if self._length == size else np.flatnonzero(self.kept)
 
-    def pick(self, start: int, stop: int) -> Rows:
-        """Rows ``start`` to ``stop`` of those that are there, copied out."""
+    def pick(self, start: int, stop: int) -> Any:
+        """Events ``start`` to ``stop`` of those that are there, copied out."""
         if isinstance(self._order, slice):
             return self.rows.take(slice(start, stop))
         return self.rows.take(self._order[start:stop])
 
 
-def split_table(
-    table: NDArray[np.float32], features: FeatureSpec, *, targets: int = 0
-) -> dict[str, NDArray[np.float32]]:
-    """The groups of a table of rows, as views of it: [n, F] or [n, K, F].
+def split_table(table: Any, features: FeatureSpec, *, targets: int = 0) -> dict[str, Any]:
+    """The groups of a table of rows (of numpy, or a tensor of torch), as views of it: [n, F] or [n, K, F].
 
     So many ``targets`` stand behind the variables of ``event``, or first where that group is not there.
     """
-    inputs, at = {}, 0
+    inputs: dict[str, Any] = {}
+    at = 0
     for group in features.inputs:
         start = at if group.length is None else at + targets
         part = table[:, start : start + group.width]

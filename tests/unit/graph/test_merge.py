@@ -152,7 +152,7 @@ def test_a_core_that_does_not_fit_is_refused_with_the_reason(core: Core, message
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        (make_spec(event=513, jets=None), r"'event' has shape \[513\]; at most 512"),
+        (make_spec(event=4097, jets=None), r"'event' has shape \[4097\]; at most 4096"),
         (make_spec(jets=(257, 1)), r"'jets' has shape \[257, 1\]"),
         (make_spec(jets=(256, 65)), "an event has 16644 numbers; at most 16384"),
     ],
