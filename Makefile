@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 SOURCES := pyproject.toml constraints.txt
 
-.PHONY: quickstart test check lint types docs bench clean help
+.PHONY: quickstart test check lint types docs bench faults clean help
 
 help:  ## what can be made
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -48,6 +48,11 @@ bench: $(VENV)/.full  ## speed, side by side with peers and limits; damaged file
 	for codec in zlib lz4 zstd; do $(BIN)/python -m benchmarks.streaming --codec $$codec --json; done
 	$(BIN)/python -m benchmarks.remote --rtt-ms 50 --mb-per-s 40 --json
 	$(BIN)/python -m benchmarks.mixing
+
+faults: $(VENV)/.full  ## damaged files, bad servers, killed streams: what becomes of every event
+	$(BIN)/python -m benchmarks.mutations --json
+	$(BIN)/python -m benchmarks.faults --json
+	$(BIN)/python -m benchmarks.kills --json --points 200
 
 clean:
 	rm -rf $(VENV) .bench

@@ -41,6 +41,8 @@ class Faults:
         Decides which.
     at_most
         A range fails no more often than that, then it is answered.
+    in_all
+        No more requests fail than that; which of those at the same time do hangs on the order of threads.
     changes_after
         After so many requests the file is another one of the same length.
     dead
@@ -50,6 +52,7 @@ class Faults:
     rates: Mapping[str, float] = field(default_factory=dict)
     seed: int = 0
     at_most: int = 1_000_000
+    in_all: int | None = None
     changes_after: int | None = None
     dead: bool = False
 
@@ -182,6 +185,8 @@ class FaultServer:
             self._asked[name, stop] += 1
             self.requests += 1
             fault, chance = self.faults.choose(name, start, stop, before)
+            if fault is not None and self.faults.in_all is not None and self.met.total() >= self.faults.in_all:
+                fault = None
             if fault is not None:
                 self.met[fault] += 1
         return fault, chance

@@ -1,18 +1,22 @@
 """Threads that work for one iterator and never outlive it.
 
-Invariant: when the owner is closed, fails or is forgotten, its threads end; none is left behind, none is waited for in
-vain.
+Invariant: when the owner is closed, fails or is forgotten, its threads end, none is left behind and none is waited for
+in vain: one that waits for a far server ends when that answers or is given up, and holds up nobody until then.
 """
 
 from __future__ import annotations
 
 import os
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from typing import Protocol
 
 from mlaas4hep.errors import DataError
+
+PATIENCE_S = 1.0
+"""Threads that read from a disk or compute end sooner; longer, only a far server keeps one waiting."""
 
 
 class Stoppable(Protocol):
@@ -57,6 +61,7 @@ def _stop(shared: Stoppable, threads: list[threading.Thread], process: int) -> N
     if os.getpid() != process:  # a forked process has no such threads, and perhaps a lock that nobody will open
         return
     shared.stop()
+    end = time.monotonic() + PATIENCE_S
     for thread in threads:
         if thread is not threading.current_thread():
-            thread.join()
+            thread.join(max(end - time.monotonic(), 0.0))

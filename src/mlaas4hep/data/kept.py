@@ -212,6 +212,11 @@ class CachedFile:
             while self._open:
                 os.close(self._open.popitem()[1])
 
+    def __del__(self) -> None:
+        """A stream that is forgotten gives its files back too."""
+        while self._open:
+            os.close(self._open.popitem()[1])
+
     @contextmanager
     def _writing(self) -> Iterator[None]:
         """The one who writes, for a moment: among processes by a lock on the journal."""

@@ -165,12 +165,15 @@ def _close_all(idle: OrderedDict[int, tuple[FileEntry, Source]]) -> None:
 
 def _reopen(file: FileEntry) -> Source:
     source = file.open()
+    was = ""
     if file.tree_entries not in (None, source.num_entries):
+        was = f": has {source.num_entries} entries now, had {file.tree_entries} when it was first opened"
+    elif file.identity not in ("", source.identity) and len(file.replicas) < 2:
+        # The same number of entries, yet others: they must not be mixed.
+        was = ": is not the file any more that was first opened"
+    if was:
         source.close()
-        raise DataError(
-            f"{file.path}, tree '{file.tree}': has {source.num_entries} entries now, had {file.tree_entries} when it "
-            "was first opened; the file was changed meanwhile"
-        )
+        raise DataError(f"{file.path}, tree '{file.tree}'{was}; the file was changed meanwhile")
     return source
 
 

@@ -163,19 +163,19 @@ class Answer:
 
 
 class _Watch:
-    """Bytes that trickle are no progress."""
+    """Bytes that trickle are no progress: each pays for a moment, and none for the time before it."""
 
     def __init__(self, stall_s: float) -> None:
         self._stall_s = stall_s
-        self._since, self._had = time.monotonic(), 0
+        self._paid, self._had = time.monotonic(), 0
 
     def note(self, filled: int) -> None:
-        passed = time.monotonic() - self._since
-        if passed < self._stall_s:
-            return
-        if filled - self._had < LEAST_BYTES_A_S * passed:
-            raise Failed(f"only {filled - self._had} bytes came in {passed:.1f} s", filled=filled, slow=True)
-        self._since, self._had = time.monotonic(), filled
+        now = time.monotonic()
+        self._paid = min(now, self._paid + (filled - self._had) / LEAST_BYTES_A_S)
+        self._had = filled
+        if now - self._paid > self._stall_s:
+            told = f"for {self._stall_s:g} s, fewer than {LEAST_BYTES_A_S} bytes a second came"
+            raise Failed(told, filled=filled, slow=True)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ leaves this module has the length and the number of events that both the tree an
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -29,6 +29,10 @@ _KEY = struct.Struct(">ihiIhh")
 _COUNTS = struct.Struct(">ii")
 _COUNTS_FROM_END = 9
 _LEAST_KEY = _KEY.size + _COUNTS_FROM_END
+_MOST_BEHIND = 16
+"""Bytes an entry behind the values: an offset, in old files a displacement too."""
+_BIG_KEYS = 1000
+"""Keys of later versions have places of eight bytes, not four."""
 
 
 class Basket(NamedTuple):
@@ -106,10 +110,21 @@ class Cuts:
         return Wanted(branch, *found)
 
 
-def open_basket(branch: Branch, number: int, first: int, last: int, stored: memoryview) -> Basket:
+def open_basket(
+    branch: Branch,
+    number: int,
+    first: int,
+    last: int,
+    stored: memoryview,
+    *,
+    others: Collection[bytes] = (),
+    value_bytes: int | None = None,
+) -> Basket:
     """Check the key of a basket against its tree, and inflate it.
 
-    Nothing is allocated for a length that the tree does not bear out.
+    Nothing is allocated for a length that the tree does not bear out. A basket that bears one of the names ``others``
+    and not its branch's is not its own; any other name is one that the branch had before. ``value_bytes`` is what a
+    counter announces.
 
     Raises
     ------
@@ -123,6 +138,9 @@ def open_basket(branch: Branch, number: int, first: int, last: int, stored: memo
         raise DamageError(f"the tree announces {len(stored)} bytes, its key {length}")
     if not _LEAST_KEY <= keylen <= length:
         raise DamageError(f"its key of {keylen} bytes does not fit the {length} that are there")
+    named = _name_in(stored[:keylen])
+    if named in others and named != branch_name(branch.path):
+        raise DamageError(f"the basket that is there belongs to the branch '{named.decode(errors='replace')}'")
     entries, end = _COUNTS.unpack_from(stored, keylen - _COUNTS_FROM_END)
     if entries != last - first:
         raise DamageError(f"the tree announces {last - first} entries, its key {entries}")
@@ -132,7 +150,31 @@ def open_basket(branch: Branch, number: int, first: int, last: int, stored: memo
     if keylen + size > branch.inflated_bytes:
         raise DamageError(f"it announces {size} bytes, all baskets of its branch have {branch.inflated_bytes}")
     _check_length(branch.layout, entries, border)
+    _check_values(branch.layout, border, value_bytes)
+    if branch.layout is not None and size - border > _MOST_BEHIND * (entries + _MOST_BEHIND):
+        raise DamageError(f"{size - border} bytes behind its values are too many for {entries} entries")
     return Basket(number, first, last, inflate(stored[keylen:], size), border, keylen)
+
+
+def _check_values(layout: Layout | None, border: int, value_bytes: int | None) -> None:
+    if layout is not None and value_bytes is not None and value_bytes != border:
+        each = layout.element.itemsize
+        told = f"its counter '{layout.counter}' announces {value_bytes // each} values of {each} bytes"
+        raise DamageError(f"{told}, but {border} bytes are there")
+
+
+def branch_name(path: str) -> bytes:
+    """The name of a branch as it stands in the keys of its baskets."""
+    return path.rpartition("/")[2].encode()
+
+
+def _name_in(key: memoryview) -> bytes:
+    """The name that a key bears, behind its class; cut off where the key is too short for it."""
+    at = _KEY.size + (16 if (key[4] << 8 | key[5]) > _BIG_KEYS else 8)
+    for _ in range(2):
+        length = key[at] if at < len(key) else 0
+        begin, at = at + 1, at + 1 + length
+    return bytes(key[begin:at])
 
 
 def _check_length(layout: Layout | None, entries: int, border: int) -> None:
@@ -151,22 +193,27 @@ class BasketReader:
         Where the file is.
     tree
         Named in messages.
+    branches
+        Paths of all branches of the tree: baskets that bear another one's name are refused.
     memo_bytes
         Bound of the inflated baskets kept between reads.
     """
 
-    def __init__(self, place: Place, tree: str, *, memo_bytes: int = MEMO_BYTES) -> None:
+    def __init__(self, place: Place, tree: str, *, branches: Iterable[str] = (), memo_bytes: int = MEMO_BYTES) -> None:
         self._place = place
         self._tree = tree
+        self._names = frozenset(map(branch_name, branches))
         self._memo_bytes = memo_bytes
         self._memo: dict[tuple[str, int], Basket] = {}
         self._held = 0
 
-    def read(self, wanted: Sequence[Wanted], end: int) -> Iterator[list[Basket]]:
+    def read(
+        self, wanted: Sequence[Wanted], end: int, *, value_bytes: ValueBytes = lambda *_: None
+    ) -> Iterator[list[Basket]]:
         """Baskets, branch by branch.
 
         All bytes are read at once; a branch is inflated when its turn comes. Baskets that go beyond the entry ``end``
-        are kept for the next read.
+        are kept for the next read. ``value_bytes`` is asked when the baskets of a branch are inflated.
         """
         kept = self._memo
         stored = self._fetch(
@@ -178,7 +225,8 @@ class BasketReader:
         self._memo, self._held = {}, 0
         for branch, numbers, bounds in wanted:
             found = [
-                kept.get((branch.path, number)) or self._open(branch, number, first, last, stored)
+                kept.get((branch.path, number))
+                or self._open(branch, number, first, last, stored, value_bytes(branch, first, last))
                 for number, first, last in zip(numbers, bounds, bounds[1:], strict=False)
             ]
             if found and found[-1].last > end:
@@ -221,11 +269,14 @@ class BasketReader:
                 found[key] = view[start - origin : stop - origin]
         return found
 
-    def _open(self, branch: Branch, number: int, first: int, last: int, stored: _Stored) -> Basket:
+    def _open(
+        self, branch: Branch, number: int, first: int, last: int, stored: _Stored, value_bytes: int | None
+    ) -> Basket:
         try:
             if number >= len(branch.seeks):
                 return _embedded(branch, number, first, last)
-            return open_basket(branch, number, first, last, stored.pop((branch.path, number)))
+            found = stored.pop((branch.path, number))
+            return open_basket(branch, number, first, last, found, others=self._names, value_bytes=value_bytes)
         except DamageError as error:
             raise DataError(f"{self.where(branch, number)}: {error}") from error
 
@@ -248,6 +299,8 @@ def _embedded(branch: Branch, number: int, first: int, last: int) -> Basket:
     return Basket(number, first, last, one.data, one.border, one.keylen)
 
 
+ValueBytes = Callable[[Branch, int, int], int | None]
+"""Bytes of values that a basket of some entries must have; None where nobody knows."""
 _Key = tuple[str, int]
 _Stored = dict[_Key, memoryview]
 _Range = tuple[int, int, _Key]

@@ -13,7 +13,7 @@ from typing import Any
 
 from mlaas4hep.data.places import Place
 from mlaas4hep.data.root.blame import blamed
-from mlaas4hep.data.root.bytes import open_root
+from mlaas4hep.data.root.bytes import open_object, open_root
 from mlaas4hep.data.root.describe import describe_tree
 from mlaas4hep.data.root.layout import TTreeTable
 from mlaas4hep.data.root.ntable import RNTupleTable, describe_ntuple
@@ -81,11 +81,14 @@ class _Opening:
 
     def ttree(self, name: str) -> TTreeTable:
         """Reading table of a TTree."""
-        return TABLES.get((*self._key, "TTree", name), lambda: describe_tree(self.file[name], self._place.url, name))
+        return TABLES.get((*self._key, "TTree", name), lambda: describe_tree(self._object(name), self._place.url, name))
 
     def rntuple(self, name: str) -> RNTupleTable:
         """Reading table of an RNTuple."""
-        return TABLES.get((*self._key, "RNTuple", name), lambda: describe_ntuple(self.file[name], self._place, name))
+        return TABLES.get((*self._key, "RNTuple", name), lambda: describe_ntuple(self._object(name), self._place, name))
+
+    def _object(self, name: str) -> Any:
+        return open_object(self.file, name, self._place)
 
     def find(self, tree: str | None) -> TreeInfo:
         """The tree asked for, or the only one.

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from mlaas4hep.data.places import Place
 from mlaas4hep.data.root.blame import DamageError
+from mlaas4hep.data.root.bytes import give_envelopes
 from mlaas4hep.data.root.codecs import MAX_BYTES, inflate
 from mlaas4hep.data.root.fields import Schema, Shape, Stored
 from mlaas4hep.data.root.pagelists import PAGE, PageList, read_page_list
@@ -170,6 +171,7 @@ def describe_ntuple(ntuple: Any, place: Place, name: str) -> RNTupleTable:
         Metadata is damaged, or uses a feature of the format that is not known here.
     """
     try:
+        give_envelopes(ntuple, place)
         flags = int(ntuple.header.feature_flag) | int(ntuple.footer.feature_flag)
         if flags:
             raise DamageError(f"it uses features of the format that are not known here (flags {flags:#x})")

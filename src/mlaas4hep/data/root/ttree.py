@@ -49,7 +49,7 @@ class TTreeSource(Words):
         self.columns = table.columns
         self.clusters = table.clusters
         self._place = place
-        self._baskets = BasketReader(place, table.name)
+        self._baskets = BasketReader(place, table.name, branches=table.branches)
         self._uproot: Any = None
 
     def read(self, names: Sequence[str], entry_start: int, entry_stop: int) -> dict[str, Column]:
@@ -114,7 +114,8 @@ class TTreeSource(Words):
             columns.setdefault(self.table.plans[name].branch, []).append(name)
         branches = [self.table.branches[path] for path in self.table.paths(names)]
         found: dict[str, Column] = {}
-        for branch, baskets in zip(branches, self._baskets.read(reading.wanted(branches), stop), strict=True):
+        opened = self._baskets.read(reading.wanted(branches), stop, value_bytes=reading.value_bytes)
+        for branch, baskets in zip(branches, opened, strict=True):
             found.update(reading.columns(branch, baskets, columns.get(branch.path, ())))
         return found
 
@@ -170,6 +171,12 @@ class _Reading:
                 known = self._spans.get(layout.counter, whole)
                 self._spans[layout.counter] = min(bounds[0], known[0]), max(bounds[-1], known[1])
         return [cuts.wanted(branch, *self._spans.get(branch.path, whole)) for branch in branches]
+
+    def value_bytes(self, branch: Branch, first: int, last: int) -> int | None:
+        """Bytes of values of some entries, where the counter was read before."""
+        layout = branch.layout
+        counts = None if layout is None or layout.counter is None else self._counts.get(layout.counter)
+        return None if layout is None or counts is None else counts.total(first, last) * layout.element.itemsize
 
     def columns(self, branch: Branch, baskets: Sequence[Basket], names: Sequence[str]) -> dict[str, Column]:
         """Columns of one branch; keeps its values where it is a counter."""
