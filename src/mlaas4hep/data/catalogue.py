@@ -98,19 +98,18 @@ class Catalogue:
         DataError
             A file is not there any more.
         """
-        files = {(self.samples[one.sample].name, PurePosixPath(one.path).name, one.tree): one for one in self.files}
+        files = {(self.samples[one.sample].name, one.index): one for one in self.files}
         for one in skipped:
             if one["tree"] is None:
                 continue  # it could not be opened: if it still cannot, that was noted
-            file = files.get((one["sample"], one["file"], one["tree"]))
-            if file is None:
+            file = files.get((one["sample"], one["index"]))
+            if file is None or (PurePosixPath(file.path).name, file.tree) != (one["file"], one["tree"]):
                 raise DataError(
-                    f"{one['file']}, tree '{one['tree']}': was read when the model was trained, and is gone"
+                    f"{one['file']}, tree '{one['tree']}': was file {one['index'] + 1} of the sample '{one['sample']}' "
+                    "when the model was trained, and is not there any more"
                 )
-            bounds = {"start": one["start"], "stop": one["stop"]}
-            self.quarantine.add_range(
-                file.number, Skipped(one["sample"], file.path, one["reason"], one["tree"], **bounds)
-            )
+            where = (one["tree"], one["start"], one["stop"], one["index"])
+            self.quarantine.add_range(file.number, Skipped(one["sample"], file.path, one["reason"], *where))
 
     def corrected(self) -> Catalogue:
         """The same, with the weights of each sample scaled up for the entries of it that are in quarantine.

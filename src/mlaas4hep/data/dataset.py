@@ -125,6 +125,11 @@ class EventDataset:
         self.batch_size = batch_size
         if shuffle == "exact" and cache is None:
             raise DataError("shuffle: exact needs a cache: an order over all events needs all of them on a local disk")
+        if shuffle == "exact" and catalogue.hook is not None:
+            raise DataError(
+                f"shuffle: exact keeps rows, and none are kept behind a function of your own ({catalogue.hook.path}), "
+                "which may depend on anything; shuffle by windows, or say it in expressions"
+            )
         self._exact = shuffle == "exact"
         self.shuffle = bool(shuffle)
         self.shuffle_window = shuffle_window

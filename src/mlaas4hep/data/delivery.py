@@ -19,6 +19,7 @@ from mlaas4hep.data.cache import RowCache, part_number, rows_of
 from mlaas4hep.data.catalogue import Catalogue
 from mlaas4hep.data.entries import FileEntry
 from mlaas4hep.data.kept import Block, CachedFile
+from mlaas4hep.data.own_code import own_code
 from mlaas4hep.data.plan import Chunk
 from mlaas4hep.data.quarantine import outside
 from mlaas4hep.data.reader import Counts, EventReader
@@ -92,7 +93,7 @@ class Delivery:
 
     def kept_of(self, file: FileEntry) -> CachedFile | None:
         """What is kept of a file; None where there is no cache or no room in it."""
-        if self._cache is None:
+        if self._cache is None or self._catalogue.hook is not None:  # a function may depend on anything
             return None
         sample = self._catalogue.samples[file.sample]
         source = f"{file.identity}\n{file.tree}\n{sample.selection}\n{sample.label}"
@@ -195,6 +196,7 @@ def declaration(catalogue: Catalogue, preprocessor: Preprocessor) -> str:
     """What decides which rows come out of a file, but for the file and its sample: the name of what is kept."""
     features = preprocessor.features
     parts = [
+        own_code().encode(),
         msgspec.json.encode(msgspec.structs.replace(features, classes=(), observers=(), variations={})),
         msgspec.json.encode({name: str(one) for name, one in sorted(catalogue.types.items())}),
         msgspec.json.encode(list(catalogue.identity.columns) if catalogue.kind == "mc" else "not split"),

@@ -7,7 +7,7 @@ and entry, not by how they came into the cache. Invariant: the order is a functi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -18,7 +18,7 @@ from mlaas4hep.data.catalogue import Catalogue
 from mlaas4hep.data.delivery import Delivery
 from mlaas4hep.data.entries import FileEntry
 from mlaas4hep.data.hashing import fold, permuted
-from mlaas4hep.data.kept import CachedFile
+from mlaas4hep.data.kept import Block, CachedFile
 from mlaas4hep.data.prefetch import Prefetch
 from mlaas4hep.data.quarantine import outside
 from mlaas4hep.data.reader import Counts
@@ -73,12 +73,14 @@ class KeptRows:
             table, sides = kept.map()
             self._tables.append(table)
             self._sides.append(sides)
+            delivered = 0
             for number in parts:
-                for first, count in (block.rows_of(number) for block in kept.blocks):
+                for first, count in _runs(catalogue, file, kept, number, sides):
                     firsts.append(first)
                     counts.append(count)
                     files.append(file.number)
-            self.counts[file.number] = _counts(file, kept, parts)
+                    delivered += count
+            self.counts[file.number] = _counts(catalogue, file, kept, parts, delivered)
         sizes = np.array(counts, dtype=np.int64)
         self._ends = np.cumsum(sizes)
         self._firsts = np.array(firsts, dtype=np.int64) - (self._ends - sizes)
@@ -127,11 +129,30 @@ def wanted(catalogue: Catalogue, file: FileEntry) -> tuple[tuple[int, int], ...]
     return tuple(outside(0, file.num_entries, catalogue.quarantine.ranges(file.number)))
 
 
-def _counts(file: FileEntry, kept: CachedFile, parts: Iterable[int]) -> Counts:
-    held = sum(block.stop - block.start for block in kept.blocks)
-    delivered = sum(block.parts[one] for block in kept.blocks for one in parts)
-    asked = sum(block.entries[one] for block in kept.blocks for one in parts)
-    lost = sum(block.unlabelled[one] for block in kept.blocks for one in parts)
+def _runs(
+    catalogue: Catalogue, file: FileEntry, kept: CachedFile, part: int, sides: NDArray[np.int64]
+) -> Iterator[tuple[int, int]]:
+    """First row and number of rows of a part, by entries: of what this catalogue reads, not of all that is kept."""
+    for start, stop, block in _segments(catalogue, file, kept):
+        first, count = block.rows_of(part)
+        low, high = np.searchsorted(sides[first : first + count, 0], (start, stop)).tolist()
+        yield first + low, high - low
+
+
+def _segments(catalogue: Catalogue, file: FileEntry, kept: CachedFile) -> Iterator[tuple[int, int, Block]]:
+    for low, high in wanted(catalogue, file):
+        for start, stop, block in kept.segments(low, high):
+            if block is None:
+                raise DataError(f"{file.path}: entries {start} to {stop} are not kept")
+            yield start, stop, block
+
+
+def _counts(catalogue: Catalogue, file: FileEntry, kept: CachedFile, parts: Iterable[int], delivered: int) -> Counts:
+    held = asked = lost = 0
+    for start, stop, block in _segments(catalogue, file, kept):
+        held += stop - start
+        asked += sum(block.entries_of(one, start, stop) for one in parts)
+        lost += sum(block.unlabelled_of(one, start, stop) for one in parts)
     quarantined = file.num_entries - held
     return Counts(file.num_entries, delivered, asked - delivered - lost, held - asked, quarantined, lost)
 

@@ -138,11 +138,17 @@ class _Shared(Generic[S]):
         self._unfinished = Counter(one.first_window for one in self._chunks)
         self._unplaced: set[int] = set()
         self._failed: dict[int, BaseException] = {}
+        self._broken: BaseException | None = None
 
     def run(self) -> None:
         """Body of a thread."""
-        while (job := self._claim(wait=True)) is not None:
-            self._do(job)
+        try:
+            while (job := self._claim(wait=True)) is not None:
+                self._do(job)
+        except BaseException as error:  # such as no memory for a window: the consumer must not wait for ever
+            with self._changed:
+                self._broken = error
+                self._changed.notify_all()
 
     def stop(self) -> None:
         """Let no thread claim more, and wake all that wait."""
@@ -180,6 +186,8 @@ class _Shared(Generic[S]):
             self._changed.notify_all()
 
     def _raise_if_failed(self, number: int) -> None:
+        if self._broken is not None:
+            raise self._broken
         early = [at for at in self._failed if self._chunks[at].first_window <= number]
         if early:
             raise self._failed[min(early)]

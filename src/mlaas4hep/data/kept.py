@@ -276,19 +276,21 @@ class CachedFile:
         self._settled = words == ["settled"]
         match words:
             case ["boot", boot]:
-                self._boot = boot
+                # Blocks that were not settled by then are nobody's: later settling does not speak for them.
+                self._boot, self._doubtful = boot, []
             case ["settled"]:
                 for block in self._doubtful:
-                    insort(self._blocks, block)
+                    if not self._within(block.start, block.stop):
+                        insort(self._blocks, block)
                 self._doubtful = []
             case [start, stop, row, *counts]:
                 size = len(PARTS)
                 by_part = (tuple(counts[at : at + size]) for at in range(0, len(counts), size))
                 block = Block(start, stop, row, *by_part)
-                if self._boot == _boot():
-                    insort(self._blocks, block)
-                else:
+                if self._boot != _boot():
                     self._doubtful.append(block)
+                elif not self._within(start, stop):
+                    insort(self._blocks, block)
                 self._next_row = max(self._next_row, row + sum(block.parts))
 
     def _rows(self, first: int, count: int) -> NDArray[np.float32]:

@@ -9,22 +9,19 @@ from __future__ import annotations
 
 import hashlib
 import os
-import platform
 import re
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 from msgspec.structs import replace
 
 from mlaas4hep.data.catalogue import Catalogue
 from mlaas4hep.data.entries import FileEntry
+from mlaas4hep.data.own_code import own_code
 from mlaas4hep.data.reader import SourcePool
 from mlaas4hep.data.scan import ScanResult
 from mlaas4hep.errors import DataError
@@ -129,8 +126,7 @@ def scan_key(catalogue: Catalogue, preprocessor: Preprocessor) -> str | None:
         return None
     document = {
         "version": _VERSION,
-        "code": _code(),
-        "machine": [np.__version__, platform.machine()],
+        "code": own_code(),
         "features": _declared(catalogue.features),
         "classes": catalogue.classes,
         "told_apart_by": catalogue.identity,
@@ -173,19 +169,6 @@ def _names(group: InputGroup) -> tuple[Variable, ...]:
 def _file(file: FileEntry) -> dict[str, Any]:
     clusters = hashlib.sha256(file.clusters.astype("<i8").tobytes()).hexdigest()
     return {"sample": file.sample, "identity": file.identity, "tree": file.tree, "clusters": clusters}
-
-
-@lru_cache(maxsize=1)
-def _code() -> str:
-    """Version and text of the modules that read, compute and count: nobody has to remember to raise a number."""
-    try:
-        found = hashlib.sha256(version("mlaas4hep").encode())
-    except PackageNotFoundError:
-        found = hashlib.sha256()
-    for part in ("spec", "data"):
-        for path in sorted((_PACKAGE / part).rglob("*.py")):
-            found.update(path.relative_to(_PACKAGE).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
-    return found.hexdigest()
 
 
 def _text(result: ScanResult) -> bytes:

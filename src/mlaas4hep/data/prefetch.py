@@ -110,6 +110,8 @@ class _Shared(Generic[T, R]):
             if self._stopped or number == len(self._tasks):
                 raise StopIteration
             while number not in self._done and number not in self._failed:
+                if self._stopped:
+                    raise StopIteration
                 self._changed.wait()
             if number in self._failed:
                 raise self._failed.pop(number)

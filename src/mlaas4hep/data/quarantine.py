@@ -36,6 +36,8 @@ class Skipped:
         None where the file could not be opened.
     start, stop
         Entry range; None where it is not known how many entries there are.
+    index
+        Place of the file in its sample: names alone may be equal.
     """
 
     sample: str
@@ -44,6 +46,7 @@ class Skipped:
     tree: str | None = None
     start: int | None = None
     stop: int | None = None
+    index: int | None = None
 
     @property
     def entries(self) -> int | None:
@@ -60,7 +63,14 @@ class Skipped:
         where = {"sample": self.sample, "file": PurePosixPath(self.path).name, "tree": self.tree}
         # Reports go into bundles, which travel: without folders of this machine.
         reason = self.reason.replace(self.path, where["file"] or "")
-        return {**where, "start": self.start, "stop": self.stop, "entries": self.entries, "reason": reason}
+        return {
+            **where,
+            "index": self.index,
+            "start": self.start,
+            "stop": self.stop,
+            "entries": self.entries,
+            "reason": reason,
+        }
 
 
 @dataclass

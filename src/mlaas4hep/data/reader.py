@@ -273,7 +273,9 @@ class EventReader:
                 events = self._read_at_once(file, names, begin, end, part)
             except DataError as reason:
                 sample = self._catalogue.samples[file.sample].name
-                quarantine.add_range(file.number, Skipped(sample, file.path, str(reason), file.tree, low, high))
+                quarantine.add_range(
+                    file.number, Skipped(sample, file.path, str(reason), file.tree, low, high, file.index)
+                )
                 events = self._nothing(file, begin, end - begin)
             yield events
 

@@ -36,6 +36,8 @@ def to_yaml(config: Config) -> str:
         "missing": list(features.missing_values),
         "model": _model(config),
         "training": msgspec.to_builtins(config.training),
+        "preproc": None if config.preproc is None else _absolute(config.preproc),
+        "redirector": list(config.redirector),
         "on_error": None if str(config.on_error) == "stop" else str(config.on_error),
         "cache": None
         if config.cache is None
@@ -48,7 +50,9 @@ def to_yaml(config: Config) -> str:
 def _sample(sample: Sample) -> dict[str, Any]:
     plain: dict[str, Any] = msgspec.to_builtins(sample)
     for key in ("files", "friends"):
-        plain[key] = [_absolute(path) for path in plain[key]]
+        plain[key] = [
+            _absolute(one) if isinstance(one, str) else [_absolute(path) for path in one] for one in plain[key]
+        ]
     if sample.labels is not None:
         plain["labels"] = _given(plain["labels"])
     return _given(plain)

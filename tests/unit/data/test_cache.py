@@ -23,6 +23,7 @@ from mlaas4hep.data.rows import Rows
 from mlaas4hep.errors import DataError
 from mlaas4hep.spec.preprocess import Preprocessor
 from mlaas4hep.testing import assert_resumable, make_events, same_batch, write_events
+from mlaas4hep.train.limit import limit_events
 
 CONFIG = """
 samples:
@@ -140,6 +141,21 @@ def test_an_exact_order_stops_and_resumes_anywhere(stream: Callable[..., EventDa
         assert_resumable(lambda: exact.epoch(1), stops=range(0, 24, 5))
 
 
+def test_an_exact_order_holds_what_this_catalogue_reads_not_all_that_is_kept(
+    stream: Callable[..., EventDataset], config: Config, tmp_path: Path
+) -> None:
+    with stream() as whole:
+        whole.fill_cache()
+    catalogue = limit_events(Catalogue.open(config), 300)
+    preprocessor = Preprocessor(config.features, catalogue.types)
+    settings = {"batch_size": 32, "part": "train", "cache": Cache(str(tmp_path / "cache"))}
+    with EventDataset(catalogue, preprocessor, shuffle="exact", **settings) as some:  # type: ignore[arg-type]
+        first, second = read(some, 0), read(some, 1)
+        assert sorted(entries(first)) == sorted(entries(second))
+        with some.epoch(1) as batches:
+            assert sum(one.delivered for one in batches.counts.values()) == len(entries(second))
+
+
 def test_ranks_share_an_exact_order(stream: Callable[..., EventDataset]) -> None:
     with stream(shuffle="exact") as one:
         every = sorted(entries(read(one, 1)))
@@ -226,6 +242,13 @@ def test_what_was_written_before_the_machine_stopped_counts_only_once_settled(tm
     another_boot = kept._line(["boot", "another"])
     journal.write_bytes(another_boot + b"".join(lines[1:]))
     assert CachedFile(tmp_path / "x", 2).blocks == ()
+    journal.write_bytes(another_boot + b"".join(lines[1:]) + kept._line(["settled"]))
+    journal.write_bytes(another_boot + b"".join(lines[1:]))
+    lost = CachedFile(tmp_path / "x", 2)
+    lost.append(0, 10, rows(0, 10), (10, 0, 0), (10, 0, 0))
+    lost.settle()
+    assert [block.row for block in CachedFile(tmp_path / "x", 2).blocks] == [10], "settling speaks for its own only"
+    lost.close()
     journal.write_bytes(another_boot + b"".join(lines[1:]) + kept._line(["settled"]))
     again = CachedFile(tmp_path / "x", 2)
     assert len(again.blocks) == 1

@@ -18,6 +18,7 @@ from mlaas4hep.data.catalogue import Catalogue
 from mlaas4hep.data.hook import RecordHook
 from mlaas4hep.data.kept_statistics import StatisticsStore, scan_key, unchanged
 from mlaas4hep.data.scan import ScanResult, scan_files
+from mlaas4hep.errors import DataError
 from mlaas4hep.spec.preprocess import Preprocessor
 from mlaas4hep.testing import make_events, write_events
 from mlaas4hep.train.callbacks import Silent
@@ -166,7 +167,7 @@ def test_fewer_events_have_another_key(folder: Path) -> None:
 
 def test_other_code_has_another_key(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = key(declared(folder))
-    monkeypatch.setattr(kept_statistics, "_code", lambda: "other")
+    monkeypatch.setattr(kept_statistics, "own_code", lambda: "other")
     assert key(declared(folder)) != before
 
 
@@ -191,7 +192,8 @@ def test_what_was_read_of_a_file_that_changed_meanwhile_is_not_kept(
     assert unchanged(catalogue)
     os.utime(folder / "signal.root", ns=(1, 1))
     assert not unchanged(catalogue)
-    scanned(catalogue, preprocessor, threads=1, max_memory=None, rescan=False, progress=Told())
+    with pytest.raises(DataError, match="was changed meanwhile"):
+        scanned(catalogue, preprocessor, threads=1, max_memory=None, rescan=False, progress=Told())
     assert not (tmp_path / "cache").exists()
     (folder / "signal.root").unlink()
     assert not unchanged(catalogue)

@@ -38,6 +38,18 @@ def test_every_key_comes_back_and_paths_are_absolute(tmp_path: Path) -> None:
     assert again.training.seed == 9
 
 
+def test_replicas_redirectors_and_a_preprocessing_function_come_back(tmp_path: Path) -> None:
+    written = (
+        "samples: {a: {files: [[x.root, 'root://b//x.root'], y.root], label: signal}, b: {files: b.root}}\n"
+        "inputs: {event: [x]}\nredirector: root://r\npreproc: pre.py\non_error: skip up to 3\ncache: rows\n"
+    )
+    first = parse_config(written, folder=tmp_path)
+    again = parse_config(to_yaml(first), folder=Path("/elsewhere"))
+    assert replace(again, path=first.path) == first
+    assert again.samples["a"].files[0] == (str(tmp_path / "x.root"), "root://b//x.root")
+    assert again.preproc == str(tmp_path / "pre.py")
+
+
 def test_a_short_config_stays_short(tmp_path: Path) -> None:
     short = (
         "samples: {a: {files: a.root, label: signal}, b: {files: b.root}}\ninputs: {event: [x]}\nmodel: {file: m.py}"
