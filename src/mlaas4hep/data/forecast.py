@@ -26,6 +26,7 @@ from mlaas4hep.data.plan import STRANDS, Plan
 from mlaas4hep.data.reader import MAX_READ_BYTES, EventReader, SourcePool, reading_bytes
 from mlaas4hep.data.rows import SIDE_BYTES, writer
 from mlaas4hep.data.source import Weighed
+from mlaas4hep.data.truth import target_texts
 from mlaas4hep.errors import DataError
 from mlaas4hep.spec.preprocess import Preprocessor
 
@@ -157,7 +158,7 @@ def forecast(config: Config, *, threads: int = 2, progress: Callable[[int], None
     rate = entries / max(seconds, 1e-9) * max(min(threads, len(os.sched_getaffinity(0))), 1)
     key = scan_key(catalogue, preprocessor)
     paths = {one.path for one in catalogue.files}
-    row_bytes = 4 * preprocessor.features.width + SIDE_BYTES
+    row_bytes = 4 * _row_width(catalogue, preprocessor) + SIDE_BYTES
     return Forecast(
         files=len(paths),
         remote_files=sum(scheme_of(path) != LOCAL for path in paths),
@@ -170,7 +171,7 @@ def forecast(config: Config, *, threads: int = 2, progress: Callable[[int], None
         weighed_files=weight.weighed,
         clusters=_clusters(catalogue.files),
         order=order,
-        memory=_memory(plan, preprocessor, config, threads),
+        memory=_memory(plan, preprocessor, config, row_bytes, threads),
         cache_bytes=catalogue.num_entries * row_bytes,
         measured_entries=entries,
         measured_seconds=seconds,
@@ -227,11 +228,16 @@ def _order(plan: Plan) -> Order:
     return Order(plan.window, plan.num_windows, min(counts), int(np.median(counts)), plan.most_held)
 
 
-def _memory(plan: Plan, preprocessor: Preprocessor, config: Config, threads: int) -> Memory:
-    width, bound = preprocessor.features.width, config.training.max_memory_bytes
-    rows = 2 * min(plan.window, plan.num_entries) * (4 * width + SIDE_BYTES)
+def _row_width(catalogue: Catalogue, preprocessor: Preprocessor) -> int:
+    """Numbers a row: targets ride behind the inputs."""
+    return preprocessor.features.width + len(target_texts(catalogue, preprocessor))
+
+
+def _memory(plan: Plan, preprocessor: Preprocessor, config: Config, row_bytes: int, threads: int) -> Memory:
+    bound = config.training.max_memory_bytes
+    rows = 2 * min(plan.window, plan.num_entries) * row_bytes
     largest = max(one.num_entries for one in plan.chunks())
-    waiting = (plan.most_held + max(threads, 1) * largest) * (4 * width + SIDE_BYTES)
+    waiting = (plan.most_held + max(threads, 1) * largest) * row_bytes
     reading = max(threads, 1) * _COPIES * min(largest * _raw_bytes(preprocessor), MAX_READ_BYTES)
     most = max(threads, 1) * _COPIES * reading_bytes(bound // 4, threads=threads)
     return Memory(rows, min(waiting, max(bound - bound // 4 - rows, 0)), min(reading, most))
@@ -249,7 +255,7 @@ def _measure(catalogue: Catalogue, preprocessor: Preprocessor, reader: EventRead
     middle = (len(file.clusters) - 1) // 2
     start, stop = file.clusters[middle : middle + 2].tolist()
     stop = min(stop, start + unit)
-    width = preprocessor.features.width
+    width = _row_width(catalogue, preprocessor)
     write = writer(catalogue.num_entries * width)
 
     def read(start: int) -> None:

@@ -53,6 +53,16 @@ def test_counts_are_those_of_files_plan_and_declaration(tmp_path: Path) -> None:
     assert found.epoch_seconds > 0
 
 
+def test_targets_of_a_regression_ride_in_the_rows(tmp_path: Path) -> None:
+    config = parse_config(
+        "samples: {signal: {files: signal.root}}\ninputs: {event: [MET_pt]}\ntargets: {ht: sum(Jet_pt), n: nJet}\n",
+        folder=written(tmp_path),
+    )
+    found = forecast(config)
+    assert found.width == 1
+    assert found.cache_bytes == 1000 * (4 * 3 + SIDE_BYTES)
+
+
 @pytest.mark.parametrize("format", ["ttree", "rntuple", "parquet"])
 def test_bytes_are_those_of_the_columns_that_are_read(tmp_path: Path, format: Format) -> None:
     folder = written(tmp_path, format=format)
