@@ -120,7 +120,7 @@ class Delivery:
             kept = self.kept_of(file)
             if kept is None:
                 raise DataError(f"{file.path}: has no room in the cache; raise cache.limit, or shuffle by windows")
-            if not kept.is_whole(self._readable(file)):
+            if not kept.is_whole(self.readable(file)):
                 found.append(file)
         return tuple(found)
 
@@ -128,10 +128,11 @@ class Delivery:
         """Make what is kept as a whole survive the machine, and let other processes write."""
         for file in self._catalogue.files:
             kept = self.kept_of(file)
-            if kept is not None and kept.is_whole(self._readable(file)):
+            if kept is not None and kept.is_whole(self.readable(file)):
                 kept.settle()
 
-    def _readable(self, file: FileEntry) -> tuple[tuple[int, int], ...]:
+    def readable(self, file: FileEntry) -> tuple[tuple[int, int], ...]:
+        """Entry ranges of a file that are not in quarantine."""
         return tuple(outside(0, file.num_entries, self._catalogue.quarantine.ranges(file.number)))
 
     def keep(self, chunk: Chunk) -> None:

@@ -20,7 +20,6 @@ from mlaas4hep.data.entries import FileEntry
 from mlaas4hep.data.hashing import fold, permuted
 from mlaas4hep.data.kept import Block, CachedFile
 from mlaas4hep.data.prefetch import Prefetch
-from mlaas4hep.data.quarantine import outside
 from mlaas4hep.data.reader import Counts
 from mlaas4hep.data.rows import ENTRY, Rows
 from mlaas4hep.data.split import PARTS, Part
@@ -68,19 +67,19 @@ class KeptRows:
         self._sides: list[NDArray[np.int64]] = []
         for file in catalogue.files:
             kept = delivery.kept_of(file)
-            if kept is None or not kept.is_whole(wanted(catalogue, file)):
+            if kept is None or not kept.is_whole(delivery.readable(file)):
                 raise DataError(f"{file.path}: is not kept as a whole")
             table, sides = kept.map()
             self._tables.append(table)
             self._sides.append(sides)
             delivered = 0
             for number in parts:
-                for first, count in _runs(catalogue, file, kept, number, sides):
+                for first, count in _runs(delivery, file, kept, number, sides):
                     firsts.append(first)
                     counts.append(count)
                     files.append(file.number)
                     delivered += count
-            self.counts[file.number] = _counts(catalogue, file, kept, parts, delivered)
+            self.counts[file.number] = _counts(delivery, file, kept, parts, delivered)
         sizes = np.array(counts, dtype=np.int64)
         self._ends = np.cumsum(sizes)
         self._firsts = np.array(firsts, dtype=np.int64) - (self._ends - sizes)
@@ -124,32 +123,27 @@ class Gatherer:
         return _gather(self._tables, files, rows), _gather(self._sides, files, rows), files
 
 
-def wanted(catalogue: Catalogue, file: FileEntry) -> tuple[tuple[int, int], ...]:
-    """Entry ranges of a file that can be read."""
-    return tuple(outside(0, file.num_entries, catalogue.quarantine.ranges(file.number)))
-
-
 def _runs(
-    catalogue: Catalogue, file: FileEntry, kept: CachedFile, part: int, sides: NDArray[np.int64]
+    delivery: Delivery, file: FileEntry, kept: CachedFile, part: int, sides: NDArray[np.int64]
 ) -> Iterator[tuple[int, int]]:
     """First row and number of rows of a part, by entries: of what this catalogue reads, not of all that is kept."""
-    for start, stop, block in _segments(catalogue, file, kept):
+    for start, stop, block in _segments(delivery, file, kept):
         first, count = block.rows_of(part)
         low, high = np.searchsorted(sides[first : first + count, 0], (start, stop)).tolist()
         yield first + low, high - low
 
 
-def _segments(catalogue: Catalogue, file: FileEntry, kept: CachedFile) -> Iterator[tuple[int, int, Block]]:
-    for low, high in wanted(catalogue, file):
+def _segments(delivery: Delivery, file: FileEntry, kept: CachedFile) -> Iterator[tuple[int, int, Block]]:
+    for low, high in delivery.readable(file):
         for start, stop, block in kept.segments(low, high):
             if block is None:
                 raise DataError(f"{file.path}: entries {start} to {stop} are not kept")
             yield start, stop, block
 
 
-def _counts(catalogue: Catalogue, file: FileEntry, kept: CachedFile, parts: Iterable[int], delivered: int) -> Counts:
+def _counts(delivery: Delivery, file: FileEntry, kept: CachedFile, parts: Iterable[int], delivered: int) -> Counts:
     held = asked = lost = 0
-    for start, stop, block in _segments(catalogue, file, kept):
+    for start, stop, block in _segments(delivery, file, kept):
         held += stop - start
         asked += sum(block.entries_of(one, start, stop) for one in parts)
         lost += sum(block.unlabelled_of(one, start, stop) for one in parts)
