@@ -82,11 +82,14 @@ class Quarantine:
     policy
         How much may be.
     total
-        Entries of all files that could be opened; what percentages are of.
+        Entries of all files; what percentages are of.
+    unopened
+        Those of them in files that could not be opened, each taken for an average one of its sample.
     """
 
     policy: OnError = field(default_factory=OnError)
     total: int = 0
+    unopened: int = 0
     _records: list[Skipped] = field(default_factory=list)
     _ranges: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
@@ -94,7 +97,13 @@ class Quarantine:
     def __getstate__(self) -> dict[str, Any]:
         """A copy without the lock, which a forked process may have inherited closed; lists are copied in one step."""
         ranges = {file: list(bounds) for file, bounds in list(self._ranges.items())}
-        return {"policy": self.policy, "total": self.total, "_records": list(self._records), "_ranges": ranges}
+        return {
+            "policy": self.policy,
+            "total": self.total,
+            "unopened": self.unopened,
+            "_records": list(self._records),
+            "_ranges": ranges,
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _lock=threading.Lock())
@@ -155,7 +164,7 @@ class Quarantine:
             raise DataError(str(record))
         if policy.most is not None and len(self._records) > policy.most:
             raise DataError(f"{self._count()} cannot be read, and on_error allows {policy.most}; the last: {record}")
-        missing = sum(one.entries or 0 for one in self._records)
+        missing = self.unopened + sum(one.entries or 0 for one in self._records)
         if policy.most_percent is not None and self.total and 100 * missing > policy.most_percent * self.total:
             raise DataError(
                 f"{missing} of {self.total} entries ({100 * missing / self.total:.2g} %) cannot be read, and on_error "

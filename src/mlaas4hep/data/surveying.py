@@ -103,7 +103,8 @@ class Survey:
         self.problems.extend(line for name, line in self._other_kind.items() if name in self._asked)
         if self.problems:
             raise DataError(_joined(self.problems))
-        self._quarantine.total = sum(one.num_entries for one in self.files)
+        self._quarantine.unopened = sum(map(self._unopened, self.samples))
+        self._quarantine.total = self._quarantine.unopened + sum(one.num_entries for one in self.files)
         self._quarantine.check()
         features = self.config.features
         everywhere = {name: self.types[name] for name in self._everywhere or () if name not in self._other_kind}
@@ -118,6 +119,12 @@ class Survey:
             "quarantine": self._quarantine,
             "hook": self._hook,
         }
+
+    def _unopened(self, sample: SampleEntry) -> int:
+        """Entries of a sample's files that could not be opened, taken for average ones."""
+        sizes = [one.num_entries for one in self.files if one.sample == sample.number]
+        count = sum(one.sample == sample.name and one.tree is None for one in self._quarantine.records)
+        return round(count * sum(sizes) / len(sizes)) if sizes else 0
 
     @property
     def _split(self) -> Split:

@@ -113,6 +113,13 @@ def test_a_share_of_the_entries_may_be_allowed(folder: Path) -> None:
         batches(config_of(folder, "skip up to 5 %"))
 
 
+def test_a_file_that_cannot_be_opened_counts_as_an_average_one_of_its_sample(folder: Path) -> None:
+    (folder / "s1.root").write_bytes(b"root" + bytes(40))
+    batches(config_of(folder, "skip up to 23 %"))
+    with pytest.raises(DataError, match=r"200 of 900 entries \(22 %\) cannot be read, and on_error allows 20 %"):
+        batches(config_of(folder, "skip up to 20 %"))
+
+
 def test_weights_make_up_for_what_is_left_out(folder: Path) -> None:
     """Expected events stay what they were."""
     break_cluster(folder / "s1.root", 2)
