@@ -20,9 +20,9 @@ from mlaas4hep.data.filling import Filling
 from mlaas4hep.data.plan import STRANDS, Chunk, Plan
 from mlaas4hep.data.reader import Counts
 from mlaas4hep.data.reads import ReadColumns, ReadOfRows
-from mlaas4hep.data.rows import Rows
+from mlaas4hep.data.rows import Rows, writer
 from mlaas4hep.data.scan import scan
-from mlaas4hep.spec.padding import Assembled, write_rows
+from mlaas4hep.spec.padding import Assembled
 from mlaas4hep.testing import FORMATS, Format, assert_resumable, same_batch, supports_jagged
 
 GOLDEN_ORDER = "6849bd24c3ffe9e8c495431fa9bb7377f0c8e9167ac8be5dfd7867d336513d7f"
@@ -62,7 +62,7 @@ def streamed(plan: Plan, *, threads: int = 0, ahead: int = 0, first: int = 0) ->
         rows = Assembled(None, np.ones(size, dtype=np.bool_), [], [])
         zeros = np.zeros(size)
         entries = np.arange(chunk.start, chunk.stop)
-        yield ReadColumns(chunk.file, entries, rows, zeros.astype(np.int64), zeros, write_rows)
+        yield ReadColumns(chunk.file, entries, rows, zeros.astype(np.int64), zeros, writer(0))
 
     with Filling(
         plan, work, slots=lambda size: Rows.empty(size, 0), threads=threads, ahead=ahead, first=first

@@ -260,8 +260,8 @@ def _measure(catalogue: Catalogue, preprocessor: Preprocessor, reader: EventRead
 
     def read(start: int) -> None:
         table = np.empty((stop - start, width), dtype=np.float32)
-        for events in reader.read(file, start, stop):
-            write(events.rows, table, events.entries - start)
+        for events in reader.read(file, start, stop, as_stored=True):
+            write.table(events.rows, table, events.entries - start)
         table.copy()  # as batches are copied out of their window
 
     # Opening, and compiling the first time, are no part of an epoch; the end leaves nothing inflated for the whole.
