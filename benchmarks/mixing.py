@@ -15,6 +15,7 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
+from mlaas4hep.data.entries import Strata
 from mlaas4hep.data.plan import STRANDS, Plan
 
 CLUSTER = 50_000
@@ -31,6 +32,7 @@ class File:
     index: int
     clusters: NDArray[np.int64]
     of: int
+    strata: Strata = ()
 
 
 def files(*, apart: bool) -> tuple[File, ...]:
