@@ -8,16 +8,22 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from mlaas4hep.config import Config, parse_config
 from mlaas4hep.data.catalogue import Catalogue
 from mlaas4hep.data.dataset import EventDataset
 from mlaas4hep.data.entries import FileEntry, Strata
+from mlaas4hep.data.forecast import forecast
+from mlaas4hep.data.kept_statistics import StatisticsStore, scan_key
+from mlaas4hep.data.rows import SIDE_BYTES
 from mlaas4hep.data.scan import scan_files
 from mlaas4hep.data.strata import LARGEST_BLOCK, ClassTally, block_bounds
 from mlaas4hep.spec.preprocess import Preprocessor
 from mlaas4hep.testing import make_events, write_events
+from mlaas4hep.train.callbacks import Silent
+from mlaas4hep.train.scanned import scanned
 
 CLUSTER = 2_000
 
@@ -182,3 +188,45 @@ def test_an_order_of_other_strata_takes_no_state_of_this_one(folder: Path) -> No
 
     assert fingerprint(cut, shuffle=True) != fingerprint(catalogue, shuffle=True)
     assert fingerprint(cut, shuffle=False) == fingerprint(catalogue, shuffle=False)
+
+
+def test_strata_are_kept_with_the_statistics_and_a_forecast_knows_them(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    config = declared(folder, BY_COLUMN)
+    config = replace(config, training=replace(config.training, shuffle_window=1_000))
+    catalogue = Catalogue.open(config)
+    preprocessor = Preprocessor(config.features, catalogue.types)
+    before = forecast(config).order
+
+    def strata() -> list[Strata]:
+        told = scanned(catalogue, preprocessor, threads=0, max_memory=None, rescan=False, progress=Silent())[0]
+        return [one.strata for one in told.files]
+
+    fresh, kept = strata(), strata()
+    key = scan_key(catalogue, preprocessor)
+    assert key is not None
+    assert StatisticsStore.of_user().holds(key)
+    assert fresh == kept == [((0, 1), (2_300, 0))]
+    assert forecast(config).order != before
+
+
+def test_memory_is_bounded_however_many_strata_there_are(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of twelve strands may have begun a chunk whose other rows wait."""
+    monkeypatch.setattr("mlaas4hep.data.dataset._LEAST_CHUNK", 8)
+    config = declared(folder, BY_COLUMN)
+    catalogue = Catalogue.open(config)
+    cut = catalogue.stratified([tuple((500 * number, number) for number in range(12))])
+    preprocessor = Preprocessor(config.features, catalogue.types)
+    row, window, threads = 4 + SIDE_BYTES, 1_000, 2
+    for waiting in (400, 1_400, 14_000):
+        memory = (2 * window + waiting) * row * 4 // 3 + 1
+        with EventDataset(
+            cut, preprocessor, shuffle=True, shuffle_window=window, threads=threads, max_memory=memory
+        ) as dataset:
+            for epoch in range(4):
+                plan = dataset.plan(epoch)
+                largest = max(chunk.num_entries for chunk in plan.chunks())
+                assert plan.num_strands == 12
+                assert plan.most_held + threads * largest <= waiting
