@@ -212,21 +212,27 @@ def test_strata_are_kept_with_the_statistics_and_a_forecast_knows_them(
     assert forecast(config).order != before
 
 
-def test_memory_is_bounded_however_many_strata_there_are(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each of twelve strands may have begun a chunk whose other rows wait."""
-    monkeypatch.setattr("mlaas4hep.data.dataset._LEAST_CHUNK", 8)
+APART = [(tuple((500 * number, number) for number in range(12)), 12)]
+"""Twelve strands, each of which may have begun a chunk whose other rows wait."""
+CUT = [(tuple((500 * at + (100 + 37 * at % 300) * part, part) for at in range(12) for part in (0, 1)), 5)]
+"""Every cluster in two strata, so that a part of it may be read early."""
+
+
+@pytest.mark.parametrize(("strata", "strands"), APART + CUT)
+@pytest.mark.parametrize("waiting", [100, 400, 700, 1_400, 14_000])
+def test_memory_is_bounded_however_many_strata_there_are(
+    folder: Path, strata: Strata, strands: int, waiting: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mlaas4hep.data.dataset._LEAST_CHUNK", 1)
     config = declared(folder, BY_COLUMN)
     catalogue = Catalogue.open(config)
-    cut = catalogue.stratified([tuple((500 * number, number) for number in range(12))])
     preprocessor = Preprocessor(config.features, catalogue.types)
-    row, window, threads = 4 + SIDE_BYTES, 1_000, 2
-    for waiting in (400, 1_400, 14_000):
-        memory = (2 * window + waiting) * row * 4 // 3 + 1
-        with EventDataset(
-            cut, preprocessor, shuffle=True, shuffle_window=window, threads=threads, max_memory=memory
-        ) as dataset:
-            for epoch in range(4):
-                plan = dataset.plan(epoch)
-                largest = max(chunk.num_entries for chunk in plan.chunks())
-                assert plan.num_strands == 12
-                assert plan.most_held + threads * largest <= waiting
+    row, window, threads = 4 + SIDE_BYTES, 200, 2
+    memory = (2 * window + waiting) * row * 4 // 3 + 1
+    settings = {"shuffle": True, "shuffle_window": window, "threads": threads, "max_memory": memory}
+    with EventDataset(catalogue.stratified([strata]), preprocessor, **settings) as dataset:  # type: ignore[arg-type]
+        for epoch in range(8):
+            plan = dataset.plan(epoch)
+            largest = max(chunk.num_entries for chunk in plan.chunks())
+            assert plan.num_strands == strands
+            assert plan.most_held + threads * largest <= waiting
