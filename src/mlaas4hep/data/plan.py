@@ -241,8 +241,9 @@ class Plan:
     def _strata(self, numbers: list[int]) -> Iterator[Units]:
         """Permuted clusters of a sample, apart by what they hold."""
         units = self._units(numbers)
-        keys = [self._cluster_keys(number, units.start[units.file == number]) for number in numbers]
-        strata = [strata_at(self.files[number].strata, units.start[units.file == number]) for number in numbers]
+        starts = np.split(units.start, np.searchsorted(units.file, numbers[1:]))
+        keys = [self._cluster_keys(number, own) for number, own in zip(numbers, starts, strict=True)]
+        strata = [strata_at(self.files[number].strata, own) for number, own in zip(numbers, starts, strict=True)]
         order = np.argsort(np.concatenate(keys), kind="stable")
         of = np.concatenate(strata)[order]
         for stratum in np.unique(of):
