@@ -42,6 +42,7 @@ class File:
     """One file of clusters of 7 entries."""
 
     sample = index = 0
+    strata = ()
 
     def __init__(self, size: int) -> None:
         self.clusters = np.unique([*range(0, size, 7), size])
