@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from mlaas4hep.data.filling import Filling
 from mlaas4hep.data.prefetch import Prefetch
 from mlaas4hep.data.reader import Counts
-from mlaas4hep.data.rows import Rows, S, Window, split_table, targets_in
+from mlaas4hep.data.rows import Rows, S, Window, cuts_of
 from mlaas4hep.errors import DataError
 from mlaas4hep.spec.features import FeatureSpec
 
@@ -67,12 +67,14 @@ class Batch:
 def rows_to_batch(features: FeatureSpec, targets: int) -> Callable[[list[Rows]], Batch]:
     """What joins rows, with so many targets of a regression beside the inputs, to a batch."""
 
+    groups, learned = cuts_of(features, targets=targets)
+
     def join(parts: list[Rows]) -> Batch:
         rows = Rows.concat(parts)
-        inputs = split_table(rows.table, features, targets=targets)
-        learned = targets_in(rows.table, features, targets)
-        table = None if targets else rows.table
-        return Batch(inputs, rows.labels, rows.weights, rows.entries, learned, table)
+        inputs = {name: cut.of(rows.table) for name, cut in groups.items()}
+        if targets:
+            return Batch(inputs, rows.labels, rows.weights, rows.entries, learned.of(rows.table))
+        return Batch(inputs, rows.labels, rows.weights, rows.entries, table=rows.table)
 
     return join
 

@@ -12,7 +12,7 @@ import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -27,6 +27,7 @@ from mlaas4hep.data.plan import EARLY, Plan
 from mlaas4hep.data.prefetch import Prefetch
 from mlaas4hep.data.ragged import RaggedBatch, RaggedSlots, ReadRagged, to_ragged_batch
 from mlaas4hep.data.reader import MAX_READ_BYTES, Counts, EventReader, reading_bytes
+from mlaas4hep.data.recycled import forget
 from mlaas4hep.data.rows import SIDE_BYTES, Rows, S, pays_compiling, permuter, writer
 from mlaas4hep.data.split import Part
 from mlaas4hep.data.truth import target_texts
@@ -274,11 +275,12 @@ class EventDataset:
         return digest.hexdigest()
 
     def close(self) -> None:
-        """Close the files that are kept open between epochs."""
+        """Close the files that are kept open between epochs, and give back memory."""
         self._reader.close()
         if self._cache is not None:
             self._delivery.settle()
             self._cache.close()
+        forget()
 
     def __enter__(self) -> Self:
         return self
@@ -334,9 +336,8 @@ class EventDataset:
         delivery, width = self._in_this_process(), self._width
         if self._exact and epoch > 0:
             return self._exactly(epoch, place[1], counts)
-        return self._windowed(
-            epoch, place, lambda chunk: delivery.read(chunk, counts), lambda size: Rows.empty(size, width)
-        )
+        slots = partial(Rows.empty, width=width, lasting=False)
+        return self._windowed(epoch, place, lambda chunk: delivery.read(chunk, counts), slots)
 
     def _begin_ragged(self, epoch: int, place: Place, counts: dict[int, Counts]) -> Order:
         delivery = self._in_this_process()

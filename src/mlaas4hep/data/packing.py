@@ -60,6 +60,18 @@ def _put(context: Any, address: Any, value: Any) -> Any:
 
 
 @intrinsic  # type: ignore[untyped-decorator]
+def _copy(context: Any, target: Any, source: Any, count: Any) -> Any:
+    """Copy bytes from an address to another."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        target, source = (builder.inttoptr(one, ir.IntType(8).as_pointer()) for one in arguments[:2])
+        cgutils.raw_memcpy(builder, target, source, arguments[2], 1)
+        return context.get_dummy_value()
+
+    return types.void(types.uint64, types.uint64, types.uint64), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
 def _soon(context: Any, address: Any) -> Any:
     """Have the processor fetch what is at an address, whatever that is: it never faults."""
 
@@ -162,20 +174,11 @@ def _copy_values(begin, end, at, code, out):  # type: ignore[no-untyped-def]  # 
 
 @numba.njit(nogil=True, cache=True, inline="always")
 def _copy_lists(begin, end, offsets, order, code, length, step, out):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """The first values of the lists of a run, and NaN behind the last one."""
-    missing = np.float32(np.nan)
-    at, last = np.int64(_ulong(offsets)), np.int64(_ulong(offsets + _8))
-    for _ in range(length):
-        if at < last:
-            place = np.int64(_ulong(order + np.uint64(at) * _8)) if order != 0 else at
-            _copy_values(begin, end, place, code, out)
-        else:
-            column, into = begin, out
-            while column < end:
-                _put(into, missing)
-                column += _8
-                into += _4
-        at += 1
+    """The first values of the lists of a run."""
+    first, last = np.int64(_ulong(offsets)), np.int64(_ulong(offsets + _8))
+    for at in range(first, min(last, first + length)):
+        place = np.int64(_ulong(order + np.uint64(at) * _8)) if order != 0 else at
+        _copy_values(begin, end, place, code, out)
         out += step
 
 
@@ -199,8 +202,10 @@ def _fetch(runs, columns, offsets, low, high):  # type: ignore[no-untyped-def]  
 
 
 @numba.njit(nogil=True, cache=True)
-def _fill(runs, columns, offsets, orders, slots, table, row_bytes):  # type: ignore[no-untyped-def]  # pragma: no cover
+def _fill(runs, columns, offsets, orders, missing, slots, table, row_bytes):  # type: ignore[no-untyped-def]  # pragma: no cover
     rows = len(slots)
+    empty, flat_bytes = np.uint64(4 * len(missing)), row_bytes - np.uint64(4 * len(missing))
+    nothing = np.uint64(missing.ctypes.data)
     for row in range(rows):
         if row % _AHEAD == 0 and row + _AHEAD < rows:
             _fetch(runs, columns, offsets, row + _AHEAD, min(row + 2 * _AHEAD, rows))
@@ -208,6 +213,7 @@ def _fill(runs, columns, offsets, orders, slots, table, row_bytes):  # type: ign
             continue
         into = table + np.uint64(slots[row]) * row_bytes
         by_8 = np.uint64(row) * _8
+        _copy(into + flat_bytes, nothing, empty)
         for one in range(len(runs)):
             begin = columns + np.uint64(runs[one, _BEGIN]) * _8
             end = columns + np.uint64(runs[one, _END]) * _8
@@ -250,6 +256,7 @@ def write_rows(rows: Assembled, table: NDArray[np.float32], slots: NDArray[np.in
         np.uint64(address(columns)),
         np.array([address(one) for one in offsets], dtype=np.uint64),
         np.array([0 if one is None else address(one) for one in orders], dtype=np.uint64),
+        np.full(rows.width - len(flats), np.nan, dtype=np.float32),
         wanted,
         np.uint64(address(table)),
         np.uint64(4 * rows.width),

@@ -1,4 +1,4 @@
-"""Memory for bytes on their way from a file into rows, used again by the thread that asked for it.
+"""Memory for bytes on their way from a file into rows, and for the rows of windows, used again and again.
 
 Fresh memory costs as much as what is put there: the system clears each page before it gives it out, and takes it back
 when it is freed. Invariant: memory is given out again only after everything that was made of it is gone.
@@ -6,78 +6,135 @@ when it is freed. Invariant: memory is given out again only after everything tha
 
 from __future__ import annotations
 
+import os
 import threading
 import weakref
-from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
 _SLAB_BYTES = 8 * 2**20
 _LARGEST = _SLAB_BYTES // 2
-_MOST_SLABS = 16
-"""Kept by a thread; what it needs beyond that is given back to the system."""
 _LINE = 64
+_MOST_KEPT = 192 * 2**20
+"""Bytes kept for later; what is needed beyond that goes back to the system."""
 
 
 def recycled(size: int) -> memoryview:
     """Bytes to be written to: of some memory used before, or new where none is free.
 
     What is made of them (slices, arrays that share them) keeps them. To be held for long is what `numpy.empty` is for:
-    one small part keeps 8 MB.
+    a small piece keeps 8 MB.
     """
     if size > _LARGEST:
-        return np.empty(size, np.uint8).data
-    return _shelf.take(size)
+        return _store.piece(size)
+    taker = _thread.taker
+    if not taker.current.has_room(size):
+        _store.give_slab(taker)
+    return taker.current.take(size)
 
 
-class _Slab:
+def forget() -> None:
+    """Give memory that nobody uses back to the system."""
+    _store.forget()
+
+
+class _Block:
     """A block of memory that is given out piece by piece."""
 
-    def __init__(self) -> None:
-        self._memory = np.empty(_SLAB_BYTES, np.uint8)
+    def __init__(self, size: int) -> None:
+        self.memory = np.empty(size, np.uint8)
+        self.owner: weakref.ref[_Taker] | None = None
+        """Who takes pieces of it: one thread, until that ends or turns to another block."""
         self._taken = 0
         self._used: list[weakref.ref[NDArray[np.uint8]]] = []
 
     def is_free(self) -> bool:
-        """Whether nothing that was given out is left."""
-        return all(one() is None for one in self._used)
+        """Whether no thread takes pieces of it and nothing that was given out is left."""
+        owner = None if self.owner is None else self.owner()
+        return (owner is None or owner.current is not self) and all(one() is None for one in self._used)
 
     def clear(self) -> None:
         """Begin again."""
         self._taken = 0
         self._used.clear()
 
-    def take(self, size: int) -> memoryview | None:
-        """A piece, None where there is not enough left."""
-        if self._taken + size > _SLAB_BYTES:
-            return None
-        piece = self._memory[self._taken : self._taken + size]
+    def has_room(self, size: int) -> bool:
+        """Whether a piece of that size is left."""
+        return self._taken + size <= len(self.memory)
+
+    def take(self, size: int) -> memoryview:
+        """A piece that begins on a cache line of its own."""
+        piece = self.memory[self._taken : self._taken + size]
         self._taken += -(-size // _LINE) * _LINE
         # Slices of a memoryview and arrays made of it hold the array it was made of: this one.
         self._used.append(weakref.ref(piece))
         return piece.data
 
 
-class _Shelf(threading.local):
-    """Slabs of a thread."""
+class _Taker:
+    """A thread, and the block that it takes small pieces of."""
 
     def __init__(self) -> None:
-        self._slabs: list[_Slab] = []
-        self._current = _Slab()
+        self.current = _Block(0)
 
-    def take(self, size: int) -> memoryview:
-        found = self._current.take(size)
-        while found is None:
-            self._current = next(self._free(), None) or _Slab()
-            self._current.clear()
-            if self._current not in self._slabs and len(self._slabs) < _MOST_SLABS:
-                self._slabs.append(self._current)
-            found = self._current.take(size)
+
+class _Store:
+    """Blocks of all threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._blocks: list[_Block] = []
+
+    def piece(self, size: int) -> memoryview:
+        """A block as a whole."""
+        with self._lock:
+            return self._free(size, size + size // 8).take(size)
+
+    def give_slab(self, taker: _Taker) -> None:
+        """A block for the small pieces of a thread."""
+        with self._lock:
+            taker.current = self._free(_SLAB_BYTES, _SLAB_BYTES)
+            taker.current.owner = weakref.ref(taker)
+
+    def forget(self) -> None:
+        with self._lock:
+            self._drop_free()
+
+    def _free(self, least: int, most: int) -> _Block:
+        for one in self._blocks:
+            if least <= len(one.memory) <= most and one.is_free():
+                one.clear()
+                return one
+        found = _Block(least)
+        if self._held() + least > _MOST_KEPT:
+            self._drop_free()
+        if self._held() + least <= _MOST_KEPT:
+            self._blocks.append(found)
         return found
 
-    def _free(self) -> Iterator[_Slab]:
-        return (one for one in self._slabs if one.is_free())
+    def _drop_free(self) -> None:
+        self._blocks = [one for one in self._blocks if not one.is_free()]
+
+    def _held(self) -> int:
+        return sum(len(one.memory) for one in self._blocks)
 
 
-_shelf = _Shelf()
+class _Thread(threading.local):
+    """What each thread has of its own."""
+
+    def __init__(self) -> None:
+        self.taker = _Taker()
+
+
+_store = _Store()
+_thread = _Thread()
+
+
+def _begin_again() -> None:
+    """In a forked process: the lock may have been held, and nobody is left to open it."""
+    global _store, _thread
+    _store, _thread = _Store(), _Thread()
+
+
+os.register_at_fork(after_in_child=_begin_again)

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlaas4hep.data.hashing import permuted
+from mlaas4hep.data.recycled import recycled
 from mlaas4hep.spec import padding
 from mlaas4hep.spec.features import FeatureSpec
 from mlaas4hep.spec.padding import Assembled
@@ -70,10 +71,14 @@ class Rows:
     entries: NDArray[Any]
 
     @classmethod
-    def empty(cls, size: int, width: int) -> Rows:
-        """Rows to be written to."""
+    def empty(cls, size: int, width: int, *, lasting: bool = True) -> Rows:
+        """Rows to be written to; those that are not ``lasting`` may lie in memory that was used before."""
+        if lasting:
+            table = np.empty((size, width), dtype=np.float32)
+        else:
+            table = np.frombuffer(recycled(4 * size * width), np.float32).reshape(size, width)
         return cls(
-            np.empty((size, width), dtype=np.float32),
+            table,
             np.empty(size, dtype=np.int64),
             np.empty(size, dtype=np.float64),
             np.empty(size, dtype=ENTRY),
@@ -188,27 +193,33 @@ class Window(Generic[S]):
         return self.rows.take(self._order[start:stop])
 
 
-def split_table(table: Any, features: FeatureSpec, *, targets: int = 0) -> dict[str, Any]:
-    """The groups of a table of rows (of numpy, or a tensor of torch), as views of it: [n, F] or [n, K, F].
+@dataclass(frozen=True)
+class Cut:
+    """A group of inputs as columns of a table of rows: [n, stop - start], or [n, K, F] where there is a ``shape``."""
+
+    start: int
+    stop: int
+    shape: tuple[int, ...]
+
+    def of(self, table: Any) -> Any:
+        """The group in a table (of numpy, or a tensor of torch), as a view of it."""
+        part = table[:, self.start : self.stop]
+        return part.reshape(len(table), *self.shape) if self.shape else part
+
+
+def cuts_of(features: FeatureSpec, *, targets: int = 0) -> tuple[dict[str, Cut], Cut]:
+    """Where the groups stand in a row, and the targets.
 
     So many ``targets`` stand behind the variables of ``event``, or first where that group is not there.
     """
-    inputs: dict[str, Any] = {}
-    at = 0
+    first = sum(group.width for group in features.inputs if group.length is None)
+    found, at = {}, 0
     for group in features.inputs:
         start = at if group.length is None else at + targets
-        part = table[:, start : start + group.width]
+        shape = () if group.length is None else (group.length, len(group.variables))
+        found[group.name] = Cut(start, start + group.width, shape)
         at += group.width
-        if group.length is not None:
-            part = part.reshape(len(table), group.length, len(group.variables))
-        inputs[group.name] = part
-    return inputs
-
-
-def targets_in(table: NDArray[np.float32], features: FeatureSpec, targets: int) -> NDArray[np.float32] | None:
-    """The targets [n, T] of a table of rows, as a view of it; None where there are none."""
-    start = sum(group.width for group in features.inputs if group.length is None)
-    return table[:, start : start + targets] if targets else None
+    return found, Cut(first, first + targets, ())
 
 
 def pays_compiling(values: int) -> bool:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlaas4hep.data.batches import Batch
-from mlaas4hep.data.rows import split_table
+from mlaas4hep.data.rows import cuts_of
 from mlaas4hep.spec.features import FeatureSpec
 from mlaas4hep.spec.scaling import Scaler
 
@@ -33,6 +33,7 @@ class Fields:
 
     def __init__(self, features: FeatureSpec, *, scaler: Scaler | None = None, masks: bool = False) -> None:
         self._features = features
+        self._cuts, _ = cuts_of(features)
         self._scaler = scaler
         self._masked = tuple(one.name for one in features.inputs if one.length is not None) if masks else ()
 
@@ -60,7 +61,7 @@ class Fields:
 
     def split(self, table: Any) -> dict[str, Any]:
         """Input groups by name, as views of a table of numpy or torch."""
-        return split_table(table, self._features)
+        return {name: cut.of(table) for name, cut in self._cuts.items()}
 
     def masks(self, batch: Batch) -> dict[str, NDArray[np.bool_]]:
         """Masks by name, those that are asked for: bool [n, K]."""
