@@ -147,6 +147,8 @@ class EventDataset:
         self._kept_in = cache
         self._factors = class_factors(catalogue.classes, preprocessor.features, weights, statistics)
         self._open()
+        if self._exact:
+            self._delivery.require_room(statistics)
 
     def _open(self) -> None:
         """All that belongs to one process: sizes, open files, locks."""
@@ -155,7 +157,7 @@ class EventDataset:
         self._chunk_entries = self._chunk_asked or self._most_read(max_memory, STRANDS if self.shuffle else 1)
         self._ahead = self._read_ahead(max_memory)
         self._reader = EventReader(self.catalogue, self.preprocessor, max_read_bytes=self._read_bytes(max_memory))
-        self._cache = None if cache is None else open_cache(cache, self.catalogue, self.preprocessor, self._width)
+        self._cache = open_cache(cache, self.catalogue, self.preprocessor, self._width, required=self._exact)
         self._delivery = Delivery(
             self.catalogue,
             self._reader,
@@ -203,8 +205,8 @@ class EventDataset:
 
     @property
     def not_cached(self) -> tuple[str, ...]:
-        """Files that had no room in the cache so far."""
-        return () if self._cache is None else tuple(self._cache.too_large)
+        """Files of which some rows had no room in the cache so far."""
+        return () if self._cache is None else self._cache.not_kept
 
     @property
     def lacks_rows(self) -> bool:

@@ -7,7 +7,7 @@ and entry, not by how they came into the cache. Invariant: the order is a functi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -18,7 +18,8 @@ from mlaas4hep.data.catalogue import Catalogue
 from mlaas4hep.data.delivery import Delivery
 from mlaas4hep.data.entries import FileEntry
 from mlaas4hep.data.hashing import fold, permuted
-from mlaas4hep.data.kept import Block, CachedFile
+from mlaas4hep.data.journal import Block
+from mlaas4hep.data.kept import CachedFile
 from mlaas4hep.data.prefetch import Prefetch
 from mlaas4hep.data.reader import Counts
 from mlaas4hep.data.rows import ENTRY, Rows
@@ -67,19 +68,18 @@ class KeptRows:
         self._sides: list[NDArray[np.int64]] = []
         for file in catalogue.files:
             kept = delivery.kept_of(file)
-            if kept is None or not kept.is_whole(delivery.readable(file)):
-                raise DataError(f"{file.path}: is not kept as a whole")
-            table, sides = kept.map()
+            if kept is None:
+                raise DataError(f"{file.path}: is not kept")
+            segments = _segments(delivery, file, kept)
+            table, sides = kept.map([block for _, _, block in segments])
             self._tables.append(table)
             self._sides.append(sides)
-            delivered = 0
             for number in parts:
-                for first, count in _runs(delivery, file, kept, number, sides):
+                for first, count in _runs(segments, number, sides):
                     firsts.append(first)
                     counts.append(count)
                     files.append(file.number)
-                    delivered += count
-            self.counts[file.number] = _counts(delivery, file, kept, parts, delivered)
+            self.counts[file.number] = _counts(file, kept, segments, None if part is None else parts[0])
         sizes = np.array(counts, dtype=np.int64)
         self._ends = np.cumsum(sizes)
         self._firsts = np.array(firsts, dtype=np.int64) - (self._ends - sizes)
@@ -123,32 +123,31 @@ class Gatherer:
         return _gather(self._tables, files, rows), _gather(self._sides, files, rows), files
 
 
-def _runs(
-    delivery: Delivery, file: FileEntry, kept: CachedFile, part: int, sides: NDArray[np.int64]
-) -> Iterator[tuple[int, int]]:
+Segment = tuple[int, int, Block]
+
+
+def _segments(delivery: Delivery, file: FileEntry, kept: CachedFile) -> list[Segment]:
+    found = []
+    for low, high in delivery.readable(file):
+        for start, stop, block in kept.segments(low, high):
+            if block is None:
+                raise DataError(f"{file.path}: entries {start} to {stop} are not kept")
+            found.append((start, stop, block))
+    return found
+
+
+def _runs(segments: Sequence[Segment], part: int, sides: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
     """First row and number of rows of a part, by entries: of what this catalogue reads, not of all that is kept."""
-    for start, stop, block in _segments(delivery, file, kept):
+    for start, stop, block in segments:
         first, count = block.rows_of(part)
         low, high = np.searchsorted(sides[first : first + count, 0], (start, stop)).tolist()
         yield first + low, high - low
 
 
-def _segments(delivery: Delivery, file: FileEntry, kept: CachedFile) -> Iterator[tuple[int, int, Block]]:
-    for low, high in delivery.readable(file):
-        for start, stop, block in kept.segments(low, high):
-            if block is None:
-                raise DataError(f"{file.path}: entries {start} to {stop} are not kept")
-            yield start, stop, block
-
-
-def _counts(delivery: Delivery, file: FileEntry, kept: CachedFile, parts: Iterable[int], delivered: int) -> Counts:
-    held = asked = lost = 0
-    for start, stop, block in _segments(delivery, file, kept):
-        held += stop - start
-        asked += sum(block.entries_of(one, start, stop) for one in parts)
-        lost += sum(block.unlabelled_of(one, start, stop) for one in parts)
-    quarantined = file.num_entries - held
-    return Counts(file.num_entries, delivered, asked - delivered - lost, held - asked, quarantined, lost)
+def _counts(file: FileEntry, kept: CachedFile, segments: Sequence[Segment], part: int | None) -> Counts:
+    found = sum((Counts.of(kept.fates(block, start, stop), part) for start, stop, block in segments), Counts())
+    missing = file.num_entries - found.read
+    return found + Counts(missing, quarantined=missing)
 
 
 def _gather(tables: Sequence[NDArray[N]], files: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[N]:
