@@ -86,8 +86,8 @@ class EventDataset:
     Raises
     ------
     DataError
-        A number out of range; a window that does not fit ``max_memory``, with the largest that does; a part or training
-        weights of a catalogue of kind ``data``.
+        A number out of range; a cache that cannot be written, or is too small for an exact order; a window that does
+        not fit ``max_memory``, with the largest that does; a part or training weights of a catalogue of kind ``data``.
     """
 
     def __init__(
@@ -358,7 +358,9 @@ class EventDataset:
         counts.update(rows.counts)
         compiled = pays_compiling(len(rows) * self._width)
         order = ExactOrder(rows, seed=self.seed, epoch=epoch, rank=self.rank, ranks=self.ranks, compiled=compiled)
-        return Gathered(order.read(first, self.batch_size, weigh=self._delivery.weigh, threads=self.threads), first)
+        memory = None if self.max_memory is None else _for_rows(self.max_memory)
+        settings: dict[str, Any] = {"threads": self.threads, "max_memory": memory}
+        return Gathered(order.read(first, self.batch_size, weigh=self._delivery.weigh, **settings), first)
 
     def fill_cache(self, progress: Callable[[int], None] | None = None) -> None:
         """Read what the cache lacks: an order over all rows needs all of them. At once where nothing is missing.

@@ -29,6 +29,8 @@ from mlaas4hep.errors import DataError
 _TAG = 0x65786163
 # Rows gathered at once by a thread: enough that Python's part does not show.
 GATHERED = 16_384
+# A row while it is gathered, beside its values, which may be there twice: its number, place, file, sides and weight.
+_BESIDE_BYTES = 128
 
 N = TypeVar("N", np.uint32, np.int64)
 Gather = Callable[[int, int, int, int], tuple[NDArray[np.uint32], NDArray[np.int64], NDArray[np.int64]]]
@@ -87,6 +89,11 @@ class KeptRows:
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
+
+    @property
+    def width(self) -> int:
+        """Numbers a row."""
+        return int(self._tables[0].shape[1])
 
     def gatherer(self, *, compiled: bool) -> Gather:
         """What gathers them; both kinds give the same bits."""
@@ -180,13 +187,16 @@ class ExactOrder:
         self, rows: KeptRows, *, seed: int, epoch: int, rank: int = 0, ranks: int = 1, compiled: bool = False
     ) -> None:
         self._gather = rows.gatherer(compiled=compiled)
+        self._row_bytes = 8 * rows.width + _BESIDE_BYTES
         self._key = fold(_TAG, seed, epoch)
         self._rank, self._ranks = rank, ranks
         self.num_rows = len(range(rank, len(rows), ranks))
 
-    def stretches(self, first: int, batch_size: int) -> tuple[Stretch, ...]:
-        """The order from a row on, in stretches of whole batches."""
+    def stretches(self, first: int, batch_size: int, most: int | None = None) -> tuple[Stretch, ...]:
+        """The order from a row on, in stretches of whole batches, or of ``most`` rows where those are longer."""
         size = max(GATHERED // batch_size, 1) * batch_size
+        if most is not None and size > most:
+            size = max(most // batch_size * batch_size, min(most, batch_size))
         return tuple(Stretch(at, min(size, self.num_rows - at)) for at in range(first, self.num_rows, size))
 
     def gather(self, stretch: Stretch) -> Rows:
@@ -198,9 +208,22 @@ class ExactOrder:
         return Rows(table.view(np.float32), sides[:, 2].copy(), sides[:, 1].copy().view(np.float64), entries)
 
     def read(
-        self, first: int, batch_size: int, *, weigh: Callable[[Rows], Rows], threads: int
+        self,
+        first: int,
+        batch_size: int,
+        *,
+        weigh: Callable[[Rows], Rows],
+        threads: int,
+        max_memory: int | None = None,
     ) -> Prefetch[Stretch, Rows]:
-        """Stretches from a row on, gathered ahead and weighed."""
-        stretches = self.stretches(first, batch_size)
+        """Stretches from a row on, gathered ahead and weighed.
+
+        Parameters
+        ----------
+        max_memory
+            Bytes that all stretches together may take: one that is handed out, one a thread, one that waits.
+        """
+        most = None if max_memory is None else max(max_memory // ((threads + 2) * self._row_bytes), 1)
+        stretches = self.stretches(first, batch_size, most)
         ahead = (threads + 1) * (stretches[0].num_entries if stretches else 1)
         return Prefetch(lambda one: weigh(self.gather(one)), stretches, threads=threads, ahead=ahead)
