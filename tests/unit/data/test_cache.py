@@ -133,7 +133,9 @@ def test_an_exact_order_does_not_hang_on_how_the_cache_was_filled(
     stream: Callable[..., EventDataset], tmp_path: Path
 ) -> None:
     found = []
-    for number, settings in enumerate([{}, {"threads": 0, "chunk_entries": 13}, {"threads": 4, "batch_size": 7}]):
+    least = {"max_memory": 40_000, "batch_size": 64}  # less than a batch is gathered at once
+    others = ({"threads": 0, "chunk_entries": 13}, {"threads": 4, "batch_size": 7}, least)
+    for number, settings in enumerate(({}, *others)):
         with stream(folder=f"cache{number}", shuffle="exact", **settings) as exact:
             found.append(read(exact, 2))  # fills first
     rows = [np.concatenate([batch.inputs["jets"] for batch in one]).tobytes() for one in found]
