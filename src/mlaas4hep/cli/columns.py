@@ -37,7 +37,7 @@ def show_columns(
     import msgspec
 
     from mlaas4hep.cli.progress import Bars
-    from mlaas4hep.data.dataset import default_threads
+    from mlaas4hep.data.pace import default_threads
 
     if output is not None and output.suffix not in _ENDINGS:
         raise click.UsageError(f"-o {output}: must end in {' or '.join(_ENDINGS)}")

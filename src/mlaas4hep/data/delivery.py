@@ -25,7 +25,7 @@ from mlaas4hep.data.plan import Chunk
 from mlaas4hep.data.quarantine import outside
 from mlaas4hep.data.reader import Counts, EventReader
 from mlaas4hep.data.reads import ReadColumns, ReadOfRows, ReadRows
-from mlaas4hep.data.rows import Rows, Write
+from mlaas4hep.data.rows import Rows, Writer
 from mlaas4hep.data.split import PARTS, Part
 from mlaas4hep.spec.preprocess import Preprocessor
 from mlaas4hep.spec.statistics import Statistics
@@ -58,7 +58,7 @@ class Delivery:
         *,
         part: Part | None,
         factors: NDArray[np.float64] | None,
-        write: Write,
+        write: Writer,
         cache: RowCache | None,
     ) -> None:
         self._catalogue = catalogue
@@ -75,7 +75,7 @@ class Delivery:
         file = self._catalogue.files[chunk.file]
         kept = self.kept_of(file)
         if kept is None:
-            yield from self.columns(chunk, counts)
+            yield from self.columns(chunk, counts, as_stored=True)
             return
         # Entries in quarantine are not looked for in what is kept.
         for low, high in outside(chunk.start, chunk.stop, self._catalogue.quarantine.ranges(file.number)):
@@ -142,10 +142,13 @@ class Delivery:
         for _ in self.read(chunk, {}):
             pass
 
-    def columns(self, chunk: Chunk, counts: dict[int, Counts]) -> Iterator[ReadColumns]:
-        """The same out of the files, whatever is kept: events that are not rows yet."""
+    def columns(self, chunk: Chunk, counts: dict[int, Counts], *, as_stored: bool = False) -> Iterator[ReadColumns]:
+        """The same out of the files, whatever is kept: events that are not rows yet.
+
+        With ``as_stored`` their numbers may be in the byte order of the file, good for nothing but to be put into rows.
+        """
         file = self._catalogue.files[chunk.file]
-        for events in self._reader.read(file, chunk.start, chunk.stop, part=self._part):
+        for events in self._reader.read(file, chunk.start, chunk.stop, part=self._part, as_stored=as_stored):
             weights = self._weights(self._scales[file.number], events.weights, events.labels)
             yield ReadColumns(file.number, events.entries, events.rows, events.labels, weights, self._write)
             self._count(file, events.counts, counts)
@@ -183,7 +186,7 @@ class Delivery:
     ) -> Iterator[ReadOfRows]:
         """Read all parts, keep them, deliver one."""
         number = part_number(self._part)
-        for events in self._reader.read(file, start, stop):
+        for events in self._reader.read(file, start, stop, as_stored=True):
             columns = ReadColumns(file.number, events.entries, events.rows, events.labels, events.weights, self._write)
             rows, parts, found = columns.packed(), events.parts[events.rows.kept], events.counts
             if not found.quarantined:

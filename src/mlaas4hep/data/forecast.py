@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 
 from mlaas4hep.config import Config
 from mlaas4hep.data.catalogue import Catalogue
-from mlaas4hep.data.dataset import EventDataset, readers, reading_unit
+from mlaas4hep.data.dataset import EventDataset
 from mlaas4hep.data.entries import FileEntry
 from mlaas4hep.data.kept_statistics import StatisticsStore, scan_key
+from mlaas4hep.data.pace import readers, reading_unit
 from mlaas4hep.data.places import LOCAL, open_place, scheme_of
 from mlaas4hep.data.plan import STRANDS, Plan
 from mlaas4hep.data.reader import MAX_READ_BYTES, EventReader, SourcePool, reading_bytes
@@ -149,6 +150,11 @@ def forecast(config: Config, *, threads: int = 2, progress: Callable[[int], None
     catalogue = Catalogue.open(config, progress=progress)
     threads = readers(catalogue, threads)
     preprocessor = Preprocessor(catalogue.features, catalogue.types)
+    notes: list[str] = []
+    key = scan_key(catalogue, preprocessor)
+    kept = None if key is None else StatisticsStore.of_user().find(key, note=notes.append)
+    if kept is not None:  # the order hangs on what the scan found
+        catalogue = catalogue.stratified(kept.strata)
     reader = EventReader(catalogue, preprocessor)
     window, unit = config.training.shuffle_window, reading_unit(preprocessor)
     plan = Plan(catalogue.files, window, shuffle=True, seed=config.training.seed, chunk_entries=unit)
@@ -156,7 +162,6 @@ def forecast(config: Config, *, threads: int = 2, progress: Callable[[int], None
     order = _order(plan)
     entries, seconds = _measure(catalogue, preprocessor, reader, unit)
     rate = entries / max(seconds, 1e-9) * max(min(threads, len(os.sched_getaffinity(0))), 1)
-    key = scan_key(catalogue, preprocessor)
     paths = {one.path for one in catalogue.files}
     row_bytes = 4 * _row_width(catalogue, preprocessor) + SIDE_BYTES
     return Forecast(
@@ -177,8 +182,8 @@ def forecast(config: Config, *, threads: int = 2, progress: Callable[[int], None
         measured_seconds=seconds,
         threads=threads,
         epoch_seconds=catalogue.num_entries / rate,
-        statistics_kept=key is not None and StatisticsStore.of_user().holds(key),
-        warnings=tuple(_warnings(catalogue, preprocessor, config, order, threads)),
+        statistics_kept=kept is not None,
+        warnings=(*notes, *_warnings(catalogue, preprocessor, config, order, threads)),
     )
 
 
@@ -260,8 +265,8 @@ def _measure(catalogue: Catalogue, preprocessor: Preprocessor, reader: EventRead
 
     def read(start: int) -> None:
         table = np.empty((stop - start, width), dtype=np.float32)
-        for events in reader.read(file, start, stop):
-            write(events.rows, table, events.entries - start)
+        for events in reader.read(file, start, stop, as_stored=True):
+            write.table(events.rows, table, events.entries - start)
         table.copy()  # as batches are copied out of their window
 
     # Opening, and compiling the first time, are no part of an epoch; the end leaves nothing inflated for the whole.
