@@ -124,7 +124,8 @@ class Cache(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     path
         A folder on a local disk.
     limit
-        At most so much of it is used, such as ``50 GB``; what was not used for longest goes first.
+        At most so much of it is used, such as ``50 GB``, by all runs together; what was not used for longest goes
+        first, and nothing that a living run uses.
     """
 
     path: str

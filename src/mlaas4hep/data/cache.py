@@ -1,30 +1,39 @@
 """Rows kept on a local disk, so that later epochs and other runs do not touch the source.
 
 The name of what is kept is a hash of the content of the source, of what is read of it and of what is made of it: it is
-never stale, and runs share it. Invariant: the folder stays within its limit; what was not used for longest goes first.
+never stale, and runs share it. Invariant: the folder stays within its limit; what was not used for longest goes first,
+and nothing that a living process uses. Who can do without a cache goes on without one that is full or broken.
 """
 
 from __future__ import annotations
 
-import fcntl
+import errno
 import hashlib
-import os
 import threading
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mlaas4hep.data.kept import SIDES, CachedFile
+from mlaas4hep.data.fates import Fates
+from mlaas4hep.data.kept import CachedFile, LostError, kept_bytes
+from mlaas4hep.data.room import NoRoomError, Room, free_on_disk, in_words
 from mlaas4hep.data.rows import ENTRY, Rows
 from mlaas4hep.data.split import PARTS
 from mlaas4hep.errors import DataError
 
-FORMAT = 1
+FORMAT = 2
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+class CacheWarning(RuntimeWarning):
+    """A cache that cannot be used as asked; the stream goes on without it."""
 
 
 class RowCache:
-    """Kept rows of all files of a stream.
+    """Kept rows of all files of a stream. May be shared by threads.
 
     Parameters
     ----------
@@ -36,71 +45,166 @@ class RowCache:
         Numbers a row.
     declaration
         Names everything that decides what a row holds, but for the source itself.
+    required
+        Whether rows that cannot be kept are an error; else the stream goes on without keeping them.
+
+    Raises
+    ------
+    DataError
+        The folder cannot be made or written.
     """
 
-    def __init__(self, folder: str | Path, *, limit_bytes: int, width: int, declaration: str) -> None:
+    def __init__(
+        self, folder: str | Path, *, limit_bytes: int, width: int, declaration: str, required: bool = False
+    ) -> None:
         self.folder = Path(folder)
         self._limit = limit_bytes
         self._width = width
         self._declaration = declaration
-        self._lock = threading.Lock()
-        self._files: dict[str, CachedFile | None] = {}
-        self.too_large: list[str] = []
+        self._required = required
+        self._lock = threading.RLock()
+        self._files: dict[str, CachedFile] = {}
+        self._left_out: dict[str, None] = {}
+        self._keeps = True
+        self._warned = False
+        self._room: Room | None = None
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            self._open_room()
         except OSError as error:
-            raise DataError(f"cache {folder}: cannot be made: {error.strerror}") from error
+            if error.errno not in _FULL:
+                raise DataError(self._reason(error, 0)) from error
+            self._stop("", self._reason(error, 0), warn=True)
 
-    def file(self, source: str, *, entries: int, name: str) -> CachedFile | None:
-        """What is kept of a source; None where it does not fit.
+    @property
+    def not_kept(self) -> tuple[str, ...]:
+        """Names of sources of which some rows were not kept, for want of room or since they could not be written."""
+        return tuple(self._left_out)
 
-        Parameters
-        ----------
-        source
-            Identity of its content, tree, and sample's selection.
-        entries
-            That it may hold.
-        name
-            For messages.
-        """
+    def file(self, source: str) -> CachedFile:
+        """What is kept of a source, given the identity of its content, its tree, and the sample's selection."""
         key = hashlib.sha256(f"{FORMAT}\n{self._declaration}\n{source}".encode()).hexdigest()[:40]
         with self._lock:
             if key not in self._files:
-                self._files[key] = self._open(key, entries, name)
+                self._use(key)
+                self._files[key] = CachedFile(self.folder / key, self._width)
             return self._files[key]
 
+    def keep(self, kept: CachedFile, start: int, rows: Rows, fates: Fates, *, name: str) -> None:
+        """Keep what was made of the entries from ``start`` on, as far as it is not kept yet.
+
+        After a first time without room nothing more is kept: what does not fit would be tried again each epoch.
+
+        Raises
+        ------
+        DataError
+            It cannot be kept, and is required.
+        """
+        if not self._keeps:
+            self._left_out[name] = None
+            return
+        try:
+            kept.append(start, rows, fates, reserve=self._reserve)
+        except NoRoomError as error:
+            self._stop(name, str(error))
+        except OSError as error:
+            self._stop(name, self._reason(error, kept_bytes(len(rows), self._width, len(fates))), warn=True)
+
+    def lose(self, error: LostError) -> None:
+        """Note that kept rows are gone and come from the source again."""
+        self._warn(f"{error}; it is read from its source again")
+
+    def settle(self, kept: CachedFile) -> None:
+        """Make what is kept of a source survive the machine, where that can be written."""
+        try:
+            kept.settle()
+        except OSError as error:
+            self._warn(f"{self._reason(error, 0)}; rows that were kept may be lost when the machine stops")
+
+    def require(self, files: Sequence[CachedFile], *, rows: int, entries: int) -> None:
+        """Refuse before the first row what cannot end well.
+
+        Parameters
+        ----------
+        files
+            All that will be kept whole.
+        rows, entries
+            That they will hold.
+
+        Raises
+        ------
+        DataError
+            They do not fit below the limit, or on the disk.
+        """
+        # Half a byte an entry and some a file are more than journals take.
+        needed = kept_bytes(rows, self._width, entries) + entries // 2 + 512 * len(files)
+        found = self._open_room().account([one.path.name for one in files])
+        what = f"cache {self.folder}: shuffle: exact keeps all {rows} rows on disk, which needs {in_words(needed)}"
+        if needed > self._limit - found.others:
+            others = f", of which other runs use {in_words(found.others)} now" if found.others else ""
+            raise DataError(f"{what}; cache.limit is {in_words(self._limit)}{others}; raise it, or shuffle by windows")
+        if needed - found.own > found.free + found.idle:
+            raise DataError(
+                f"{what}, {in_words(needed - found.own)} of it still to be written; the disk has "
+                f"{in_words(found.free + found.idle)} left for it; choose another cache.path, or shuffle by windows"
+            )
+
     def close(self) -> None:
-        """Give all files back."""
+        """Use nothing any more; what is asked for again is opened again."""
         with self._lock:
-            for one in self._files.values():
-                if one is not None:
-                    one.close()
+            self._files.clear()
+            room, self._room = self._room, None
+        if room is not None:
+            room.close()
 
-    def _open(self, key: str, entries: int, name: str) -> CachedFile | None:
-        path = self.folder / key
-        journal = path.with_suffix(".journal")
-        if not journal.exists() and not self._make_room(entries * (4 * self._width + 8 * SIDES)):
-            self.too_large.append(name)
-            return None
-        file = CachedFile(path, self._width)
-        if journal.exists():
-            os.utime(journal)
-        return file
+    def _open_room(self) -> Room:
+        if self._room is None:
+            self._room = Room(self.folder, self._limit)
+        return self._room
 
-    def _make_room(self, size: int) -> bool:
-        """Remove what was not used for longest, until there is room for so many bytes."""
-        if size > self._limit:
-            return False
-        held = sorted(self.folder.glob("*.journal"), key=lambda one: one.stat().st_mtime)
-        sizes = {one: _size(one) for one in held}
-        free = self._limit - sum(sizes.values())
-        own = {f"{one}.journal" for one in map(self.folder.joinpath, self._files)}
-        for journal in held:
-            if free >= size:
-                break
-            if str(journal) not in own and _remove(journal):
-                free += sizes[journal]
-        return free >= size
+    def _use(self, key: str) -> None:
+        """Say that an entry is in use; what cannot be said may be removed by others, and then comes from its source."""
+        try:
+            self._open_room().use(key)
+        except OSError as error:
+            self._stop("", self._reason(error, 0), warn=True)
+
+    def _reserve(self, size: int) -> None:
+        self._open_room().reserve(size)
+
+    def _stop(self, name: str, reason: str, *, warn: bool = False) -> None:
+        if self._required:
+            raise DataError(f"{reason}; shuffle: exact needs all rows there: make room, or shuffle by windows")
+        self._keeps = False
+        self._left_out |= {name: None} if name else {}
+        if warn:
+            self._warn(f"{reason}; the stream goes on and keeps no more rows there")
+
+    def _reason(self, error: OSError, needed: int) -> str:
+        if error.errno not in _FULL:
+            return f"cache {self.folder}: cannot be written: {error.strerror}"
+        free = in_words(free_on_disk(self.folder))
+        wanted = f"{in_words(needed)} more were to be kept, " if needed else ""
+        return f"cache {self.folder}: the disk is full: {wanted}{free} are free"
+
+    def _warn(self, text: str) -> None:
+        with self._lock:
+            told, self._warned = self._warned, True
+        if not told:
+            warnings.warn(text, CacheWarning, stacklevel=2)
+
+
+def require_folder(folder: str | Path) -> None:
+    """Refuse a folder for kept rows that cannot be made or written.
+
+    Raises
+    ------
+    DataError
+        With the reason.
+    """
+    try:
+        Room(folder, 0).close()
+    except OSError as error:
+        raise DataError(f"cache {folder}: cannot be written: {error.strerror}") from error
 
 
 def rows_of(file: int, table: NDArray[np.float32], sides: NDArray[np.int64]) -> Rows:
@@ -113,32 +217,3 @@ def rows_of(file: int, table: NDArray[np.float32], sides: NDArray[np.int64]) -> 
 def part_number(part: str | None) -> int | None:
     """Place of a part among `PARTS`."""
     return None if part is None else [str(one) for one in PARTS].index(part)
-
-
-def _size(journal: Path) -> int:
-    total = 0
-    for ending in ("journal", "table", "sides"):
-        try:
-            total += journal.with_suffix(f".{ending}").stat().st_blocks * 512
-        except FileNotFoundError:
-            continue  # removed by another process meanwhile
-    return total
-
-
-def _remove(journal: Path) -> bool:
-    """Remove a kept file unless somebody writes it; one that is read goes when its readers let go."""
-    try:
-        file = os.open(journal, os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return True
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    else:
-        # The journal first: without it nothing of the rest counts.
-        for ending in ("journal", "table", "sides"):
-            journal.with_suffix(f".{ending}").unlink(missing_ok=True)
-        return True
-    finally:
-        os.close(file)

@@ -85,8 +85,8 @@ class EventDataset:
     Raises
     ------
     DataError
-        A number out of range; a window that does not fit ``max_memory``, with the largest that does; a part or training
-        weights of a catalogue of kind ``data``.
+        A number out of range; a cache that cannot be written, or is too small for an exact order; a window that does
+        not fit ``max_memory``, with the largest that does; a part or training weights of a catalogue of kind ``data``.
     """
 
     def __init__(
@@ -146,6 +146,8 @@ class EventDataset:
         self._kept_in = cache
         self._factors = class_factors(catalogue.classes, preprocessor.features, weights, statistics)
         self._open()
+        if self._exact:
+            self._delivery.require_room(statistics)
 
     def _open(self) -> None:
         """All that belongs to one process: sizes, open files, locks."""
@@ -156,7 +158,7 @@ class EventDataset:
             self._fit(max_memory, asked=self._chunk_asked is not None)
         self._ahead = self._read_ahead(max_memory)
         self._reader = EventReader(self.catalogue, self.preprocessor, max_read_bytes=self._read_bytes(max_memory))
-        self._cache = None if cache is None else open_cache(cache, self.catalogue, self.preprocessor, self._width)
+        self._cache = open_cache(cache, self.catalogue, self.preprocessor, self._width, required=self._exact)
         self._delivery = Delivery(
             self.catalogue,
             self._reader,
@@ -204,8 +206,8 @@ class EventDataset:
 
     @property
     def not_cached(self) -> tuple[str, ...]:
-        """Files that had no room in the cache so far."""
-        return () if self._cache is None else tuple(self._cache.too_large)
+        """Files of which some rows had no room in the cache so far."""
+        return () if self._cache is None else self._cache.not_kept
 
     @property
     def lacks_rows(self) -> bool:
@@ -362,7 +364,9 @@ class EventDataset:
         counts.update(rows.counts)
         compiled = pays_compiling(len(rows) * self._width)
         order = ExactOrder(rows, seed=self.seed, epoch=epoch, rank=self.rank, ranks=self.ranks, compiled=compiled)
-        return Gathered(order.read(first, self.batch_size, weigh=self._delivery.weigh, threads=self.threads), first)
+        memory = None if self.max_memory is None else _for_rows(self.max_memory)
+        settings: dict[str, Any] = {"threads": self.threads, "max_memory": memory}
+        return Gathered(order.read(first, self.batch_size, weigh=self._delivery.weigh, **settings), first)
 
     def fill_cache(self, progress: Callable[[int], None] | None = None) -> None:
         """Read what the cache lacks: an order over all rows needs all of them. At once where nothing is missing.

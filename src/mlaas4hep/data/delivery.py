@@ -18,7 +18,8 @@ from mlaas4hep.config import Cache
 from mlaas4hep.data.cache import RowCache, part_number, rows_of
 from mlaas4hep.data.catalogue import Catalogue
 from mlaas4hep.data.entries import FileEntry
-from mlaas4hep.data.kept import Block, CachedFile
+from mlaas4hep.data.journal import Block
+from mlaas4hep.data.kept import CachedFile, LostError
 from mlaas4hep.data.own_code import own_code
 from mlaas4hep.data.plan import Chunk
 from mlaas4hep.data.quarantine import outside
@@ -26,8 +27,8 @@ from mlaas4hep.data.reader import Counts, EventReader
 from mlaas4hep.data.reads import ReadColumns, ReadOfRows, ReadRows
 from mlaas4hep.data.rows import Rows, Writer
 from mlaas4hep.data.split import PARTS, Part
-from mlaas4hep.errors import DataError
 from mlaas4hep.spec.preprocess import Preprocessor
+from mlaas4hep.spec.statistics import Statistics
 
 
 class Delivery:
@@ -79,10 +80,7 @@ class Delivery:
         # Entries in quarantine are not looked for in what is kept.
         for low, high in outside(chunk.start, chunk.stop, self._catalogue.quarantine.ranges(file.number)):
             for start, stop, block in kept.segments(low, high):
-                if block is None:
-                    yield from self._keep(kept, file, start, stop, counts)
-                else:
-                    yield self._from_cache(kept, file, block, start, stop, counts)
+                yield from self._through_cache(kept, file, block, start, stop, counts)
         missing = sum(
             min(high, chunk.stop) - max(low, chunk.start)
             for low, high in self._catalogue.quarantine.ranges(file.number)
@@ -92,14 +90,14 @@ class Delivery:
             self._count(file, Counts(missing, quarantined=missing), counts)
 
     def kept_of(self, file: FileEntry) -> CachedFile | None:
-        """What is kept of a file; None where there is no cache or no room in it."""
+        """What is kept of a file; None where there is no cache."""
         if self._cache is None or self._catalogue.hook is not None:  # a function may depend on anything
             return None
         sample = self._catalogue.samples[file.sample]
         source = f"{file.identity}\n{file.tree}\n{sample.selection}\n{sample.label}"
         if sample.rule is not None:
             source += f"\n{sample.rule}\n{self._catalogue.classes}"
-        return self._cache.file(source, entries=file.num_entries, name=file.path)
+        return self._cache.file(source)
 
     def weigh(self, rows: Rows) -> Rows:
         """Turn the weights of kept rows, those of the generator, into those of the stream, in place."""
@@ -108,28 +106,32 @@ class Delivery:
         return rows
 
     def lacking(self) -> tuple[FileEntry, ...]:
-        """Files that the cache does not keep as a whole.
+        """Files that the cache does not keep as a whole."""
+        return tuple(file for file, kept in self._all_kept() if not kept.is_whole(self.readable(file)))
+
+    def require_room(self, statistics: Statistics | None) -> None:
+        """Refuse a cache that cannot hold all rows, where it is known how many there are.
+
+        Parameters
+        ----------
+        statistics
+            Of the scan, which counted them; None where there was none: then it is known where nothing selects.
 
         Raises
         ------
         DataError
-            There is no room for one of them.
+            With what is needed and what there is.
         """
-        found = []
-        for file in self._catalogue.files:
-            kept = self.kept_of(file)
-            if kept is None:
-                raise DataError(f"{file.path}: has no room in the cache; raise cache.limit, or shuffle by windows")
-            if not kept.is_whole(self.readable(file)):
-                found.append(file)
-        return tuple(found)
+        rows = self._known_rows(statistics)
+        if self._cache is not None and rows is not None and self.lacking():
+            files = [kept for _, kept in self._all_kept()]
+            self._cache.require(files, rows=rows, entries=self._catalogue.num_entries)
 
     def settle(self) -> None:
         """Make what is kept as a whole survive the machine, and let other processes write."""
-        for file in self._catalogue.files:
-            kept = self.kept_of(file)
-            if kept is not None and kept.is_whole(self.readable(file)):
-                kept.settle()
+        for file, kept in self._all_kept():
+            if self._cache is not None and kept.is_whole(self.readable(file)):
+                self._cache.settle(kept)
 
     def readable(self, file: FileEntry) -> tuple[tuple[int, int], ...]:
         """Entry ranges of a file that are not in quarantine."""
@@ -151,36 +153,55 @@ class Delivery:
             yield ReadColumns(file.number, events.entries, events.rows, events.labels, weights, self._write)
             self._count(file, events.counts, counts)
 
+    def _all_kept(self) -> Iterator[tuple[FileEntry, CachedFile]]:
+        for file in self._catalogue.files:
+            kept = self.kept_of(file)
+            if kept is not None:
+                yield file, kept
+
+    def _known_rows(self, statistics: Statistics | None) -> int | None:
+        if statistics is not None:
+            return sum(int(getattr(one, part)) for one in statistics.samples.values() for part in PARTS)
+        features, samples = self._catalogue.features, self._catalogue.samples
+        if features.preselection or features.target_texts or any(one.selection or one.rule for one in samples):
+            return None
+        return sum(high - low for file in self._catalogue.files for low, high in self.readable(file))
+
+    def _through_cache(
+        self, kept: CachedFile, file: FileEntry, block: Block | None, start: int, stop: int, counts: dict[int, Counts]
+    ) -> Iterator[ReadOfRows]:
+        """From what is kept, or from the source where that is not there, or not any more."""
+        assert self._cache is not None
+        if block is not None:
+            try:
+                yield self._from_cache(kept, file, block, start, stop, counts)
+            except LostError as error:
+                self._cache.lose(error)
+            else:
+                return
+        yield from self._keep(self._cache, kept, file, start, stop, counts)
+
     def _keep(
-        self, kept: CachedFile, file: FileEntry, start: int, stop: int, counts: dict[int, Counts]
+        self, cache: RowCache, kept: CachedFile, file: FileEntry, start: int, stop: int, counts: dict[int, Counts]
     ) -> Iterator[ReadOfRows]:
         """Read all parts, keep them, deliver one."""
+        number = part_number(self._part)
         for events in self._reader.read(file, start, stop, as_stored=True):
             columns = ReadColumns(file.number, events.entries, events.rows, events.labels, events.weights, self._write)
-            rows, parts = columns.packed(), events.parts[events.rows.kept]
-            if not events.counts.quarantined:
-                order = np.argsort(parts, kind="stable")
-                by_part = np.bincount(parts, minlength=len(PARTS)).tolist()
-                stop_here = events.start + events.counts.read
-                kept.append(events.start, stop_here, rows.take(order), by_part, events.by_part, events.unlabelled)
-            number = part_number(self._part)
-            found = rows if number is None else rows.take(np.flatnonzero(parts == number))
-            yield ReadRows(self.weigh(found))
-            read = sum(events.by_part)
-            other = 0 if number is None else read - events.by_part[number]
-            lost = sum(events.unlabelled) if number is None else events.unlabelled[number]
-            cut, bad = read - len(found) - other - lost, events.counts.quarantined
-            self._count(file, Counts(events.counts.read, len(found), cut, other, bad, lost), counts)
+            rows, parts, found = columns.packed(), events.parts[events.rows.kept], events.counts
+            if not found.quarantined:
+                cache.keep(kept, events.start, rows, events.fates, name=file.path)
+                found = Counts.of(events.fates, number)
+            yield ReadRows(self.weigh(rows if number is None else rows.take(np.flatnonzero(parts == number))))
+            self._count(file, found, counts)
 
     def _from_cache(
         self, kept: CachedFile, file: FileEntry, block: Block, start: int, stop: int, counts: dict[int, Counts]
     ) -> ReadRows:
         number = part_number(self._part)
         table, sides = kept.read(block, start, stop, number)
-        read = stop - start
-        other = 0 if number is None else read - block.entries_of(number, start, stop)
-        lost = block.unlabelled_of(number, start, stop)
-        self._count(file, Counts(read, len(sides), read - len(sides) - other - lost, other, unlabelled=lost), counts)
+        found = Counts.of(kept.fates(block, start, stop), number)
+        self._count(file, found, counts)
         return ReadRows(self.weigh(rows_of(file.number, table, sides)))
 
     def _weights(
@@ -208,11 +229,16 @@ def declaration(catalogue: Catalogue, preprocessor: Preprocessor) -> str:
     return hashlib.sha256(b"\n".join(parts)).hexdigest()
 
 
-def open_cache(cache: Cache, catalogue: Catalogue, preprocessor: Preprocessor, width: int) -> RowCache:
-    """Where the rows of a declaration are kept."""
+def open_cache(
+    cache: Cache | None, catalogue: Catalogue, preprocessor: Preprocessor, width: int, *, required: bool
+) -> RowCache | None:
+    """Where the rows of a declaration are kept, if anywhere; see `RowCache`."""
+    if cache is None:
+        return None
     return RowCache(
         cache.path,
         limit_bytes=cache.limit_bytes,
         width=width,
         declaration=declaration(catalogue, preprocessor),
+        required=required,
     )

@@ -7,7 +7,7 @@ and entry, not by how they came into the cache. Invariant: the order is a functi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -18,7 +18,8 @@ from mlaas4hep.data.catalogue import Catalogue
 from mlaas4hep.data.delivery import Delivery
 from mlaas4hep.data.entries import FileEntry
 from mlaas4hep.data.hashing import fold, permuted
-from mlaas4hep.data.kept import Block, CachedFile
+from mlaas4hep.data.journal import Block
+from mlaas4hep.data.kept import CachedFile
 from mlaas4hep.data.prefetch import Prefetch
 from mlaas4hep.data.reader import Counts
 from mlaas4hep.data.rows import ENTRY, Rows
@@ -28,6 +29,8 @@ from mlaas4hep.errors import DataError
 _TAG = 0x65786163
 # Rows gathered at once by a thread: enough that Python's part does not show.
 GATHERED = 16_384
+# A row while it is gathered, beside its values, which may be there twice: its number, place, file, sides and weight.
+_BESIDE_BYTES = 128
 
 N = TypeVar("N", np.uint32, np.int64)
 Gather = Callable[[int, int, int, int], tuple[NDArray[np.uint32], NDArray[np.int64], NDArray[np.int64]]]
@@ -67,19 +70,18 @@ class KeptRows:
         self._sides: list[NDArray[np.int64]] = []
         for file in catalogue.files:
             kept = delivery.kept_of(file)
-            if kept is None or not kept.is_whole(delivery.readable(file)):
-                raise DataError(f"{file.path}: is not kept as a whole")
-            table, sides = kept.map()
+            if kept is None:
+                raise DataError(f"{file.path}: is not kept")
+            segments = _segments(delivery, file, kept)
+            table, sides = kept.map([block for _, _, block in segments])
             self._tables.append(table)
             self._sides.append(sides)
-            delivered = 0
             for number in parts:
-                for first, count in _runs(delivery, file, kept, number, sides):
+                for first, count in _runs(segments, number, sides):
                     firsts.append(first)
                     counts.append(count)
                     files.append(file.number)
-                    delivered += count
-            self.counts[file.number] = _counts(delivery, file, kept, parts, delivered)
+            self.counts[file.number] = _counts(file, kept, segments, None if part is None else parts[0])
         sizes = np.array(counts, dtype=np.int64)
         self._ends = np.cumsum(sizes)
         self._firsts = np.array(firsts, dtype=np.int64) - (self._ends - sizes)
@@ -87,6 +89,11 @@ class KeptRows:
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
+
+    @property
+    def width(self) -> int:
+        """Numbers a row."""
+        return int(self._tables[0].shape[1])
 
     def gatherer(self, *, compiled: bool) -> Gather:
         """What gathers them; both kinds give the same bits."""
@@ -123,32 +130,31 @@ class Gatherer:
         return _gather(self._tables, files, rows), _gather(self._sides, files, rows), files
 
 
-def _runs(
-    delivery: Delivery, file: FileEntry, kept: CachedFile, part: int, sides: NDArray[np.int64]
-) -> Iterator[tuple[int, int]]:
+Segment = tuple[int, int, Block]
+
+
+def _segments(delivery: Delivery, file: FileEntry, kept: CachedFile) -> list[Segment]:
+    found = []
+    for low, high in delivery.readable(file):
+        for start, stop, block in kept.segments(low, high):
+            if block is None:
+                raise DataError(f"{file.path}: entries {start} to {stop} are not kept")
+            found.append((start, stop, block))
+    return found
+
+
+def _runs(segments: Sequence[Segment], part: int, sides: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
     """First row and number of rows of a part, by entries: of what this catalogue reads, not of all that is kept."""
-    for start, stop, block in _segments(delivery, file, kept):
+    for start, stop, block in segments:
         first, count = block.rows_of(part)
         low, high = np.searchsorted(sides[first : first + count, 0], (start, stop)).tolist()
         yield first + low, high - low
 
 
-def _segments(delivery: Delivery, file: FileEntry, kept: CachedFile) -> Iterator[tuple[int, int, Block]]:
-    for low, high in delivery.readable(file):
-        for start, stop, block in kept.segments(low, high):
-            if block is None:
-                raise DataError(f"{file.path}: entries {start} to {stop} are not kept")
-            yield start, stop, block
-
-
-def _counts(delivery: Delivery, file: FileEntry, kept: CachedFile, parts: Iterable[int], delivered: int) -> Counts:
-    held = asked = lost = 0
-    for start, stop, block in _segments(delivery, file, kept):
-        held += stop - start
-        asked += sum(block.entries_of(one, start, stop) for one in parts)
-        lost += sum(block.unlabelled_of(one, start, stop) for one in parts)
-    quarantined = file.num_entries - held
-    return Counts(file.num_entries, delivered, asked - delivered - lost, held - asked, quarantined, lost)
+def _counts(file: FileEntry, kept: CachedFile, segments: Sequence[Segment], part: int | None) -> Counts:
+    found = sum((Counts.of(kept.fates(block, start, stop), part) for start, stop, block in segments), Counts())
+    missing = file.num_entries - found.read
+    return found + Counts(missing, quarantined=missing)
 
 
 def _gather(tables: Sequence[NDArray[N]], files: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[N]:
@@ -181,13 +187,16 @@ class ExactOrder:
         self, rows: KeptRows, *, seed: int, epoch: int, rank: int = 0, ranks: int = 1, compiled: bool = False
     ) -> None:
         self._gather = rows.gatherer(compiled=compiled)
+        self._row_bytes = 8 * rows.width + _BESIDE_BYTES
         self._key = fold(_TAG, seed, epoch)
         self._rank, self._ranks = rank, ranks
         self.num_rows = len(range(rank, len(rows), ranks))
 
-    def stretches(self, first: int, batch_size: int) -> tuple[Stretch, ...]:
-        """The order from a row on, in stretches of whole batches."""
+    def stretches(self, first: int, batch_size: int, most: int | None = None) -> tuple[Stretch, ...]:
+        """The order from a row on, in stretches of whole batches, or of ``most`` rows where those are longer."""
         size = max(GATHERED // batch_size, 1) * batch_size
+        if most is not None and size > most:
+            size = max(most // batch_size * batch_size, min(most, batch_size))
         return tuple(Stretch(at, min(size, self.num_rows - at)) for at in range(first, self.num_rows, size))
 
     def gather(self, stretch: Stretch) -> Rows:
@@ -199,9 +208,22 @@ class ExactOrder:
         return Rows(table.view(np.float32), sides[:, 2].copy(), sides[:, 1].copy().view(np.float64), entries)
 
     def read(
-        self, first: int, batch_size: int, *, weigh: Callable[[Rows], Rows], threads: int
+        self,
+        first: int,
+        batch_size: int,
+        *,
+        weigh: Callable[[Rows], Rows],
+        threads: int,
+        max_memory: int | None = None,
     ) -> Prefetch[Stretch, Rows]:
-        """Stretches from a row on, gathered ahead and weighed."""
-        stretches = self.stretches(first, batch_size)
+        """Stretches from a row on, gathered ahead and weighed.
+
+        Parameters
+        ----------
+        max_memory
+            Bytes that all stretches together may take: one that is handed out, one a thread, one that waits.
+        """
+        most = None if max_memory is None else max(max_memory // ((threads + 2) * self._row_bytes), 1)
+        stretches = self.stretches(first, batch_size, most)
         ahead = (threads + 1) * (stretches[0].num_entries if stretches else 1)
         return Prefetch(lambda one: weigh(self.gather(one)), stretches, threads=threads, ahead=ahead)

@@ -136,6 +136,7 @@ class _Shared(Generic[S]):
         self._held = 0
         self._held_for: Counter[int] = Counter()
         self._unfinished = Counter(one.first_window for one in self._chunks)
+        self._read_before = min(self._unfinished, default=first)  # all chunks of windows before this one are read
         self._unplaced: set[int] = set()
         self._failed: dict[int, BaseException] = {}
         self._broken: BaseException | None = None
@@ -195,7 +196,9 @@ class _Shared(Generic[S]):
     def _is_complete(self, number: int) -> bool:
         if number not in self._open or number in self._unplaced:
             return False
-        return not any(self._unfinished[window] for window in self._unfinished if window <= number)
+        while self._read_before <= number and not self._unfinished[self._read_before]:
+            self._read_before += 1  # never back, so that all windows together cost one walk
+        return self._read_before > number
 
     def _claim(self, *, wait: bool) -> Window[S] | int | None:
         """A window to open, the number of a chunk to read, or None when there is nothing more to do."""

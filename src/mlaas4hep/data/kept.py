@@ -1,79 +1,46 @@
 """What is kept of one source file on a local disk: rows, what belongs beside them, and a journal.
 
 A block of rows is appended for each chunk that is read; its line in the journal is written after its rows. Any number
-of processes append, one at a time, and read. Invariant: a block counts only if its line stands whole in the journal,
-and if the machine was not stopped between writing it and settling.
+of processes append, one at a time, and read. Files are opened when they are needed and closed again, so that there may
+be any number of them. Invariant: rows of one name (`Block.made`) never change, so what the journal said once is right
+or gone.
 """
 
 from __future__ import annotations
 
 import fcntl
-import json
-import mmap
 import os
+import secrets
 import threading
-import zlib
-from bisect import bisect_left, bisect_right, insort
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mlaas4hep.data.fates import Fates, parts_of_rows
+from mlaas4hep.data.journal import LINE_BYTES, Block, Journal, boot_id, line_of, read_all
+from mlaas4hep.data.mapped import map_file
 from mlaas4hep.data.rows import Rows
 from mlaas4hep.data.split import PARTS
 from mlaas4hep.errors import DataError
 
 SIDES = 3
 """Numbers of 64 bits beside each row: entry, weight, label."""
+_BESIDE = ("table", "sides", "fates")
+
+Segment = tuple[int, int, Block | None]
 
 
-@dataclass(frozen=True, order=True)
-class Block:
-    """Entries ``start`` to ``stop`` of the source: their rows by part, from ``row`` on.
+class LostError(DataError):
+    """Rows that the journal tells of are not there any more, or cannot be read."""
 
-    Parameters
-    ----------
-    start, stop
-        Entry range.
-    row
-        First row in the table.
-    parts
-        Rows of each part of the split, one after the other, each in the order of entries.
-    entries
-        Entries of each part, those that a selection cut away included.
-    unlabelled
-        Entries of each part that are selected, but have no class, or no value of a target.
-    """
 
-    start: int
-    stop: int
-    row: int
-    parts: tuple[int, ...]
-    entries: tuple[int, ...]
-    unlabelled: tuple[int, ...] = (0,) * len(PARTS)
-
-    def entries_of(self, part: int, start: int, stop: int) -> int:
-        """Entries of a part in a range of the block: in proportion, so that ranges add up to the whole."""
-        return self._in_range(self.entries[part], start, stop)
-
-    def unlabelled_of(self, part: int | None, start: int, stop: int) -> int:
-        """Entries without a class, as `entries_of`; of all parts for None."""
-        return self._in_range(sum(self.unlabelled) if part is None else self.unlabelled[part], start, stop)
-
-    def _in_range(self, held: int, start: int, stop: int) -> int:
-        size = self.stop - self.start
-        return held * (stop - self.start) // size - held * (start - self.start) // size
-
-    def rows_of(self, part: int | None) -> tuple[int, int]:
-        """First row and number of rows of a part; of all of them for None."""
-        if part is None:
-            return self.row, sum(self.parts)
-        return self.row + sum(self.parts[:part]), self.parts[part]
+def kept_bytes(rows: int, width: int, entries: int) -> int:
+    """Bytes on disk of so many rows, out of so many entries, without the journal."""
+    return rows * (4 * width + 8 * SIDES) + entries
 
 
 class CachedFile:
@@ -85,45 +52,33 @@ class CachedFile:
         Without ending.
     width
         Numbers a row.
+
+    Raises
+    ------
+    DataError
+        The journal is there, but cannot be read.
     """
 
     def __init__(self, path: Path, width: int) -> None:
         self.path, self.width = path, width
         self._lock = threading.Lock()
-        self._blocks: list[Block] = []
-        # Written before the machine was started anew, and not known to have reached the disk.
-        self._doubtful: list[Block] = []
-        self._boot = ""
-        self._settled = False
-        self._read_of_journal = 0
-        self._next_row = 0
-        # Held open, so that what another process removes stays there for this one.
-        self._open: dict[str, int] = {}
+        self._notes = Journal()
         self._refresh()
 
     @property
     def blocks(self) -> tuple[Block, ...]:
         """Whole blocks by entries; they do not overlap."""
         with self._lock:
-            return tuple(self._blocks)
+            return tuple(self._notes.blocks)
 
-    def segments(self, start: int, stop: int) -> Iterator[tuple[int, int, Block | None]]:
+    def segments(self, start: int, stop: int) -> tuple[Segment, ...]:
         """An entry range as pieces that lie in one block each, and pieces (None) that are not kept."""
         with self._lock:
-            found = self._within(start, stop)
-            if not _covers(found, start, stop):
+            found = tuple(self._notes.segments(start, stop))
+            if any(block is None for _, _, block in found):
                 self._refresh()
-                found = self._within(start, stop)
-        at = start
-        for block in found:
-            if block.stop <= at:
-                continue
-            if at < block.start:
-                yield at, block.start, None
-            yield max(at, block.start), min(stop, block.stop), block
-            at = block.stop
-        if at < stop:
-            yield at, stop, None
+                found = tuple(self._notes.segments(start, stop))
+            return found
 
     def is_whole(self, ranges: Sequence[tuple[int, int]]) -> bool:
         """Whether all entries of some ranges are kept."""
@@ -140,220 +95,224 @@ class CachedFile:
 
         Raises
         ------
-        DataError
-            The files are shorter than the journal says.
+        LostError
+            They are not there any more.
         """
         first, count = block.rows_of(part)
-        sides = np.frombuffer(self._bytes("sides", first, count, 8 * SIDES), dtype=np.int64).reshape(count, SIDES)
+        data = self._bytes(block, "sides", first * 8 * SIDES, count * 8 * SIDES)
+        sides = np.frombuffer(data, dtype=np.int64).reshape(count, SIDES)
         if part is None:
-            table = self._rows(first, count)
+            table = self._rows(block, first, count)
             order = np.argsort(sides[:, 0], kind="stable")
             kept = order[(sides[order, 0] >= start) & (sides[order, 0] < stop)]
             return table[kept], sides[kept]
         low, high = np.searchsorted(sides[:, 0], (start, stop)).tolist()
-        return self._rows(first + low, high - low), sides[low:high]
+        return self._rows(block, first + low, high - low), sides[low:high]
 
-    def append(
-        self,
-        start: int,
-        stop: int,
-        rows: Rows,
-        parts: Sequence[int],
-        entries: Sequence[int],
-        unlabelled: Sequence[int] = (0,) * len(PARTS),
-    ) -> None:
-        """Keep what was made of an entry range; does nothing where some of it is kept already.
+    def fates(self, block: Block, start: int, stop: int) -> Fates:
+        """What became of each of these entries of a block; raises `LostError` as `read` does."""
+        return np.frombuffer(self._bytes(block, "fates", start, stop - start), dtype=np.uint8)
+
+    def append(self, start: int, rows: Rows, fates: Fates, *, reserve: Callable[[int], None] | None = None) -> None:
+        """Keep what was made of the entries from ``start`` on; only what is not kept yet.
 
         Parameters
         ----------
         rows
-            By part, then by entry.
-        parts, entries, unlabelled
-            Rows, entries before selection, and selected ones without a class, of each part.
-        """
-        sides = np.empty((len(rows), SIDES), dtype=np.int64)
-        sides[:, 0], sides[:, 1], sides[:, 2] = rows.entries["entry"], rows.weights.view(np.int64), rows.labels
-        counts = [tuple(map(int, one)) for one in (parts, entries, unlabelled)]
-        with self._lock, self._writing():
-            if self._within(start, stop):
-                return
-            block = Block(start, stop, self._next_row, *counts)
-            _write_at(self._open["table"], rows.table, block.row * 4 * self.width)
-            _write_at(self._open["sides"], sides, block.row * 8 * SIDES)
-            self._note([start, stop, block.row, *block.parts, *block.entries, *block.unlabelled])
+            In the order of their entries.
+        fates
+            Of all entries, those without a row included.
+        reserve
+            Called with the bytes that are about to be written; what it raises comes out, and nothing was written.
 
-    def map(self) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
-        """Table (as bits) and sides, mapped: uint32 [rows, width] and int64 [rows, 3]."""
-        with self._lock:
-            rows = max((block.row + sum(block.parts) for block in self._blocks), default=0)
-            if not rows:
-                return np.zeros((0, self.width), np.uint32), np.zeros((0, SIDES), np.int64)
-            table = mmap.mmap(self._open["table"], rows * 4 * self.width, prot=mmap.PROT_READ)
-            sides = mmap.mmap(self._open["sides"], rows * 8 * SIDES, prot=mmap.PROT_READ)
-        return (
-            np.frombuffer(table, np.uint32).reshape(rows, self.width),
-            np.frombuffer(sides, np.int64).reshape(rows, SIDES),
-        )
+        Raises
+        ------
+        OSError
+            It cannot be written; what was kept before is still there.
+        """
+        entries = rows.entries["entry"]
+        with self._lock, self._writing() as journal:
+            for low, high, block in tuple(self._notes.segments(start, start + len(fates))):
+                if block is None:
+                    first, last = np.searchsorted(entries, (low, high)).tolist()
+                    self._put(journal, low, rows.view(first, last), fates[low - start : high - start], reserve)
+
+    def map(self, blocks: Sequence[Block]) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+        """Table (as bits) and sides with the rows of some blocks, mapped: uint32 [rows, width] and int64 [rows, 3].
+
+        Raises
+        ------
+        DataError
+            They are not there any more.
+        """
+        names, rows = {one.made for one in blocks}, max((one.last_row for one in blocks), default=0)
+        if len(names) > 1:
+            raise DataError(f"{self.path}: was removed and made anew while it was looked at; start again")
+        if not rows:
+            return np.zeros((0, self.width), np.uint32), np.zeros((0, SIDES), np.int64)
+        table = map_file(self._name(blocks[0].made, "table"), rows * 4 * self.width)
+        sides = map_file(self._name(blocks[0].made, "sides"), rows * 8 * SIDES)
+        return table.view(np.uint32).reshape(rows, self.width), sides.view(np.int64).reshape(rows, SIDES)
 
     def settle(self) -> None:
-        """Make what is there survive the machine."""
+        """Make what is there survive the machine; `OSError` where it cannot be written."""
         with self._lock:
-            if self._settled or not self._blocks:
+            if self._notes.settled or not self._notes.blocks:
                 return
-            with self._writing():
-                for ending in ("table", "sides"):
-                    os.fsync(self._open[ending])
-                self._note(["settled"])
-                os.fsync(self._open["journal"])
-
-    def close(self) -> None:
-        """Give the files back."""
-        with self._lock:
-            while self._open:
-                os.close(self._open.popitem()[1])
-
-    def __del__(self) -> None:
-        """A stream that is forgotten gives its files back too."""
-        while self._open:
-            os.close(self._open.popitem()[1])
+            with self._writing() as journal:
+                if not self._notes.blocks:
+                    return  # it was removed meanwhile
+                for ending in _BESIDE:
+                    with _opened(self._name(self._notes.made, ending), os.O_RDWR) as file:
+                        os.fsync(file)
+                self._note(journal, ["settled"])
+                os.fsync(journal)
 
     @contextmanager
-    def _writing(self) -> Iterator[None]:
-        """The one who writes, for a moment: among processes by a lock on the journal."""
-        if "journal" not in self._open:
-            self._open_files(os.O_RDWR | os.O_CREAT)
-        journal = self._open["journal"]
-        fcntl.flock(journal, fcntl.LOCK_EX)
+    def _writing(self) -> Iterator[int]:
+        """The journal for the one who writes, for a moment: among processes by a lock on it."""
+        journal = _open_locked(f"{self.path}.journal")
         try:
-            self._refresh()
-            os.ftruncate(journal, self._read_of_journal)  # half a line of one that was killed
-            if self._boot != _boot():
-                self._note(["boot", _boot()])
-            yield
+            self._catch_up(journal)
+            os.ftruncate(journal, self._notes.offset)  # half a line of one that was killed
+            if not self._notes.made or self._notes.short:
+                self._begin_anew(journal)
+            if self._notes.boot != boot_id():
+                self._note(journal, ["boot", boot_id()])
+            yield journal
         finally:
-            fcntl.flock(journal, fcntl.LOCK_UN)
+            fcntl.flock(journal, fcntl.LOCK_UN)  # a process forked meanwhile holds the file open, and must not the lock
+            os.close(journal)
 
-    def _name(self, ending: str) -> str:
-        return f"{self.path}.{ending}"
+    def _begin_anew(self, journal: int) -> None:
+        """Under another name: whoever knows the old one finds nothing, rather than other rows."""
+        for ending in _BESIDE if self._notes.made else ():
+            Path(self._name(self._notes.made, ending)).unlink(missing_ok=True)
+        os.ftruncate(journal, 0)
+        self._notes = Journal()
+        self._note(journal, ["made", secrets.token_hex(8)])
 
-    def _note(self, words: list[Any]) -> None:
-        line = _line(words)
-        os.pwrite(self._open["journal"], line, self._read_of_journal)
-        self._read_of_journal += len(line)
-        self._take_note(words)
+    def _put(self, journal: int, start: int, rows: Rows, fates: Fates, reserve: Callable[[int], None] | None) -> None:
+        """Write one block, by part."""
+        if reserve is not None:
+            reserve(kept_bytes(len(rows), self.width, len(fates)) + LINE_BYTES)
+        parts = parts_of_rows(fates)
+        ordered = rows.take(np.argsort(parts, kind="stable"))
+        sides = np.empty((len(rows), SIDES), dtype=np.int64)
+        sides[:, 0], sides[:, 1], sides[:, 2] = (
+            ordered.entries["entry"],
+            ordered.weights.view(np.int64),
+            ordered.labels,
+        )
+        row = self._notes.next_row
+        try:
+            self._write("fates", fates, start)
+            self._write("sides", sides, row * 8 * SIDES)
+            self._write("table", ordered.table, row * 4 * self.width)
+        except OSError:
+            self._cut_off(row)
+            raise
+        by_part = np.bincount(parts, minlength=len(PARTS)).tolist()
+        self._note(journal, [start, start + len(fates), row, *by_part])
 
-    def _within(self, start: int, stop: int) -> list[Block]:
-        """Blocks that hold some of the entries."""
-        low = bisect_right(self._blocks, start, key=lambda one: one.stop)
-        high = bisect_left(self._blocks, stop, key=lambda one: one.start)
-        return self._blocks[low:high]
+    def _write(self, ending: str, array: NDArray[Any], offset: int) -> None:
+        with _opened(self._name(self._notes.made, ending), os.O_RDWR | os.O_CREAT) as file:
+            write_at(file, array, offset)
+
+    def _cut_off(self, row: int) -> None:
+        """Give back the room of rows that did not fit entirely."""
+        for ending, size in (("table", 4 * self.width), ("sides", 8 * SIDES)):
+            name = self._name(self._notes.made, ending)
+            if _size(name) > row * size:
+                os.truncate(name, row * size)
+
+    def _note(self, journal: int, words: list[Any]) -> None:
+        line = line_of(words)
+        write_at(journal, np.frombuffer(line, np.uint8), self._notes.offset)
+        self._notes.take(words, line)
 
     def _refresh(self) -> None:
         """Read what another process has added to the journal."""
-        if "journal" not in self._open and not self._open_files(os.O_RDWR):
-            return
-        data = _read_all(self._open["journal"], self._read_of_journal)
-        for line in data.split(b"\n")[:-1]:
-            words = _words(line)
-            if words is None:
-                return
-            self._read_of_journal += len(line) + 1
-            self._take_note(words)
-
-    def _open_files(self, flags: int) -> bool:
+        name = f"{self.path}.journal"
         try:
-            for ending in ("table", "sides", "journal"):
-                self._open[ending] = os.open(self._name(ending), flags | os.O_CLOEXEC, 0o644)
+            with _opened(name, os.O_RDONLY) as journal:
+                self._catch_up(journal)
         except FileNotFoundError:
-            while self._open:
-                os.close(self._open.popitem()[1])
-            return False
+            self._notes = Journal()
         except OSError as error:
-            raise DataError(f"cache {self._name(ending)}: cannot be opened: {error.strerror}") from error
-        return True
+            raise DataError(f"cache {name}: cannot be read: {error.strerror}") from error
 
-    def _take_note(self, words: list[Any]) -> None:
-        self._settled = words == ["settled"]
-        match words:
-            case ["boot", boot]:
-                # Blocks that were not settled by then are nobody's: later settling does not speak for them.
-                self._boot, self._doubtful = boot, []
-            case ["settled"]:
-                for block in self._doubtful:
-                    if not self._within(block.start, block.stop):
-                        insort(self._blocks, block)
-                self._doubtful = []
-            case [start, stop, row, *counts]:
-                size = len(PARTS)
-                by_part = (tuple(counts[at : at + size]) for at in range(0, len(counts), size))
-                block = Block(start, stop, row, *by_part)
-                if self._boot != _boot():
-                    self._doubtful.append(block)
-                elif not self._within(start, stop):
-                    insort(self._blocks, block)
-                self._next_row = max(self._next_row, row + sum(block.parts))
+    def _catch_up(self, journal: int) -> None:
+        self._notes = self._notes.catch_up(journal)
+        table, sides, fates = (_size(self._name(self._notes.made, one)) for one in _BESIDE)
+        self._notes.leave_out(min(table // (4 * self.width), sides // (8 * SIDES)), fates)
 
-    def _rows(self, first: int, count: int) -> NDArray[np.float32]:
-        data = self._bytes("table", first, count, 4 * self.width)
+    def _name(self, made: str, ending: str) -> str:
+        return f"{self.path}.{made}.{ending}"
+
+    def _rows(self, block: Block, first: int, count: int) -> NDArray[np.float32]:
+        data = self._bytes(block, "table", first * 4 * self.width, count * 4 * self.width)
         return np.frombuffer(data, dtype=np.float32).reshape(count, self.width)
 
-    def _bytes(self, ending: str, first: int, count: int, size: int) -> bytes:
+    def _bytes(self, block: Block, ending: str, offset: int, size: int) -> bytes:
+        name = self._name(block.made, ending)
         try:
-            data = _read_all(self._open[ending], first * size, count * size)
+            with _opened(name, os.O_RDONLY) as file:
+                data = read_all(file, offset, size)
         except OSError as error:
-            raise DataError(f"{self._name(ending)}: cannot be read: {error.strerror}") from error
-        if len(data) != count * size:
-            raise DataError(
-                f"{self._name(ending)}: is shorter than its journal says; remove {self.path}.* to start anew"
-            )
+            self._look_again()
+            raise LostError(f"{name}: cannot be read: {error.strerror}") from error
+        if len(data) != size:
+            self._look_again()
+            raise LostError(f"{name}: is shorter than its journal says")
         return data
 
-
-def _covers(blocks: Sequence[Block], start: int, stop: int) -> bool:
-    at = start
-    for block in blocks:
-        if block.start > at:
-            return False
-        at = block.stop
-    return at >= stop
+    def _look_again(self) -> None:
+        with self._lock:
+            self._refresh()
 
 
-def _line(words: list[Any]) -> bytes:
-    text = json.dumps(words, separators=(",", ":")).encode()
-    return b"%08x %s\n" % (zlib.crc32(text), text)
-
-
-def _words(line: bytes) -> list[Any] | None:
-    checksum, _, text = line.partition(b" ")
-    if checksum != b"%08x" % zlib.crc32(text):
-        return None
-    found: list[Any] = json.loads(text)
-    return found
-
-
-@lru_cache(maxsize=1)
-def _boot() -> str:
-    """Differs after the machine was started anew."""
+@contextmanager
+def _opened(name: str, flags: int) -> Iterator[int]:
+    file = os.open(name, flags | os.O_CLOEXEC, 0o644)
     try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    except OSError:
-        return ""
+        yield file
+    finally:
+        os.close(file)
 
 
-def _read_all(file: int, offset: int, size: int | None = None) -> bytes:
-    wanted = os.fstat(file).st_size - offset if size is None else size
-    parts = []
-    while wanted > 0:
-        part = os.pread(file, wanted, offset)
-        if not part:
-            break
-        parts.append(part)
-        wanted, offset = wanted - len(part), offset + len(part)
-    return parts[0] if len(parts) == 1 else b"".join(parts)
+def _open_locked(name: str) -> int:
+    """A file, made where it is not there, and locked: the one of this name, not one that was removed meanwhile."""
+    while True:
+        file = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if _is_named(file, name):
+                return file
+        except BaseException:
+            os.close(file)
+            raise
+        os.close(file)
 
 
-def _write_at(file: int, array: NDArray[Any], offset: int) -> None:
+def _is_named(file: int, name: str) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file), os.stat(name))
+    except FileNotFoundError:
+        return False
+
+
+def _size(name: str) -> int:
+    try:
+        return os.stat(name).st_size
+    except FileNotFoundError:
+        return 0
+
+
+def write_at(file: int, array: NDArray[Any], offset: int) -> None:
+    """All bytes of an array at an offset; `OSError` where they cannot be written, such as on a full disk."""
     view = np.ascontiguousarray(array).view(np.uint8).reshape(-1).data
+    at = offset
     while len(view):
-        written = os.pwrite(file, view, offset)
-        view, offset = view[written:], offset + written
+        written = os.pwrite(file, view, at)
+        view, at = view[written:], at + written

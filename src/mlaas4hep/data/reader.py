@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from mlaas4hep.data.catalogue import Catalogue
 from mlaas4hep.data.entries import FileEntry, SampleEntry
+from mlaas4hep.data.fates import Fates, fates_of, tally
 from mlaas4hep.data.hooked import KEPT
 from mlaas4hep.data.quarantine import Skipped, outside, units
 from mlaas4hep.data.source import Source, cut_reads, read_stored, text_of
@@ -65,6 +66,12 @@ class Counts:
     quarantined: int = 0
     unlabelled: int = 0
 
+    @classmethod
+    def of(cls, fates: Fates, part: int | None) -> Counts:
+        """Of entries whose fates are known, when rows of one part are asked for, or of all for None."""
+        cut, unlabelled, delivered = tally(fates, part)
+        return cls(len(fates), delivered, cut, len(fates) - cut - unlabelled - delivered, unlabelled=unlabelled)
+
     def __add__(self, other: Counts) -> Counts:
         return Counts(
             self.read + other.read,
@@ -94,10 +101,8 @@ class Events:
         int64 [M]: position of the class, -1 where there is none.
     weights
         float64 [M]: the generator's weight; times the sample's ``scale`` it is the physics weight.
-    by_part
-        Entries of each part, those that were cut away included.
-    unlabelled
-        Entries of each part that are selected, but have no class, or no value of a target.
+    fates
+        uint8: what became of each entry of the range (`mlaas4hep.data.fates`); of the part asked for, where one was.
     counts
         What became of the entries of the range.
     """
@@ -108,8 +113,7 @@ class Events:
     parts: NDArray[np.int8]
     labels: NDArray[np.int64]
     weights: NDArray[np.float64]
-    by_part: tuple[int, ...]
-    unlabelled: tuple[int, ...]
+    fates: Fates
     counts: Counts
 
 
@@ -306,8 +310,8 @@ class EventReader:
         parts = np.zeros(num_entries, dtype=np.int8)
         if self._splitter is not None:
             parts = self._splitter.parts(columns, num_entries)
-        by_part = tuple(np.bincount(parts, minlength=len(PARTS)).tolist())
-        in_part = np.ones(num_entries, dtype=np.bool_) if part is None else parts == PARTS.index(part)
+        number = None if part is None else PARTS.index(part)
+        in_part = np.ones(num_entries, dtype=np.bool_) if number is None else parts == number
         wanted = in_part
         if self._catalogue.hook is not None:
             wanted = in_part & np.asarray(columns[KEPT])
@@ -317,21 +321,17 @@ class EventReader:
             rows = self._preprocessor.assemble(columns, num_entries, wanted=wanted, as_stored=wish.stored)
         except DataError as error:
             raise DataError(f"{file.path}, tree '{file.tree}', entries {start} to {stop}: {error}") from error
-        entries = np.arange(start, stop)
+        entries, all_parts = np.arange(start, stop), parts
         if rows.index is not None:
             columns = compress_columns(columns, _mask(rows.index, num_entries))
             entries, parts = entries[rows.index], parts[rows.index]
             words = None if words is None else words[rows.index]
         selected = rows.kept
         rows, labels = self._truths[sample.number].add_to(rows, columns, words, partial(_place, file, entries))
-        lost = np.bincount(parts[selected & ~rows.kept], minlength=len(PARTS))
+        fates = fates_of(all_parts, entries[selected & ~rows.kept] - start, entries[rows.kept] - start)
         weights = self._weights(sample, columns, len(entries))
         _check_finite(weights, rows.kept, entries, file)
-        delivered, other = int(np.count_nonzero(rows.kept)), num_entries - int(np.count_nonzero(in_part))
-        unlabelled = int(lost.sum())
-        cut = num_entries - delivered - other - unlabelled
-        counts = Counts(num_entries, delivered, cut, other, unlabelled=unlabelled)
-        return Events(start, entries, rows, parts, labels, weights, by_part, tuple(lost.tolist()), counts)
+        return Events(start, entries, rows, parts, labels, weights, fates, Counts.of(fates, number))
 
     def close(self) -> None:
         """Close the files."""

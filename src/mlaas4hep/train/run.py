@@ -57,6 +57,7 @@ from mlaas4hep.train.lengths import collection_figures, notes
 from mlaas4hep.train.limit import limit_events
 from mlaas4hep.train.output import REPORT_FOLDER, draft_folder, write_report, write_run
 from mlaas4hep.train.resume import Attempt, Unfinished, begin, data_facts, refuse_unable
+from mlaas4hep.train.room import refuse_without_room, require_folder
 from mlaas4hep.train.scanned import scanned
 
 MODEL_FOLDER = "model"
@@ -216,9 +217,11 @@ def _prepare(
 ) -> _Plan:
     for line in (*config.not_built(), *config.unused()):
         progress.note(line)
+    require_folder(config)
     catalogue = _open(config, max_events, progress)
     preprocessor = Preprocessor(config.features, catalogue.types)
     threads = default_threads() if threads is None else threads
+    refuse_without_room(config, choice, catalogue, preprocessor)
     catalogue, found = scanned(
         catalogue,
         preprocessor,

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import errno
+import itertools
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
+import msgspec
 import numpy as np
 import pytest
 
 from mlaas4hep.config import Cache, Config, parse_config
 from mlaas4hep.data.batches import Batch
-from mlaas4hep.data.cache import RowCache
+from mlaas4hep.data.cache import CacheWarning
 from mlaas4hep.data.catalogue import Catalogue
 from mlaas4hep.data.dataset import EventDataset
-from mlaas4hep.data.kept import CachedFile
-from mlaas4hep.data.rows import Rows
+from mlaas4hep.data.reader import Counts
+from mlaas4hep.data.scan import scan
 from mlaas4hep.errors import DataError
 from mlaas4hep.spec.preprocess import Preprocessor
 from mlaas4hep.testing import assert_resumable, make_events, same_batch, write_events
@@ -127,7 +133,9 @@ def test_an_exact_order_does_not_hang_on_how_the_cache_was_filled(
     stream: Callable[..., EventDataset], tmp_path: Path
 ) -> None:
     found = []
-    for number, settings in enumerate([{}, {"threads": 0, "chunk_entries": 13}, {"threads": 4, "batch_size": 7}]):
+    least = {"max_memory": 40_000, "batch_size": 64}  # less than a batch is gathered at once
+    others = ({"threads": 0, "chunk_entries": 13}, {"threads": 4, "batch_size": 7}, least)
+    for number, settings in enumerate(({}, *others)):
         with stream(folder=f"cache{number}", shuffle="exact", **settings) as exact:
             found.append(read(exact, 2))  # fills first
     rows = [np.concatenate([batch.inputs["jets"] for batch in one]).tobytes() for one in found]
@@ -170,8 +178,168 @@ def test_ranks_share_an_exact_order(stream: Callable[..., EventDataset]) -> None
 def test_an_exact_order_needs_a_cache_with_room(stream: Callable[..., EventDataset]) -> None:
     with pytest.raises(DataError, match="shuffle: exact needs a cache"):
         stream(folder=None, shuffle="exact")
-    with stream(shuffle="exact", limit="1 kB") as small, pytest.raises(DataError, match="no room in the cache; raise"):
-        small.epoch(1)
+    with (
+        stream(shuffle="exact", limit="1 kB") as small,
+        pytest.raises(DataError, match=r"more do not fit.*limit is 1 kB"),
+    ):
+        read(small, 0)
+
+
+def test_an_exact_order_that_cannot_fit_is_refused_before_its_first_epoch(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """770 entries in 3 files, 8 numbers a row, nothing cut away: 770 x (8 x 4 + 24) and a few bytes."""
+    features = msgspec.structs.replace(config.features, preselection=None)
+    samples = {name: msgspec.structs.replace(one, selection=None) for name, one in config.samples.items()}
+    catalogue = Catalogue.open(msgspec.structs.replace(config, features=features, samples=samples))
+    preprocessor = Preprocessor(features, catalogue.types)
+
+    def opened(limit: str, **settings: object) -> EventDataset:
+        cache = Cache(str(tmp_path / "cache"), limit)
+        return EventDataset(catalogue, preprocessor, shuffle="exact", cache=cache, **settings)  # type: ignore[arg-type]
+
+    told = (
+        r"cache .*/cache: shuffle: exact keeps all 770 rows on disk, which needs 45.8 kB; cache.limit is 45 kB; raise"
+    )
+    with pytest.raises(DataError, match=told):
+        opened("45 kB")
+    with opened("46 kB", chunk_entries=100) as exact:
+        assert sorted(entries(read(exact, 0))) == sorted(entries(read(exact, 1)))
+    with monkeypatch.context() as patched:
+        patched.setattr("mlaas4hep.data.room.os.statvfs", lambda _: SimpleNamespace(f_bavail=1, f_frsize=1000))
+        opened("46 kB").close()  # all of it is there
+        shutil.rmtree(tmp_path / "cache")
+        with pytest.raises(DataError, match=r"45.8 kB of it still to be written; the disk has 1 kB left for it"):
+            opened("50 kB")
+    with opened("1 GB") as other:
+        other.fill_cache()
+        narrow = msgspec.structs.replace(features, inputs=features.inputs[:1])
+        taken = Cache(str(tmp_path / "cache"), "60 kB")
+        with pytest.raises(DataError, match=r"cache.limit is 60 kB, of which other runs use 4\d.\d kB now"):
+            EventDataset(catalogue, Preprocessor(narrow, catalogue.types), shuffle="exact", cache=taken)
+
+
+def test_rows_that_a_scan_counted_are_known_before_an_exact_order(config: Config, tmp_path: Path) -> None:
+    catalogue = Catalogue.open(config)
+    preprocessor = Preprocessor(config.features, catalogue.types)
+    statistics = scan(catalogue, preprocessor)
+    counted = sum(one.train + one.validation + one.test for one in statistics.samples.values())
+    assert 0 < counted < 770
+    settings = {"statistics": statistics, "cache": Cache(str(tmp_path / "cache"), "30 kB")}
+    with pytest.raises(DataError, match=f"keeps all {counted} rows on disk"):
+        EventDataset(catalogue, preprocessor, shuffle="exact", **settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_what_has_no_room_is_read_each_epoch_and_named(
+    stream: Callable[..., EventDataset], tmp_path: Path, shuffle: bool
+) -> None:
+    with stream(folder=None, shuffle=shuffle) as plain:
+        expected = [read(plain, epoch) for epoch in range(2)]
+    with stream(shuffle=shuffle, limit="15 kB", chunk_entries=40) as kept:
+        for epoch, wanted in enumerate(expected):
+            assert all(map(same_batch, wanted, read(kept, epoch)))
+        assert kept.not_cached
+        assert set(kept.not_cached) <= {str(one) for one in tmp_path.glob("*.root")}
+        held = sum(one.stat().st_size for one in (tmp_path / "cache").iterdir() if len(one.name) > 40)
+        assert 10_000 < held <= 15_000
+
+
+def full_disk(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
+    write, calls = os.pwrite, itertools.count()
+
+    def full(handle: int, data: bytes, offset: int) -> int:
+        if next(calls) >= after and "/cache/" in os.readlink(f"/proc/self/fd/{handle}"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(handle, data, offset)
+
+    monkeypatch.setattr("mlaas4hep.data.kept.os.pwrite", full)
+
+
+@pytest.mark.parametrize("after", [2, 9])
+def test_a_stream_by_windows_goes_on_without_keeping_where_the_disk_is_full(
+    stream: Callable[..., EventDataset], monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    with stream(folder=None, shuffle=True) as plain:
+        expected = [read(plain, epoch) for epoch in range(2)]
+    full_disk(monkeypatch, after)
+    with stream(shuffle=True) as kept:
+        with pytest.warns(CacheWarning) as told:
+            found = [read(kept, epoch) for epoch in range(2)]
+        assert kept.not_cached
+    assert len(told) == 1
+    for one, other in zip(expected, found, strict=True):
+        assert all(map(same_batch, one, other))
+    assert re.search(r"cache .*/cache: the disk is full: .*B more were to be kept, .*B are free", str(told[0].message))
+
+
+def test_an_exact_order_ends_where_the_disk_is_full_and_says_where(
+    stream: Callable[..., EventDataset], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full_disk(monkeypatch, 5)
+    told = r"cache .*/cache: the disk is full: .*B more were to be kept, .*B are free; shuffle: exact needs all rows"
+    with stream(shuffle="exact") as exact, pytest.raises(DataError, match=told):
+        read(exact, 0)
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_what_is_removed_while_it_is_used_comes_from_its_source_again(
+    stream: Callable[..., EventDataset], tmp_path: Path, shuffle: bool
+) -> None:
+    with stream(shuffle=shuffle) as kept:
+        expected = [read(kept, epoch) for epoch in range(2)]
+        for one in (tmp_path / "cache").glob("*.table"):
+            one.unlink()
+        with pytest.warns(CacheWarning, match="is read from its source again") as told:
+            assert all(map(same_batch, expected[1], read(kept, 1)))
+        assert len(told) == 1
+        remove_sources(tmp_path)
+        assert all(map(same_batch, expected[0], read(kept, 0))), "it was kept again"
+
+
+def test_counts_of_a_part_of_what_is_kept_are_those_of_the_source(stream: Callable[..., EventDataset]) -> None:
+    with stream(chunk_entries=50) as kept:
+        kept.fill_cache()
+
+    def told(dataset: EventDataset) -> list[dict[int, Counts]]:
+        found: list[dict[int, Counts]] = []
+        for chunk in dataset.plan(0).chunks():
+            found.append({})
+            for _ in dataset._delivery.read(chunk, found[-1]):
+                pass
+        return found
+
+    for part in ("train", "test", None):
+        with stream(chunk_entries=13, part=part) as kept, stream(folder=None, chunk_entries=13, part=part) as plain:
+            assert told(kept) == told(plain)
+
+
+FEW_FILES = """
+import os, resource, sys
+from mlaas4hep.config import Cache, parse_config
+from mlaas4hep.data.catalogue import Catalogue
+from mlaas4hep.data.dataset import EventDataset
+from mlaas4hep.spec.preprocess import Preprocessor
+config = parse_config(sys.stdin.read())
+catalogue = Catalogue.open(config)
+settings = {"part": "train", "threads": 2, "shuffle_window": 1000, "cache": Cache(sys.argv[1])}
+most = len(os.listdir("/proc/self/fd")) + 40  # sources that are kept open, too
+resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+with EventDataset(catalogue, Preprocessor(config.features, catalogue.types), shuffle="exact", **settings) as stream:
+    print(*(sum(len(batch) for batch in stream.epoch(number)) for number in range(3)))
+"""
+
+
+def test_many_cached_files_need_few_handles(tmp_path: Path) -> None:
+    for number in range(30):
+        write_events(tmp_path / f"s{number}.root", make_events(20, seed=number), cluster=20)
+    write_events(tmp_path / "b.root", make_events(310, seed=9, run=2), cluster=50)
+    command = [sys.executable, "-c", FEW_FILES, str(tmp_path / "cache")]
+    text = CONFIG.format(folder=tmp_path)
+    done = subprocess.run(command, input=text, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    first, second, third = map(int, done.stdout.split())
+    assert 0 < first == second == third
 
 
 def test_a_changed_source_is_read_anew(stream: Callable[..., EventDataset], config: Config, tmp_path: Path) -> None:
@@ -187,105 +355,6 @@ def test_a_changed_source_is_read_anew(stream: Callable[..., EventDataset], conf
     with EventDataset(catalogue, preprocessor, part="train", **settings) as plain:  # type: ignore[arg-type]
         assert all(map(same_batch, read(plain, 0), after))
     assert not all(map(same_batch, before, after))
-
-
-def rows(first: int, count: int) -> Rows:
-    made = Rows.empty(count, 2)
-    made.table[:] = np.arange(first, first + count)[:, np.newaxis]
-    made.labels[:], made.weights[:] = 1, 0.5
-    made.entries["file"], made.entries["entry"] = 0, np.arange(first, first + count)
-    return made
-
-
-def test_several_write_in_turns_and_see_what_the_others_wrote(tmp_path: Path) -> None:
-    one, other = CachedFile(tmp_path / "x", 2), CachedFile(tmp_path / "x", 2)
-    one.append(0, 10, rows(0, 10), (10, 0, 0), (10, 0, 0))
-    other.append(10, 20, rows(10, 10), (10, 0, 0), (10, 0, 0))
-    other.append(5, 15, rows(5, 10), (10, 0, 0), (10, 0, 0))  # some of it is there
-    one.append(20, 25, rows(20, 5), (5, 0, 0), (5, 0, 0))
-    for file in (one, other, CachedFile(tmp_path / "x", 2)):
-        assert file.is_whole(((0, 25),))
-        found = [(start, stop, block) for start, stop, block in file.segments(3, 23) if block is not None]
-        read = np.concatenate([file.read(block, start, stop, 0)[0] for start, stop, block in found])
-        assert read.tolist() == rows(3, 20).table.tolist()
-        table, sides = file.map()
-        assert sorted(sides[:, 0].tolist()) == list(range(25))
-        assert table.view(np.float32)[:, 0].tolist() == sides[:, 0].tolist()
-        file.close()
-
-
-@pytest.mark.parametrize("lost", [1, 5, 12])
-def test_a_line_that_was_cut_short_does_not_count_and_is_written_anew(tmp_path: Path, lost: int) -> None:
-    one = CachedFile(tmp_path / "x", 2)
-    one.append(0, 10, rows(0, 10), (10, 0, 0), (10, 0, 0))
-    one.append(10, 20, rows(10, 10), (10, 0, 0), (10, 0, 0))
-    one.close()
-    journal = tmp_path / "x.journal"
-    whole = journal.read_bytes()
-    journal.write_bytes(whole[:-lost])
-    again = CachedFile(tmp_path / "x", 2)
-    assert [block.start for block in again.blocks] == [0]
-    again.append(10, 20, rows(10, 10), (10, 0, 0), (10, 0, 0))
-    assert again.is_whole(((0, 20),))
-    again.close()
-    assert journal.read_bytes() == whole
-
-
-def test_what_was_written_before_the_machine_stopped_counts_only_once_settled(tmp_path: Path) -> None:
-    one = CachedFile(tmp_path / "x", 2)
-    one.append(0, 10, rows(0, 10), (10, 0, 0), (10, 0, 0))
-    one.close()
-    journal = tmp_path / "x.journal"
-    lines = journal.read_bytes().splitlines(keepends=True)
-    from mlaas4hep.data import kept
-
-    another_boot = kept._line(["boot", "another"])
-    journal.write_bytes(another_boot + b"".join(lines[1:]))
-    assert CachedFile(tmp_path / "x", 2).blocks == ()
-    journal.write_bytes(another_boot + b"".join(lines[1:]) + kept._line(["settled"]))
-    journal.write_bytes(another_boot + b"".join(lines[1:]))
-    lost = CachedFile(tmp_path / "x", 2)
-    lost.append(0, 10, rows(0, 10), (10, 0, 0), (10, 0, 0))
-    lost.settle()
-    assert [block.row for block in CachedFile(tmp_path / "x", 2).blocks] == [10], "settling speaks for its own only"
-    lost.close()
-    journal.write_bytes(another_boot + b"".join(lines[1:]) + kept._line(["settled"]))
-    again = CachedFile(tmp_path / "x", 2)
-    assert len(again.blocks) == 1
-    again.append(10, 20, rows(10, 10), (10, 0, 0), (10, 0, 0))
-    again.settle()
-    assert CachedFile(tmp_path / "x", 2).is_whole(((0, 20),))
-
-
-def test_what_was_not_used_for_longest_goes_first_and_nothing_that_is_written(tmp_path: Path) -> None:
-    room = 16_384  # a table and its sides, in blocks of the disk
-
-    def cache(declaration: str) -> RowCache:
-        return RowCache(tmp_path, limit_bytes=4 * room, width=2, declaration=declaration)
-
-    for age, name in enumerate(["old", "older"]):
-        made = cache(name)
-        file = made.file("f", entries=300, name="f")
-        assert file is not None
-        file.append(0, 300, rows(0, 300), (300, 0, 0), (300, 0, 0))
-        made.close()
-        for one in tmp_path.glob("*.journal"):
-            if one.stat().st_mtime > 2000:
-                os.utime(one, (1000 - 100 * age, 1000 - 100 * age))
-    writing = cache("writing")
-    held = writing.file("f", entries=300, name="f")
-    assert held is not None
-    held.append(0, 300, rows(0, 300), (300, 0, 0), (300, 0, 0))
-    before = {one.name: one.stat().st_mtime for one in tmp_path.glob("*.journal")}
-    assert len(before) == 3
-    new = cache("new").file("f", entries=800, name="f")
-    assert new is not None
-    left = {one.name for one in tmp_path.glob("*.journal")}
-    assert min(before, key=before.__getitem__) not in left
-    assert held.path.with_suffix(".journal").name in left
-    too_large = cache("large")
-    assert too_large.file("f", entries=10**6, name="f") is None
-    assert too_large.too_large == ["f"]
 
 
 FILL = """

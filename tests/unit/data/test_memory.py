@@ -79,6 +79,61 @@ def test_long_lists_are_read_within_the_memory_that_is_allowed(tmp_path: Path, f
     assert grown < 2 * MEMORY, f"the stream took {grown / 1e6:.0f} MB"
 
 
+EXACT = """
+import re, sys, threading, time
+from pathlib import Path
+from mlaas4hep.config import Cache, parse_config
+from mlaas4hep.data.catalogue import Catalogue
+from mlaas4hep.data.dataset import EventDataset
+from mlaas4hep.data.hashing import permuted
+from mlaas4hep.spec.preprocess import Preprocessor
+
+signal, background, folder, memory = sys.argv[1:]
+config = parse_config(
+    "samples:\\n"
+    f"  signal: {{files: '{signal}'}}\\n  background: {{files: '{background}'}}\\n"
+    "inputs: {event: [x], cells: {vars: [cell_a, cell_b, cell_c, cell_d], length: 250}}"
+)
+catalogue = Catalogue.open(config)
+settings = {"shuffle_window": 1000, "chunk_entries": 1000, "cache": Cache(folder), "max_memory": int(memory)}
+with EventDataset(
+    catalogue, Preprocessor(config.features, catalogue.types), shuffle="exact", threads=2, **settings
+) as stream:
+    stream.fill_cache()
+    next(stream.epoch(1))
+
+    def held():
+        return 1024 * int(re.search(r"RssAnon:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+
+    def watch():
+        while True:
+            seen.append(held())
+            time.sleep(0.001)
+
+    start, seen = held(), [held()]
+    threading.Thread(target=watch, daemon=True).start()
+    events = sum(len(batch) for batch in stream.epoch(2))
+print(events, max(seen) - start)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
+def test_an_exact_order_is_gathered_within_the_memory_that_is_allowed(tmp_path: Path) -> None:
+    """25,000 rows of 4 kB: what is gathered at once would be 67 MB a thread."""
+    half, memory = 12_500, 40_000_000
+    for name in "ab":
+        cells = Jagged.from_counts(np.ones(half, np.int64), np.zeros(half))
+        columns = {"x": np.arange(half), **{f"cell_{one}": cells for one in "abcd"}}
+        write_events(tmp_path / f"{name}.root", columns, cluster=1000)
+    paths = [str(tmp_path / f"{name}.root") for name in "ab"]
+    command = [sys.executable, "-c", EXACT, *paths, str(tmp_path / "cache"), str(memory)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    events, grown = map(int, done.stdout.split())
+    assert events == 2 * half
+    assert grown < memory, f"the stream took {grown / 1e6:.0f} MB"
+
+
 @pytest.mark.parametrize("format", ROOT_FORMATS)
 def test_reads_are_cut_by_the_bytes_in_the_file(tmp_path: Path, format: Format) -> None:
     columns = {"x": np.arange(2000.0), "e": Jagged.from_counts(np.full(2000, 50), np.zeros(100_000, np.float32))}

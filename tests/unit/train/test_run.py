@@ -68,6 +68,50 @@ def left_behind(folder: Path) -> list[str]:
     return sorted(one.name for one in folder.iterdir()) if folder.exists() else []
 
 
+def never(*_: object, **__: object) -> object:
+    raise AssertionError("the events were looked at")
+
+
+@pytest.mark.parametrize(
+    ("cache", "words"),
+    [
+        ({"path": "file/below"}, r"cache .*file/below: cannot be written: "),
+        (
+            {"path": "rows", "limit": "10 kB"},
+            r"keeps all 2700 rows on disk, which needs 1\d\d kB; cache.limit is 10 kB",
+        ),
+    ],
+)
+def test_a_cache_that_cannot_work_is_refused_before_the_scan(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: dict[str, str], words: str
+) -> None:
+    (tmp_path / "file").write_text("")
+    place = {**cache, "path": str(tmp_path / cache["path"])}
+    setting = config(files, model="mlp", cache=place, training={**TRAINING, "shuffle": "exact"})
+    monkeypatch.setattr(run, "scanned", never)
+    with pytest.raises(DataError, match=words):
+        train(setting, output=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_model_that_holds_its_events_takes_a_small_cache_for_what_it_is(files: Path, tmp_path: Path) -> None:
+    cache = {"path": str(tmp_path / "rows"), "limit": "30 kB"}
+    setting = config(files, model={"name": "bdt", "trees": 5}, cache=cache, training={**TRAINING, "shuffle": "exact"})
+    assert train(setting, output=tmp_path / "run").metrics["entries_read"] == 3 * ENTRIES
+
+
+def test_an_exact_order_without_room_for_the_rows_of_the_scan_is_refused_before_its_first_epoch(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = {"path": str(tmp_path / "rows"), "limit": "10 kB"}
+    setting = config(
+        files, model="mlp", cache=cache, preselection="met > 50", training={**TRAINING, "shuffle": "exact"}
+    )
+    monkeypatch.setattr(run, "learn", never)
+    with pytest.raises(DataError, match=r"keeps all 20\d\d rows on disk, which needs .* kB; cache.limit is 10 kB"):
+        train(setting, output=tmp_path / "run")
+
+
 @pytest.mark.parametrize("model", ["mlp", {"name": "bdt", "trees": 30}], ids=["mlp", "bdt"])
 def test_two_runs_of_one_seed_have_the_same_hashes(files: Path, tmp_path: Path, model: object) -> None:
     setting = config(files, model=model)
