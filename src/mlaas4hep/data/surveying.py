@@ -18,11 +18,11 @@ from mlaas4hep.data.hook import RecordHook
 from mlaas4hep.data.hooked import KEPT
 from mlaas4hep.data.locate import Located, file_key, search
 from mlaas4hep.data.opening import Opening
-from mlaas4hep.data.quarantine import Quarantine, Skipped
+from mlaas4hep.data.quarantine import Quarantine, Skipped, reason_of
 from mlaas4hep.data.source import Source, Texts
 from mlaas4hep.data.split import choose_identity
 from mlaas4hep.data.weights import normalisation
-from mlaas4hep.errors import DataError, ExpressionError, nearest
+from mlaas4hep.errors import DataError, ExpressionError, nearest, some_files
 from mlaas4hep.spec.columns import ColumnType, promote
 from mlaas4hep.spec.expressions import Expression
 from mlaas4hep.spec.features import Split
@@ -99,7 +99,9 @@ class Survey:
                 self._unknown_names() if self.kind == "mc" else ()
             )  # else they may be in a file that could not be opened
         self.problems.extend(self._missing_lines())
-        self.problems.extend(f"samples.{name}: {_some(paths)}{told}" for (name, told), paths in self._refused.items())
+        self.problems.extend(
+            f"samples.{name}: {some_files(paths)}{told}" for (name, told), paths in self._refused.items()
+        )
         self.problems.extend(line for name, line in self._other_kind.items() if name in self._asked)
         if self.problems:
             raise DataError(_joined(self.problems))
@@ -176,7 +178,7 @@ class Survey:
         except DataError as error:
             if not self._quarantine.policy.skips:
                 raise
-            self._quarantine.add_file(Skipped(name, path, str(error).removeprefix(f"{path}: ")))
+            self._quarantine.add_file(Skipped(name, path, reason_of(error, path)))
             return
         with source:
             self._refuse_twice(name, file, source.tree, sample.selection)
@@ -192,7 +194,7 @@ class Survey:
     def _leave_out(self, name: str, path: str, problem: str, *, otherwise: bool) -> None:
         """A file that is not there: left out where that is allowed and there are others, else a problem."""
         if self._quarantine.policy.skips and otherwise:
-            self._quarantine.add_file(Skipped(name, path, problem.removeprefix(f"{path}: ")))
+            self._quarantine.add_file(Skipped(name, path, reason_of(problem, path)))
         else:
             self.problems.append(f"samples.{name}: {problem}")
 
@@ -254,7 +256,7 @@ class Survey:
 
     def _missing_lines(self) -> Iterator[str]:
         for (name, tree, problem), paths in self._missing.items():
-            yield f"samples.{name}: {_some(paths)}, tree '{tree}': {problem}"
+            yield f"samples.{name}: {some_files(paths)}, tree '{tree}': {problem}"
 
     def _unknown_names(self) -> Iterator[str]:
         """Names that are only used later, in observers and variations: a typo is told now."""
@@ -286,11 +288,6 @@ def _open_filled(opening: Opening) -> Source:
         source.close()
         raise DataError(f"{opening.path}: tree '{source.tree}' has no entries")
     return source
-
-
-def _some(paths: list[str]) -> str:
-    more = len(paths) - 1
-    return f"{paths[0]} and {more} more file{'s' if more > 1 else ''}" if more else paths[0]
 
 
 def _joined(problems: list[str]) -> str:
