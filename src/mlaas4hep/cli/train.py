@@ -145,5 +145,7 @@ def _as_text(result: RunResult, evaluated: EvaluatedRun | None) -> str:
         lines.append(
             f"  {'test':<11}{metrics['events']['test']:>10,} events  not opened: mlaas4hep evaluate {result.path}"
         )
-    lines += [f"Run:    {result.path}", f"Bundle: {result.bundle.path}", f"Page:   {result.report}"]
-    return "\n".join([*lines, f"Serve it: mlaas4hep serve {result.bundle.path.parent}"])
+    # A bundle knows its absolute path; the run is told as it was named, and so is all in it.
+    bundle = result.path.joinpath(*result.bundle.path.parts[-3:])
+    lines += [f"Run:    {result.path}", f"Bundle: {bundle}", f"Page:   {result.report}"]
+    return "\n".join([*lines, f"Serve it: mlaas4hep serve {bundle.parent}"])
