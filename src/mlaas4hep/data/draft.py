@@ -18,6 +18,7 @@ import numpy as np
 from mlaas4hep.data.inspect import ColumnSummary, Survey, prefix_of
 from mlaas4hep.data.source import ONLY_TABLE
 from mlaas4hep.data.split import STANDARD
+from mlaas4hep.errors import told_once
 from mlaas4hep.spec.features import MAX_LENGTH
 from mlaas4hep.spec.spelling import spell_name
 
@@ -72,7 +73,7 @@ def draft_config(found: Survey) -> str:
     lines = [
         "# A first config, drafted from the files: check the labels, the inputs and the lengths.",
         f"# Figures are of {found.looked_at} of {found.entries} events.",
-        *(f"# left out: {json.dumps(path, ensure_ascii=False)} {why}" for path, why in found.left_out.items()),
+        *(f"# left out: {line}" for line in _left_out(found)),
     ]
     if found.tree != ONLY_TABLE and not any(sample.tree for sample in samples):
         lines.append(f"tree: {_word(found.tree)}")
@@ -86,6 +87,12 @@ def draft_config(found: Survey) -> str:
     lines += _split_lines(found)
     lines.append("model: mlp")
     return "\n".join(lines) + "\n"
+
+
+def _left_out(found: Survey) -> list[str]:
+    """One line each, whatever is in the name of a file."""
+    lines = told_once((path, f": {why}") for path, why in (found.refused | found.left_out).items())
+    return [" ".join(line.split()) for line in lines]
 
 
 def _samples(found: Survey, label: ColumnSummary | None) -> list[_Sample]:

@@ -29,7 +29,7 @@ class Skipped:
     Parameters
     ----------
     sample, path
-        Where.
+        Where; the sample may be empty where files are looked at that belong to none.
     reason
         Why, in the words of the error, without the file and tree that it names.
     tree
@@ -60,7 +60,8 @@ class Skipped:
     def rest(self) -> str:
         """What is told behind the name of the file."""
         if self.tree is None:
-            return f" (sample '{self.sample}'): {self.reason}"
+            whose = f" (sample '{self.sample}')" if self.sample else ""
+            return f"{whose}: {self.reason}"
         return f", tree '{self.tree}', entries {self.start} to {self.stop}: {self.reason}"
 
     def as_plain(self) -> dict[str, Any]:
@@ -194,7 +195,7 @@ def reason_of(error: DataError | str, path: str, tree: str | None = None) -> str
     "branch 'x': is damaged"
     """
     words = str(error)
-    for begin in (f"{path}, tree '{tree}', ", f"{path}, tree '{tree}': ", f"{path}: "):
+    for begin in (f"{path}, tree '{tree}', ", f"{path}, tree '{tree}': ", f"{path}, tree '{tree}' ", f"{path}: "):
         if words.startswith(begin):
             return words.removeprefix(begin)
     return words

@@ -231,7 +231,7 @@ class Survey:
         others[name] = wanted
 
     def _add_columns(self, source: Source) -> None:
-        self._columns.update(dict.fromkeys(source.columns))
+        self._columns.update(dict.fromkeys(name for name in source.columns if name != KEPT))
         readable = {name: one.type for name, one in source.columns.items() if one.type is not None}
         self._everywhere = set(readable) if self._everywhere is None else self._everywhere & set(readable)
         for name, found in readable.items():
@@ -246,7 +246,7 @@ class Survey:
     def _check_column(self, name: str, source: Source, column: str) -> None:
         info = source.columns.get(column)
         if info is None:
-            known = [*source.columns, *self.config.features.new_variables]
+            known = [*(one for one in source.columns if one != KEPT), *self.config.features.new_variables]
             problem = f"has no column '{column}'{nearest(column, known)}"
         elif info.type is None:
             problem = f"column '{column}' ({info.description}) cannot be read: {info.reason}"

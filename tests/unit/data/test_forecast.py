@@ -18,6 +18,7 @@ from mlaas4hep.data.source import Weighed, open_source
 from mlaas4hep.errors import DataError
 from mlaas4hep.spec.preprocess import Preprocessor
 from mlaas4hep.testing import Format, make_events, write_events
+from tests.unit.data.test_quarantine import break_cluster
 
 
 def declared(folder: Path, *, window: int = 100, more: str = "") -> Config:
@@ -139,6 +140,20 @@ def test_a_window_that_does_not_fit_is_warned_of(tmp_path: Path) -> None:
 def test_files_that_cannot_be_used_are_refused_as_by_a_run(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such file"):
         forecast(declared(tmp_path))
+
+
+def test_what_is_left_out_is_told_and_another_cluster_is_measured(tmp_path: Path) -> None:
+    break_cluster(written(tmp_path) / "signal.root", 10)
+    (tmp_path / "empty.root").write_bytes(b"")
+    text = (
+        "samples: {signal: {files: [signal.root, empty.root]}, background: {files: background.root}}\n"
+        "inputs: {event: [MET_pt], jets: {vars: [Jet_pt], length: 3}}\non_error: skip\n"
+    )
+    found = forecast(parse_config(text, folder=tmp_path))
+    assert found.measured_entries == 50
+    whole, place = found.skipped
+    assert (whole.path, whole.tree, whole.sample) == (str(tmp_path / "empty.root"), None, "signal")
+    assert (place.path, place.start, place.stop) == (str(tmp_path / "signal.root"), 500, 550)
 
 
 def test_nothing_stays_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
