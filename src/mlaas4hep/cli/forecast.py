@@ -64,7 +64,7 @@ def _config(files: Sequence[str], config: Path | None, tree: str | None) -> tupl
     import msgspec
 
     from mlaas4hep.config import parse_config, read_config
-    from mlaas4hep.data.draft import draft_config
+    from mlaas4hep.data.draft import TO_FILL_IN, draft_config
     from mlaas4hep.data.inspect import survey
 
     if config is not None and not files:
@@ -73,7 +73,7 @@ def _config(files: Sequence[str], config: Path | None, tree: str | None) -> tupl
     if config is None:
         seen = survey(paths, tree=tree)
         drafted = parse_config(draft_config(seen))
-        there = {name: one for name, one in drafted.samples.items() if "CHANGE-ME.root" not in one.files}
+        there = {name: one for name, one in drafted.samples.items() if TO_FILL_IN not in one.files}
         return msgspec.structs.replace(drafted, samples=there), missing | seen.refused
     declared = read_config(config)
     name, first = next(iter(declared.samples.items()))

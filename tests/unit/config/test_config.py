@@ -94,7 +94,7 @@ def test_three_mistakes_are_reported_at_once_each_with_its_path() -> None:
         ("on_error: 5", "on_error: '5' is not known; write stop, skip, skip up to 5 (files or clusters)"),
         (
             "cache: 100",
-            "cache: wants a folder on a local disk, such as /scratch/rows, or {path: /scratch/rows, limit: 50 GB}; found 100",
+            "cache: wants a folder on a local disk, such as /scratch/rows, or {path: /scratch/rows, limit: 50 GB}; f",
         ),
         ("missing: true", "missing: wants a list, found true"),
     ],

@@ -153,9 +153,19 @@ def test_values_that_may_stand_for_a_missing_one_are_remarked(tmp_path: Path) ->
         "fine": np.array([-998, 1, 2, 3], dtype=np.float32),
     }
     text = draft_config(survey([str(write_events(tmp_path / "a.root", columns))]))
-    assert "# infinite values in: ratio\n# lowest value -999 in: mbb\n# lowest value -99.9 in: tau\n" in text
+    assert "# The lowest value is -999 in: mbb\n# The lowest value is -99.9 in: tau\n" in text
+    assert "# Infinite values in: ratio." in text
     assert "# missing: [-999, -99.9]\n" in text
     assert parse_config(text.replace("# missing", "missing")).features.missing_values == (-999.0, -99.9)
+
+
+def test_what_is_to_be_filled_in_says_what_it_wants(tmp_path: Path) -> None:
+    columns: dict[str, Column] = {f"x{number}": np.arange(5.0) for number in range(47)}
+    text = draft_config(survey([str(write_events(tmp_path / "data.root", columns))]))
+    before, after = text.split('    files: "CHANGE-ME.root"\n')
+    assert "A classifier needs another: write its files here." in before.splitlines()[-2]
+    assert "7 more look usable: x40, x41, x42, x43, x44 and 2 more\n" in after
+    parse_config(text)
 
 
 REAL = [
