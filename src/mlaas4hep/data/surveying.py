@@ -11,11 +11,12 @@ from dataclasses import replace
 from typing import Any
 
 from mlaas4hep.config import Config, Sample
-from mlaas4hep.config.labels import rule_of
+from mlaas4hep.config.labels import Rule, rule_of
 from mlaas4hep.data.entries import NO_LABEL, FileEntry, SampleEntry, SampleKind
 from mlaas4hep.data.friends import match_friends
 from mlaas4hep.data.hook import RecordHook
 from mlaas4hep.data.hooked import KEPT
+from mlaas4hep.data.label_values import asked_told, first_values
 from mlaas4hep.data.locate import Located, file_key, search
 from mlaas4hep.data.opening import Opening
 from mlaas4hep.data.quarantine import Quarantine, Skipped, reason_of
@@ -52,6 +53,7 @@ class Survey:
         self._needs: dict[tuple[str | None, str, int], frozenset[str]] = {}
         self._other_kind: dict[str, str] = {}
         self._missing: dict[tuple[str, str, str], list[str]] = {}
+        self._labels_told: dict[tuple[str, str, str], str] = {}
         self._columns: dict[str, None] = {}
         self._selected: dict[tuple[object, ...], dict[str, str]] = {}
         self._refused: dict[tuple[str, str], list[str]] = {}
@@ -205,9 +207,19 @@ class Survey:
             return None
         info = source.columns.get(rule.column)
         if info is not None and info.type is not None:
-            problem = f"column '{rule.column}' holds numbers ({info.description}), but labels.classes gives text for it"
-            self._missing.setdefault((name, source.tree, problem), []).append(source.path)
+            self._note_label(name, source, f"numbers ({info.description})", rule)
         return rule.column if isinstance(source, Texts) and rule.column in source.texts else None
+
+    def _note_label(self, name: str, source: Source, words: str, rule: Rule) -> None:
+        """The column of a label holds what its classes do not name: told with what is there, in its first file."""
+        column, key = rule.column or "", (name, source.tree, words)
+        if key not in self._labels_told:
+            held = first_values(source, column, text=not rule.is_text)
+            kind = "text" if rule.is_text else "numbers"
+            self._labels_told[key] = (
+                f"column '{column}' holds {words}: {held}; labels.classes gives {kind} for it: {asked_told(rule)}"
+            )
+        self._missing.setdefault((name, source.tree, self._labels_told[key]), []).append(source.path)
 
     def _refuse_twice(self, name: str, file: Located, tree: str, selection: str | None) -> None:
         """No two samples with the same entries of a tree; overlaps of selections show when events are read."""
@@ -249,6 +261,10 @@ class Survey:
             known = [*(one for one in source.columns if one != KEPT), *self.config.features.new_variables]
             problem = f"has no column '{column}'{nearest(column, known)}"
         elif info.type is None:
+            rule = self.config.rule_of(name)
+            if rule is not None and column == rule.column and isinstance(source, Texts) and column in source.texts:
+                self._note_label(name, source, "text", rule)
+                return
             problem = f"column '{column}' ({info.description}) cannot be read: {info.reason}"
         else:
             return
