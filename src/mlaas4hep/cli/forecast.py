@@ -18,6 +18,7 @@ from mlaas4hep.errors import counted
 if TYPE_CHECKING:
     from mlaas4hep.config import Config
     from mlaas4hep.data.forecast import Forecast
+    from mlaas4hep.data.network import Network
 
 
 def show_forecast(
@@ -96,6 +97,8 @@ def _lines(found: Forecast) -> Iterator[tuple[str, str]]:
         yield "left out", _left_out(found)
     yield "columns", f"{found.columns:,} are read, {found.width:,} numbers an event come out"
     yield "an epoch", _read(found)
+    if found.network is not None:
+        yield "network", _network(found.network)
     clusters = found.clusters
     spread = f"{clusters.smallest:,} to {clusters.largest:,} entries, median {clusters.median:,}"
     yield "clusters", f"{clusters.count:,}: {spread}"
@@ -116,17 +119,29 @@ def _lines(found: Forecast) -> Iterator[tuple[str, str]]:
         ),
     )
     rate = found.measured_entries / max(found.measured_seconds, 1e-9)
+    far = found.network
+    slower = ", which is that of the network" if far and found.epoch_seconds == far.epoch_seconds else ""
+    waits = ", the network apart" if far else ""
+    how = f"{counted(found.threads, 'thread')}{slower}"
     yield (
         "time",
         (
-            f"{found.epoch_seconds:.3g} s an epoch of reading with {found.threads} threads (measured on 1 of "
-            f"{clusters.count:,} clusters: {found.measured_entries:,} entries, {rate:,.0f} a second in one thread); "
-            "learning comes on top"
+            f"{found.epoch_seconds:.3g} s an epoch of reading with {how} (measured on 1 of "
+            f"{clusters.count:,} clusters: {found.measured_entries:,} entries, {rate:,.0f} a second in one thread"
+            f"{waits}); learning comes on top"
         ),
     )
     kept = "kept from an earlier pass over these files" if found.statistics_kept else "not there yet: one more epoch"
     yield "statistics", kept
     yield "cache", f"{size(found.cache_bytes)} on disk for all rows"
+
+
+def _network(found: Network) -> str:
+    return (
+        f"{size(found.epoch_bytes)} an epoch come over it: {found.epoch_seconds:.3g} s at {size(found.bytes_per_s)}/s "
+        f"(measured: {size(found.measured_bytes)} of {counted(found.measured_clusters, 'cluster')} with "
+        f"{counted(found.threads, 'thread')} at once); a cache fetches them once"
+    )
 
 
 def _left_out(found: Forecast) -> str:

@@ -22,6 +22,7 @@ from mlaas4hep.data.dataset import EventDataset, readers, reading_unit
 from mlaas4hep.data.entries import FileEntry
 from mlaas4hep.data.hooked import KEPT
 from mlaas4hep.data.kept_statistics import StatisticsStore, scan_key
+from mlaas4hep.data.network import Network, far_files, measure_network
 from mlaas4hep.data.places import LOCAL, open_place, scheme_of
 from mlaas4hep.data.plan import STRANDS, Plan
 from mlaas4hep.data.quarantine import Skipped
@@ -95,15 +96,18 @@ class Forecast(msgspec.Struct, frozen=True):
     cache_bytes
         A cache of all rows on disk.
     measured_entries, measured_seconds
-        Read in one thread for the estimate, of one cluster.
+        Read in one thread for the estimate, of one cluster; of a far file the seconds of the processor alone.
     threads, epoch_seconds
-        An epoch of reading with so many threads, without learning.
+        An epoch of reading with so many threads, without learning: what the processors or the network take, whichever
+        is slower.
     statistics_kept
         Whether an earlier run has scanned these files; else the scan takes about another epoch.
     warnings
         What is better changed before the run.
     skipped
         Files that cannot be read, and clusters of those that were tried, which the config allows to leave out.
+    network
+        What comes from other machines; None where nothing does.
     """
 
     files: int
@@ -126,6 +130,7 @@ class Forecast(msgspec.Struct, frozen=True):
     statistics_kept: bool
     warnings: tuple[str, ...]
     skipped: tuple[Skipped, ...] = ()
+    network: Network | None = None
 
 
 @dataclass(frozen=True)
@@ -163,6 +168,7 @@ def forecast(config: Config, *, threads: int = 2, progress: Callable[[int], None
     order = _order(plan)
     entries, seconds = _measure(catalogue, preprocessor, reader, unit)
     rate = entries / max(seconds, 1e-9) * max(min(threads, len(os.sched_getaffinity(0))), 1)
+    network = _network(catalogue, sorted(reader.columns), weight, unit, threads)
     key = scan_key(catalogue, preprocessor)
     paths = {one.path for one in catalogue.files}
     row_bytes = 4 * _row_width(catalogue, preprocessor) + SIDE_BYTES
@@ -183,10 +189,27 @@ def forecast(config: Config, *, threads: int = 2, progress: Callable[[int], None
         measured_entries=entries,
         measured_seconds=seconds,
         threads=threads,
-        epoch_seconds=catalogue.num_entries / rate,
+        epoch_seconds=max(catalogue.num_entries / rate, network.epoch_seconds if network is not None else 0.0),
         statistics_kept=key is not None and StatisticsStore.of_user().holds(key),
         warnings=tuple(_warnings(catalogue, preprocessor, config, order, threads)),
         skipped=catalogue.quarantine.records,
+        network=network,
+    )
+
+
+def _network(catalogue: Catalogue, names: Sequence[str], weight: _Bytes, unit: int, threads: int) -> Network | None:
+    far = far_files(catalogue.files)
+    if not far:
+        return None
+    weight = weight if len(far) == len(catalogue.files) else _weigh(far, names)
+    return measure_network(
+        far,
+        names,
+        stored=weight.stored,
+        file_bytes=weight.file_bytes,
+        unit=unit,
+        threads=threads,
+        skips=catalogue.quarantine.policy.skips,
     )
 
 
@@ -275,9 +298,11 @@ def _measure(catalogue: Catalogue, preprocessor: Preprocessor, reader: EventRead
         # Opening, and compiling the first time, are no part of an epoch; the end leaves nothing inflated for the whole.
         if not read(file, max(start, stop - _WARM_UP), stop):
             continue
-        begin = time.perf_counter()
+        # What this thread waits for a far file, others read meanwhile: the line is measured by itself.
+        clock = time.perf_counter if scheme_of(file.path) == LOCAL else time.thread_time
+        begin = clock()
         if read(file, start, stop):
-            return stop - start, time.perf_counter() - begin
+            return stop - start, clock() - begin
     raise DataError(f"none of the clusters that were tried can be read; the last: {catalogue.quarantine.records[-1]}")
 
 
