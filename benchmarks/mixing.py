@@ -2,7 +2,8 @@
 
 ``python -m benchmarks.mixing`` prints, for samples of 10 million entries in clusters of 50,000 and windows of 100,000,
 of how many clusters a window holds parts, how far the share of each sample strays from window to window, and how many
-entries wait in memory; and draws the share of the rarest sample along the epoch into ``docs/images/mixing.png``.
+entries wait in memory; and draws the share of the rarest sample along the epoch into ``docs/images/mixing.png``, beside
+that of a class of one sample in a file that is sorted by class (`benchmarks.classes`).
 """
 
 from __future__ import annotations
@@ -10,12 +11,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks import classes
+from mlaas4hep.data.entries import Strata
 from mlaas4hep.data.plan import STRANDS, Plan
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 CLUSTER = 50_000
 WINDOW = 100_000
@@ -31,6 +38,7 @@ class File:
     index: int
     clusters: NDArray[np.int64]
     of: int
+    strata: Strata = ()
 
 
 def files(*, apart: bool) -> tuple[File, ...]:
@@ -56,6 +64,21 @@ def composition(plan: Plan, of: Sequence[int]) -> tuple[NDArray[np.float64], NDA
     return shares, np.array([len(one) for one in clusters])
 
 
+def _draw_classes(axes: Axes) -> None:
+    """The share of a class in the windows of a sorted file, by design."""
+    sorted_file = classes.files_of(classes.one_sorted())
+    drawn = {"as they fall": "C7-", "16 by place": "C1-", "strata": "C0-"}
+    names = ("clusters as they fall", "16 strands by place", "strata of the scan (chosen)")
+    for (design, style), name in zip(drawn.items(), names, strict=True):
+        plan = classes.DESIGNS[design](sorted_file)
+        axes.plot(100 * classes.shares(plan, sorted_file), style, label=name, lw=1.2)
+    axes.set_xlabel("window of 100,000 entries")
+    axes.set_ylabel("share of the signal [%]")
+    axes.legend(frameon=False, fontsize=9, loc="upper right")
+    axes.set_ylim(-1, 100)
+    axes.set_title("5 million entries in a file sorted by class", fontsize=10)
+
+
 @click.command()
 @click.option("--output", type=click.Path(path_type=Path), default=Path("docs/images/mixing.png"), show_default=True)
 def main(*, output: Path) -> None:
@@ -73,7 +96,7 @@ def main(*, output: Path) -> None:
     }
     of = [one.of for one in files(apart=True)]
     expected = np.array(list(SAMPLES.values())) / sum(SAMPLES.values())
-    figure, axes = plt.subplots(figsize=(8, 3.6))
+    figure, (axes, beside) = plt.subplots(1, 2, figsize=(9.5, 3.6))
     click.echo(f"{'design':38} {'clusters a window':>18} {'rms of shares':>14} {'waiting entries':>16}")
     for (name, plan), style in zip(designs.items(), ("C7-", "C1--", "C0-", "C2:"), strict=True):
         shares, clusters = composition(plan, of)
@@ -84,7 +107,9 @@ def main(*, output: Path) -> None:
     axes.set_xlabel("window of 100,000 entries")
     axes.set_ylabel("share of the rarest sample [%]")
     axes.legend(frameon=False, fontsize=9, loc="upper right")
-    axes.set_ylim(-1, 78)
+    axes.set_ylim(-1, 90)
+    axes.set_title("10 million entries of three samples", fontsize=10)
+    _draw_classes(beside)
     figure.tight_layout()
     output.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(output, dpi=110)

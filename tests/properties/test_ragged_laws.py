@@ -18,9 +18,9 @@ from mlaas4hep.data.filling import Filling
 from mlaas4hep.data.plan import Chunk, Plan
 from mlaas4hep.data.ragged import RaggedBatch, RaggedSlots, ReadRagged
 from mlaas4hep.data.reads import ReadColumns
-from mlaas4hep.data.rows import Rows
+from mlaas4hep.data.rows import Rows, writer
 from mlaas4hep.spec.columns import Jagged
-from mlaas4hep.spec.padding import Assembled, Collection, sorted_order, write_rows
+from mlaas4hep.spec.padding import Assembled, Collection, sorted_order
 from mlaas4hep.testing import make_events, same_bits
 
 Stream = Callable[..., EventDataset]
@@ -42,6 +42,7 @@ class File:
     """One file of clusters of 7 entries."""
 
     sample = index = 0
+    strata = ()
 
     def __init__(self, size: int) -> None:
         self.clusters = np.unique([*range(0, size, 7), size])
@@ -79,7 +80,7 @@ def test_a_window_of_lists_pads_to_the_window_of_rows(
     def read(chunk: Chunk) -> Iterator[ReadColumns]:
         at = slice(chunk.start, chunk.stop)
         sides = np.arange(size)[at], np.arange(size, dtype=np.float64)[at]
-        yield ReadColumns(0, np.arange(size)[at], whole.part(chunk.start, chunk.stop), *sides, write_rows)
+        yield ReadColumns(0, np.arange(size)[at], whole.part(chunk.start, chunk.stop), *sides, writer(0))
 
     with (
         Filling(plan, read, slots=lambda many: Rows.empty(many, whole.width)) as padded,

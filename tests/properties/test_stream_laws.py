@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import msgspec
@@ -20,12 +20,14 @@ from mlaas4hep.data.filling import Filling
 from mlaas4hep.data.plan import STRANDS, Chunk, Plan
 from mlaas4hep.data.reader import Counts
 from mlaas4hep.data.reads import ReadColumns, ReadOfRows
-from mlaas4hep.data.rows import Rows
+from mlaas4hep.data.rows import Rows, writer
 from mlaas4hep.data.scan import scan
-from mlaas4hep.spec.padding import Assembled, write_rows
+from mlaas4hep.spec.padding import Assembled
 from mlaas4hep.testing import FORMATS, Format, assert_resumable, same_batch, supports_jagged
 
 GOLDEN_ORDER = "6849bd24c3ffe9e8c495431fa9bb7377f0c8e9167ac8be5dfd7867d336513d7f"
+
+GOLDEN_STRATIFIED = "b9e15ef94164c231ba42bd4ea929cbebc156c2f52d5e447262afce0dce00f3e7"
 
 Stream = Callable[..., EventDataset]
 
@@ -44,6 +46,7 @@ class FakeFile:
     sample: int
     index: int
     clusters: NDArray[np.int64]
+    strata: tuple[tuple[int, int], ...] = ()
 
 
 @st.composite
@@ -62,7 +65,7 @@ def streamed(plan: Plan, *, threads: int = 0, ahead: int = 0, first: int = 0) ->
         rows = Assembled(None, np.ones(size, dtype=np.bool_), [], [])
         zeros = np.zeros(size)
         entries = np.arange(chunk.start, chunk.stop)
-        yield ReadColumns(chunk.file, entries, rows, zeros.astype(np.int64), zeros, write_rows)
+        yield ReadColumns(chunk.file, entries, rows, zeros.astype(np.int64), zeros, writer(0))
 
     with Filling(
         plan, work, slots=lambda size: Rows.empty(size, 0), threads=threads, ahead=ahead, first=first
@@ -148,6 +151,87 @@ def test_every_sample_is_in_every_window_in_its_share(files: tuple[FakeFile, ...
             assert abs(part.count(sample) - share * len(part)) <= 2 + STRANDS
 
 
+@st.composite
+def stratified_files(draw: st.DrawFn) -> tuple[FakeFile, ...]:
+    """The same, with stretches of up to three strata that begin anywhere."""
+    found = []
+    for one in draw(fake_files()):
+        begins = draw(st.sets(st.integers(1, int(one.clusters[-1])), max_size=4)) - {int(one.clusters[-1])}
+        numbers = st.integers(0, 2)
+        found.append(replace(one, strata=tuple((begin, draw(numbers)) for begin in (0, *sorted(begins)))))
+    return tuple(found)
+
+
+def held_by(file: FakeFile, entry: int) -> tuple[int, int]:
+    """Sample and stratum of an entry."""
+    return file.sample, [number for begin, number in file.strata if begin <= entry][-1]
+
+
+@settings(max_examples=60)
+@given(files=stratified_files(), window=st.integers(1, 80), seed=st.integers(0, 99), data=st.data())
+def test_every_class_of_a_sample_is_in_every_window_in_its_share(
+    files: tuple[FakeFile, ...], window: int, seed: int, data: st.DataObject
+) -> None:
+    """Where strata are classes; samples keep their shares, and so do those of several processes."""
+    ranks = data.draw(st.integers(1, 3))
+    plan = Plan(files, window, shuffle=True, seed=seed, rank=data.draw(st.integers(0, ranks - 1)), ranks=ranks)
+    order = [held_by(files[file], entry) for file, entry in streamed(plan)]
+    for number in range(plan.num_windows):
+        part = order[number * window : (number + 1) * window]
+        for held in set(order):
+            expected = order.count(held) / len(order) * len(part)
+            assert abs(part.count(held) - expected) <= 1 + plan.num_strands
+        for sample in {sample for sample, _ in order}:
+            share = sum(one == sample for one, _ in order) / len(order)
+            assert abs(sum(one == sample for one, _ in part) - share * len(part)) <= 1 + plan.num_strands
+
+
+@settings(max_examples=60)
+@given(
+    files=stratified_files(),
+    window=st.integers(1, 80),
+    chunk_entries=st.integers(1, 60),
+    early=st.integers(0, 3),
+    epoch=st.integers(0, 3),
+    data=st.data(),
+)
+def test_strata_leave_the_laws_of_the_order_as_they_are(
+    files: tuple[FakeFile, ...], window: int, chunk_entries: int, early: int, epoch: int, data: st.DataObject
+) -> None:
+    """Every entry once, in an order that neither chunks nor what is read early change, from any window on."""
+    plan = Plan(files, window, shuffle=True, epoch=epoch, chunk_entries=chunk_entries, early=early)
+    chunks = list(plan.chunks())
+    assert all(0 < chunk.num_entries <= chunk_entries for chunk in chunks)
+    assert all(one.first_window <= other.first_window for one, other in pairwise(chunks))
+    order = streamed(plan)
+    assert sorted(order) == [(place, at) for place, one in enumerate(files) for at in range(int(one.clusters[-1]))]
+    assert order == streamed(Plan(files, window, shuffle=True, epoch=epoch, early=0))
+    first = data.draw(st.integers(0, plan.num_windows))
+    assert streamed(plan, first=first) == order[first * window :]
+    largest = max(one.num_entries for one in chunks)
+    assert plan.most_held <= 2 * plan.num_strands * largest + early * window
+
+
+@settings(max_examples=40)
+@given(files=stratified_files(), window=st.integers(1, 80), ranks=st.integers(1, 5))
+def test_shares_of_ranks_are_complete_with_strata_too(files: tuple[FakeFile, ...], window: int, ranks: int) -> None:
+    plans = [Plan(files, window, shuffle=True, rank=rank, ranks=ranks) for rank in range(ranks)]
+    shares = [streamed(plan) for plan in plans]
+    every = [(place, entry) for place, one in enumerate(files) for entry in range(int(one.clusters[-1]))]
+    assert sorted(entry for share in shares for entry in share) == every
+    assert max(map(len, shares)) - min(map(len, shares)) <= plans[0].num_strands
+
+
+def test_parts_of_a_cluster_that_lie_in_two_strata_are_read_at_once() -> None:
+    """Twelve files of one cluster each, sorted by class: a cluster cut apart is not inflated twice."""
+    strata = ((0, 0), (300, 1))
+    files = tuple(FakeFile(0, index, np.array([0, 1000]), strata) for index in range(12))
+    together = list(Plan(files, 1500, shuffle=True).chunks())
+    apart = list(Plan(files, 1500, shuffle=True, early=0).chunks())
+    assert len(together) == len(files) < len(apart)
+    assert {piece.window for piece in together[-1].pieces} != {piece.window for piece in together[0].pieces}
+
+
 @settings(max_examples=20, deadline=None)
 @given(files=fake_files(), window=st.integers(1, 80), chunk_entries=st.integers(1, 60), ahead=st.integers(0, 100))
 def test_threads_and_read_ahead_change_nothing(
@@ -178,6 +262,9 @@ def test_the_order_is_that_of_every_version_before() -> None:
     plan = Plan(files, 400, shuffle=True, seed=7, epoch=3)
     order = np.array(streamed(plan), dtype="<i8")
     assert hashlib.sha256(order.tobytes()).hexdigest() == GOLDEN_ORDER
+    cut = Plan([replace(files[0], strata=((0, 1), (430, 0))), *files[1:]], 400, shuffle=True, seed=7, epoch=3)
+    order = np.array(streamed(cut), dtype="<i8")
+    assert hashlib.sha256(order.tobytes()).hexdigest() == GOLDEN_STRATIFIED
 
 
 def test_seed_epoch_and_window_each_give_another_order(small_stream: Stream) -> None:

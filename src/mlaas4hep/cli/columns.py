@@ -39,7 +39,7 @@ def show_columns(
     import msgspec
 
     from mlaas4hep.cli.progress import Bars
-    from mlaas4hep.data.dataset import default_threads
+    from mlaas4hep.data.pace import default_threads
     from mlaas4hep.data.quarantine import Skipped, told
 
     if output is not None and output.suffix not in _ENDINGS:

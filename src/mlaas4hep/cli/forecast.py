@@ -34,8 +34,8 @@ def show_forecast(
     import msgspec
 
     from mlaas4hep.cli.progress import Bars
-    from mlaas4hep.data.dataset import default_threads
     from mlaas4hep.data.forecast import forecast
+    from mlaas4hep.data.pace import default_threads
     from mlaas4hep.data.quarantine import Skipped, told
 
     threads = default_threads() if threads is None else threads

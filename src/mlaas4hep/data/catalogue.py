@@ -13,7 +13,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from mlaas4hep.config import Config
-from mlaas4hep.data.entries import FileEntry, SampleEntry, SampleKind
+from mlaas4hep.data.entries import FileEntry, SampleEntry, SampleKind, Strata
 from mlaas4hep.data.hook import RecordHook
 from mlaas4hep.data.quarantine import Quarantine, Skipped
 from mlaas4hep.data.split import Identity
@@ -111,6 +111,16 @@ class Catalogue:
             where = (one["tree"], one["start"], one["stop"], one["index"])
             self.quarantine.add_range(file.number, Skipped(one["sample"], file.path, one["reason"], *where))
 
+    def stratified(self, strata: Iterable[Strata]) -> Catalogue:
+        """The same, to be shuffled so that every class is in every window in its share.
+
+        Parameters
+        ----------
+        strata
+            Of every file, as the scan found them (`mlaas4hep.data.scan.ScanResult`).
+        """
+        return replace(self, files=tuple(map(_with_strata, self.files, strata)))
+
     def corrected(self) -> Catalogue:
         """The same, with the weights of each sample scaled up for the entries of it that are in quarantine.
 
@@ -135,3 +145,7 @@ class Catalogue:
             for number, word in ((len(self.files), "file"), (len(self.samples), "sample"))
         )
         return f"{self.num_entries} entries in {files} of {samples}"
+
+
+def _with_strata(file: FileEntry, strata: Strata) -> FileEntry:
+    return replace(file, strata=strata)

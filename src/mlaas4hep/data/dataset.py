@@ -22,8 +22,8 @@ from mlaas4hep.data.catalogue import Catalogue
 from mlaas4hep.data.delivery import Delivery, open_cache
 from mlaas4hep.data.exact import ExactOrder, KeptRows
 from mlaas4hep.data.filling import Filling, Work
-from mlaas4hep.data.places import LOCAL, scheme_of
-from mlaas4hep.data.plan import STRANDS, Plan, chunk_entries_for
+from mlaas4hep.data.pace import readers, reading_unit
+from mlaas4hep.data.plan import EARLY, Plan
 from mlaas4hep.data.prefetch import Prefetch
 from mlaas4hep.data.ragged import RaggedBatch, RaggedSlots, ReadRagged, to_ragged_batch
 from mlaas4hep.data.reader import MAX_READ_BYTES, Counts, EventReader, reading_bytes
@@ -37,8 +37,6 @@ from mlaas4hep.spec.statistics import Statistics
 
 DEFAULT_WINDOW = 100_000
 _LEAST_CHUNK = 1_024
-FAR_THREADS = 4
-"""Two clusters on the way and two at work keep both a line of 50 ms and two cores busy."""
 
 
 class EventDataset:
@@ -152,7 +150,9 @@ class EventDataset:
         """All that belongs to one process: sizes, open files, locks."""
         max_memory, cache = self.max_memory, self._kept_in
         self._process = os.getpid()
-        self._chunk_entries = self._chunk_asked or self._most_read(max_memory, STRANDS if self.shuffle else 1)
+        self._chunk_entries, self._early = self._chunk_asked or reading_unit(self.preprocessor), EARLY
+        if max_memory is not None:
+            self._fit(max_memory, asked=self._chunk_asked is not None)
         self._ahead = self._read_ahead(max_memory)
         self._reader = EventReader(self.catalogue, self.preprocessor, max_read_bytes=self._read_bytes(max_memory))
         self._cache = None if cache is None else open_cache(cache, self.catalogue, self.preprocessor, self._width)
@@ -254,6 +254,7 @@ class EventDataset:
             rank=self.rank,
             ranks=self.ranks,
             chunk_entries=self._chunk_entries,
+            early=self._early,
         )
 
     @cached_property
@@ -265,6 +266,8 @@ class EventDataset:
         digest.update(repr(parts).encode())
         for file in self.catalogue.files:
             digest.update(repr((file.sample, file.index, file.tree)).encode() + file.clusters.tobytes())
+            if self.shuffle and file.strata:
+                digest.update(repr(file.strata).encode())
         for sample in self.catalogue.samples:
             if sample.selection is not None or sample.rule is not None:
                 digest.update(repr((sample.number, sample.selection, sample.rule)).encode())
@@ -290,13 +293,15 @@ class EventDataset:
             return MAX_READ_BYTES
         return min(reading_bytes(max_memory - _for_rows(max_memory), threads=self.threads), MAX_READ_BYTES)
 
-    def _most_read(self, max_memory: int | None, strands: int) -> int:
-        """Entries of a chunk: as many as the declaration says, or as fit beside the windows."""
-        wanted = reading_unit(self.preprocessor)
-        if max_memory is None:
-            return wanted
-        fits = self._room(max_memory) // (strands + self.threads)
-        return min(wanted, max(fits, _LEAST_CHUNK))
+    def _fit(self, max_memory: int, *, asked: bool) -> None:
+        """Choose how much is read at once: as much as fits beside the windows."""
+        room, strands = self._room(max_memory), self.plan(0).num_strands
+        if not asked:
+            # Of each strand one chunk is begun, and each thread reads one more.
+            self._chunk_entries = min(self._chunk_entries, max(room // (strands + self.threads), _LEAST_CHUNK))
+        # What is read early is a chunk more of each strand, and the windows until then.
+        held = (2 * strands + self.threads) * self._chunk_entries + EARLY * self._window
+        self._early = EARLY if held <= room else 0
 
     def _room(self, max_memory: int) -> int:
         """Rows that fit beside the windows.
@@ -384,19 +389,3 @@ class EventDataset:
 def _for_rows(max_memory: int) -> int:
     """The part of the memory that rows may take; the rest is for columns while they are read."""
     return max_memory - max_memory // 4
-
-
-def reading_unit(preprocessor: Preprocessor) -> int:
-    """Entries read at once for a declaration: by the bytes of its raw columns, an estimate of lists included."""
-    return chunk_entries_for(sum(40 if one.kind == "jagged" else 8 for one in preprocessor.types.values()))
-
-
-def readers(catalogue: Catalogue, threads: int) -> int:
-    """Threads that read a catalogue where so many are to work."""
-    far = any(scheme_of(one.path) != LOCAL for one in catalogue.files)
-    return max(threads, FAR_THREADS) if far and threads else threads
-
-
-def default_threads() -> int:
-    """Two, or one where only one core may be used: more only help where reading is slower than learning."""
-    return min(2, len(os.sched_getaffinity(0)))

@@ -24,7 +24,7 @@ from mlaas4hep.data.plan import Chunk
 from mlaas4hep.data.quarantine import outside
 from mlaas4hep.data.reader import Counts, EventReader
 from mlaas4hep.data.reads import ReadColumns, ReadOfRows, ReadRows
-from mlaas4hep.data.rows import Rows, Write
+from mlaas4hep.data.rows import Rows, Writer
 from mlaas4hep.data.split import PARTS, Part
 from mlaas4hep.errors import DataError
 from mlaas4hep.spec.preprocess import Preprocessor
@@ -57,7 +57,7 @@ class Delivery:
         *,
         part: Part | None,
         factors: NDArray[np.float64] | None,
-        write: Write,
+        write: Writer,
         cache: RowCache | None,
     ) -> None:
         self._catalogue = catalogue
@@ -74,7 +74,7 @@ class Delivery:
         file = self._catalogue.files[chunk.file]
         kept = self.kept_of(file)
         if kept is None:
-            yield from self.columns(chunk, counts)
+            yield from self.columns(chunk, counts, as_stored=True)
             return
         # Entries in quarantine are not looked for in what is kept.
         for low, high in outside(chunk.start, chunk.stop, self._catalogue.quarantine.ranges(file.number)):
@@ -140,10 +140,13 @@ class Delivery:
         for _ in self.read(chunk, {}):
             pass
 
-    def columns(self, chunk: Chunk, counts: dict[int, Counts]) -> Iterator[ReadColumns]:
-        """The same out of the files, whatever is kept: events that are not rows yet."""
+    def columns(self, chunk: Chunk, counts: dict[int, Counts], *, as_stored: bool = False) -> Iterator[ReadColumns]:
+        """The same out of the files, whatever is kept: events that are not rows yet.
+
+        With ``as_stored`` their numbers may be in the byte order of the file, good for nothing but to be put into rows.
+        """
         file = self._catalogue.files[chunk.file]
-        for events in self._reader.read(file, chunk.start, chunk.stop, part=self._part):
+        for events in self._reader.read(file, chunk.start, chunk.stop, part=self._part, as_stored=as_stored):
             weights = self._weights(self._scales[file.number], events.weights, events.labels)
             yield ReadColumns(file.number, events.entries, events.rows, events.labels, weights, self._write)
             self._count(file, events.counts, counts)
@@ -152,7 +155,7 @@ class Delivery:
         self, kept: CachedFile, file: FileEntry, start: int, stop: int, counts: dict[int, Counts]
     ) -> Iterator[ReadOfRows]:
         """Read all parts, keep them, deliver one."""
-        for events in self._reader.read(file, start, stop):
+        for events in self._reader.read(file, start, stop, as_stored=True):
             columns = ReadColumns(file.number, events.entries, events.rows, events.labels, events.weights, self._write)
             rows, parts = columns.packed(), events.parts[events.rows.kept]
             if not events.counts.quarantined:

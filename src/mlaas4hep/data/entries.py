@@ -18,6 +18,8 @@ from mlaas4hep.data.source import Source
 SampleKind = Literal["mc", "data"]
 NO_LABEL = -1
 """Label of an event that has no class."""
+Strata = tuple[tuple[int, int], ...]
+"""First entry and number of each stretch of a file that an order takes its share of; empty: the file is one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +44,8 @@ class FileEntry:
         How it is opened again; None opens path and tree as they stand.
     identity
         Of its content: differs whenever that may differ.
+    strata
+        Stretches of unlike classes, once it was scanned.
     """
 
     number: int
@@ -53,6 +57,7 @@ class FileEntry:
     tree_entries: int | None = None
     identity: str = ""
     opening: Opening | None = field(default=None, repr=False)
+    strata: Strata = field(default=(), repr=False)
 
     @property
     def replicas(self) -> tuple[str, ...]:

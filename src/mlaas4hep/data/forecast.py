@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 
 from mlaas4hep.config import Config
 from mlaas4hep.data.catalogue import Catalogue
-from mlaas4hep.data.dataset import EventDataset, readers, reading_unit
+from mlaas4hep.data.dataset import EventDataset
 from mlaas4hep.data.entries import FileEntry
 from mlaas4hep.data.hooked import KEPT
 from mlaas4hep.data.kept_statistics import StatisticsStore, scan_key
 from mlaas4hep.data.network import Network, far_files, measure_network
+from mlaas4hep.data.pace import readers, reading_unit
 from mlaas4hep.data.places import LOCAL, open_place, scheme_of
 from mlaas4hep.data.plan import STRANDS, Plan
 from mlaas4hep.data.quarantine import Skipped
@@ -161,6 +162,11 @@ def forecast(config: Config, *, threads: int = 2, progress: Callable[[int], None
     catalogue = Catalogue.open(config, progress=progress)
     threads = readers(catalogue, threads)
     preprocessor = Preprocessor(catalogue.features, catalogue.types)
+    notes: list[str] = []
+    key = scan_key(catalogue, preprocessor)
+    kept = None if key is None else StatisticsStore.of_user().find(key, note=notes.append)
+    if kept is not None:  # the order hangs on what the scan found
+        catalogue = catalogue.stratified(kept.strata)
     reader = EventReader(catalogue, preprocessor)
     window, unit = config.training.shuffle_window, reading_unit(preprocessor)
     plan = Plan(catalogue.files, window, shuffle=True, seed=config.training.seed, chunk_entries=unit)
@@ -169,7 +175,6 @@ def forecast(config: Config, *, threads: int = 2, progress: Callable[[int], None
     entries, seconds = _measure(catalogue, preprocessor, reader, unit)
     rate = entries / max(seconds, 1e-9) * max(min(threads, len(os.sched_getaffinity(0))), 1)
     network = _network(catalogue, sorted(reader.columns), weight, unit, threads)
-    key = scan_key(catalogue, preprocessor)
     paths = {one.path for one in catalogue.files}
     row_bytes = 4 * _row_width(catalogue, preprocessor) + SIDE_BYTES
     return Forecast(
@@ -190,8 +195,8 @@ def forecast(config: Config, *, threads: int = 2, progress: Callable[[int], None
         measured_seconds=seconds,
         threads=threads,
         epoch_seconds=max(catalogue.num_entries / rate, network.epoch_seconds if network is not None else 0.0),
-        statistics_kept=key is not None and StatisticsStore.of_user().holds(key),
-        warnings=tuple(_warnings(catalogue, preprocessor, config, order, threads)),
+        statistics_kept=kept is not None,
+        warnings=(*notes, *_warnings(catalogue, preprocessor, config, order, threads)),
         skipped=catalogue.quarantine.records,
         network=network,
     )
@@ -288,8 +293,8 @@ def _measure(catalogue: Catalogue, preprocessor: Preprocessor, reader: EventRead
     def read(file: FileEntry, start: int, stop: int) -> bool:
         table = np.empty((stop - start, width), dtype=np.float32)
         lost = 0
-        for events in reader.read(file, start, stop):
-            write(events.rows, table, events.entries - start)
+        for events in reader.read(file, start, stop, as_stored=True):
+            write.table(events.rows, table, events.entries - start)
             lost += events.counts.quarantined
         table.copy()  # as batches are copied out of their window
         return not lost

@@ -1,9 +1,10 @@
 """Which entries are read when, and where each stands: a pure function of the files' clusters, seed, epoch and window.
 
-Shuffled, the clusters of each sample are permuted and dealt to strands; every window of W entries takes its share of
-every strand, so every sample is in every window in its proportion. Inside a window a keyed permutation gives each entry
-its slot. Unshuffled there is one strand, in file order. `Chunk` is what is read at once: it follows the clusters, joins
-small neighbours and cuts large ones. Invariant: chunks say how bytes are fetched, never which event comes next.
+Shuffled, the clusters of each sample, and of each stratum of one that holds its classes apart, are permuted and dealt
+to strands; every window of W entries takes its share of every strand, so every sample and class is in every window in
+its proportion. Inside a window a keyed permutation gives each entry its slot. Unshuffled there is one strand, in file
+order. `Chunk` is what is read at once: it follows the clusters, joins small neighbours and cuts large ones. Invariant:
+chunks say how bytes are fetched, never which event comes next.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mlaas4hep.data.dealing import Units, share_of_rank, strata_at, window_bounds
 from mlaas4hep.data.hashing import fold, fold_array
 from mlaas4hep.errors import DataError
 
@@ -27,6 +29,8 @@ MAX_CHUNK_ENTRIES = 262_144
 CHUNK_BYTES = 96_000_000
 # Parts of how many clusters a window holds at least, where there are so many: see docs/decisions.md.
 STRANDS = 4
+# Windows by which parts of a cluster that was cut may be read early, rather than the cluster twice.
+EARLY = 2
 # Clusters shorter than this share of a window are permuted together with their neighbours.
 _SMALLEST_SHARE = 32
 
@@ -45,6 +49,10 @@ class PlannedFile(Protocol):
     @property
     def clusters(self) -> NDArray[np.int64]:
         """Entry boundaries, int64 [C + 1]."""
+
+    @property
+    def strata(self) -> tuple[tuple[int, int], ...]:
+        """First entry and number of each stretch that is dealt apart from others; empty where all is one."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +91,7 @@ class Chunk:
     file
         Position of the file in the plan.
     pieces
-        By windows, not falling; together they are the range, without gaps.
+        In the order of entries; together they are the range, without gaps.
     """
 
     number: int
@@ -111,16 +119,8 @@ class Chunk:
         return min(one.window for one in self.pieces)
 
 
-@dataclass(frozen=True)
-class _Units:
-    """Entry ranges side by side: file, first entry, number of entries."""
-
-    file: NDArray[np.int64]
-    start: NDArray[np.int64]
-    size: NDArray[np.int64]
-
-    def take(self, index: NDArray[np.int64] | slice) -> _Units:
-        return _Units(self.file[index], self.start[index], self.size[index])
+_Run = tuple[int, list[Piece]]
+"""Place of a file in the plan, and neighbouring pieces of it."""
 
 
 class Plan:
@@ -143,6 +143,9 @@ class Plan:
         At most so many entries are read at once; changes nothing but speed and memory.
     strands
         How many clusters a window holds parts of, at least, where shuffled. Part of the order.
+    early
+        Parts of a cluster in several strata are read at once if they begin at most so many windows apart: less is
+        read twice, and about so many windows more wait. Changes nothing but speed and memory.
     """
 
     def __init__(
@@ -157,6 +160,7 @@ class Plan:
         ranks: int = 1,
         chunk_entries: int = MAX_CHUNK_ENTRIES,
         strands: int = STRANDS,
+        early: int = EARLY,
     ) -> None:
         for name, value in (
             ("window", window),
@@ -176,11 +180,12 @@ class Plan:
         self.rank, self.ranks = rank, ranks
         self.chunk_entries = chunk_entries
         self._wanted_strands = strands
-        self._strands = [_share(one, rank, ranks) for one in self._deal()]
+        self._early = early
+        self._strands = [share_of_rank(one, rank, ranks) for one in self._deal()]
         sizes = np.array([int(one.size.sum()) for one in self._strands], dtype=np.int64)
         self.num_entries = int(sizes.sum())
         self.num_windows = -(-self.num_entries // window)
-        self._bounds = _window_bounds(sizes, window)
+        self._bounds = window_bounds(sizes, window)
 
     def __str__(self) -> str:
         order = f"shuffled in windows of {self.window} by seed {self.seed}" if self.shuffle else "in file order"
@@ -198,14 +203,19 @@ class Plan:
     def chunks(self, first_window: int = 0) -> Iterator[Chunk]:
         """Chunks in reading order, those without entries of a window from ``first_window`` on left out."""
         found = [piece for number in range(len(self._strands)) for piece in self._cut(number, first_window)]
-        groups: dict[int, list[tuple[int, list[Piece]]]] = {}
-        for file, pieces in found:
-            groups.setdefault(pieces[0].window, []).append((file, pieces))
+        groups: dict[int, list[_Run]] = {}
+        for file, pieces in self._reunited(found):
+            groups.setdefault(min(one.window for one in pieces), []).append((file, pieces))
         number = 0
         for window in sorted(groups):
             for file, pieces in self._join(groups[window]):
                 yield Chunk(number, file, tuple(pieces))
                 number += 1
+
+    @property
+    def num_strands(self) -> int:
+        """What a window takes its share of, each: so many chunks are begun at a time."""
+        return len(self._strands)
 
     @cached_property
     def most_held(self) -> int:
@@ -217,7 +227,7 @@ class Plan:
                 change[piece.window] -= piece.num_entries
         return int(np.cumsum(change).max(initial=0))
 
-    def _deal(self) -> list[_Units]:
+    def _deal(self) -> list[Units]:
         """Clusters of all files as strands, each in its order."""
         if not self.shuffle:
             return [self._units(range(len(self.files)))]
@@ -225,22 +235,31 @@ class Plan:
         for number, file in enumerate(self.files):
             samples.setdefault(file.sample, []).append(number)
         total = sum(int(one.clusters[-1]) for one in self.files)
-        return [strand for numbers in samples.values() for strand in self._deal_sample(numbers, total)]
+        strata = [stratum for numbers in samples.values() for stratum in self._strata(numbers)]
+        return [strand for stratum in strata for strand in self._deal_stratum(stratum, total)]
 
-    def _deal_sample(self, numbers: list[int], total: int) -> Iterator[_Units]:
+    def _strata(self, numbers: list[int]) -> Iterator[Units]:
+        """Permuted clusters of a sample, apart by what they hold."""
         units = self._units(numbers)
-        keys = [self._cluster_keys(number, units.start[units.file == number]) for number in numbers]
-        units = units.take(np.argsort(np.concatenate(keys), kind="stable"))
+        starts = np.split(units.start, np.searchsorted(units.file, numbers[1:]))
+        keys = [self._cluster_keys(number, own) for number, own in zip(numbers, starts, strict=True)]
+        strata = [strata_at(self.files[number].strata, own) for number, own in zip(numbers, starts, strict=True)]
+        order = np.argsort(np.concatenate(keys), kind="stable")
+        of = np.concatenate(strata)[order]
+        for stratum in np.unique(of):
+            yield units.take(order[of == stratum])
+
+    def _deal_stratum(self, units: Units, total: int) -> Iterator[Units]:
         entries = int(units.size.sum())
         wanted = -(-self._wanted_strands * entries // max(total, 1))
         count = max(1, min(wanted, len(units.size)))
         for strand in range(count):
             yield units.take(slice(strand, None, count))
 
-    def _units(self, numbers: Sequence[int]) -> _Units:
+    def _units(self, numbers: Sequence[int]) -> Units:
         empty = np.zeros(0, dtype=np.int64)
-        bounds = [self._permuted_together(self.files[number].clusters) for number in numbers]
-        return _Units(
+        bounds = [self._cut_apart(self.files[number]) for number in numbers]
+        return Units(
             np.repeat(np.array(numbers, dtype=np.int64), [len(one) - 1 for one in bounds]),
             np.concatenate([empty, *(one[:-1] for one in bounds)]),
             np.concatenate([empty, *(np.diff(one) for one in bounds)]),
@@ -255,11 +274,22 @@ class Plan:
         last = np.flatnonzero(np.diff(groups, append=-1))
         return np.concatenate([clusters[:1], clusters[1:][last]])
 
+    def _cut_apart(self, file: PlannedFile) -> NDArray[np.int64]:
+        """The same, cut where another stratum begins."""
+        bounds = self._permuted_together(file.clusters)
+        if not self.shuffle or not file.strata:
+            return bounds
+        begins = np.array(file.strata, dtype=np.int64)[:, 0]
+        return np.union1d(bounds, begins[(begins > bounds[0]) & (begins < bounds[-1])])
+
     def _cluster_keys(self, number: int, starts: NDArray[np.int64]) -> NDArray[np.uint64]:
         file = self.files[number]
+        if file.strata:  # parts of a cluster come at about the same time, so that they may be read together
+            whole = self._permuted_together(file.clusters)
+            starts = whole[np.searchsorted(whole, starts, side="right") - 1]
         return fold_array(fold(_CLUSTER_TAG, self.seed, self.epoch, file.sample, file.index), starts)
 
-    def _cut(self, strand: int, first_window: int) -> Iterator[tuple[int, list[Piece]]]:
+    def _cut(self, strand: int, first_window: int) -> Iterator[_Run]:
         """A strand as ranges of at most ``chunk_entries``, each with its windows."""
         units, bounds = self._strands[strand], self._bounds[:, strand]
         offsets = np.sum(np.diff(self._bounds[:, :strand], axis=0), axis=1)
@@ -273,7 +303,29 @@ class Plan:
                     yield file, pieces
             position += size
 
-    def _join(self, group: list[tuple[int, list[Piece]]]) -> Iterator[tuple[int, list[Piece]]]:
+    def _reunited(self, found: list[_Run]) -> Iterator[_Run]:
+        """Parts of a cluster that were cut apart because they hold unlike classes, together again where they fit."""
+        if not self.shuffle or not self._early or not any(file.strata for file in self.files):
+            yield from found
+            return
+        file, run, firsts = -1, list[Piece](), list[int]()
+        for number, pieces in sorted(found, key=lambda one: (one[0], one[1][0].start)):
+            start, begin = pieces[0].start, [*firsts, pieces[0].window]
+            follows = number == file and run[-1].stop == start and self._was_cut(number, start)
+            fits = follows and pieces[-1].stop - run[0].start <= self.chunk_entries
+            if run and not (fits and max(begin) - min(begin) <= self._early):
+                yield file, run
+                run, firsts = [], []
+            file, run, firsts = number, [*run, *pieces], [*firsts, pieces[0].window]
+        if run:
+            yield file, run
+
+    def _was_cut(self, number: int, start: int) -> bool:
+        """Whether a cluster goes through an entry."""
+        clusters = self.files[number].clusters
+        return int(clusters[np.searchsorted(clusters, start)]) != start
+
+    def _join(self, group: list[_Run]) -> Iterator[_Run]:
         """Neighbours in a file that one window begins with are read together."""
         file, run = -1, list[Piece]()
         for number, pieces in sorted(group, key=lambda one: (one[0], one[1][0].start)):
@@ -300,48 +352,6 @@ def _pieces(
             found.append(Piece(entry + begin - low, entry + end - low, window, offset))
         window += 1
     return found
-
-
-def _share(units: _Units, rank: int, ranks: int) -> _Units:
-    """The part of a strand that one of several processes reads."""
-    if ranks == 1:
-        return units
-    ends = np.cumsum(units.size)
-    total = int(ends[-1]) if len(ends) else 0
-    low, high = rank * total // ranks, (rank + 1) * total // ranks
-    begins = ends - units.size
-    first, last = np.maximum(begins, low), np.minimum(ends, high)
-    inside = first < last
-    return _Units(units.file[inside], (units.start + first - begins)[inside], (last - first)[inside])
-
-
-def _window_bounds(sizes: NDArray[np.int64], window: int) -> NDArray[np.int64]:
-    """How much of each strand has been taken when so many windows are full, int64 [windows + 1, strands].
-
-    The strands are merged evenly: entry i of a strand of n stands at (2i + 1) / 2n of the way (Sainte-Lague), so that
-    every window takes of each strand its share to within one.
-    """
-    total = int(sizes.sum())
-    full = np.minimum(np.arange(-(-total // window) + 1, dtype=np.int64) * window, total)
-    if len(sizes) == 1:
-        return full[:, np.newaxis]
-    # In whole numbers, or equal places of two strands would be rounded apart; Python's own where 64 bits do not do.
-    exact = np.int64 if total < 2**30 else object
-    steps: NDArray[Any] = 2 * full.astype(exact)[:, np.newaxis] * sizes.astype(exact) + total
-    taken: NDArray[np.int64] = np.clip((steps // (2 * max(total, 1))).astype(np.int64), 0, sizes)
-    rows = np.flatnonzero(taken.sum(axis=1) != full)
-    while len(rows):
-        part = taken[rows]
-        short = part.sum(axis=1) < full[rows]
-        with np.errstate(divide="ignore"):
-            following = np.where(part < sizes, (2 * part + 1) / sizes, np.inf)
-            latest = np.where(part > 0, (2 * part - 1) / sizes, -np.inf)
-        # Ties: the first strand gets first, the last one gives first.
-        gains = following.argmin(axis=1)
-        gives = len(sizes) - 1 - latest[:, ::-1].argmax(axis=1)
-        taken[rows, np.where(short, gains, gives)] += np.where(short, 1, -1)
-        rows = rows[taken[rows].sum(axis=1) != full[rows]]
-    return taken
 
 
 def chunk_entries_for(bytes_per_entry: int) -> int:

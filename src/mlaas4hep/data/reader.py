@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,7 @@ from mlaas4hep.data.catalogue import Catalogue
 from mlaas4hep.data.entries import FileEntry, SampleEntry
 from mlaas4hep.data.hooked import KEPT
 from mlaas4hep.data.quarantine import Skipped, outside, reason_of, units
-from mlaas4hep.data.source import Source, cut_reads, text_of
+from mlaas4hep.data.source import Source, cut_reads, read_stored, text_of
 from mlaas4hep.data.split import PARTS, Part, Splitter
 from mlaas4hep.data.truth import Truth
 from mlaas4hep.errors import ConfigError, DataError
@@ -111,6 +111,13 @@ class Events:
     by_part: tuple[int, ...]
     unlabelled: tuple[int, ...]
     counts: Counts
+
+
+class _Wish(NamedTuple):
+    """The part of the split that is asked for, and the columns that may stay as they are stored."""
+
+    part: Part | None
+    stored: frozenset[str]
 
 
 class SourcePool:
@@ -210,6 +217,7 @@ class EventReader:
         self._truths = [Truth(sample, catalogue, preprocessor) for sample in catalogue.samples]
         self._pool = SourcePool()
         self._names = [self._columns_for(sample) for sample in catalogue.samples]
+        self._plain = [preprocessor.plain - self._looked_at(sample) for sample in catalogue.samples]
         problems = list(self._check())
         if problems:
             raise ConfigError(problems, where="expressions do not fit their place")
@@ -219,10 +227,13 @@ class EventReader:
         """Raw columns that are read, of any sample."""
         return frozenset().union(*self._names)
 
-    def read(self, file: FileEntry, start: int, stop: int, *, part: Part | None = None) -> Iterator[Events]:
+    def read(
+        self, file: FileEntry, start: int, stop: int, *, part: Part | None = None, as_stored: bool = False
+    ) -> Iterator[Events]:
         """Entries from ``start`` to ``stop`` (excluded), in parts as large as may be read at once.
 
-        Those of another part of the split than the one asked for are not kept; None asks for all.
+        Those of another part of the split than the one asked for are not kept; None asks for all. With ``as_stored``,
+        values that only have to be put into rows may come in the numbers of the file, whatever their byte order.
 
         Raises
         ------
@@ -231,37 +242,37 @@ class EventReader:
         """
         quarantine = self._catalogue.quarantine
         ranges = tuple(outside(start, stop, quarantine.ranges(file.number)))
+        wish = _Wish(part, self._plain[file.sample] if as_stored else frozenset())
         for low, high in ranges:
-            yield from self._range(file, low, high, part)
+            yield from self._range(file, low, high, wish)
         missing = stop - start - sum(high - low for low, high in ranges)
         if missing:
             yield self._nothing(file, start, missing)
 
-    def _range(self, file: FileEntry, start: int, stop: int, part: Part | None) -> Iterator[Events]:
+    def _range(self, file: FileEntry, start: int, stop: int, wish: _Wish) -> Iterator[Events]:
         names = self._names[file.sample]
         try:
             with self._pool.source(file) as source:
                 bounds = cut_reads(source, names, start, stop, max_bytes=self._max_read_bytes)
         except DataError as error:
-            yield from self._what_is_left(file, start, stop, part, error)
+            yield from self._what_is_left(file, start, stop, wish, error)
             return
         for low, high in pairwise(bounds):
             try:
-                events = self._read_at_once(file, names, low, high, part)
+                events = self._read_at_once(file, names, low, high, wish)
             except DataError as error:
-                yield from self._what_is_left(file, low, high, part, error)
+                yield from self._what_is_left(file, low, high, wish, error)
             else:
                 yield events
 
-    def _read_at_once(self, file: FileEntry, names: list[str], start: int, stop: int, part: Part | None) -> Events:
+    def _read_at_once(self, file: FileEntry, names: list[str], start: int, stop: int, wish: _Wish) -> Events:
         with self._pool.source(file) as source:
             text = self._truths[file.sample].text
             words = None if text is None else text_of(source).read_text(text, start, stop)
-            return self._events(file, source.read(names, start, stop), words, start, stop, part)
+            columns = read_stored(source, names, start, stop, stored=wish.stored)
+            return self._events(file, columns, words, start, stop, wish)
 
-    def _what_is_left(
-        self, file: FileEntry, start: int, stop: int, part: Part | None, error: DataError
-    ) -> Iterator[Events]:
+    def _what_is_left(self, file: FileEntry, start: int, stop: int, wish: _Wish, error: DataError) -> Iterator[Events]:
         """Of a range that failed, the units that can be read; the others go to quarantine."""
         quarantine = self._catalogue.quarantine
         if not quarantine.policy.skips:
@@ -270,7 +281,7 @@ class EventReader:
         for low, high in units(file.clusters, start, stop):
             begin, end = max(low, start), min(high, stop)
             try:
-                events = self._read_at_once(file, names, begin, end, part)
+                events = self._read_at_once(file, names, begin, end, wish)
             except DataError as reason:
                 sample = self._catalogue.samples[file.sample].name
                 why = reason_of(reason, file.path, file.tree)
@@ -282,12 +293,13 @@ class EventReader:
         """Entries that are not there."""
         nothing = _no_events({name: self._catalogue.types[name].kind for name in self._names[file.sample]})
         words = None if self._truths[file.sample].text is None else np.zeros(0, dtype=object)
-        events = self._events(file, nothing, words, start, start, None)
+        events = self._events(file, nothing, words, start, start, _Wish(None, frozenset()))
         return replace(events, counts=Counts(entries, quarantined=entries))
 
     def _events(
-        self, file: FileEntry, columns: Columns, words: NDArray[Any] | None, start: int, stop: int, part: Part | None
+        self, file: FileEntry, columns: Columns, words: NDArray[Any] | None, start: int, stop: int, wish: _Wish
     ) -> Events:
+        part = wish.part
         sample = self._catalogue.samples[file.sample]
         num_entries = stop - start
         parts = np.zeros(num_entries, dtype=np.int8)
@@ -301,7 +313,7 @@ class EventReader:
         if sample.selection:
             wanted = wanted & self._selected(sample, columns, num_entries)
         try:
-            rows = self._preprocessor.assemble(columns, num_entries, wanted=wanted)
+            rows = self._preprocessor.assemble(columns, num_entries, wanted=wanted, as_stored=wish.stored)
         except DataError as error:
             raise DataError(f"{file.path}, tree '{file.tree}', entries {start} to {stop}: {error}") from error
         entries = np.arange(start, stop)
@@ -325,13 +337,17 @@ class EventReader:
         self._pool.close()
 
     def _columns_for(self, sample: SampleEntry) -> list[str]:
-        names = self._preprocessor.columns | set(self._identity) | self._truths[sample.number].columns
+        return sorted(self._preprocessor.columns | self._looked_at(sample))
+
+    def _looked_at(self, sample: SampleEntry) -> frozenset[str]:
+        """Columns that anything is computed from, beside the inputs."""
+        names = frozenset(self._identity) | self._truths[sample.number].columns
         if self._catalogue.hook is not None:
             names |= {KEPT}
         for text in (sample.selection, self._event_weight):
             if text is not None:
                 names |= self._preprocessor.needs_of(Expression.parse(text))
-        return sorted(names)
+        return names
 
     def _selected(self, sample: SampleEntry, columns: Columns, num_entries: int) -> NDArray[np.bool_]:
         where = f"samples.{sample.name}.selection"

@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from mlaas4hep.data.rows import ENTRY, Rows, Write
+from mlaas4hep.data.rows import ENTRY, Beside, Rows, Writer
 from mlaas4hep.spec.padding import Assembled
 
 T = TypeVar("T", contravariant=True)
@@ -70,7 +70,7 @@ class ReadColumns:
     rows: Assembled
     labels: NDArray[np.int64]
     weights: NDArray[np.float64]
-    write: Write
+    write: Writer
 
     @property
     def kept(self) -> NDArray[np.bool_]:
@@ -87,13 +87,8 @@ class ReadColumns:
 
     def put(self, target: Rows, slots: NDArray[np.int64]) -> None:
         """See `Read.put`."""
-        self.write(self.rows, target.table, slots)
-        everything = bool(self.kept.all())
-        where = slots if everything else slots[self.kept]
-        target.labels[where] = self.labels if everything else self.labels[self.kept]
-        target.weights[where] = self.weights if everything else self.weights[self.kept]
-        target.entries["file"][where] = self.file
-        target.entries["entry"][where] = self.entries if everything else self.entries[self.kept]
+        self.write.table(self.rows, target.table, slots)
+        self.write.beside(target, slots, Beside(self.kept, self.labels, self.weights, self.file, self.entries))
 
     def entry_names(self) -> NDArray[Any]:
         """File and entry of those that are kept, structured as of `mlaas4hep.data.rows.Rows`."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +27,6 @@ SIDE_BYTES = 8 + 8 + ENTRY.itemsize + 1
 _WORTH_COMPILING = 20_000_000
 
 Permute = Callable[[NDArray[np.int64], int, int], NDArray[np.int64]]
-Write = Callable[[Assembled, NDArray[np.float32], NDArray[np.int64]], None]
 
 E = TypeVar("E")
 
@@ -120,6 +119,36 @@ class Rows:
         self.entries[slots] = rows.entries
 
 
+class Writer(NamedTuple):
+    """What puts events into rows: their variables into ``table``, everything else ``beside``."""
+
+    table: Callable[[Assembled, NDArray[np.float32], NDArray[np.int64]], None]
+    """As `mlaas4hep.spec.padding.write_rows`."""
+    beside: Callable[[Rows, NDArray[np.int64], Beside], None]
+    """As `write_beside`."""
+
+
+class Beside(NamedTuple):
+    """What stands beside the variables of M events: bool, int64 and float64 [M], their file, and int64 [M]."""
+
+    kept: NDArray[np.bool_]
+    labels: NDArray[np.int64]
+    weights: NDArray[np.float64]
+    file: int
+    entries: NDArray[np.int64]
+
+
+def write_beside(rows: Rows, slots: NDArray[np.int64], beside: Beside) -> None:
+    """Put labels, weights, files and entries of the events that are kept into their rows; ``slots`` is int64 [M]."""
+    kept, labels, weights, file, entries = beside
+    everything = bool(kept.all())
+    where = slots if everything else slots[kept]
+    rows.labels[where] = labels if everything else labels[kept]
+    rows.weights[where] = weights if everything else weights[kept]
+    rows.entries["file"][where] = file
+    rows.entries["entry"][where] = entries if everything else entries[kept]
+
+
 class Window(Generic[S]):
     """Events in their final order, with holes where some were cut away.
 
@@ -187,9 +216,9 @@ def pays_compiling(values: int) -> bool:
     return values >= _WORTH_COMPILING
 
 
-def writer(values: int) -> Write:
+def writer(values: int) -> Writer:
     """What writes rows: compiled where that pays, numpy's otherwise. Both give the same bits."""
-    return _compiled() if pays_compiling(values) else padding.write_rows
+    return _compiled() if pays_compiling(values) else Writer(padding.write_rows, write_beside)
 
 
 def permuter(values: int) -> Permute:
@@ -202,7 +231,7 @@ def permuter(values: int) -> Permute:
 
 
 @lru_cache(maxsize=1)
-def _compiled() -> Write:
-    from mlaas4hep.data.kernel import write_rows
+def _compiled() -> Writer:
+    from mlaas4hep.data import packing
 
-    return write_rows
+    return Writer(packing.write_rows, packing.write_beside)

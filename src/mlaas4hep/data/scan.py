@@ -15,14 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlaas4hep.data.catalogue import Catalogue
-from mlaas4hep.data.dataset import readers, reading_unit
-from mlaas4hep.data.entries import SampleEntry
+from mlaas4hep.data.entries import SampleEntry, Strata
 from mlaas4hep.data.measuring import loops
 from mlaas4hep.data.owners import Owners
+from mlaas4hep.data.pace import readers, reading_unit
 from mlaas4hep.data.plan import Chunk, Plan
 from mlaas4hep.data.prefetch import Prefetch
 from mlaas4hep.data.reader import MAX_READ_BYTES, Counts, EventReader, Events, reading_bytes
 from mlaas4hep.data.split import PARTS
+from mlaas4hep.data.strata import ClassTally, Met
 from mlaas4hep.errors import DataError
 from mlaas4hep.spec.accumulate import StatisticsAccumulator
 from mlaas4hep.spec.features import EVENT
@@ -54,10 +55,21 @@ class Weighed:
 
 @dataclass(frozen=True)
 class ScanResult:
-    """Statistics of a pass, and what became of the entries of each file, in catalogue order (law 8)."""
+    """What a pass finds.
+
+    Parameters
+    ----------
+    statistics
+        Of all that was read.
+    files
+        What became of the entries of each file, in catalogue order (law 8).
+    strata
+        Of each file: see `mlaas4hep.data.strata`.
+    """
 
     statistics: Statistics
     files: tuple[Counts, ...]
+    strata: tuple[Strata, ...]
 
 
 def scan(
@@ -113,9 +125,9 @@ def scan_files(
     reader = EventReader(catalogue, preprocessor, max_read_bytes=min(read_bytes, MAX_READ_BYTES))
 
     measuring = loops(catalogue.num_entries * preprocessor.features.width)
-    owners = Owners(catalogue)
+    owners, tally = Owners(catalogue), ClassTally(catalogue)
 
-    def measure(chunk: Chunk) -> tuple[StatisticsAccumulator, Counts, Taken | None]:
+    def measure(chunk: Chunk) -> tuple[StatisticsAccumulator, Counts, Taken | None, Met | None]:
         file = catalogue.files[chunk.file]
         partial, counts = _accumulator(preprocessor, measuring), Counts()
         taken: list[Taken] = []
@@ -126,25 +138,29 @@ def scan_files(
             kept = events.rows.kept
             weighed.append(Weighed(events.parts[kept], events.labels[kept], events.weights[kept] * scale))
             counts += events.counts
-            if owners.wants(file):
+            if owners.wants(file) or tally.wants(file):
                 taken.append((events.entries[kept], events.labels[kept]))
         # Sums over the whole chunk: they must not hang on how it was cut to save memory.
         _add_counts(partial, Weighed.concat(weighed), counts, catalogue.samples[file.sample], catalogue.classes)
-        return partial, counts, _joined(taken) if taken else None
+        joined = _joined(taken) if taken else None
+        met = tally.meet(file, (chunk.start, chunk.stop), *joined) if joined is not None and tally.wants(file) else None
+        return partial, counts, joined if owners.wants(file) else None, met
 
     total = _empty(catalogue, preprocessor, measuring)
     files = [Counts()] * len(catalogue.files)
     with Prefetch(measure, tuple(plan.chunks()), threads=threads, ahead=(threads + 1) * entries) as results:
-        for chunk, (partial, counts, taken) in results:
+        for chunk, (partial, counts, taken, met) in results:
             total.merge(partial)
             if taken is not None:
                 owners.claim(catalogue.files[chunk.file], *taken)
+            if met is not None:
+                tally.add(catalogue.files[chunk.file], met)
             files[chunk.file] += counts
             if progress is not None:
                 progress(chunk.num_entries)
     reader.close()
     owners.check()
-    return ScanResult(total.seal(), tuple(files))
+    return ScanResult(total.seal(), tuple(files), tally.strata())
 
 
 def _empty(catalogue: Catalogue, preprocessor: Preprocessor, loops: Loops) -> StatisticsAccumulator:

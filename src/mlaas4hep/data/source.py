@@ -130,6 +130,26 @@ class Texts(Protocol):
         ...
 
 
+@runtime_checkable
+class AsStored(Protocol):
+    """A source that can leave values as they lie in the file: optional, for who brings them into their place itself."""
+
+    def read_stored(
+        self, names: Sequence[str], entry_start: int, entry_stop: int, *, stored: Collection[str]
+    ) -> dict[str, Column]:
+        """The same columns as `Source.read`; values of those in ``stored`` may be in the byte order of the file."""
+        ...
+
+
+def read_stored(
+    source: Source, names: Sequence[str], entry_start: int, entry_stop: int, *, stored: Collection[str]
+) -> dict[str, Column]:
+    """See `AsStored.read_stored`; like `Source.read` where the source does not know how."""
+    if stored and isinstance(source, AsStored):
+        return source.read_stored(names, entry_start, entry_stop, stored=stored)
+    return source.read(names, entry_start, entry_stop)
+
+
 def text_of(source: Source) -> Texts:
     """The same source, as one that gives text.
 

@@ -6,7 +6,7 @@ types before anything is computed. Invariant: after `cast`, an event has the sam
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -268,13 +268,15 @@ def promote(first: DType, second: DType) -> DType:
     return "int64"
 
 
+_HALF = 2  # bytes of a half float
 _DTYPES = {name: np.dtype(name) for name in ("bool", "int64", "uint64", "float32", "float64")}
 
 
-def cast(columns: Columns, types: Mapping[str, ColumnType]) -> dict[str, Column]:
+def cast(columns: Columns, types: Mapping[str, ColumnType], *, as_stored: Collection[str] = ()) -> dict[str, Column]:
     """Bring columns to their declared types; the first thing that happens to an event (law 6).
 
-    Columns without a declared type are left out. Arrays that have their type already are shared, not copied.
+    Columns without a declared type are left out. Arrays that have their type already are shared, not copied; so are
+    those ``as_stored`` whose values only lie in fewer bytes or in another order of bytes than the declared type.
 
     Raises
     ------
@@ -286,6 +288,9 @@ def cast(columns: Columns, types: Mapping[str, ColumnType]) -> dict[str, Column]
         if name not in columns:
             raise DataError(f"column '{name}' ({declared}) is missing; given: {', '.join(sorted(columns))}")
         column = columns[name]
+        if name in as_stored and kind_of(column) == declared.kind and _stands_for(values_of(column), declared.dtype):
+            done[name] = column
+            continue
         if isinstance(column, np.ndarray) and declared.kind == "flat":
             done[name] = _astype(column, declared.dtype)
             continue
@@ -293,6 +298,11 @@ def cast(columns: Columns, types: Mapping[str, ColumnType]) -> dict[str, Column]
             raise DataError(f"column '{name}' is declared {declared.kind}, but is {_WORDS[kind_of(column)]}")
         done[name] = with_values(column, _astype(values_of(column), declared.dtype))
     return done
+
+
+def _stands_for(values: NDArray[Any], dtype: DType) -> bool:
+    """Whether the numbers become the same float32 as after the cast."""
+    return values.dtype.itemsize * (values.dtype.kind == "f") != _HALF and declared_dtype(values.dtype) == dtype
 
 
 def _astype(values: NDArray[Any], dtype: str) -> NDArray[Any]:

@@ -89,6 +89,8 @@ class Preprocessor:
             raise ConfigError(problems, where="inputs do not fit the columns of the files")
         self.columns = self._new.columns_behind(self._roots())
         self.types = {name: self._known[name] for name in sorted(self.columns)}
+        self.plain = frozenset() if features.missing_values else self._only_inputs()
+        """Raw columns that are inputs as they are, and nothing is computed from."""
 
     def run(self, columns: Columns, num_entries: int) -> Prepared:
         """Tensors of a set of events.
@@ -120,7 +122,14 @@ class Preprocessor:
         truncated = {one.name: truncated_objects(lengths[one.name], one.length) for one in rows.collections}
         return Prepared(inputs, selected, truncated, lengths)
 
-    def assemble(self, columns: Columns, num_entries: int, *, wanted: NDArray[np.bool_] | None = None) -> Assembled:
+    def assemble(
+        self,
+        columns: Columns,
+        num_entries: int,
+        *,
+        wanted: NDArray[np.bool_] | None = None,
+        as_stored: frozenset[str] = frozenset(),
+    ) -> Assembled:
         """Every variable of a set of events, computed but not yet padded.
 
         Parameters
@@ -129,13 +138,16 @@ class Preprocessor:
             As of `run`.
         wanted
             bool [N]: events that are asked for; None asks for all.
+        as_stored
+            Some of `plain`: their values may stay in whatever kind of number they came, if it stands for the declared
+            one.
 
         Raises
         ------
         DataError
             As of `run`; only events that are wanted and selected matter.
         """
-        typed: Columns = self._cast(columns, self.types)
+        typed: Columns = self._cast(columns, self.types, as_stored)
         _check_lengths(typed, num_entries)
         index = None
         kept = np.ones(num_entries, dtype=np.bool_) if wanted is None else wanted
@@ -169,9 +181,11 @@ class Preprocessor:
         typed = self._cast(columns, {one: self._known[one] for one in self.needs(name)})
         return _Events(typed, self._new, num_entries).column(name)
 
-    def _cast(self, columns: Columns, types: Mapping[str, ColumnType]) -> dict[str, Column]:
+    def _cast(
+        self, columns: Columns, types: Mapping[str, ColumnType], as_stored: frozenset[str] = frozenset()
+    ) -> dict[str, Column]:
         """Declared types, and NaN for what stands for a missing value: the same for every expression."""
-        typed, codes = cast(columns, types), self.features.missing_values
+        typed, codes = cast(columns, types, as_stored=as_stored), self.features.missing_values
         return hide_missing(typed, codes) if codes else typed
 
     def needs(self, name: str) -> frozenset[str]:
@@ -189,9 +203,18 @@ class Preprocessor:
     def _roots(self) -> Iterator[str]:
         for group in self.features.inputs:
             yield from (variable.name for variable in group.variables)
-        for expression in (self._preselection, *self._sort.values()):
-            if expression is not None:
-                yield from self._new.needs_of(expression)
+        for expression in self._used():
+            yield from self._new.needs_of(expression)
+
+    def _only_inputs(self) -> frozenset[str]:
+        used = {name for expression in self._used() for name in self._new.needs_of(expression)}
+        computed = self._new.columns_behind([*self._new.expressions, *used])
+        inputs = {variable.name for group in self.features.inputs for variable in group.variables}
+        return frozenset(inputs & self.columns) - computed
+
+    def _used(self) -> Iterator[Expression]:
+        """Expressions beside those of new variables."""
+        yield from (one for one in (self._preselection, *self._sort.values()) if one is not None)
 
     def _check(self) -> Iterator[str]:
         taken = [name for name in self._new.expressions if name in self._known]

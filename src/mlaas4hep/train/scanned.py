@@ -1,6 +1,7 @@
 """The scan before training: done, or taken from what an earlier run kept of the same files and declaration.
 
-Invariant: either way the result has the same bits, and the user is told which way it was.
+Invariant: either way the result has the same bits, and the user is told which way it was; the catalogue that comes back
+knows which stretches hold which classes, so that it is shuffled the same way too.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def scanned(
         progress.note(
             f"statistics: kept from an earlier pass over the same files ({key[:12]}); --rescan makes a new one"
         )
-        return catalogue, kept
+        return catalogue.stratified(kept.strata), kept
 
     def scan(words: str, catalogue: Catalogue) -> ScanResult:
         progress.start(words, total=catalogue.num_entries)
@@ -46,7 +47,8 @@ def scanned(
         progress.note(f"left out, cannot be read: {line}")
     if catalogue.quarantine:
         catalogue = catalogue.corrected()
-        return catalogue, scan("scanning again with corrected weights", catalogue)
+        found = scan("scanning again with corrected weights", catalogue)
+        return catalogue.stratified(found.strata), found
     if key is not None and unchanged(catalogue):
         store.keep(key, found, note=progress.note)
-    return catalogue, found
+    return catalogue.stratified(found.strata), found

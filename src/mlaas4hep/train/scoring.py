@@ -17,7 +17,8 @@ from mlaas4hep.bundle import Bundle
 from mlaas4hep.config import Config
 from mlaas4hep.data.batches import Batch
 from mlaas4hep.data.catalogue import Catalogue
-from mlaas4hep.data.dataset import EventDataset, default_threads
+from mlaas4hep.data.dataset import EventDataset
+from mlaas4hep.data.pace import default_threads
 from mlaas4hep.data.split import PARTS, Part
 from mlaas4hep.errors import DataError
 from mlaas4hep.graph.core import Missing

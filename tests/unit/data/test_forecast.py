@@ -10,9 +10,9 @@ from msgspec.structs import replace
 
 from mlaas4hep.config import Config, parse_config
 from mlaas4hep.data.catalogue import Catalogue
-from mlaas4hep.data.dataset import FAR_THREADS
 from mlaas4hep.data.forecast import forecast
 from mlaas4hep.data.kept_statistics import StatisticsStore, scan_key
+from mlaas4hep.data.pace import FAR_THREADS
 from mlaas4hep.data.reader import SourcePool
 from mlaas4hep.data.rows import SIDE_BYTES
 from mlaas4hep.data.scan import scan_files

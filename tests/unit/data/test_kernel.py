@@ -8,14 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from mlaas4hep.data import exact, kernel
+from mlaas4hep.data import exact, kernel, packing
 from mlaas4hep.data.hashing import permuted
+from mlaas4hep.data.rows import Beside, Rows, write_beside
 from mlaas4hep.errors import DataError
 from mlaas4hep.spec import padding
 from mlaas4hep.spec.columns import Jagged
 from mlaas4hep.spec.padding import Assembled, Collection
 
-DTYPES = ("bool", "int64", "uint64", "float32", "float64")
+KINDS = ("i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f4", "f8")
+DTYPES = ["bool", *(order + kind for kind in KINDS for order in "<>")]
 
 
 @st.composite
@@ -26,10 +28,9 @@ def assembled(draw: st.DrawFn) -> Assembled:
 
     def values(count: int) -> NDArray[np.generic]:
         dtype = np.dtype(draw(st.sampled_from(DTYPES)))
-        bits = rng.integers(0, 2**64, count, dtype=np.uint64)
         if dtype.kind == "b":
-            return bits % 2 == 1
-        return bits.view(dtype) if dtype.itemsize == 8 else bits.astype(np.uint32).view(dtype)
+            return rng.random(count) < 0.5
+        return np.frombuffer(rng.bytes(count * dtype.itemsize), dtype)
 
     collections = []
     for number in range(draw(st.integers(0, 3))):
@@ -53,10 +54,25 @@ def test_rows_are_written_as_by_numpy(rows: Assembled, seed: int) -> None:
     tables = [np.full((events + 3, rows.width), -1, dtype=np.float32) for _ in range(2)]
     with np.errstate(invalid="ignore"):
         padding.write_rows(rows, tables[0], slots)
-    kernel.write_rows(rows, tables[1], slots)
+    packing.write_rows(rows, tables[1], slots)
     kept = ~np.isnan(tables[0])
     assert np.array_equal(np.isnan(tables[1]), ~kept)
     assert tables[0][kept].tobytes() == tables[1][kept].tobytes()
+
+
+@settings(max_examples=100, deadline=None)
+@given(kept=st.lists(st.booleans(), max_size=30), seed=st.integers(0, 99))
+def test_what_stands_beside_is_written_as_by_numpy(kept: list[bool], seed: int) -> None:
+    size, rng = len(kept), np.random.default_rng(seed)
+    slots = rng.permutation(size + 3)[:size].astype(np.int64)
+    beside = Beside(np.array(kept, np.bool_), rng.integers(0, 9, size), rng.random(size), 7, rng.integers(0, 99, size))
+    written = []
+    for write in (write_beside, packing.write_beside):
+        rows = Rows.empty(size + 3, 0)
+        rows.labels[:], rows.weights[:], rows.entries[:] = -1, -1, (-1, -1)
+        write(rows, slots, beside)
+        written.append((rows.labels.tolist(), rows.weights.tolist(), rows.entries.tolist()))
+    assert written[0] == written[1]
 
 
 @settings(max_examples=100, deadline=None)
@@ -126,12 +142,22 @@ def test_what_lies_outside_is_refused() -> None:
     table = np.zeros((2, 2), dtype=np.float32)
     everything = np.ones(2, dtype=np.bool_)
     with pytest.raises(DataError, match="do not fit its values"):
-        kernel.write_rows(Assembled(None, everything, [], [falling]), table, np.arange(2))
+        packing.write_rows(Assembled(None, everything, [], [falling]), table, np.arange(2))
     long = Collection("c", 2, [Jagged(np.array([0, 2, 9]), np.zeros(4, np.float32))], None)
     with pytest.raises(DataError, match="do not fit its values"):
-        kernel.write_rows(Assembled(None, everything, [], [long]), table, np.arange(2))
+        packing.write_rows(Assembled(None, everything, [], [long]), table, np.arange(2))
     with pytest.raises(DataError, match="row 5 is outside a table of 2 rows"):
-        kernel.write_rows(Assembled(None, everything, [np.zeros(2)] * 2, []), table, np.array([0, 5]))
+        packing.write_rows(Assembled(None, everything, [np.zeros(2)] * 2, []), table, np.array([0, 5]))
+    with pytest.raises(DataError, match="of 2 events differ in length"):
+        packing.write_rows(Assembled(None, everything, [np.zeros(2), np.zeros(3)], []), table, np.arange(2))
+    with pytest.raises(DataError, match="rows of 1 numbers do not fit a table"):
+        packing.write_rows(Assembled(None, everything, [np.zeros(2)], []), table, np.arange(2))
+    astray = Collection("c", 2, [Jagged(np.array([0, 1, 2]), np.zeros(2, np.float32))], np.array([0, 2]))
+    with pytest.raises(DataError, match="the order of the collection 'c' does not fit"):
+        packing.write_rows(Assembled(None, everything, [], [astray]), table, np.arange(2))
+    beside = Beside(everything, np.zeros(2, np.int64), np.zeros(2), 0, np.arange(2))
+    with pytest.raises(DataError, match="rows 0 to 9 asked for of 2"):
+        packing.write_beside(Rows.empty(2, 0), np.array([9, 0]), beside)
     blocks = (np.array([9]), np.array([0]), np.array([0]), [np.zeros((5, 2), np.uint32)], [np.zeros((5, 3), np.int64)])
     with pytest.raises(DataError, match="rows are counted that are not there"):
         kernel.Gatherer(*blocks)

@@ -57,6 +57,15 @@ class Place(Protocol):
         ...
 
 
+@runtime_checkable
+class ReadsInto(Protocol):
+    """A place that can read into memory of the caller: optional."""
+
+    def read_into(self, start: int, target: memoryview) -> None:
+        """As many bytes as ``target`` has, from ``start`` on; raises what `Place.read` does."""
+        ...
+
+
 class PlaceKind(Protocol):
     """What one scheme of addresses can do."""
 

@@ -11,6 +11,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from mlaas4hep.data.places import Buffer
 from mlaas4hep.data.places.endings import endings_told, has_known_ending
 from mlaas4hep.errors import DataError, nearest
@@ -70,6 +72,22 @@ class LocalPlace:
         """See `mlaas4hep.data.places.Place.read`."""
         return [self._read(start, stop) for start, stop in ranges]
 
+    def read_into(self, start: int, target: memoryview) -> None:
+        """See `mlaas4hep.data.places.ReadsInto`."""
+        if self._file < 0:
+            raise DataError(f"{self.url}: is closed")
+        done = 0
+        try:
+            while done < len(target):
+                got = os.preadv(self._file, [target[done:]], start + done)
+                if not got:
+                    raise DataError(
+                        f"{self.url}: ends at byte {start + done}, but {start} to {start + len(target)} were asked for"
+                    )
+                done += got
+        except OSError as error:
+            raise DataError(f"{self.url}: cannot be read: {error.strerror}") from error
+
     def close(self) -> None:
         """See `mlaas4hep.data.places.Place.close`."""
         if self._file >= 0:
@@ -79,21 +97,10 @@ class LocalPlace:
     def __del__(self) -> None:
         self.close()
 
-    def _read(self, start: int, stop: int) -> bytes:
-        if self._file < 0:
-            raise DataError(f"{self.url}: is closed")
-        try:
-            data = os.pread(self._file, stop - start, start)
-            while len(data) < stop - start:
-                more = os.pread(self._file, stop - start - len(data), start + len(data))
-                if not more:
-                    raise DataError(
-                        f"{self.url}: ends at byte {start + len(data)}, but {start} to {stop} were asked for"
-                    )
-                data += more
-        except OSError as error:
-            raise DataError(f"{self.url}: cannot be read: {error.strerror}") from error
-        return data
+    def _read(self, start: int, stop: int) -> Buffer:
+        target = np.empty(stop - start, np.uint8).data
+        self.read_into(start, target)
+        return target
 
 
 def _path(url: str) -> str:

@@ -13,7 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mlaas4hep.data.places import Buffer, Place
+from mlaas4hep.data.places import Buffer, Place, ReadsInto
+from mlaas4hep.data.recycled import recycled
 from mlaas4hep.data.root.blame import DamageError
 from mlaas4hep.data.root.codecs import inflate
 from mlaas4hep.data.root.layout import Branch, Layout
@@ -63,13 +64,18 @@ class Basket(NamedTuple):
         DamageError
             They are not as many as events, do not begin at 0, fall, or reach beyond the values.
         """
-        found = self.unchecked_offsets()
-        if found is not None and (found[0] != 0 or np.any(found[1:] < found[:-1])):
+        stored = self.stored_offsets()
+        if stored is None:
+            return None
+        found = np.empty(self.last - self.first + 1, np.int32)
+        np.subtract(np.frombuffer(stored, ">i4"), np.int32(self.keylen), out=found[:-1])
+        found[-1] = self.border
+        if found[0] != 0 or np.any(found[1:] < found[:-1]):
             raise DamageError("its list offsets do not rise from the first value to the last")
         return found
 
-    def unchecked_offsets(self) -> NDArray[np.int32] | None:
-        """`offsets`, for who compares them with others that are known to be good."""
+    def stored_offsets(self) -> memoryview | None:
+        """Bytes of the offsets as they stand there, int32 a number, key included; None where there are none."""
         rest, entries = len(self.data) - self.border, self.last - self.first
         if not rest:
             return None
@@ -78,11 +84,7 @@ class Basket(NamedTuple):
         count = int.from_bytes(self.data[self.border : self.border + 4], "big")
         if count not in (entries, entries + 1) or rest < 4 * (count + 1):
             raise DamageError(f"it has {count} list offsets in {rest} bytes for {entries} entries")
-        found = np.empty(entries + 1, np.int32)
-        stored = np.frombuffer(self.data, ">i4", entries, self.border + 4)
-        np.subtract(stored, np.int32(self.keylen), out=found[:-1])
-        found[-1] = self.border
-        return found
+        return memoryview(self.data)[self.border + 4 : self.border + 4 * (entries + 1)]
 
 
 class Wanted(NamedTuple):
@@ -153,7 +155,7 @@ def open_basket(
     _check_values(branch.layout, border, value_bytes)
     if branch.layout is not None and size - border > _MOST_BEHIND * (entries + _MOST_BEHIND):
         raise DamageError(f"{size - border} bytes behind its values are too many for {entries} entries")
-    return Basket(number, first, last, inflate(stored[keylen:], size), border, keylen)
+    return Basket(number, first, last, inflate(stored[keylen:], size, room=recycled), border, keylen)
 
 
 def _check_values(layout: Layout | None, border: int, value_bytes: int | None) -> None:
@@ -261,13 +263,21 @@ class BasketReader:
         groups = _joined(ranges)
         if not groups:
             return {}
-        buffers = self._place.read([(group[0][0], max(stop for _, stop, _ in group)) for group in groups])
+        buffers = self._read([(group[0][0], max(stop for _, stop, _ in group)) for group in groups])
         found: _Stored = {}
         for group, buffer in zip(groups, buffers, strict=True):
             view, origin = memoryview(buffer), group[0][0]
             for start, stop, key in group:
                 found[key] = view[start - origin : stop - origin]
         return found
+
+    def _read(self, spans: list[tuple[int, int]]) -> Sequence[Buffer]:
+        if not isinstance(self._place, ReadsInto):
+            return self._place.read(spans)
+        buffers = [recycled(stop - start) for start, stop in spans]
+        for (start, _), buffer in zip(spans, buffers, strict=True):
+            self._place.read_into(start, buffer)
+        return buffers
 
     def _open(
         self, branch: Branch, number: int, first: int, last: int, stored: _Stored, value_bytes: int | None
@@ -283,14 +293,10 @@ class BasketReader:
     def _keep(self, branch: Branch, basket: Basket) -> None:
         if basket.number >= len(branch.seeks) or self._held + len(basket.data) > self._memo_bytes:
             return
-        if _is_part(basket.data):
+        if isinstance(basket.data, memoryview):
             basket = basket._replace(data=bytes(basket.data))  # else it would keep all that was read with it
         self._memo[branch.path, basket.number] = basket
         self._held += len(basket.data)
-
-
-def _is_part(data: Buffer) -> bool:
-    return isinstance(data, memoryview) and (data.obj is None or data.nbytes < memoryview(data.obj).nbytes)
 
 
 def _embedded(branch: Branch, number: int, first: int, last: int) -> Basket:

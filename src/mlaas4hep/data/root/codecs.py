@@ -42,7 +42,16 @@ class FrameError(DamageError):
     """Compressed bytes that are damaged, lie about their length, or are of a codec that is not known."""
 
 
-def inflate(frame: Buffer, size: int) -> Buffer:
+Room = Callable[[int], memoryview]
+"""Gives memory to be written to, by its bytes."""
+
+
+def fresh(size: int) -> memoryview:
+    """New memory."""
+    return np.empty(size, np.uint8).data
+
+
+def inflate(frame: Buffer, size: int, *, room: Room = fresh) -> Buffer:
     """Bytes of an object as they were before compression.
 
     Parameters
@@ -52,6 +61,8 @@ def inflate(frame: Buffer, size: int) -> Buffer:
         back as it is.
     size
         Bytes that the object announces.
+    room
+        Where the bytes may go; not every codec can be told.
 
     Returns
     -------
@@ -70,12 +81,12 @@ def inflate(frame: Buffer, size: int) -> Buffer:
     if size <= _MOST_IN_FRAME:
         one, _ = _frame(stored, 0)
         if one.size == size:
-            return _inflated(one)
+            return _inflated(one, room)
     frames = _frames(stored, size)
     whole = bytearray(size)
     ends = accumulate((one.size for one in frames), initial=0)
     for one, (start, stop) in zip(frames, pairwise(ends), strict=True):
-        whole[start:stop] = _inflated(one)
+        whole[start:stop] = _inflated(one, room)
     return whole
 
 
@@ -87,7 +98,7 @@ class _Frame(NamedTuple):
 
 class _Codec(NamedTuple):
     name: str
-    inflate: Callable[[memoryview, int], Buffer]
+    inflate: Callable[[memoryview, int, Room], Buffer]
     most: int
     """Bytes that one compressed byte can become at most; 0 where there is no such limit."""
 
@@ -120,11 +131,11 @@ def _frame(stored: memoryview, at: int) -> tuple[_Frame, int]:
     return _Frame(codec, stored[begin:end], size), end
 
 
-def _inflated(frame: _Frame) -> Buffer:
+def _inflated(frame: _Frame, room: Room) -> Buffer:
     """One frame, with whatever its library raises on damaged bytes as one error."""
     codec, data, size = frame
     try:
-        found = codec.inflate(data, size)
+        found = codec.inflate(data, size, room)
     except _ERRORS as error:
         raise FrameError(f"a {codec.name} frame is damaged: {error}") from error
     if len(found) != size:
@@ -132,16 +143,16 @@ def _inflated(frame: _Frame) -> Buffer:
     return found
 
 
-def _inflate_zlib(data: memoryview, size: int) -> Buffer:
+def _inflate_zlib(data: memoryview, size: int, _: Room) -> Buffer:
     """Never allocates more than one byte above ``size``, and reads on to the checksum behind the last byte."""
     return _finished(_decompressor(), data, size)
 
 
-def _inflate_deflate(data: memoryview, size: int) -> Buffer:
+def _inflate_deflate(data: memoryview, size: int, _: Room) -> Buffer:
     return _finished(zlib.decompressobj(-zlib.MAX_WBITS), data, size)
 
 
-def _inflate_lzma(data: memoryview, size: int) -> Buffer:
+def _inflate_lzma(data: memoryview, size: int, _: Room) -> Buffer:
     return _finished(lzma.LZMADecompressor(memlimit=_LZMA_MEMORY), data, size)
 
 
@@ -152,16 +163,16 @@ def _finished(decoder: Any, data: memoryview, size: int) -> bytes:
     return found
 
 
-def _inflate_lz4(data: memoryview, size: int) -> Buffer:
+def _inflate_lz4(data: memoryview, size: int, room: Room) -> Buffer:
     announced, block = bytes(data[:_LZ4_CHECKSUM]), data[_LZ4_CHECKSUM:]
     if xxhash.xxh64_digest(block) != announced:
         raise FrameError("an LZ4 frame is damaged: its checksum does not match")
-    whole = np.empty(size, np.uint8).data
+    whole = room(size)
     return whole[: cramjam.lz4.decompress_block_into(block, whole, output_len=size)]
 
 
-def _inflate_zstd(data: memoryview, size: int) -> Buffer:
-    whole = np.empty(size, np.uint8).data
+def _inflate_zstd(data: memoryview, size: int, room: Room) -> Buffer:
+    whole = room(size)
     return whole[: cramjam.zstd.decompress_into(data, whole)]
 
 

@@ -18,6 +18,9 @@ from mlaas4hep.data.root.blame import DamageError
 from mlaas4hep.data.root.layout import ColumnPlan, Layout
 from mlaas4hep.spec.columns import Column, Jagged, Nested
 
+_WORTH_COMPILING = 10_000
+"""Entries of a basket; shorter ones are compared as fast by numpy."""
+
 
 class Counts:
     """Numbers of elements of the entries from ``first`` on, as a counter branch has them.
@@ -38,14 +41,13 @@ class Counts:
     """
 
     def __init__(self, first: int, counts: NDArray[np.int64], most: int) -> None:
-        wrong = np.flatnonzero((counts < 0) | (counts > most))
-        if len(wrong):
-            raise DamageError(f"entry {first + int(wrong[0])} has a list of {int(counts[wrong[0]])} values")
+        if len(counts) and not 0 <= int(counts.min()) <= int(counts.max()) <= most:
+            wrong = int(np.argmax((counts < 0) | (counts > most)))
+            raise DamageError(f"entry {first + wrong} has a list of {int(counts[wrong])} values")
         self._first = first
         self._ends = np.zeros(len(counts) + 1, dtype=np.int64)
         np.cumsum(counts, out=self._ends[1:])
         self._spans: dict[tuple[int, int], NDArray[np.int64]] = {}
-        self._bytes: dict[tuple[int, int, int], NDArray[np.int32]] = {}
 
     def offsets(self, start: int, stop: int) -> NDArray[np.int64]:
         """int64 [stop - start + 1], from 0: where the elements of each entry begin. One array for all who ask."""
@@ -58,13 +60,6 @@ class Counts:
     def total(self, start: int, stop: int) -> int:
         """Elements of some entries."""
         return int(self._ends[stop - self._first] - self._ends[start - self._first])
-
-    def bytes(self, start: int, stop: int, size: int) -> NDArray[np.int32]:
-        """`offsets` in bytes; no more than a basket holds."""
-        found = self._bytes.get((start, stop, size))
-        if found is None:
-            found = self._bytes[start, stop, size] = (self.offsets(start, stop) * size).astype(np.int32)
-        return found
 
 
 class Part(NamedTuple):
@@ -104,13 +99,21 @@ def _counted(layout: Layout, basket: Basket, counts: Counts) -> NDArray[np.int64
             f"its counter '{layout.counter}' announces {announced} values of {size} bytes, but {basket.border} bytes "
             "are there"
         )
-    own = basket.unchecked_offsets()
+    own = basket.stored_offsets()
     if own is not None:
-        differ = own != counts.bytes(basket.first, basket.last, size)
-        if differ.any():
-            entry = basket.first + max(int(differ.argmax()) - 1, 0)
-            raise DamageError(f"its list offsets and its counter '{layout.counter}' disagree at entry {entry}")
+        ends = counts.offsets(basket.first, basket.last)
+        if len(ends) < _WORTH_COMPILING or not _agree(own, ends, size, basket.keylen):
+            differ = np.frombuffer(own, ">i4") != ends[:-1] * size + basket.keylen
+            if differ.any():
+                entry = basket.first + max(int(differ.argmax()) - 1, 0)
+                raise DamageError(f"its list offsets and its counter '{layout.counter}' disagree at entry {entry}")
     return counts.offsets(basket.first, basket.last)
+
+
+def _agree(stored: memoryview, ends: NDArray[np.int64], size: int, keylen: int) -> bool:
+    from mlaas4hep.data.root.vectors import offsets_agree
+
+    return bool(offsets_agree(np.frombuffer(stored, np.uint32), ends, size, keylen))
 
 
 def _announced(layout: Layout, basket: Basket) -> NDArray[np.int64]:
@@ -146,9 +149,15 @@ def _own_offsets(basket: Basket) -> NDArray[np.int32]:
 
 
 def to_column(
-    plan: ColumnPlan, layout: Layout, parts: Sequence[Part], entries: int, shared: NDArray[np.int64] | None
+    plan: ColumnPlan,
+    layout: Layout,
+    parts: Sequence[Part],
+    entries: int,
+    shared: NDArray[np.int64] | None,
+    *,
+    as_stored: bool = False,
 ) -> Column:
-    """Join what baskets give to a column in native byte order.
+    """Join what baskets give to a column.
 
     Parameters
     ----------
@@ -162,8 +171,10 @@ def to_column(
         How many there are.
     shared
         List offsets that are known already, so that columns of one counter share them.
+    as_stored
+        Numbers of one basket may stay where they are, in the byte order of the file.
     """
-    values = _values(plan, parts)
+    values = _values(plan, parts, as_stored=as_stored)
     if not layout.jagged:
         return _fixed(values, plan.shape, entries)
     offsets = shared if shared is not None else _joined_ends(parts, entries)
@@ -172,10 +183,11 @@ def to_column(
     return Nested(offsets, _equal_lists(values, plan.shape[0], int(offsets[-1])))
 
 
-def _values(plan: ColumnPlan, parts: Sequence[Part]) -> NDArray[Any]:
+def _values(plan: ColumnPlan, parts: Sequence[Part], *, as_stored: bool) -> NDArray[Any]:
     elements = [part.elements if plan.member is None else part.elements[plan.member] for part in parts]
     if len(elements) == 1:
-        return elements[0].astype(plan.dtype)
+        stays = as_stored and not plan.shape and elements[0].dtype.newbyteorder("=") == plan.dtype
+        return elements[0] if stays else elements[0].astype(plan.dtype)
     values = np.empty((sum(map(len, elements)), *plan.shape), dtype=plan.dtype)
     at = 0
     for one in elements:

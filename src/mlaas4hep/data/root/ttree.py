@@ -6,7 +6,7 @@ Invariant: both ways give the same bits, so that which one reads a column is a m
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -54,9 +54,15 @@ class TTreeSource(Words):
 
     def read(self, names: Sequence[str], entry_start: int, entry_stop: int) -> dict[str, Column]:
         """See `mlaas4hep.data.source.Source.read`. Columns of one counter share their offsets."""
+        return self.read_stored(names, entry_start, entry_stop, stored=())
+
+    def read_stored(
+        self, names: Sequence[str], entry_start: int, entry_stop: int, *, stored: Collection[str]
+    ) -> dict[str, Column]:
+        """See `mlaas4hep.data.source.AsStored.read_stored`: columns that lie in one basket are not copied."""
         check_asked(self, names, entry_start, entry_stop)
         with blamed(self.path, f", tree '{self.tree}', entries {entry_start} to {entry_stop}"):
-            return self._read(names, entry_start, entry_stop)
+            return self._read(names, entry_start, entry_stop, stored)
 
     def cut(self, names: Sequence[str], entry_start: int, entry_stop: int, max_bytes: int) -> list[int]:
         """See `mlaas4hep.data.source.Divisible.cut`; by the average size of an entry in the tree."""
@@ -96,9 +102,9 @@ class TTreeSource(Words):
     ) -> None:
         self.close()
 
-    def _read(self, names: Sequence[str], start: int, stop: int) -> dict[str, Column]:
+    def _read(self, names: Sequence[str], start: int, stop: int, stored: Collection[str]) -> dict[str, Column]:
         own = [name for name in names if self._layout(name) is not None]
-        found = self._read_own(own, start, stop)
+        found = self._read_own(own, start, stop, stored)
         others = [name for name in names if name not in found]
         found.update(self._read_by_uproot(others, start, stop))
         return {name: found[name] for name in names}
@@ -106,9 +112,9 @@ class TTreeSource(Words):
     def _layout(self, name: str) -> Layout | None:
         return self.table.branches[self.table.plans[name].branch].layout
 
-    def _read_own(self, names: Sequence[str], start: int, stop: int) -> dict[str, Column]:
-        """Columns whose layout is known, branch by branch, so that only one branch is inflated at a time."""
-        reading = _Reading(self.table, self._baskets, start, stop)
+    def _read_own(self, names: Sequence[str], start: int, stop: int, stored: Collection[str] = ()) -> dict[str, Column]:
+        """Columns whose layout is known, branch by branch."""
+        reading = _Reading(self.table, self._baskets, start, stop, stored)
         columns: dict[str, list[str]] = {}
         for name in names:
             columns.setdefault(self.table.plans[name].branch, []).append(name)
@@ -154,10 +160,13 @@ def _member(layout: Any, member: str | None) -> Any:
 class _Reading:
     """One call of `TTreeSource.read`: what columns of the same entries share."""
 
-    def __init__(self, table: TTreeTable, baskets: BasketReader, start: int, stop: int) -> None:
+    def __init__(
+        self, table: TTreeTable, baskets: BasketReader, start: int, stop: int, stored: Collection[str]
+    ) -> None:
         self._table = table
         self._baskets = baskets
         self._start, self._stop = start, stop
+        self._stored = stored
         self._counts: dict[str, Counts] = {}
         self._spans: dict[str, tuple[int, int]] = {}
 
@@ -188,7 +197,12 @@ class _Reading:
         start, stop = self._start, self._stop
         parts = [self._part(branch, one, start, stop) for one in baskets if one.first < stop and one.last > start]
         shared = self._counts[layout.counter].offsets(start, stop) if layout.counter in self._counts else None
-        return {name: to_column(self._table.plans[name], layout, parts, stop - start, shared) for name in names}
+        return {
+            name: to_column(
+                self._table.plans[name], layout, parts, stop - start, shared, as_stored=name in self._stored
+            )
+            for name in names
+        }
 
     def _count(self, branch: Branch, baskets: Sequence[Basket]) -> None:
         start, stop = self._spans[branch.path]

@@ -1,4 +1,4 @@
-"""The elements of ``std::vector`` branches, without what stands before each vector.
+"""Loops over baskets, compiled: elements of ``std::vector`` branches, list offsets that should be a counter's.
 
 Runs outside Python's global lock. Invariant: nothing is read or written beyond the arrays given, whatever the bytes
 say; the first entry whose vector does not fit is reported instead.
@@ -23,6 +23,25 @@ def _number(raw: NDArray[np.uint8], at: int) -> int:
     for place in range(at, at + 4):
         found = found << 8 | int(raw[place])
     return found
+
+
+@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+def offsets_agree(stored: NDArray[np.uint32], ends: NDArray[np.int64], size: int, keylen: int) -> bool:
+    """Whether list offsets are those of a counter.
+
+    Parameters
+    ----------
+    stored
+        uint32 [N]: bytes before each entry and ``keylen``, in the byte order of the file.
+    ends
+        int64 [N + 1], from 0: elements before each entry; all of them times ``size`` stay below 2^31.
+    """
+    wrong = np.uint32(0)
+    for at in range(len(stored)):
+        one = stored[at]
+        swapped = np.uint32(one >> 24 | (one >> 8) & 0xFF00 | (one << 8) & 0xFF0000 | one << 24)
+        wrong = np.uint32(wrong | (swapped ^ np.uint32(ends[at] * size + keylen)))
+    return wrong == 0
 
 
 @njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]

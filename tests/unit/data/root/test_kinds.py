@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from mlaas4hep.data.root.baskets import Cuts
 from mlaas4hep.data.root.layout import Embedded
 from mlaas4hep.data.root.ttree import TTreeSource
 from mlaas4hep.data.source import open_source
 from mlaas4hep.errors import DataError
-from mlaas4hep.spec.columns import Column, Jagged
+from mlaas4hep.spec.columns import Column, Jagged, values_of, with_values
 from mlaas4hep.testing import SourceContract, same_column
 
 FILE = str(Path(__file__).parents[3] / "golden" / "ttree_kinds.root")
@@ -78,6 +79,13 @@ def test_each_kind_has_the_bits_that_uproot_reads(tree: str) -> None:
         for start, stop in ((0, source.num_entries), (7, 13)):
             own, others = source._read_own(names, start, stop), source._read_by_uproot(names, start, stop)
             assert [name for name in names if not same_column(own[name], others[name])] == []
+            stored = source.read_stored(names, start, stop, stored=names)
+            native = {name: with_values(one, _native(values_of(one))) for name, one in stored.items()}
+            assert [name for name in names if not same_column(native[name], others[name])] == []
+
+
+def _native(values: NDArray[Any]) -> NDArray[Any]:
+    return values.astype(values.dtype.newbyteorder("="))
 
 
 @pytest.mark.parametrize(

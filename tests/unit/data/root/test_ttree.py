@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import uproot
 
-from mlaas4hep.data.places import open_place
+from mlaas4hep.data.places import Buffer, open_place
 from mlaas4hep.data.root import baskets as baskets_module
 from mlaas4hep.data.root import format as format_module
 from mlaas4hep.data.root.ttree import TTreeSource
@@ -193,7 +193,12 @@ def test_chunks_that_cut_baskets_inflate_each_once(path: Path, monkeypatch: pyte
     place, table = in_memory(path)
     inflated: list[int] = []
     inflate = baskets_module.inflate
-    monkeypatch.setattr(baskets_module, "inflate", lambda data, size: inflated.append(size) or inflate(data, size))
+
+    def counted(data: Buffer, size: int, **settings: Any) -> Buffer:
+        inflated.append(size)
+        return inflate(data, size, **settings)
+
+    monkeypatch.setattr(baskets_module, "inflate", counted)
     with TTreeSource(place, table) as source:
         parts = [source.read(["Jet_pt", "MET_pt"], start, start + 70) for start in range(0, 490, 70)]
     assert len(inflated) == 15
