@@ -48,9 +48,9 @@ def _once(*kinds: str) -> Fault:
     return Fault(Faults({kind: 1 / len(kinds) for kind in kinds}, at_most=1))
 
 
-def _single(kind: str) -> Fault:
-    """One request fails, behind the first: each silence costs the patience for one."""
-    return Fault(Faults({kind: 1.0}, in_all=1))
+def _single(kind: str, times: int = 1) -> Fault:
+    """One request fails, and so often in a row: each silence costs the patience for one."""
+    return Fault(Faults({kind: 1.0}, in_all=times))
 
 
 FAULTS: Mapping[str, Fault] = {
@@ -61,7 +61,9 @@ FAULTS: Mapping[str, Fault] = {
     "wrong_length": _once("wrong_length"),
     "no_http": _once("no_http"),
     "stall": _single("stall"),
+    "stall_twice": _single("stall", 2),
     "drip": _single("drip"),
+    "drip_twice": _single("drip", 2),
     "all_but_silence": _once("reset", "short", "error", "wrong_range", "wrong_length", "no_http"),
     "twice_in_a_row": Fault(Faults({"error": 0.5, "reset": 0.5}, at_most=2)),
     "wrong_bytes": Fault(Faults({"wrong_bytes": 0.5}, seed=1), passes=False),

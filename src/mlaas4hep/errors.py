@@ -121,6 +121,43 @@ class ServerError(MLaaSError):
     """A server that did not answer, or answered that it failed."""
 
 
+def told_once(problems: Iterable[tuple[str, str]]) -> list[str]:
+    """Lines for what is wrong in places, given as (place, what): what several have in common is told once.
+
+    Examples
+    --------
+    >>> told_once([("a.root", ": is empty"), ("b.root", ": no such file"), ("c.root", ": is empty")])
+    ['a.root and 1 more file: is empty', 'b.root: no such file']
+    """
+    places: dict[str, dict[str, None]] = {}
+    for place, what in problems:
+        places.setdefault(what, {})[place] = None
+    return [f"{some_files(list(found))}{what}" for what, found in places.items()]
+
+
+def some_files(paths: Sequence[str]) -> str:
+    """The first of some files, and how many more there are.
+
+    Examples
+    --------
+    >>> some_files(["a.root"]), some_files(["a.root", "b.root", "c.root"])
+    ('a.root', 'a.root and 2 more files')
+    """
+    more = len(paths) - 1
+    return f"{paths[0]} and {more} more file{'s' if more > 1 else ''}" if more else paths[0]
+
+
+def counted(number: int, word: str) -> str:
+    """A number with its word in singular or plural.
+
+    Examples
+    --------
+    >>> counted(1, "column"), counted(13000, "event")
+    ('1 column', '13000 events')
+    """
+    return f"{number} {word}{'' if number == 1 else 's'}"
+
+
 def nearest(asked: str, known: Iterable[str], *, count: int = 3) -> str:
     """Words for the end of a message: the known names closest to what was asked.
 

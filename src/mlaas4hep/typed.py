@@ -63,7 +63,9 @@ def convert(value: Any, wanted: Any, path: str, problems: list[str]) -> Any:
 
 
 def _refuse(value: Any, wanted: str, path: str, problems: list[str]) -> Invalid:
-    found = "nothing" if value is None else f"{_describe(value)} {_short(value)}"
+    found = f"{_describe(value)} {_short(value)}"
+    if value is None or isinstance(value, bool):
+        found = {None: "nothing", True: "true", False: "false"}[value]
     problems.append(f"{path}: wants {wanted}, found {found}")
     return INVALID
 
@@ -101,7 +103,9 @@ def _convert_literal(value: Any, choices: tuple[Any, ...], path: str, problems: 
     if value in choices:
         return value
     names = [str(choice) for choice in choices]
-    problems.append(f"{path}: {_short(value)} is none of {', '.join(names)}{nearest(str(value), names, count=1)}")
+    hint = nearest(str(value), names, count=1)
+    # All of them are named already.
+    problems.append(f"{path}: {_short(value)} is none of {', '.join(names)}{hint if 'did you mean' in hint else ''}")
     return INVALID
 
 

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from mlaas4hep.cli.looking import end, located, tell
 from mlaas4hep.cli.table import number, table
+from mlaas4hep.errors import counted, told_once
 
 if TYPE_CHECKING:
     from mlaas4hep.data.profile import ColumnProfile, Pass, Profile
@@ -38,46 +40,65 @@ def show_columns(
 
     from mlaas4hep.cli.progress import Bars
     from mlaas4hep.data.pace import default_threads
+    from mlaas4hep.data.quarantine import Skipped, told
 
     if output is not None and output.suffix not in _ENDINGS:
         raise click.UsageError(f"-o {output}: must end in {' or '.join(_ENDINGS)}")
     bars = Bars(show=show)
     try:
-        reading = _reading(files, config, tree, max_events)
+        reading, refused = _reading(files, config, tree, max_events)
         bars.start("reading columns", total=reading.events)
         found = reading.run(threads=default_threads() if threads is None else threads, progress=bars.update)
     finally:
         bars.close()
     if output is not None:
         _draw(found, output)
+    others = tuple(Skipped("", path, why) for path, why in refused.items())
+    found = msgspec.structs.replace(found, skipped=(*others, *found.skipped))
     click.echo(msgspec.json.encode(found) if as_json else "\n".join(_report(found)))
+    lines = told(reading.quarantine.records)
+    if config is None:
+        end(refused, *lines)
+    tell(lines)
+    end(refused)
 
 
-def _reading(files: Sequence[str], config: Path | None, tree: str | None, max_events: int | None) -> Pass:
-    from mlaas4hep.data.locate import locate
+def _reading(
+    files: Sequence[str], config: Path | None, tree: str | None, max_events: int | None
+) -> tuple[Pass, dict[str, str]]:
+    """What is read, and which of the files cannot be, why."""
+    from mlaas4hep.config import OnError
     from mlaas4hep.data.profile import Pass, files_of
+    from mlaas4hep.data.quarantine import Quarantine
 
     if config is None:
-        return Pass(files_of(*_with_tree(locate(files), tree)), max_events=max_events)
+        paths, name, refused = _with_tree(files, tree)
+        # Who looks at files wants to see what is in them: a place that is damaged hides no other.
+        quarantine = Quarantine(OnError(skips=True))
+        return Pass(files_of(paths, name), max_events=max_events, quarantine=quarantine), refused
     from mlaas4hep.config import read_config
     from mlaas4hep.data.catalogue import Catalogue
+    from mlaas4hep.data.hooked import KEPT
     from mlaas4hep.data.reader import EventReader
     from mlaas4hep.spec.preprocess import Preprocessor
 
     catalogue = Catalogue.open(read_config(config))
-    reader = EventReader(catalogue, Preprocessor(catalogue.features, catalogue.types))
-    held = files_of(*_with_tree(locate(files), tree or catalogue.files[0].tree)) if files else catalogue.files
-    return Pass(held, columns=reader.columns, max_events=max_events)
+    columns = EventReader(catalogue, Preprocessor(catalogue.features, catalogue.types)).columns - {KEPT}
+    if not files:
+        return Pass(catalogue.files, columns=columns, max_events=max_events, quarantine=catalogue.quarantine), {}
+    paths, name, refused = _with_tree(files, tree or catalogue.files[0].tree)
+    quarantine = Quarantine(catalogue.quarantine.policy)
+    return Pass(files_of(paths, name), columns=columns, max_events=max_events, quarantine=quarantine), refused
 
 
-def _with_tree(paths: Sequence[str], tree: str | None) -> tuple[tuple[str, ...], str]:
-    """Files that hold the tree; where none is named, the one that ``inspect`` shows."""
+def _with_tree(files: Sequence[str], tree: str | None) -> tuple[tuple[str, ...], str, dict[str, str]]:
+    """Files that hold the tree; where none is named, the one that ``inspect`` shows. And those that cannot be read."""
     from mlaas4hep.data.inspect import find_tree
 
+    paths, missing = located(files)
     found = find_tree(paths, tree)
-    for path, why in found.left_out.items():
-        click.echo(f"left out: {path} {why}", err=True)
-    return found.paths, found.name
+    tell(told_once((path, f": {why}") for path, why in found.left_out.items()), words="left out")
+    return found.paths, found.name, missing | found.refused
 
 
 def _report(found: Profile) -> Iterator[str]:
@@ -87,15 +108,18 @@ def _report(found: Profile) -> Iterator[str]:
     others = [one for one in found.columns if one.figures is None]
     if others:
         yield ""
-        yield f"{len(others)} columns without figures:"
+        yield f"{counted(len(others), 'column')} without figures:"
         yield from table([(f"  {one.name}", one.type, one.reason or "") for one in others])
 
 
 def _looked_at(found: Profile) -> str:
-    where = f"{len(found.paths)} file{'s' if len(found.paths) > 1 else ''}"
-    if found.looked_at == found.entries:
-        return f"all {found.entries} events of {where}"
-    return f"{found.looked_at} of {found.entries} events (the first ones of {where}; without -n all are looked at)"
+    where = counted(len(found.paths), "file")
+    lost = f"; {found.unreadable} cannot be read and are left out" if found.unreadable else ""
+    if found.looked_at + found.unreadable == found.entries:
+        share = f"all {found.entries}" if not lost else f"{found.looked_at} of {found.entries}"
+        return f"{share} events of {where}{lost}"
+    first = f"the first ones of {where}; without -n all are looked at"
+    return f"{found.looked_at} of {found.entries} events ({first}){lost}"
 
 
 def _row(one: ColumnProfile) -> tuple[str, ...]:

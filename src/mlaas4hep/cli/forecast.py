@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING
 
 import click
 
+from mlaas4hep.cli.looking import end, located, tell
 from mlaas4hep.cli.table import size
+from mlaas4hep.errors import counted
 
 if TYPE_CHECKING:
     from mlaas4hep.config import Config
     from mlaas4hep.data.forecast import Forecast
+    from mlaas4hep.data.network import Network
 
 
 def show_forecast(
@@ -33,40 +36,50 @@ def show_forecast(
     from mlaas4hep.cli.progress import Bars
     from mlaas4hep.data.forecast import forecast
     from mlaas4hep.data.pace import default_threads
+    from mlaas4hep.data.quarantine import Skipped, told
 
     threads = default_threads() if threads is None else threads
     bars = Bars(show=show)
     try:
         bars.start("opening files", unit="files")
-        found = forecast(_config(files, config, tree), threads=threads, progress=bars.update)
+        declared, refused = _config(files, config, tree)
+        found = forecast(declared, threads=threads, progress=bars.update)
     finally:
         bars.close()
+    others = tuple(Skipped("", path, why) for path, why in refused.items())
+    lines = told(found.skipped)
+    found = msgspec.structs.replace(found, skipped=(*others, *found.skipped))
     if as_json:
         click.echo(msgspec.json.encode({**msgspec.to_builtins(found), "memory_bytes": found.memory.total}))
     else:
         click.echo("\n".join(_report(found)))
+    tell(lines)
+    end(refused)
 
 
-def _config(files: Sequence[str], config: Path | None, tree: str | None) -> Config:
-    """The config, of other files where such are given; of files alone, the one that ``--draft`` would write."""
+def _config(files: Sequence[str], config: Path | None, tree: str | None) -> tuple[Config, dict[str, str]]:
+    """The config, of other files where such are given; of files alone, the one that ``--draft`` would write.
+
+    And which of the files cannot be read, why.
+    """
     import msgspec
 
     from mlaas4hep.config import parse_config, read_config
-    from mlaas4hep.data.draft import draft_config
+    from mlaas4hep.data.draft import TO_FILL_IN, draft_config
     from mlaas4hep.data.inspect import survey
-    from mlaas4hep.data.locate import locate
 
     if config is not None and not files:
-        return read_config(config)
-    paths = locate(files)
+        return read_config(config), {}
+    paths, missing = located(files)
     if config is None:
-        drafted = parse_config(draft_config(survey(paths, tree=tree)))
-        there = {name: one for name, one in drafted.samples.items() if "CHANGE-ME.root" not in one.files}
-        return msgspec.structs.replace(drafted, samples=there)
+        seen = survey(paths, tree=tree)
+        drafted = parse_config(draft_config(seen))
+        there = {name: one for name, one in drafted.samples.items() if TO_FILL_IN not in one.files}
+        return msgspec.structs.replace(drafted, samples=there), missing | seen.refused
     declared = read_config(config)
     name, first = next(iter(declared.samples.items()))
     sample = msgspec.structs.replace(first, files=paths, tree=tree or first.tree, selection=None)
-    return msgspec.structs.replace(declared, samples={name: sample})
+    return msgspec.structs.replace(declared, samples={name: sample}), missing
 
 
 def _report(found: Forecast) -> Iterator[str]:
@@ -80,8 +93,12 @@ def _report(found: Forecast) -> Iterator[str]:
 def _lines(found: Forecast) -> Iterator[tuple[str, str]]:
     where = f", {found.remote_files} of them far away" if found.remote_files else ""
     yield "files", f"{found.files:,}{where}; {size(found.file_bytes)}; {found.entries:,} entries"
+    if found.skipped:
+        yield "left out", _left_out(found)
     yield "columns", f"{found.columns:,} are read, {found.width:,} numbers an event come out"
     yield "an epoch", _read(found)
+    if found.network is not None:
+        yield "network", _network(found.network)
     clusters = found.clusters
     spread = f"{clusters.smallest:,} to {clusters.largest:,} entries, median {clusters.median:,}"
     yield "clusters", f"{clusters.count:,}: {spread}"
@@ -102,17 +119,38 @@ def _lines(found: Forecast) -> Iterator[tuple[str, str]]:
         ),
     )
     rate = found.measured_entries / max(found.measured_seconds, 1e-9)
+    far = found.network
+    slower = ", which is that of the network" if far and found.epoch_seconds == far.epoch_seconds else ""
+    waits = ", the network apart" if far else ""
+    how = f"{counted(found.threads, 'thread')}{slower}"
     yield (
         "time",
         (
-            f"{found.epoch_seconds:.3g} s an epoch of reading with {found.threads} threads (measured on 1 of "
-            f"{clusters.count:,} clusters: {found.measured_entries:,} entries, {rate:,.0f} a second in one thread); "
-            "learning comes on top"
+            f"{found.epoch_seconds:.3g} s an epoch of reading with {how} (measured on 1 of "
+            f"{clusters.count:,} clusters: {found.measured_entries:,} entries, {rate:,.0f} a second in one thread"
+            f"{waits}); learning comes on top"
         ),
     )
     kept = "kept from an earlier pass over these files" if found.statistics_kept else "not there yet: one more epoch"
     yield "statistics", kept
     yield "cache", f"{size(found.cache_bytes)} on disk for all rows"
+
+
+def _network(found: Network) -> str:
+    return (
+        f"{size(found.epoch_bytes)} an epoch come over it: {found.epoch_seconds:.3g} s at {size(found.bytes_per_s)}/s "
+        f"(measured: {size(found.measured_bytes)} of {counted(found.measured_clusters, 'cluster')} with "
+        f"{counted(found.threads, 'thread')} at once); a cache fetches them once"
+    )
+
+
+def _left_out(found: Forecast) -> str:
+    files = sum(one.tree is None for one in found.skipped)
+    clusters = counted(len(found.skipped) - files, "cluster")
+    told = f"{counted(files, 'file')} that cannot be read"
+    if len(found.skipped) > files:
+        told += f", and {clusters} of those that were tried"
+    return f"{told}; a run finds damaged clusters when it reads them all"
 
 
 def _read(found: Forecast) -> str:

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from mlaas4hep.cli.looking import end, located
 from mlaas4hep.cli.table import number, table
+from mlaas4hep.errors import counted, told_once
 
 if TYPE_CHECKING:
     from mlaas4hep.data.inspect import ColumnSummary, Survey
@@ -58,6 +60,9 @@ def command(
     mlaas4hep inspect ttH_*.root ttbar_*.root --draft > config.yaml
     mlaas4hep inspect 'data/*.root' --stats -o stats.html   figures and histograms over all events
     mlaas4hep inspect config.yaml --plan                bytes, clusters, memory and seconds of a run
+
+    Files that cannot be read are left out and told on standard error; the exit status is then 2. With a config, its
+    on_error says whether anything may be left out.
     """
     files, config = _apart(files, config)
     if stats + plan + draft > 1:
@@ -94,24 +99,32 @@ def _show(files: tuple[str, ...], tree: str | None, *, draft: bool, as_json: boo
 
     from mlaas4hep.data.draft import draft_config
     from mlaas4hep.data.inspect import DEFAULT_EVENTS, survey
-    from mlaas4hep.data.locate import locate
 
-    found = survey(locate(files), tree=tree, max_events=max_events or DEFAULT_EVENTS)
+    paths, missing = located(files)
+    found = survey(paths, tree=tree, max_events=max_events or DEFAULT_EVENTS)
+    found = msgspec.structs.replace(found, refused=missing | found.refused)
     if draft:
         click.echo(draft_config(found), nl=False)
     elif as_json:
         click.echo(msgspec.json.encode(found))
     else:
         click.echo("\n".join(_report(found)))
+    end(found.refused)
 
 
 def _report(found: Survey) -> Iterator[str]:
+    from mlaas4hep.data.quarantine import reason_of
+
     rows = [
         (one.name, one.kind, number(one.entries), number(one.clusters), number(one.columns), one.path)
         for one in found.trees
     ]
     yield from table([("tree", "format", "entries", "clusters", "columns", "file"), *rows], right=range(2, 5))
-    yield from (f"  {one.name}: cannot be read: {one.reason}" for one in found.trees if one.reason is not None)
+    unread = [one for one in found.trees if one.reason is not None]
+    told = ((one.path, f", tree '{one.name}': {reason_of(one.reason or '', one.path, one.name)}") for one in unread)
+    yield from (f"  cannot be read: {line}" for line in told_once(told))
+    others = ((path, f": {why}") for path, why in found.left_out.items())
+    yield from (f"  left out: {line}" for line in told_once(others))
     yield ""
     yield f"tree {found.tree}: figures of {_looked_at(found)}"
     readable = [one for one in found.columns if one.kind is not None]
@@ -119,15 +132,15 @@ def _report(found: Survey) -> Iterator[str]:
     refused = [one for one in found.columns if one.kind is None]
     if refused:
         yield ""
-        yield f"{len(refused)} columns that cannot be read:"
+        yield f"{counted(len(refused), 'column')} that cannot be read:"
         yield from table([(f"  {one.name}", one.type, one.reason or "") for one in refused])
 
 
 def _looked_at(found: Survey) -> str:
     if found.looked_at == found.entries:
-        return f"all {found.entries} events"
+        return f"all {counted(found.entries, 'event')}" if found.entries > 1 else "its 1 event"
     where = "the first events" if len(found.paths) == 1 else f"the first events of each of {len(found.paths)} files"
-    return f"{found.looked_at} of {found.entries} events ({where}; --max-events looks at more)"
+    return f"{found.looked_at} of {counted(found.entries, 'event')} ({where}; --max-events looks at more)"
 
 
 def _row(one: ColumnSummary) -> tuple[str, ...]:

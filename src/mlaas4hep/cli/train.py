@@ -67,14 +67,21 @@ def command(
     as_json: bool,
     progress: bool | None,
 ) -> None:
-    """Train the model of CONFIG and write a run directory. Its test part stays closed.
+    """Learn to tell the classes of CONFIG apart: files, inputs and a model in, a run directory out.
 
     \b
-      RUN/report.html           the page of the run; its pictures are in RUN/pictures
-      RUN/metrics.json          its figures, of the training and the validation part; history.csv: loss by epoch
-      RUN/model/NAME            the bundle: serve it with  mlaas4hep serve RUN/model/NAME
+      mlaas4hep inspect ttH/*.root tt/*.root --draft > config.yaml    a first config, to be looked over
+      mlaas4hep train config.yaml                                     reads all events once, learns, judges
+      mlaas4hep evaluate runs/config                                  opens the test part, once
 
-    Then 'mlaas4hep evaluate RUN' opens the test part, once, and the page grows by it.
+    \b
+    The results are in runs/NAME (NAME: that of the config, or of its file), or where -o says:
+      report.html       the page: how well it separates, by which inputs, what was read, cut and left out
+      metrics.json      its figures, of the training and the validation part; history.csv: loss by epoch
+      model/NAME        the bundle: model and contract; serve it with  mlaas4hep serve runs/NAME/model/NAME
+
+    The test part stays closed until 'mlaas4hep evaluate' (or --evaluate): who stops by it fits it. Ctrl-C keeps what
+    was learned; the same command with --resume goes on.
     """
     from mlaas4hep.cli.evaluate import evaluate_run
     from mlaas4hep.cli.progress import Bars
@@ -145,5 +152,7 @@ def _as_text(result: RunResult, evaluated: EvaluatedRun | None) -> str:
         lines.append(
             f"  {'test':<11}{metrics['events']['test']:>10,} events  not opened: mlaas4hep evaluate {result.path}"
         )
-    lines += [f"Run:    {result.path}", f"Bundle: {result.bundle.path}", f"Page:   {result.report}"]
-    return "\n".join([*lines, f"Serve it: mlaas4hep serve {result.bundle.path.parent}"])
+    # A bundle knows its absolute path; the run is told as it was named, and so is all in it.
+    bundle = result.path.joinpath(*result.bundle.path.parts[-3:])
+    lines += [f"Run:    {result.path}", f"Bundle: {bundle}", f"Page:   {result.report}"]
+    return "\n".join([*lines, f"Serve it: mlaas4hep serve {bundle.parent}"])

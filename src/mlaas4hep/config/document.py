@@ -62,9 +62,32 @@ _SECTIONS: Mapping[str, type[msgspec.Struct]] = {
 }
 
 
+# What has to be said; of all else a key without a value says nothing.
+_REQUIRED = ("samples", "inputs")
+# What a section looks like, for one that is written as something else.
+_SUCH_AS = {
+    "training": "{epochs: 60, batch_size: 256}",
+    "split": "{test: 0.2, validation: 0.1}",
+    "weights": "{event: genWeight}",
+    "labels": "{signal: ttH}",
+    "cache": "{path: /scratch/rows, limit: 50 GB}",
+}
+_SHUFFLES = (
+    "window (events are shuffled window by window) or exact (all events, with a cache); they are always shuffled: "
+    "nothing is learned from one sample after the other"
+)
+
+
 def spell_out(document: Mapping[Any, Any]) -> dict[Any, Any]:
-    """Short forms to long ones: one file for a list, a name for a variable, a list for the event group."""
-    plain = dict(document)
+    """Short forms to long ones: one file for a list, a name for a variable, a list for the event group.
+
+    A key without a value is one that is not there, where it may be left out.
+    """
+    plain = {key: value for key, value in document.items() if value is not None or key in _REQUIRED}
+    if isinstance(plain.get("missing"), int | float) and not isinstance(plain["missing"], bool):
+        plain["missing"] = [plain["missing"]]
+    if isinstance(plain.get("on_error"), int | float):
+        plain["on_error"] = str(plain["on_error"])  # no policy: told with those that there are
     if isinstance(plain.get("redirector"), str):
         plain["redirector"] = [plain["redirector"]]
     samples = plain.get("samples")
@@ -113,7 +136,7 @@ def take_misplaced(document: dict[Any, Any]) -> Iterator[str]:
     """Keys that stand in the wrong place, taken out: one line each that names the right one.
 
     At the top, what belongs into a section (``seed``); under training, what is no setting of the training and so may be
-    one of the model (``learning_rate``).
+    one of the model (``learning_rate``). And sections that are no sections, with an example of one.
     """
     own = _fields(Document)
     for key in [key for key in document if str(key) not in own]:
@@ -122,8 +145,16 @@ def take_misplaced(document: dict[Any, Any]) -> Iterator[str]:
             del document[key]
             hint = f"did you mean {' or '.join(map(repr, homes))}?" if homes else _of_the_model(key)
             yield f"{key}: unknown key; {hint}"
+    for name, such in _SUCH_AS.items():
+        if name in document and not isinstance(document[name], Mapping):
+            wanted = "a folder on a local disk, such as /scratch/rows, or" if name == "cache" else "a mapping such as"
+            yield f"{name}: wants {wanted} {such}; found {document.pop(name)!r}"
     training = document.get("training")
     if isinstance(training, Mapping):
+        if isinstance(training.get("shuffle", ""), bool | None):
+            found = {True: "true", False: "false", None: "nothing"}[training["shuffle"]]
+            training = {key: value for key, value in training.items() if key != "shuffle"}
+            yield f"training.shuffle: wants {_SHUFFLES}; found {found}"
         strays = [key for key in training if not _is_near(str(key), _fields(Training))]
         document["training"] = {key: value for key, value in training.items() if key not in strays}
         yield from (f"training.{key}: unknown key; {_of_the_model(key)}" for key in strays)

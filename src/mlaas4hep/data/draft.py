@@ -18,9 +18,12 @@ import numpy as np
 from mlaas4hep.data.inspect import ColumnSummary, Survey, prefix_of
 from mlaas4hep.data.source import ONLY_TABLE
 from mlaas4hep.data.split import STANDARD
+from mlaas4hep.errors import told_once
 from mlaas4hep.spec.features import MAX_LENGTH
 from mlaas4hep.spec.spelling import spell_name
 
+TO_FILL_IN = "CHANGE-ME.root"
+"""Stands for files that the user has to name."""
 _MAX_EVENT_VARIABLES = 40
 _MAX_COLLECTIONS = 6
 _MAX_COLLECTION_VARIABLES = 12
@@ -72,7 +75,7 @@ def draft_config(found: Survey) -> str:
     lines = [
         "# A first config, drafted from the files: check the labels, the inputs and the lengths.",
         f"# Figures are of {found.looked_at} of {found.entries} events.",
-        *(f"# left out: {json.dumps(path, ensure_ascii=False)} {why}" for path, why in found.left_out.items()),
+        *(f"# left out: {line}" for line in _left_out(found)),
     ]
     if found.tree != ONLY_TABLE and not any(sample.tree for sample in samples):
         lines.append(f"tree: {_word(found.tree)}")
@@ -88,6 +91,12 @@ def draft_config(found: Survey) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _left_out(found: Survey) -> list[str]:
+    """One line each, whatever is in the name of a file."""
+    lines = told_once((path, f": {why}") for path, why in (found.refused | found.left_out).items())
+    return [" ".join(line.split()) for line in lines]
+
+
 def _samples(found: Survey, label: ColumnSummary | None) -> list[_Sample]:
     processes = _processes(found.paths)
     if len(processes) > 1:
@@ -101,7 +110,7 @@ def _samples(found: Survey, label: ColumnSummary | None) -> list[_Sample]:
             _Sample("background", found.paths, selection=f"{label.name} == {low}"),
             _Sample("signal", found.paths, selection=f"{label.name} == {high}"),
         ]
-    other = _Sample("background", ("CHANGE-ME.root",))
+    other = _Sample("background", (TO_FILL_IN,))
     return [_Sample("signal", found.paths), other]
 
 
@@ -146,6 +155,9 @@ def _label_column(found: Survey) -> ColumnSummary | None:
 def _sample_lines(sample: _Sample) -> Iterator[str]:
     yield f"{_word(sample.name)}:"
     files = [_word(file) for file in sample.files]
+    if sample.files == (TO_FILL_IN,):
+        yield "  # All files that were given are one sample. A classifier needs another: write its files here. Or leave"
+        yield "  # this sample out and say under labels which column tells the classes apart."
     yield f"  files: {files[0] if len(files) == 1 else '[' + ', '.join(files) + ']'}"
     if sample.tree is not None:
         yield f"  tree: {_word(sample.tree)}"
@@ -163,12 +175,14 @@ def _label_lines(samples: list[_Sample]) -> list[str]:
 
 
 def _input_lines(
-    found: Survey, event: list[str], more: int, collections: dict[str, list[ColumnSummary]]
+    found: Survey, event: list[str], more: list[str], collections: dict[str, list[ColumnSummary]]
 ) -> Iterator[str]:
     if not event and not collections:
         event = [one.name for one in found.columns if one.kind == "flat"][:1] or ["CHANGE-ME"]
     if more:
-        yield f"# {more} more flat columns look usable"
+        yield f"# The first {len(event)} columns of one value an event; {len(more)} more look usable: {_some(more)}"
+    if event == ["CHANGE-ME"]:
+        yield "# No column holds one number an event. Name one here, or an expression under new_variables."
     if event:
         yield "event:"
         yield from (f"  - {_word(name)}" for name in event)
@@ -178,8 +192,8 @@ def _input_lines(
 
 def _event_variables(
     found: Survey, label: ColumnSummary | None, collections: dict[str, list[ColumnSummary]]
-) -> tuple[list[str], int]:
-    """Flat inputs, and how many more there are; counters only of collections that are inputs themselves."""
+) -> tuple[list[str], list[str]]:
+    """Flat inputs, and those that are too many; counters only of collections that are inputs themselves."""
     counters = {f"n{prefix}".lower() for prefix in found.collections if prefix not in collections}
     usable = [
         one.name
@@ -190,7 +204,7 @@ def _event_variables(
         and one.name.lower() not in counters
         and (label is None or one.name != label.name)
     ]
-    return usable[:_MAX_EVENT_VARIABLES], max(len(usable) - _MAX_EVENT_VARIABLES, 0)
+    return usable[:_MAX_EVENT_VARIABLES], usable[_MAX_EVENT_VARIABLES:]
 
 
 def _is_input(column: ColumnSummary) -> bool:
@@ -232,15 +246,18 @@ def _remark_lines(found: Survey, names: Sequence[str]) -> list[str]:
     """What to look at in the inputs: infinities, and lowest values that may stand for a missing one."""
     inputs = [one for one in found.columns if one.name in set(names)]
     infinite = [one.name for one in inputs if one.infinite]
-    lines = [f"# infinite values in: {_some(infinite)}"] if infinite else []
+    lines = [f"# Infinite values in: {_some(infinite)}. They are clipped to the finite range."] if infinite else []
     held = {
         code: [one.name for one in inputs if one.minimum is not None and np.float32(one.minimum) == np.float32(code)]
         for code in _PLACEHOLDERS
     }
     codes = sorted(code for code, holders in held.items() if holders)
-    lines += [f"# lowest value {code:g} in: {_some(held[code])}" for code in codes]
+    lines += [f"# The lowest value is {code:g} in: {_some(held[code])}" for code in codes]
     if codes:
-        lines += ["# If that stands for a missing value, say so:", f"# missing: [{', '.join(f'{c:g}' for c in codes)}]"]
+        lines += [
+            f'# If {"that means" if len(codes) == 1 else "these mean"} "not there", remove the # of the next line:',
+            f"# missing: [{', '.join(f'{c:g}' for c in codes)}]",
+        ]
     return lines
 
 

@@ -20,10 +20,13 @@ from mlaas4hep.config import Config
 from mlaas4hep.data.catalogue import Catalogue
 from mlaas4hep.data.dataset import EventDataset
 from mlaas4hep.data.entries import FileEntry
+from mlaas4hep.data.hooked import KEPT
 from mlaas4hep.data.kept_statistics import StatisticsStore, scan_key
+from mlaas4hep.data.network import Network, far_files, measure_network
 from mlaas4hep.data.pace import readers, reading_unit
 from mlaas4hep.data.places import LOCAL, open_place, scheme_of
 from mlaas4hep.data.plan import STRANDS, Plan
+from mlaas4hep.data.quarantine import Skipped
 from mlaas4hep.data.reader import MAX_READ_BYTES, EventReader, SourcePool, reading_bytes
 from mlaas4hep.data.rows import SIDE_BYTES, writer
 from mlaas4hep.data.source import Weighed
@@ -37,6 +40,8 @@ _TINY = 1_000
 _WARM_UP = 256
 _LONG_WAIT = 4
 _COPIES = 4
+# Files in which a cluster is looked for that can be read, to be measured.
+_MOST_TRIED = 8
 
 
 class Clusters(msgspec.Struct, frozen=True):
@@ -92,13 +97,18 @@ class Forecast(msgspec.Struct, frozen=True):
     cache_bytes
         A cache of all rows on disk.
     measured_entries, measured_seconds
-        Read in one thread for the estimate, of one cluster.
+        Read in one thread for the estimate, of one cluster; of a far file the seconds of the processor alone.
     threads, epoch_seconds
-        An epoch of reading with so many threads, without learning.
+        An epoch of reading with so many threads, without learning: what the processors or the network take, whichever
+        is slower.
     statistics_kept
         Whether an earlier run has scanned these files; else the scan takes about another epoch.
     warnings
         What is better changed before the run.
+    skipped
+        Files that cannot be read, and clusters of those that were tried, which the config allows to leave out.
+    network
+        What comes from other machines; None where nothing does.
     """
 
     files: int
@@ -120,6 +130,8 @@ class Forecast(msgspec.Struct, frozen=True):
     epoch_seconds: float
     statistics_kept: bool
     warnings: tuple[str, ...]
+    skipped: tuple[Skipped, ...] = ()
+    network: Network | None = None
 
 
 @dataclass(frozen=True)
@@ -162,13 +174,14 @@ def forecast(config: Config, *, threads: int = 2, progress: Callable[[int], None
     order = _order(plan)
     entries, seconds = _measure(catalogue, preprocessor, reader, unit)
     rate = entries / max(seconds, 1e-9) * max(min(threads, len(os.sched_getaffinity(0))), 1)
+    network = _network(catalogue, sorted(reader.columns), weight, unit, threads)
     paths = {one.path for one in catalogue.files}
     row_bytes = 4 * _row_width(catalogue, preprocessor) + SIDE_BYTES
     return Forecast(
         files=len(paths),
         remote_files=sum(scheme_of(path) != LOCAL for path in paths),
         entries=catalogue.num_entries,
-        columns=len(reader.columns),
+        columns=len(reader.columns - {KEPT}),
         width=preprocessor.features.width,
         file_bytes=weight.file_bytes,
         stored_bytes=weight.stored,
@@ -181,9 +194,27 @@ def forecast(config: Config, *, threads: int = 2, progress: Callable[[int], None
         measured_entries=entries,
         measured_seconds=seconds,
         threads=threads,
-        epoch_seconds=catalogue.num_entries / rate,
+        epoch_seconds=max(catalogue.num_entries / rate, network.epoch_seconds if network is not None else 0.0),
         statistics_kept=kept is not None,
         warnings=(*notes, *_warnings(catalogue, preprocessor, config, order, threads)),
+        skipped=catalogue.quarantine.records,
+        network=network,
+    )
+
+
+def _network(catalogue: Catalogue, names: Sequence[str], weight: _Bytes, unit: int, threads: int) -> Network | None:
+    far = far_files(catalogue.files)
+    if not far:
+        return None
+    weight = weight if len(far) == len(catalogue.files) else _weigh(far, names)
+    return measure_network(
+        far,
+        names,
+        stored=weight.stored,
+        file_bytes=weight.file_bytes,
+        unit=unit,
+        threads=threads,
+        skips=catalogue.quarantine.policy.skips,
     )
 
 
@@ -256,24 +287,38 @@ def _raw_bytes(preprocessor: Preprocessor) -> int:
 def _measure(catalogue: Catalogue, preprocessor: Preprocessor, reader: EventReader, unit: int) -> tuple[int, float]:
     """Entries of one cluster read and written into rows, and the seconds that took in one thread."""
     local = [one for one in catalogue.files if scheme_of(one.path) == LOCAL] or list(catalogue.files)
-    file = max(local, key=lambda one: one.num_entries)
-    middle = (len(file.clusters) - 1) // 2
-    start, stop = file.clusters[middle : middle + 2].tolist()
-    stop = min(stop, start + unit)
     width = _row_width(catalogue, preprocessor)
     write = writer(catalogue.num_entries * width)
 
-    def read(start: int) -> None:
+    def read(file: FileEntry, start: int, stop: int) -> bool:
         table = np.empty((stop - start, width), dtype=np.float32)
+        lost = 0
         for events in reader.read(file, start, stop, as_stored=True):
             write.table(events.rows, table, events.entries - start)
+            lost += events.counts.quarantined
         table.copy()  # as batches are copied out of their window
+        return not lost
 
-    # Opening, and compiling the first time, are no part of an epoch; the end leaves nothing inflated for the whole.
-    read(max(start, stop - _WARM_UP))
-    begin = time.perf_counter()
-    read(start)
-    return stop - start, time.perf_counter() - begin
+    for file, start, stop in _tried(local, unit):
+        # Opening, and compiling the first time, are no part of an epoch; the end leaves nothing inflated for the whole.
+        if not read(file, max(start, stop - _WARM_UP), stop):
+            continue
+        # What this thread waits for a far file, others read meanwhile: the line is measured by itself.
+        clock = time.perf_counter if scheme_of(file.path) == LOCAL else time.thread_time
+        begin = clock()
+        if read(file, start, stop):
+            return stop - start, clock() - begin
+    raise DataError(f"none of the clusters that were tried can be read; the last: {catalogue.quarantine.records[-1]}")
+
+
+def _tried(files: Sequence[FileEntry], unit: int) -> Iterator[tuple[FileEntry, int, int]]:
+    """The middle cluster of the largest file, and others in case it is damaged: file, first entry, last."""
+    for file in sorted(files, key=lambda one: -one.num_entries)[:_MOST_TRIED]:
+        clusters = len(file.clusters) - 1
+        middle = clusters // 2
+        for number in dict.fromkeys((middle, 0, clusters - 1)):
+            start, stop = file.clusters[number : number + 2].tolist()
+            yield file, start, min(stop, start + unit)
 
 
 def _warnings(

@@ -6,7 +6,7 @@ file is in the result, readable or not; what cannot be read carries its reason.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +14,11 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from mlaas4hep.data.comparing import SharedColumns
+from mlaas4hep.data.quarantine import reason_of
 from mlaas4hep.data.source import ONLY_TABLE, ColumnInfo, Source, list_trees, open_source
-from mlaas4hep.errors import DataError
-from mlaas4hep.spec.columns import Column, Jagged, concat_columns, kind_of, values_of
+from mlaas4hep.errors import DataError, nearest, some_files, told_once
+from mlaas4hep.spec.columns import Column, Jagged, concat_columns, values_of
 
 DEFAULT_EVENTS = 20_000
 _COLUMNS_AT_ONCE = 256
@@ -98,6 +100,8 @@ class Survey(msgspec.Struct, frozen=True):
         Jagged columns that have the same lengths in every event looked at, those with one prefix together.
     left_out
         By file without events in that tree, why: such as ``has no tree 'Events'``.
+    refused
+        By file that cannot be read, why.
     """
 
     trees: tuple[TreeSummary, ...]
@@ -108,25 +112,35 @@ class Survey(msgspec.Struct, frozen=True):
     columns: tuple[ColumnSummary, ...]
     collections: dict[str, tuple[str, ...]]
     left_out: dict[str, str] = {}
+    refused: dict[str, str] = {}
 
 
 @dataclass(frozen=True)
 class _Look:
-    """The first events of each file, by column."""
+    """The first events of each file that can be read, by column; and why not those of the others."""
 
-    infos: dict[str, ColumnInfo]
+    shared: SharedColumns
     columns: dict[str, Column]
+    refused: dict[str, str]
 
 
 @dataclass(frozen=True)
 class Found:
-    """All trees of some files, the one that is looked at, the files with events in it, and why not the others."""
+    """All trees of some files, the one that is looked at, the files with events in it, and why not the others.
+
+    ``left_out`` are files without events in that tree, ``refused`` those that cannot be read.
+    """
 
     trees: tuple[TreeSummary, ...]
     name: str
     paths: tuple[str, ...]
-    entries: int
     left_out: dict[str, str]
+    refused: dict[str, str]
+
+    def entries(self, paths: Iterable[str]) -> int:
+        """Of that tree in some of the files."""
+        wanted = set(paths)
+        return sum(one.entries or 0 for one in self.trees if one.path in wanted and one.name in (self.name, ONLY_TABLE))
 
 
 def survey(paths: Sequence[str], *, tree: str | None = None, max_events: int = DEFAULT_EVENTS) -> Survey:
@@ -144,40 +158,71 @@ def survey(paths: Sequence[str], *, tree: str | None = None, max_events: int = D
     Raises
     ------
     DataError
-        A file that cannot be read, or a tree that no file has.
+        No file can be read, or a tree that no file has. Where some cannot, the others are looked at.
     """
     if max_events < 1:
         raise DataError(f"max_events must be at least 1, got {max_events}")
     held = find_tree(paths, tree)
     look = _look(held.paths, held.name, max(max_events // len(held.paths), 1))
     looked_at = max((len(column) for column in look.columns.values()), default=0)
+    paths = tuple(path for path in held.paths if path not in look.refused)
+    shared = look.shared
     return Survey(
         trees=held.trees,
         tree=held.name,
-        paths=held.paths,
-        entries=held.entries,
+        paths=paths,
+        entries=held.entries(paths),
         looked_at=looked_at,
-        columns=tuple(_summary(info, look.columns.get(info.name)) for info in look.infos.values()),
+        columns=tuple(_summary(one, look.columns.get(one.name), shared) for one in shared.infos.values()),
         collections=_collections(look.columns),
         left_out=held.left_out,
+        refused=held.refused | look.refused,
     )
 
 
 def find_tree(paths: Sequence[str], tree: str | None = None) -> Found:
     """Which tree is meant, and the files that hold it; parameters and errors are those of `survey`."""
-    trees = tuple(one for path in paths for one in _trees(path))
+    trees, refused = _all_trees(paths)
     name = tree.partition(";")[0] if tree is not None else _choose_tree(trees)
+    _refuse_unknown(name, trees)
     holders = [one for one in trees if one.name in (name, ONLY_TABLE)]
     if holders and all(one.name == ONLY_TABLE for one in holders):
         name = ONLY_TABLE
-    if not holders or any(one.reason for one in holders):
-        # Opening says what is wrong, in the words of every other command.
-        open_source(paths[0] if not holders else holders[0].path, name).close()
-    entries = sum(one.entries or 0 for one in holders)
-    if not entries:
+    refused |= {one.path: one.reason for one in holders if one.reason is not None}
+    if all(one.reason is not None for one in holders):
+        raise DataError("\n".join(refusals(refused)))
+    held = tuple(one.path for one in holders if one.entries and one.path not in refused)
+    if not held:
         raise DataError(f"{holders[0].path}: tree '{name}' has no entries")
-    held = tuple(one.path for one in holders if one.entries)
-    return Found(trees, name, held, entries, {path: _why_not(path, name, trees) for path in paths if path not in held})
+    others = [path for path in paths if path not in held and path not in refused]
+    return Found(trees, name, held, {path: _why_not(path, name, trees) for path in others}, refused)
+
+
+def refusals(refused: Mapping[str, str]) -> list[str]:
+    """Lines for files that cannot be read; what several have in common is told once."""
+    return told_once((path, f": {why}") for path, why in refused.items())
+
+
+def _all_trees(paths: Sequence[str]) -> tuple[tuple[TreeSummary, ...], dict[str, str]]:
+    """Trees of the files that can be opened, and why the others cannot."""
+    found: list[TreeSummary] = []
+    refused: dict[str, str] = {}
+    for path in paths:
+        try:
+            found.extend(_trees(path))
+        except DataError as error:
+            refused[path] = reason_of(error, path)
+    if refused and not found:
+        raise DataError("\n".join(refusals(refused)))
+    return tuple(found), refused
+
+
+def _refuse_unknown(name: str, trees: Sequence[TreeSummary]) -> None:
+    """A table without a name is opened by whatever name is asked for, but not where others have names."""
+    named = {one.name: one.path for one in trees if one.name != ONLY_TABLE}
+    if named and name not in (*named, ONLY_TABLE):
+        where = some_files(list(dict.fromkeys(one.path for one in trees)))
+        raise DataError(f"{where}: has no tree '{name}'{nearest(name, named)}")
 
 
 def prefix_of(name: str) -> str:
@@ -197,7 +242,7 @@ def _trees(path: str) -> list[TreeSummary]:
                         path, info.name, info.kind, source.num_entries, len(source.clusters) - 1, len(source.columns)
                     )
             except DataError as error:
-                summary = TreeSummary(path, info.name, info.kind, reason=str(error))
+                summary = TreeSummary(path, info.name, info.kind, reason=reason_of(error, path, info.name))
         found.append(summary)
     return found
 
@@ -217,16 +262,19 @@ def _choose_tree(trees: Sequence[TreeSummary]) -> str:
 
 
 def _look(paths: Sequence[str], tree: str, events: int) -> _Look:
-    infos: dict[str, ColumnInfo] = {}
+    shared, refused = SharedColumns(), {}
     parts: list[dict[str, Column]] = []
     for path in paths:
-        with open_source(path, tree) as source:
-            infos = infos or dict(source.columns)
-            parts.append(_read_some(source, min(events, source.num_entries)))
-    common = [name for name in infos if all(name in part for part in parts)]
-    kinds = {name: {kind_of(part[name]) for part in parts} for name in common}
-    same = [name for name in common if len(kinds[name]) == 1]
-    return _Look(infos, concat_columns([{name: part[name] for name in same} for part in parts]))
+        try:
+            with open_source(path, tree) as source:
+                parts.append(_read_some(source, min(events, source.num_entries)))
+                shared.add(path, source.columns)
+        except DataError as error:
+            refused[path] = reason_of(error, path, tree)
+    if not parts:
+        raise DataError("\n".join(refusals(refused)))
+    same = list(shared.readable())
+    return _Look(shared, concat_columns([{name: part[name] for name in same} for part in parts]), refused)
 
 
 def _read_some(source: Source, events: int) -> dict[str, Column]:
@@ -238,10 +286,9 @@ def _read_some(source: Source, events: int) -> dict[str, Column]:
     return columns
 
 
-def _summary(info: ColumnInfo, column: Column | None) -> ColumnSummary:
+def _summary(info: ColumnInfo, column: Column | None, shared: SharedColumns) -> ColumnSummary:
     if info.type is None or column is None:
-        reason = info.reason or "not in all files, or not of one kind in all"
-        return ColumnSummary(info.name, info.description, None, reason)
+        return ColumnSummary(info.name, info.description, None, shared.reason(info.name))
     values = values_of(column)
     finite = values[np.isfinite(values)]
     missing = int(np.count_nonzero(np.isnan(values)))

@@ -11,14 +11,18 @@ from dataclasses import replace
 import msgspec
 import numpy as np
 
+from mlaas4hep.data.comparing import SharedColumns
 from mlaas4hep.data.entries import FileEntry
+from mlaas4hep.data.hooked import KEPT
 from mlaas4hep.data.measuring import loops
 from mlaas4hep.data.plan import Chunk, Plan, chunk_entries_for
 from mlaas4hep.data.prefetch import Prefetch
+from mlaas4hep.data.quarantine import Quarantine, Skipped, reason_of, units
 from mlaas4hep.data.reader import SourcePool
-from mlaas4hep.data.source import ColumnInfo, Source
+from mlaas4hep.data.source import Source
 from mlaas4hep.data.tally import ColumnFigures, ColumnTally
 from mlaas4hep.errors import DataError, nearest
+from mlaas4hep.spec.columns import Column, compress_columns
 
 _LIST_BYTES = 40
 
@@ -54,6 +58,10 @@ class Profile(msgspec.Struct, frozen=True):
         Events that the figures are of: all, or the first ones of each file.
     columns
         In the order of the first file.
+    unreadable
+        Events that would have been looked at, but cannot be read.
+    skipped
+        Files and places in files that were left out, why.
     """
 
     tree: str
@@ -61,6 +69,8 @@ class Profile(msgspec.Struct, frozen=True):
     entries: int
     looked_at: int
     columns: tuple[ColumnProfile, ...]
+    unreadable: int = 0
+    skipped: tuple[Skipped, ...] = ()
 
 
 class Pass:
@@ -74,6 +84,9 @@ class Pass:
         Names of those looked at; None looks at all that can be read.
     max_events
         At most so many, the first ones of each file; None looks at all.
+    quarantine
+        What was left out so far, and how much more may be: clusters that cannot be read are left out of every column.
+        None leaves out nothing.
 
     Raises
     ------
@@ -87,11 +100,13 @@ class Pass:
         *,
         columns: Collection[str] | None = None,
         max_events: int | None = None,
+        quarantine: Quarantine | None = None,
     ) -> None:
         if max_events is not None and max_events < 1:
             raise DataError(f"max_events must be at least 1, got {max_events}")
-        self._infos: dict[str, ColumnInfo] = {}
-        self._odd: dict[str, str] = {}
+        self.quarantine = Quarantine() if quarantine is None else quarantine
+        self._shared = SharedColumns()
+        self._kept: set[int] = set()
         self._files: list[FileEntry] = []
         self._pool = SourcePool()
         self.entries = 0
@@ -103,7 +118,8 @@ class Pass:
         if not self._files:
             raise DataError(f"{files[0].path}: has no entries" if files else "no files were given")
         self.events = sum(one.num_entries for one in self._files)
-        self._names = [name for name, one in self._infos.items() if one.type is not None and name not in self._odd]
+        self.quarantine.total = self.entries + self.quarantine.unopened
+        self._names = list(self._shared.readable())
 
     def run(self, *, threads: int = 2, progress: Callable[[int], None] | None = None) -> Profile:
         """Read everything once.
@@ -118,80 +134,98 @@ class Pass:
         Raises
         ------
         DataError
-            Damaged bytes.
+            Damaged bytes that may not be left out.
         """
         unit = chunk_entries_for(sum(map(self._bytes_of, self._names)))
         chunks = tuple(Plan(self._files, self.events, shuffle=False, chunk_entries=unit).chunks())
         chosen = loops(self.events * max(len(self._names), 1))
 
-        def tally(chunk: Chunk) -> dict[str, ColumnTally]:
-            with self._pool.source(self._files[chunk.file]) as source:
-                columns = source.read(self._names, chunk.start, chunk.stop)
-            found = {name: ColumnTally(chosen) for name in self._names}
-            for name, one in found.items():
-                one.add(columns.pop(name))
-            return found
+        def tally(chunk: Chunk) -> tuple[int, dict[str, ColumnTally]]:
+            found, lost = {name: ColumnTally(chosen) for name in self._names}, chunk.num_entries
+            for columns, entries in self._read(self._files[chunk.file], chunk.start, chunk.stop):
+                lost -= entries
+                for name, one in found.items():
+                    one.add(columns.pop(name))
+            return lost, found
 
+        unreadable = 0
         total = {name: ColumnTally(chosen) for name in self._names}
         with Prefetch(tally, chunks, threads=threads, ahead=(threads + 1) * unit) as results:
-            for chunk, found in results:
+            for chunk, (lost, found) in results:
+                unreadable += lost
                 for name, one in found.items():
                     total[name].merge(one)
                 if progress is not None:
                     progress(chunk.num_entries)
         self._pool.close()
-        return self._profile(total)
+        return self._profile(total, unreadable)
+
+    def _read(self, file: FileEntry, start: int, stop: int) -> Iterator[tuple[dict[str, Column], int]]:
+        """Columns of an entry range, and how many entries they are of; of a damaged one, those that can be read."""
+        try:
+            columns = self._read_at_once(file, start, stop)
+        except DataError:
+            if not self.quarantine.policy.skips:
+                raise
+        else:
+            yield columns, stop - start
+            return
+        for low, high in units(file.clusters, start, stop):
+            begin, end = max(low, start), min(high, stop)
+            try:
+                columns = self._read_at_once(file, begin, end)
+            except DataError as error:
+                why = reason_of(error, file.path, file.tree)
+                self.quarantine.add_range(file.number, Skipped("", file.path, why, file.tree, low, high, file.index))
+            else:
+                yield columns, end - begin
+
+    def _read_at_once(self, file: FileEntry, start: int, stop: int) -> dict[str, Column]:
+        names = self._names if file.number not in self._kept else [*self._names, KEPT]
+        with self._pool.source(file) as source:
+            columns = source.read(names, start, stop)
+        # Those that the user's function drops are no events any more: what stands in their place has no meaning.
+        return columns if KEPT not in columns else dict(compress_columns(columns, np.asarray(columns[KEPT])))
 
     def _add(self, file: FileEntry, source: Source, columns: Collection[str] | None) -> None:
+        there = {name: one for name, one in source.columns.items() if name != KEPT}
         for name in columns or ():
-            if name not in source.columns:
+            if name not in there:
                 where = f"{source.path}, tree '{source.tree}'"
-                raise DataError(f"{where}: has no column '{name}'{nearest(name, source.columns)}")
+                raise DataError(f"{where}: has no column '{name}'{nearest(name, there)}")
         if not source.num_entries:
             return
-        wanted = source.columns if columns is None else {name: source.columns[name] for name in sorted(columns)}
-        self._compare(source, wanted)
+        wanted = there if columns is None else {name: there[name] for name in sorted(columns)}
+        self._shared.add(source.path, wanted)
         used = source.num_entries if self._share is None else min(self._share, source.num_entries)
         clusters = np.append(source.clusters[source.clusters < used], used)
         number = len(self._files)
+        if KEPT in source.columns:
+            self._kept.add(number)
         self.entries += source.num_entries
         entries = source.num_entries
         self._files.append(
             replace(file, number=number, sample=0, index=number, clusters=clusters, tree_entries=entries)
         )
 
-    def _compare(self, source: Source, wanted: Mapping[str, ColumnInfo]) -> None:
-        """Only what all files have, of one kind, has figures."""
-        if not self._files:
-            self._infos = dict(wanted)
-            return
-        for name, one in self._infos.items():
-            other = wanted.get(name)
-            if other is None:
-                self._odd.setdefault(name, f"not in {source.path}")
-            elif one.type is not None and (other.type is None or other.type.kind != one.type.kind):
-                self._odd.setdefault(name, f"is {other.description} in {source.path}")
-        for name, one in wanted.items():
-            if name not in self._infos:
-                self._infos[name] = one
-                self._odd.setdefault(name, f"not in {self._files[0].path}")
-
     def _bytes_of(self, name: str) -> int:
-        found = self._infos[name].type
+        found = self._shared.infos[name].type
         return _LIST_BYTES if found is not None and found.kind == "jagged" else 8
 
-    def _profile(self, total: Mapping[str, ColumnTally]) -> Profile:
+    def _profile(self, total: Mapping[str, ColumnTally], unreadable: int) -> Profile:
         return Profile(
             tree=self._files[0].tree,
             paths=tuple(one.path for one in self._files),
             entries=self.entries,
-            looked_at=self.events,
+            looked_at=self.events - unreadable,
             columns=tuple(self._columns(total)),
+            unreadable=unreadable,
+            skipped=self.quarantine.records,
         )
 
     def _columns(self, total: Mapping[str, ColumnTally]) -> Iterator[ColumnProfile]:
-        for name, one in self._infos.items():
+        for name, one in self._shared.infos.items():
             if name in total and one.type is not None:
                 yield ColumnProfile(name, one.description, one.type.kind, figures=total[name].seal())
             else:
-                yield ColumnProfile(name, one.description, None, one.reason or self._odd[name])
+                yield ColumnProfile(name, one.description, None, self._shared.reason(name))

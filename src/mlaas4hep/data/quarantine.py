@@ -8,7 +8,7 @@ the first event behind it is delivered (law 8).
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlaas4hep.config import OnError
-from mlaas4hep.errors import DataError
+from mlaas4hep.errors import DataError, told_once
 
 LARGEST_UNIT = 50_000
 
@@ -29,9 +29,9 @@ class Skipped:
     Parameters
     ----------
     sample, path
-        Where.
+        Where; the sample may be empty where files are looked at that belong to none.
     reason
-        Why, in the words of the error.
+        Why, in the words of the error, without the file and tree that it names.
     tree
         None where the file could not be opened.
     start, stop
@@ -54,9 +54,15 @@ class Skipped:
         return None if self.start is None or self.stop is None else self.stop - self.start
 
     def __str__(self) -> str:
+        return f"{self.path}{self.rest}"
+
+    @property
+    def rest(self) -> str:
+        """What is told behind the name of the file."""
         if self.tree is None:
-            return f"{self.path} (sample '{self.sample}'): {self.reason}"
-        return f"{self.path}, tree '{self.tree}', entries {self.start} to {self.stop}: {self.reason}"
+            whose = f" (sample '{self.sample}')" if self.sample else ""
+            return f"{whose}: {self.reason}"
+        return f", tree '{self.tree}', entries {self.start} to {self.stop}: {self.reason}"
 
     def as_plain(self) -> dict[str, Any]:
         """For a report."""
@@ -173,6 +179,26 @@ class Quarantine:
 
     def _count(self) -> str:
         return f"{len(self._records)} file{'s' if len(self._records) > 1 else ''} or clusters"
+
+
+def told(records: Iterable[Skipped]) -> list[str]:
+    """A line for each thing that was left out; what several files have in common is told once."""
+    return told_once((one.path, one.rest) for one in records)
+
+
+def reason_of(error: DataError | str, path: str, tree: str | None = None) -> str:
+    """The words of an error about a file, without what stands beside them anyway: its name, and its tree's.
+
+    Examples
+    --------
+    >>> reason_of("a.root, tree 'Events', branch 'x': is damaged", "a.root", "Events")
+    "branch 'x': is damaged"
+    """
+    words = str(error)
+    for begin in (f"{path}, tree '{tree}', ", f"{path}, tree '{tree}': ", f"{path}, tree '{tree}' ", f"{path}: "):
+        if words.startswith(begin):
+            return words.removeprefix(begin)
+    return words
 
 
 def units(clusters: NDArray[np.int64], start: int, stop: int) -> Iterator[tuple[int, int]]:

@@ -23,7 +23,7 @@ from mlaas4hep.data.catalogue import Catalogue
 from mlaas4hep.data.entries import FileEntry, SampleEntry
 from mlaas4hep.data.fates import Fates, fates_of, tally
 from mlaas4hep.data.hooked import KEPT
-from mlaas4hep.data.quarantine import Skipped, outside, units
+from mlaas4hep.data.quarantine import Skipped, outside, reason_of, units
 from mlaas4hep.data.source import Source, cut_reads, read_stored, text_of
 from mlaas4hep.data.split import PARTS, Part, Splitter
 from mlaas4hep.data.truth import Truth
@@ -288,9 +288,8 @@ class EventReader:
                 events = self._read_at_once(file, names, begin, end, wish)
             except DataError as reason:
                 sample = self._catalogue.samples[file.sample].name
-                quarantine.add_range(
-                    file.number, Skipped(sample, file.path, str(reason), file.tree, low, high, file.index)
-                )
+                why = reason_of(reason, file.path, file.tree)
+                quarantine.add_range(file.number, Skipped(sample, file.path, why, file.tree, low, high, file.index))
                 events = self._nothing(file, begin, end - begin)
             yield events
 

@@ -11,18 +11,19 @@ from dataclasses import replace
 from typing import Any
 
 from mlaas4hep.config import Config, Sample
-from mlaas4hep.config.labels import rule_of
+from mlaas4hep.config.labels import Rule, rule_of
 from mlaas4hep.data.entries import NO_LABEL, FileEntry, SampleEntry, SampleKind
 from mlaas4hep.data.friends import match_friends
 from mlaas4hep.data.hook import RecordHook
 from mlaas4hep.data.hooked import KEPT
+from mlaas4hep.data.label_values import asked_told, first_values
 from mlaas4hep.data.locate import Located, file_key, search
 from mlaas4hep.data.opening import Opening
-from mlaas4hep.data.quarantine import Quarantine, Skipped
+from mlaas4hep.data.quarantine import Quarantine, Skipped, reason_of
 from mlaas4hep.data.source import Source, Texts
 from mlaas4hep.data.split import choose_identity
 from mlaas4hep.data.weights import normalisation
-from mlaas4hep.errors import DataError, ExpressionError, nearest
+from mlaas4hep.errors import DataError, ExpressionError, nearest, some_files
 from mlaas4hep.spec.columns import ColumnType, promote
 from mlaas4hep.spec.expressions import Expression
 from mlaas4hep.spec.features import Split
@@ -52,6 +53,7 @@ class Survey:
         self._needs: dict[tuple[str | None, str, int], frozenset[str]] = {}
         self._other_kind: dict[str, str] = {}
         self._missing: dict[tuple[str, str, str], list[str]] = {}
+        self._labels_told: dict[tuple[str, str, str], str] = {}
         self._columns: dict[str, None] = {}
         self._selected: dict[tuple[object, ...], dict[str, str]] = {}
         self._refused: dict[tuple[str, str], list[str]] = {}
@@ -99,7 +101,9 @@ class Survey:
                 self._unknown_names() if self.kind == "mc" else ()
             )  # else they may be in a file that could not be opened
         self.problems.extend(self._missing_lines())
-        self.problems.extend(f"samples.{name}: {_some(paths)}{told}" for (name, told), paths in self._refused.items())
+        self.problems.extend(
+            f"samples.{name}: {some_files(paths)}{told}" for (name, told), paths in self._refused.items()
+        )
         self.problems.extend(line for name, line in self._other_kind.items() if name in self._asked)
         if self.problems:
             raise DataError(_joined(self.problems))
@@ -176,7 +180,7 @@ class Survey:
         except DataError as error:
             if not self._quarantine.policy.skips:
                 raise
-            self._quarantine.add_file(Skipped(name, path, str(error).removeprefix(f"{path}: ")))
+            self._quarantine.add_file(Skipped(name, path, reason_of(error, path)))
             return
         with source:
             self._refuse_twice(name, file, source.tree, sample.selection)
@@ -192,7 +196,7 @@ class Survey:
     def _leave_out(self, name: str, path: str, problem: str, *, otherwise: bool) -> None:
         """A file that is not there: left out where that is allowed and there are others, else a problem."""
         if self._quarantine.policy.skips and otherwise:
-            self._quarantine.add_file(Skipped(name, path, problem.removeprefix(f"{path}: ")))
+            self._quarantine.add_file(Skipped(name, path, reason_of(problem, path)))
         else:
             self.problems.append(f"samples.{name}: {problem}")
 
@@ -203,9 +207,19 @@ class Survey:
             return None
         info = source.columns.get(rule.column)
         if info is not None and info.type is not None:
-            problem = f"column '{rule.column}' holds numbers ({info.description}), but labels.classes gives text for it"
-            self._missing.setdefault((name, source.tree, problem), []).append(source.path)
+            self._note_label(name, source, f"numbers ({info.description})", rule)
         return rule.column if isinstance(source, Texts) and rule.column in source.texts else None
+
+    def _note_label(self, name: str, source: Source, words: str, rule: Rule) -> None:
+        """The column of a label holds what its classes do not name: told with what is there, in its first file."""
+        column, key = rule.column or "", (name, source.tree, words)
+        if key not in self._labels_told:
+            held = first_values(source, column, text=not rule.is_text)
+            kind = "text" if rule.is_text else "numbers"
+            self._labels_told[key] = (
+                f"column '{column}' holds {words}: {held}; labels.classes gives {kind} for it: {asked_told(rule)}"
+            )
+        self._missing.setdefault((name, source.tree, self._labels_told[key]), []).append(source.path)
 
     def _refuse_twice(self, name: str, file: Located, tree: str, selection: str | None) -> None:
         """No two samples with the same entries of a tree; overlaps of selections show when events are read."""
@@ -229,7 +243,7 @@ class Survey:
         others[name] = wanted
 
     def _add_columns(self, source: Source) -> None:
-        self._columns.update(dict.fromkeys(source.columns))
+        self._columns.update(dict.fromkeys(name for name in source.columns if name != KEPT))
         readable = {name: one.type for name, one in source.columns.items() if one.type is not None}
         self._everywhere = set(readable) if self._everywhere is None else self._everywhere & set(readable)
         for name, found in readable.items():
@@ -244,9 +258,13 @@ class Survey:
     def _check_column(self, name: str, source: Source, column: str) -> None:
         info = source.columns.get(column)
         if info is None:
-            known = [*source.columns, *self.config.features.new_variables]
+            known = [*(one for one in source.columns if one != KEPT), *self.config.features.new_variables]
             problem = f"has no column '{column}'{nearest(column, known)}"
         elif info.type is None:
+            rule = self.config.rule_of(name)
+            if rule is not None and column == rule.column and isinstance(source, Texts) and column in source.texts:
+                self._note_label(name, source, "text", rule)
+                return
             problem = f"column '{column}' ({info.description}) cannot be read: {info.reason}"
         else:
             return
@@ -254,7 +272,7 @@ class Survey:
 
     def _missing_lines(self) -> Iterator[str]:
         for (name, tree, problem), paths in self._missing.items():
-            yield f"samples.{name}: {_some(paths)}, tree '{tree}': {problem}"
+            yield f"samples.{name}: {some_files(paths)}, tree '{tree}': {problem}"
 
     def _unknown_names(self) -> Iterator[str]:
         """Names that are only used later, in observers and variations: a typo is told now."""
@@ -286,11 +304,6 @@ def _open_filled(opening: Opening) -> Source:
         source.close()
         raise DataError(f"{opening.path}: tree '{source.tree}' has no entries")
     return source
-
-
-def _some(paths: list[str]) -> str:
-    more = len(paths) - 1
-    return f"{paths[0]} and {more} more file{'s' if more > 1 else ''}" if more else paths[0]
 
 
 def _joined(problems: list[str]) -> str:

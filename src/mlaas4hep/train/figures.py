@@ -201,7 +201,7 @@ def held_out(judgement: Judgement) -> dict[str, Any]:
 
 
 def accounts(catalogue: Catalogue, counts: Sequence[Counts]) -> list[dict[str, Any]]:
-    """Where the entries went, file by file: ``entries = read + skipped``.
+    """Where the entries went, file by file: ``entries = read + not_read``, the latter where fewer were asked for.
 
     And ``read = selected + cut + unlabelled + quarantined``.
     """
@@ -216,7 +216,7 @@ def accounts(catalogue: Catalogue, counts: Sequence[Counts]) -> list[dict[str, A
             "cut": count.cut,
             "unlabelled": count.unlabelled,
             "quarantined": count.quarantined,
-            "skipped": (file.tree_entries or file.num_entries) - count.read,
+            "not_read": (file.tree_entries or file.num_entries) - count.read,
         }
         for file, count in zip(catalogue.files, counts, strict=True)
     ]

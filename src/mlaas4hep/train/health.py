@@ -8,13 +8,33 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from mlaas4hep.config import Config
+from mlaas4hep.data.catalogue import Catalogue
+from mlaas4hep.data.label_values import unmatched
 from mlaas4hep.data.split import Part
+from mlaas4hep.data.weights import require_classes
 from mlaas4hep.errors import ConfigError, DataError
 from mlaas4hep.spec.features import InputGroup, Split
+from mlaas4hep.spec.preprocess import Preprocessor
 from mlaas4hep.spec.statistics import FeatureStatistics, Statistics
 
 # Fewer expected events than this may all miss a part by chance.
 _SURELY_SOME = 10
+
+
+def require_labels(catalogue: Catalogue, preprocessor: Preprocessor, statistics: Statistics) -> None:
+    """Refuse to go on where a class has no event in the training part.
+
+    Raises
+    ------
+    DataError
+        Names the classes; where none of the values that stand for one is in its column, says which are there.
+    """
+    try:
+        require_classes(statistics.classes)
+    except DataError as error:
+        empty = [name for name, one in statistics.classes.items() if one.events == 0]
+        lines = (f"  {line}" for line in unmatched(catalogue, preprocessor, empty))
+        raise DataError("\n".join([str(error), *lines])) from error
 
 
 def require_spread(statistics: Statistics, groups: Sequence[InputGroup]) -> None:

@@ -40,7 +40,6 @@ from mlaas4hep.data.dataset import EventDataset
 from mlaas4hep.data.pace import default_threads
 from mlaas4hep.data.reader import Counts
 from mlaas4hep.data.split import PARTS, Part
-from mlaas4hep.data.weights import require_classes
 from mlaas4hep.graph.core import Core
 from mlaas4hep.graph.merge import merge
 from mlaas4hep.graph.session import Session
@@ -50,7 +49,7 @@ from mlaas4hep.spec.statistics import Statistics
 from mlaas4hep.train import loop
 from mlaas4hep.train.callbacks import History, Progress, Silent
 from mlaas4hep.train.figures import Judgement, accounts, first_rows, held_out, judge_parts, plain
-from mlaas4hep.train.health import notes_on_inputs, refuse_regression, require_parts, require_spread
+from mlaas4hep.train.health import notes_on_inputs, refuse_regression, require_labels, require_parts, require_spread
 from mlaas4hep.train.interrupt import Interrupt
 from mlaas4hep.train.learning import learn
 from mlaas4hep.train.lengths import collection_figures, notes
@@ -231,7 +230,7 @@ def _prepare(
         progress=progress,
     )
     statistics = found.statistics
-    require_classes(statistics.classes)
+    require_labels(catalogue, preprocessor, statistics)
     progress.note(_account(catalogue, statistics))
     if unlabelled := sum(one.unlabelled for one in found.files):
         progress.note(f"{unlabelled} selected events have none of the classes, and are left out")

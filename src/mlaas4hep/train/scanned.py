@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from mlaas4hep.data.catalogue import Catalogue
 from mlaas4hep.data.kept_statistics import StatisticsStore, scan_key, unchanged
+from mlaas4hep.data.quarantine import told
 from mlaas4hep.data.scan import ScanResult, scan_files
 from mlaas4hep.spec.preprocess import Preprocessor
 from mlaas4hep.train.callbacks import Progress
@@ -42,8 +43,8 @@ def scanned(
         return found
 
     found = scan("scanning events", catalogue)
-    for record in catalogue.quarantine.records:
-        progress.note(f"left out, cannot be read: {record}")
+    for line in told(catalogue.quarantine.records):
+        progress.note(f"left out, cannot be read: {line}")
     if catalogue.quarantine:
         catalogue = catalogue.corrected()
         found = scan("scanning again with corrected weights", catalogue)

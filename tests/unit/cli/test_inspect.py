@@ -41,7 +41,7 @@ def test_json_and_draft_can_be_read_back(path: str) -> None:
 
 def test_a_column_that_cannot_be_read_is_listed_with_its_reason(test_data: Path) -> None:
     output = CliRunner().invoke(command, [str(test_data / "ntuples/uproot-Zmumu.root")], catch_exceptions=False).output
-    assert "1 columns that cannot be read:" in output
+    assert "1 column that cannot be read:" in output
     assert "text, not numbers" in output
 
 
@@ -101,6 +101,39 @@ def test_a_plan_tells_what_it_was_measured_on(path: str, tmp_path: Path) -> None
         assert heads[:6] == ["files", "columns", "an epoch", "clusters", "windows", "memory"]
     found = json.loads(run(str(tmp_path / "config.yaml"), "--plan", "--json"))
     assert found["memory_bytes"] == sum(found["memory"].values())
+
+
+@pytest.mark.parametrize("option", ["", "--draft", "--json", "--stats", "--plan"])
+def test_files_that_cannot_be_read_are_told_and_the_status_says_so(path: str, tmp_path: Path, option: str) -> None:
+    (tmp_path / "empty.root").write_bytes(b"")
+    missing = str(tmp_path / "missing.root")
+    result = CliRunner().invoke(
+        command, [path, str(tmp_path / "empty.root"), missing, "--no-progress", *option.split()], catch_exceptions=False
+    )
+    assert result.exit_code == 2
+    assert f"left out, cannot be read: {tmp_path}/empty.root: is an empty file (0 bytes)" in result.stderr
+    assert f"left out, cannot be read: {missing}: no such file" in result.stderr
+    assert len(result.stdout) > 100
+    if option == "--json":
+        assert list(json.loads(result.stdout)["refused"]) == [missing, str(tmp_path / "empty.root")]
+
+
+@pytest.mark.parametrize("option", ["--stats", "--plan"])
+def test_what_a_config_allows_to_leave_out_is_told_and_is_no_mistake(path: str, tmp_path: Path, option: str) -> None:
+    (tmp_path / "empty.root").write_bytes(b"")
+    text = CONFIG.replace(
+        "{files: a.root, selection: MET_pt > 40}", "{files: [a.root, empty.root], selection: MET_pt > 40}"
+    )
+    (tmp_path / "config.yaml").write_text(f"{text}on_error: skip\n")
+    result = CliRunner().invoke(command, [str(tmp_path / "config.yaml"), option, "--json"], catch_exceptions=False)
+    assert result.exit_code == 0
+    assert "empty.root (sample 'signal'): is an empty file (0 bytes)" in result.stderr
+    [left] = json.loads(result.stdout)["skipped"]
+    assert (Path(left["path"]).name, left["sample"], left["reason"]) == (
+        "empty.root",
+        "signal",
+        "is an empty file (0 bytes)",
+    )
 
 
 @pytest.mark.parametrize(

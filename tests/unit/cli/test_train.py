@@ -46,9 +46,15 @@ def test_json_ends_with_one_line_of_figures(config: Path, capsys: pytest.Capture
     assert "1200 entries in 2 files" in told
 
 
-def test_words_name_run_bundle_and_page(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["train", str(config), "-o", str(config.parent / "run"), "--no-progress"]) == 0
+def test_words_name_run_bundle_and_page(
+    config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(config.parent)
+    assert run(["train", str(config), "-o", "run", "--no-progress"]) == 0
     printed, told = capsys.readouterr()
+    named = dict(line.split(":", 1) for line in printed.splitlines() if line[:1].isupper())
+    assert [named[one].strip() for one in ("Run", "Bundle", "Page")] == ["run", "run/model/toy/1", "run/report.html"]
+    assert named["Serve it"].strip() == "mlaas4hep serve run/model/toy"
     assert "bdt (backend sklearn): round" in printed
     assert "mlaas4hep serve" in printed
     assert "not opened: mlaas4hep evaluate" in printed

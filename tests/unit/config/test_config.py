@@ -84,10 +84,33 @@ def test_three_mistakes_are_reported_at_once_each_with_its_path() -> None:
         ("new_variables: {a: 'b + 1', b: 'a + 1'}", "new_variables: a, b need each other in a circle"),
         ("name: 'a/b'", "name: 'a/b' cannot name a model"),
         ("training: {max_memory: lots}", "training.max_memory: 'lots' is not a size"),
+        (
+            "training: {shuffle: false}",
+            "training.shuffle: wants window (events are shuffled window by window) or exact",
+        ),
+        ("training: {shuffle: exakt}", "training.shuffle: 'exakt' is none of window, exact; did you mean 'exact'?"),
+        ("training: 5", "training: wants a mapping such as {epochs: 60, batch_size: 256}; found 5"),
+        ("split: 0.3", "split: wants a mapping such as {test: 0.2, validation: 0.1}; found 0.3"),
+        ("on_error: 5", "on_error: '5' is not known; write stop, skip, skip up to 5 (files or clusters)"),
+        (
+            "cache: 100",
+            "cache: wants a folder on a local disk, such as /scratch/rows, or {path: /scratch/rows, limit: 50 GB}; f",
+        ),
+        ("missing: true", "missing: wants a list, found true"),
     ],
 )
 def test_a_mistake_names_its_path(change: str, problem: str) -> None:
     assert any(line.startswith(problem) for line in problems_of(SMALL + change + "\n"))
+
+
+def test_one_code_for_a_missing_value_needs_no_list() -> None:
+    assert parse_config(SMALL + "missing: -999\n").features.missing == (-999.0,)
+
+
+def test_a_key_without_a_value_says_nothing() -> None:
+    text = SMALL + "labels:\nmissing: null\nmodel:\non_error:\ntraining:\n"
+    assert parse_config(text) == parse_config(SMALL)
+    assert "samples: wants a mapping, found nothing" in problems_of("samples:\ninputs: {event: [x]}\n")
 
 
 def test_an_input_group_without_length_or_with_a_reserved_name_is_refused() -> None:

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from mlaas4hep.config import Config, parse_config
 from mlaas4hep.data.catalogue import Catalogue
 from mlaas4hep.data.forecast import forecast
 from mlaas4hep.data.kept_statistics import StatisticsStore, scan_key
+from mlaas4hep.data.pace import FAR_THREADS
 from mlaas4hep.data.reader import SourcePool
 from mlaas4hep.data.rows import SIDE_BYTES
 from mlaas4hep.data.scan import scan_files
@@ -18,6 +20,8 @@ from mlaas4hep.data.source import Weighed, open_source
 from mlaas4hep.errors import DataError
 from mlaas4hep.spec.preprocess import Preprocessor
 from mlaas4hep.testing import Format, make_events, write_events
+from tests.fault_server import fault_server
+from tests.unit.data.test_quarantine import break_cluster
 
 
 def declared(folder: Path, *, window: int = 100, more: str = "") -> Config:
@@ -51,6 +55,45 @@ def test_counts_are_those_of_files_plan_and_declaration(tmp_path: Path) -> None:
     assert found.memory.windows == 2 * 100 * (4 * 7 + SIDE_BYTES)
     assert found.measured_entries == 50
     assert found.epoch_seconds > 0
+
+
+def test_far_files_are_forecast_with_the_line_to_them(tmp_path: Path) -> None:
+    config = declared(written(tmp_path, size=20_000, cluster=1000))
+    near = forecast(config)
+    assert near.network is None
+    with fault_server(tmp_path, rtt_s=0.02, mb_per_s=1) as server:
+        far = replace(
+            config,
+            samples={
+                name: replace(sample, files=(f"{server.url}/{name}.root",)) for name, sample in config.samples.items()
+            },
+        )
+        found = forecast(far, threads=2)
+        assert found.remote_files == 2
+        network = found.network
+        assert network is not None
+        assert network.epoch_bytes == found.stored_bytes == near.stored_bytes
+        assert network.threads == found.threads == FAR_THREADS
+        assert 1 <= network.measured_clusters <= FAR_THREADS
+        assert network.measured_bytes > 0
+        assert network.bytes_per_s < 1.1e6, "no faster than the line"
+        assert network.epoch_seconds == pytest.approx(network.epoch_bytes / network.bytes_per_s)
+        assert found.epoch_seconds == network.epoch_seconds, "the line is what takes longest here"
+        mixed = replace(far, samples={**far.samples, "background": config.samples["background"]})
+        half = forecast(mixed, threads=2).network
+        assert half is not None
+        assert half.epoch_bytes == pytest.approx(network.epoch_bytes / 2, rel=0.1)
+
+
+def test_of_formats_that_tell_no_bytes_the_network_is_taken_from_what_was_read(tmp_path: Path) -> None:
+    for seed, name in enumerate(("signal", "background")):
+        write_events(tmp_path / f"{name}.avro", {"x": np.arange(3000.0) + seed}, format="avro", cluster=100)
+    with fault_server(tmp_path) as server:
+        text = f"samples: {{signal: {{files: {server.url}/signal.avro}}, b: {{files: {server.url}/background.avro}}}}\n"
+        found = forecast(parse_config(text + "inputs: {event: [x]}\nsplit: {by: [x]}\n"))
+    assert found.stored_bytes is None
+    assert found.network is not None
+    assert found.network.epoch_bytes == found.file_bytes, "small files come whole when they are opened"
 
 
 def test_targets_of_a_regression_ride_in_the_rows(tmp_path: Path) -> None:
@@ -139,6 +182,20 @@ def test_a_window_that_does_not_fit_is_warned_of(tmp_path: Path) -> None:
 def test_files_that_cannot_be_used_are_refused_as_by_a_run(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such file"):
         forecast(declared(tmp_path))
+
+
+def test_what_is_left_out_is_told_and_another_cluster_is_measured(tmp_path: Path) -> None:
+    break_cluster(written(tmp_path) / "signal.root", 10)
+    (tmp_path / "empty.root").write_bytes(b"")
+    text = (
+        "samples: {signal: {files: [signal.root, empty.root]}, background: {files: background.root}}\n"
+        "inputs: {event: [MET_pt], jets: {vars: [Jet_pt], length: 3}}\non_error: skip\n"
+    )
+    found = forecast(parse_config(text, folder=tmp_path))
+    assert found.measured_entries == 50
+    whole, place = found.skipped
+    assert (whole.path, whole.tree, whole.sample) == (str(tmp_path / "empty.root"), None, "signal")
+    assert (place.path, place.start, place.stop) == (str(tmp_path / "signal.root"), 500, 550)
 
 
 def test_nothing_stays_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

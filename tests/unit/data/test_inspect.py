@@ -82,9 +82,51 @@ def test_files_without_the_tree_are_named_in_the_draft(tmp_path: Path) -> None:
         str(write_events(tmp_path / "none.root", {"MET_pt": np.zeros(0, np.float32)})),
     ]
     text = draft_config(survey(paths))
-    assert f"# left out: \"{paths[1]}\" has no tree 'Events'; it holds nominal\n" in text
-    assert f"# left out: \"{paths[2]}\" its tree 'Events' has no entries\n" in text
+    assert f"# left out: {paths[1]}: has no tree 'Events'; it holds nominal\n" in text
+    assert f"# left out: {paths[2]}: its tree 'Events' has no entries\n" in text
     assert "left out" not in draft_config(survey(paths[:1]))
+
+
+def test_files_that_cannot_be_read_do_not_hide_the_others(tmp_path: Path) -> None:
+    good, bad = (str(write_events(tmp_path / f"{name}.root", make_events(20))) for name in "ab")
+    Path(bad).write_bytes(Path(bad).read_bytes()[:1500])
+    (tmp_path / "c.root").write_bytes(b"")
+    (tmp_path / "d.root").write_bytes(b"")
+    found = survey([bad, good, str(tmp_path / "c.root"), str(tmp_path / "d.root")])
+    assert found.paths == (good,)
+    assert found.entries == 20
+    assert list(found.refused) == [bad, f"{tmp_path}/c.root", f"{tmp_path}/d.root"]
+    text = draft_config(found)
+    assert f"# left out: {tmp_path}/c.root and 1 more file: is an empty file (0 bytes)\n" in text
+    assert f"# left out: {bad}: is truncated" in text
+    with pytest.raises(DataError, match=r"c\.root and 1 more file: is an empty file"):
+        survey([str(tmp_path / "c.root"), str(tmp_path / "d.root")])
+
+
+def test_a_tree_that_no_file_has_is_refused_beside_a_file_of_one_table(tmp_path: Path) -> None:
+    root = str(write_events(tmp_path / "a.root", {"x": np.arange(3.0)}))
+    table = str(write_events(tmp_path / "a.csv", {"x": np.arange(3.0)}, format="csv"))
+    with pytest.raises(DataError, match="has no tree 'Evnts'; did you mean 'Events'"):
+        survey([root, table], tree="Evnts")
+    assert survey([root, table], tree="Events").entries == 6
+    assert survey([table], tree="whatever").entries == 3
+
+
+def test_columns_that_are_not_the_same_in_all_files_name_the_files(tmp_path: Path) -> None:
+    flat, lists = np.arange(2.0), Jagged.from_lists([[1], [2]])
+    tables: dict[str, dict[str, Column]] = {
+        "a": {"x": flat, "y": flat, "z": flat},
+        "b": {"x": flat, "y": lists},
+        "c": {"x": flat, "y": flat, "w": flat},
+    }
+    paths = [str(write_events(tmp_path / f"{name}.root", columns)) for name, columns in tables.items()]
+    reasons = {one.name: one.reason for one in survey(paths).columns if one.name != "ny"}
+    assert reasons == {
+        "x": None,
+        "y": f"is float64 in {paths[0]}, float32[] in {paths[1]}",
+        "z": f"not in {paths[1]} and 1 more file, but in {paths[0]}",
+        "w": f"not in {paths[0]} and 1 more file, but in {paths[2]}",
+    }
 
 
 def test_variations_and_bookkeeping_stay_out_of_a_draft_and_counters_of_its_collections_in(tmp_path: Path) -> None:
@@ -111,9 +153,19 @@ def test_values_that_may_stand_for_a_missing_one_are_remarked(tmp_path: Path) ->
         "fine": np.array([-998, 1, 2, 3], dtype=np.float32),
     }
     text = draft_config(survey([str(write_events(tmp_path / "a.root", columns))]))
-    assert "# infinite values in: ratio\n# lowest value -999 in: mbb\n# lowest value -99.9 in: tau\n" in text
+    assert "# The lowest value is -999 in: mbb\n# The lowest value is -99.9 in: tau\n" in text
+    assert "# Infinite values in: ratio." in text
     assert "# missing: [-999, -99.9]\n" in text
     assert parse_config(text.replace("# missing", "missing")).features.missing_values == (-999.0, -99.9)
+
+
+def test_what_is_to_be_filled_in_says_what_it_wants(tmp_path: Path) -> None:
+    columns: dict[str, Column] = {f"x{number}": np.arange(5.0) for number in range(47)}
+    text = draft_config(survey([str(write_events(tmp_path / "data.root", columns))]))
+    before, after = text.split('    files: "CHANGE-ME.root"\n')
+    assert "A classifier needs another: write its files here." in before.splitlines()[-2]
+    assert "7 more look usable: x40, x41, x42, x43, x44 and 2 more\n" in after
+    parse_config(text)
 
 
 REAL = [

@@ -63,3 +63,20 @@ def test_all_that_find_nothing_are_reported_at_once(folder: Path) -> None:
         locate([f"{folder}/no1.root", f"{folder}/a1.root", f"{folder}/empty", "gopher://host/a.root"])
     assert len(str(refused.value).splitlines()) == 3
     assert "nothing is known for gopher://" in str(refused.value)
+
+
+@pytest.mark.parametrize(("typed", "meant"), [("rot", "root"), ("htps", "https"), ("s4", "s3"), ("roott", "root")])
+def test_a_misspelled_scheme_is_told_with_the_nearest_one(typed: str, meant: str) -> None:
+    with pytest.raises(DataError, match=f"nothing is known for {typed}://; did you mean '{meant}'"):
+        locate([f"{typed}://host//a.root"])
+
+
+def test_a_scheme_without_its_driver_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    import fsspec
+
+    def fails(url: str) -> None:
+        raise OSError("Unable to load libjvm: cannot open shared object file")
+
+    monkeypatch.setattr(fsspec.core, "url_to_fs", fails)
+    with pytest.raises(DataError, match=r"needs its driver: Java .* set JAVA_HOME.* webhdfs://"):
+        locate(["hdfs://host/a.root"])

@@ -134,6 +134,64 @@ def test_an_exact_order_is_gathered_within_the_memory_that_is_allowed(tmp_path: 
     assert grown < memory, f"the stream took {grown / 1e6:.0f} MB"
 
 
+FLAT_EVENTS = 150_000
+FLAT = """
+import re, sys, threading, time
+from pathlib import Path
+from mlaas4hep.config import parse_config
+from mlaas4hep.data.catalogue import Catalogue
+from mlaas4hep.data.dataset import EventDataset
+from mlaas4hep.data.scan import scan
+from mlaas4hep.data.source import open_source
+from mlaas4hep.spec.preprocess import Preprocessor
+
+def held():
+    return 1024 * int(re.search(r"RssAnon:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+
+def watch():
+    while True:
+        seen.append(held())
+        time.sleep(0.002)
+
+def stream(signal, background):
+    config = parse_config(
+        f"samples: {{signal: {{files: '{signal}'}}, background: {{files: '{background}'}}}}\\n"
+        "inputs: {event: [x, y0, y1, y2, y3, y4, y5, y6]}\\nsplit: {by: [x]}"
+    )
+    catalogue = Catalogue.open(config)
+    preprocessor = Preprocessor(config.features, catalogue.types)
+    scan(catalogue, preprocessor, max_memory=int(memory))
+    with EventDataset(
+        catalogue, preprocessor, shuffle=True, shuffle_window=1000, threads=2, max_memory=int(memory)
+    ) as stream:
+        return sum(len(batch) for batch in stream)
+
+small, large, memory = sys.argv[1:]
+stream(f"{small}/a.csv", f"{small}/b.csv")  # what is loaded once, however much is read
+start, seen = held(), [held()]
+threading.Thread(target=watch, daemon=True).start()
+events = stream(f"{large}/a.csv", f"{large}/b.csv")
+print(events, max(seen) - start, sum(one.stat().st_size for one in Path(large).iterdir()))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
+def test_text_of_many_rows_is_read_within_the_memory_that_is_allowed(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    for folder, size in (("small", 2_000), ("large", FLAT_EVENTS // 2)):
+        (tmp_path / folder).mkdir()
+        for name in "ab":
+            columns = {"x": np.arange(size)} | {f"y{number}": random.normal(size=size) for number in range(40)}
+            write_events(tmp_path / folder / f"{name}.csv", columns, format="csv")
+    command = [sys.executable, "-c", FLAT, str(tmp_path / "small"), str(tmp_path / "large"), str(MEMORY // 4)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    events, grown, stored = map(int, done.stdout.split())
+    assert events == FLAT_EVENTS
+    assert stored > 6 * MEMORY // 4, "the files are much larger than the memory"
+    assert grown < 2 * (MEMORY // 4), f"opening, scan and stream took {grown / 1e6:.0f} MB of {stored / 1e6:.0f} MB"
+
+
 @pytest.mark.parametrize("format", ROOT_FORMATS)
 def test_reads_are_cut_by_the_bytes_in_the_file(tmp_path: Path, format: Format) -> None:
     columns = {"x": np.arange(2000.0), "e": Jagged.from_counts(np.full(2000, 50), np.zeros(100_000, np.float32))}

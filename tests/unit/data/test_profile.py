@@ -7,10 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mlaas4hep.config import OnError, parse_config
+from mlaas4hep.data.catalogue import Catalogue
 from mlaas4hep.data.profile import ColumnProfile, Pass, Profile, files_of
+from mlaas4hep.data.quarantine import Quarantine
 from mlaas4hep.errors import DataError
 from mlaas4hep.spec.columns import Jagged
 from mlaas4hep.testing import Format, make_events, write_events
+from tests.unit.data.test_quarantine import break_cluster
 
 
 def column(found: Profile, name: str) -> ColumnProfile:
@@ -65,4 +69,42 @@ def test_what_is_not_the_same_in_all_files_has_a_reason(tmp_path: Path) -> None:
     found = Pass(files_of(paths, "Events")).run()
     assert column(found, "x").figures is not None
     reasons = {name: column(found, name).reason for name in "yzw"}
-    assert reasons == {"y": f"is float32[] in {paths[1]}", "z": f"not in {paths[1]}", "w": f"not in {paths[0]}"}
+    assert reasons == {
+        "y": f"is float64 in {paths[0]}, float32[] in {paths[1]}",
+        "z": f"not in {paths[1]}, but in {paths[0]}",
+        "w": f"not in {paths[0]}, but in {paths[1]}",
+    }
+
+
+def test_a_damaged_cluster_is_left_out_where_that_is_allowed(tmp_path: Path) -> None:
+    path = write_events(tmp_path / "a.root", make_events(500), cluster=100)
+    whole = Pass(files_of([str(path)], "Events")).run()
+    break_cluster(path, 2)
+    with pytest.raises(DataError, match="branch 'Jet_pt', basket 2"):
+        Pass(files_of([str(path)], "Events")).run()
+    quarantine = Quarantine(OnError(skips=True))
+    found = Pass(files_of([str(path)], "Events"), quarantine=quarantine).run(threads=0)
+    assert (whole.looked_at, found.looked_at, found.unreadable, found.entries) == (500, 400, 100, 500)
+    [place] = found.skipped
+    assert (place.path, place.tree, place.start, place.stop) == (str(path), "Events", 200, 300)
+    figures = column(found, "MET_pt").figures
+    assert figures is not None
+    assert figures.count == 400, "a place is left out of every column"
+    few = Quarantine(OnError(skips=True, most_percent=10))
+    with pytest.raises(DataError, match="on_error allows 10 %"):
+        Pass(files_of([str(path)], "Events"), quarantine=few).run()
+
+
+def test_events_that_a_function_drops_are_in_no_figure(tmp_path: Path) -> None:
+    write_events(tmp_path / "a.root", {"x": np.arange(1.0, 11.0)})
+    (tmp_path / "mine.py").write_text("def preprocessing(rec):\n    return rec if rec['x'] > 4 else None\n")
+    config = parse_config(
+        "samples: {signal: {files: a.root, selection: x > 7}, b: {files: a.root, selection: x <= 7}}\n"
+        "inputs: {event: [x]}\npreproc: mine.py\n",
+        folder=tmp_path,
+    )
+    found = Pass(Catalogue.open(config).files).run()
+    assert [one.name for one in found.columns] == ["x"], "no column of our own"
+    figures = column(found, "x").figures
+    assert figures is not None
+    assert (figures.count, figures.minimum, figures.maximum) == (6, 5, 10)

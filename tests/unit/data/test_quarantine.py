@@ -15,7 +15,7 @@ from mlaas4hep.config import Config, OnError, parse_config
 from mlaas4hep.data.batches import Batch
 from mlaas4hep.data.catalogue import Catalogue
 from mlaas4hep.data.dataset import EventDataset
-from mlaas4hep.data.quarantine import LARGEST_UNIT, outside, units
+from mlaas4hep.data.quarantine import LARGEST_UNIT, outside, told, units
 from mlaas4hep.data.reader import Counts
 from mlaas4hep.data.scan import scan_files
 from mlaas4hep.errors import ConfigError, DataError
@@ -185,3 +185,14 @@ def test_what_is_left_of_a_range_is_all_but_the_others(
             yield from range(low, high)
 
     assert list(left()) == [at for at in range(start, stop) if not any(low <= at < high for low, high in ranges)]
+
+
+def test_what_is_left_out_names_its_file_once(folder: Path) -> None:
+    break_cluster(folder / "s1.root", 2)
+    for name in ("s0.root", "s2.root"):
+        (folder / name).write_bytes(b"")
+    catalogue, _, _ = batches(config_of(folder, "skip"))
+    whole, place = told(catalogue.quarantine.records)
+    assert whole == f"{folder}/s0.root and 1 more file (sample 'signal'): is an empty file (0 bytes)"
+    assert place.startswith(f"{folder}/s1.root, tree 'Events', entries 100 to 150: branch 'Jet_pt', basket 2 ")
+    assert place.count("s1.root") == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from mlaas4hep.data.batches import Batch
 from mlaas4hep.data.catalogue import Catalogue
 from mlaas4hep.data.dataset import EventDataset
 from mlaas4hep.data.kept_statistics import scan_key
+from mlaas4hep.data.label_values import unmatched
 from mlaas4hep.data.reader import Counts
 from mlaas4hep.data.scan import scan, scan_files
 from mlaas4hep.data.source import open_source
@@ -181,10 +183,10 @@ def test_words_of_a_real_file_are_labels(test_data: Path) -> None:
 
 def test_text_and_numbers_are_not_taken_for_each_other(folder: Path) -> None:
     words = "labels: {column: y, classes: {background: b, signal: s}}"
-    with pytest.raises(DataError, match=r"column 'y' holds numbers \(int32\), but labels\.classes gives text"):
+    with pytest.raises(DataError, match=r"column 'y' holds numbers \(int32\): .* labels\.classes gives text"):
         Catalogue.open(config(folder, words))
     text = "samples: {all: {files: words_ttree.root}}\ninputs: {event: [MET_pt]}\n"
-    with pytest.raises(DataError, match=r"column 'word' \(char\*\) cannot be read: text, not numbers"):
+    with pytest.raises(DataError, match=r"column 'word' holds text: .* gives numbers for it: 0 for 'b'"):
         Catalogue.open(parse_config(text + "labels: {column: word, classes: [b, signal]}", folder=folder))
 
 
@@ -479,3 +481,39 @@ def test_data_and_simulation_of_one_file_are_kept_apart(folder: Path, tmp_path: 
         assert set(joined(batches, "weights")) == {1.0}
         assert set(joined(batches, "labels")) == {-1}
         assert [batch.targets for batch in batches] == [None]
+
+
+def test_values_that_no_event_has_are_told_with_those_that_there_are(folder: Path) -> None:
+    held = {value: LABELS.tolist().count(value) for value in (-1, 0, 1, 2)}
+    there = ", ".join(f"{value} ({count})" for value, count in held.items())
+    catalogue, preprocessor = opened(
+        config(folder, "labels: {column: y, classes: {background: [0, 7], signal: [5, 6]}}")
+    )
+    assert list(unmatched(catalogue, preprocessor, ["signal", "background"])) == [
+        f"samples.all: column 'y' holds {there}; asked for 5 or 6 for 'signal'"
+    ]
+    made = config(folder, "new_variables: {z: 10 * y}\nlabels: {column: z, classes: {background: 0, signal: 1}}")
+    assert "holds -10 (" in next(unmatched(*opened(made), ["signal"]))
+    assert list(unmatched(*opened(made), ["background"])) == [], "its values are there; something else cuts them"
+
+
+@pytest.mark.parametrize("kind", ROOT)
+def test_labels_of_the_wrong_kind_are_told_with_what_is_there(folder: Path, kind: str) -> None:
+    text = (
+        "samples: {{all: {{files: [{file}]}}}}\ninputs: {{event: [MET_pt]}}\n"
+        "labels: {{column: {column}, classes: {classes}}}\n"
+    )
+    numbers = text.format(file=f"{kind}.root, other.root", column="nJet", classes="{background: b, signal: s}")
+    with pytest.raises(DataError) as refused:
+        Catalogue.open(parse_config(numbers, folder=folder))
+    assert re.search(
+        r"root and 1 more file, tree 'Events': column 'nJet' holds numbers \(int32\): .*0 \(\d+\), 1 \(\d+\), .*; "
+        "labels.classes gives text for it: 'b' for 'background', 's' for 'signal'",
+        str(refused.value),
+    )
+    words = text.format(file=f"words_{kind}.root", column="word", classes="{background: 0, signal: 1}")
+    count = int(np.sum(LABELS == 0))
+    with pytest.raises(
+        DataError, match=rf"column 'word' holds text: '' \(\d+\), 'b' \({count}\), .*gives numbers for it: 0 "
+    ):
+        Catalogue.open(parse_config(words, folder=folder))

@@ -14,7 +14,7 @@ from mlaas4hep.report.scores import Confusion, ScoreOfClass, draw_confusion, dra
 from mlaas4hep.report.style import Histogram
 from mlaas4hep.report.verdict import SignificanceCurve, draw_importance, draw_significance
 
-COUNTS = ("entries", "read", "cut", "selected", "skipped")
+COUNTS = ("entries", "read", "cut", "selected", "not_read")
 
 
 def test_pictures_are_png_files_and_matplotlib_is_left_as_it_was(tmp_path: Path) -> None:
@@ -83,6 +83,43 @@ def test_the_page_escapes_names_and_shows_dashes_for_what_is_not_there(tmp_path:
     assert "&lt;b&gt;.root" in text
     assert "not opened" in text
     assert "<img" not in text
+
+
+def test_the_page_tells_cut_entries_from_those_that_could_not_be_read(tmp_path: Path) -> None:
+    counts = {"entries": 100, "read": 100, "cut": 20, "selected": 70, "quarantined": 10, "not_read": 0}
+    weights = {"events": 70, "sum_weights": 80.0}
+    place = {"file": "s.root", "sample": "s", "tree": "t", "index": 0, "start": 40, "stop": 50, "entries": 10}
+    whole = {**dict.fromkeys(place), "file": "gone.root", "sample": "s", "reason": "is an empty file (0 bytes)"}
+    metrics = {
+        "name": "x",
+        "model": "mlp",
+        "classes": [],
+        "epoch_unit": "epoch",
+        "best_epoch": 1,
+        "epochs": 1,
+        "seed": 0,
+        "seconds": {"total": 1.0},
+        "auc": None,
+        "parts": {},
+        "events": {"test": 3},
+        "split_by": "run",
+        "max_events": None,
+        "entries_read": 100,
+        "collections": {},
+        "versions": {},
+        "on_error": "skip",
+        "samples": {"s": {"read": 100, "selected": weights, "train": 70, "validation": 0, "test": 0}},
+        "files": [{"file": "s.root", "sample": "s", "tree": "t", **counts}],
+        "skipped": [whole, {**place, "reason": "branch 'x': is damaged"}],
+    }
+    (tmp_path / "metrics.json").write_text(json.dumps(metrics))
+    text = " ".join(write_page(tmp_path).read_text().split())
+    assert "2 files or places in files could not be read and were left out" in text
+    assert "<tr><td>s</td><td>100</td><td>70</td> <td>20</td> <td>10</td><td>70</td>" in text
+    assert "or is damaged in the file; 100 entries in all" in text
+    assert '<td class="left">whole file</td>' in text
+    assert '<td class="left">40 to 50</td>' in text
+    assert "<th>not read</th>" not in text
 
 
 def test_figures_read_well() -> None:

@@ -122,3 +122,11 @@ def test_a_sample_of_several_classes_is_counted_once_a_class() -> None:
     assert [one.test for one in found.counts.values()] == [1, 1, 2]
     assert [one.selected.sum_weights for one in found.counts.values()] == [0.0, 3.0, 0.5]
     assert processes_of(samples, {"one": "b", "all": None}, ("b", "s"), None).classes == found.classes
+
+
+def test_a_class_whose_value_is_nowhere_ends_with_the_values_that_are(folder: Path, tmp_path: Path) -> None:
+    made = config(folder, labels={"column": "kind", "classes": {"signal": 1, "background": 10}})
+    with pytest.raises(
+        DataError, match=r"column 'kind' holds 10 \(\d+\), 11 \(\d+\), 12 \(\d+\); asked for 1 for 'signal'"
+    ):
+        train(made, output=tmp_path / "run", progress=Notes())

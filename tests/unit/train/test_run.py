@@ -200,7 +200,7 @@ def test_every_entry_of_every_file_is_accounted_for(files: Path, tmp_path: Path)
     few = config(files, model={"name": "bdt", "trees": 5}, preselection="met > 40")
     result = train(few, output=tmp_path / "run", max_events=1200)
     for file in result.metrics["files"]:
-        assert file["entries"] == ENTRIES == file["read"] + file["skipped"]
+        assert file["entries"] == ENTRIES == file["read"] + file["not_read"]
         assert file["read"] == 400 == file["selected"] + file["cut"]
         assert file["cut"] > 0
 

@@ -8,7 +8,7 @@ Invariant: a place gives the bytes asked for, all of them, or raises `DataError`
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import entry_points
 from typing import Protocol, runtime_checkable
 
@@ -120,11 +120,20 @@ def kind_of(url: str) -> PlaceKind:
 
         others = fsspec_schemes()
         if scheme not in others:
-            raise DataError(f"{shown(url)}: nothing is known for {scheme}://{nearest(scheme, [*known, *others])}")
+            raise DataError(f"{shown(url)}: nothing is known for {scheme}://{_nearest_scheme(scheme, known, others)}")
         place = _OTHERS
     module, _, attribute = place.partition(":")
     kind: PlaceKind = getattr(importlib.import_module(module), attribute)()
     return kind
+
+
+def _nearest_scheme(scheme: str, known: Iterable[str], others: Iterable[str]) -> str:
+    """What files lie behind most often is guessed first: fsspec knows dozens of names of all kinds."""
+    ours = [one for one in known if one != LOCAL]
+    hint = nearest(scheme, ours, count=1)
+    if "did you mean" not in hint:
+        hint = nearest(scheme, sorted(others), count=1)
+    return hint or f"; known are {', '.join(f'{one}://' for one in sorted(ours))} and what fsspec knows"
 
 
 # In memory alone, and of this process alone: names of files whose addresses carry credentials.

@@ -28,6 +28,21 @@ _LEAST_BYTES_A_S = 256 * 1024
 _OPEN_S = 20.0
 
 
+_HADOOP = (
+    "Java and the client of Hadoop (libhdfs); install them and set JAVA_HOME, HADOOP_HOME and "
+    "CLASSPATH=$(hadoop classpath --glob). Or ask the gateway of the cluster, which needs neither: webhdfs://host:9870/path"
+)
+_PYARROW = f"pip install pyarrow; and {_HADOOP}"
+# What to install for schemes whose own message names a module alone.
+_DRIVERS = {
+    "hdfs": _PYARROW,
+    "arrow_hdfs": _PYARROW,
+    "viewfs": _PYARROW,
+    "sftp": "pip install paramiko",
+    "ssh": "pip install paramiko",
+}
+
+
 class FileSystems:
     """Files of any kind that fsspec has a class for."""
 
@@ -109,9 +124,12 @@ def _system(url: str) -> tuple[Any, str]:
     try:
         system, path = fsspec.core.url_to_fs(url)
     except ImportError as error:
-        raise DataError(f"{shown(url)}: {scheme_of(url)}:// needs another package: {error}") from error
+        driver = _DRIVERS.get(scheme_of(url), str(error))
+        raise DataError(f"{shown(url)}: {scheme_of(url)}:// needs another package: {driver}") from error
     except (OSError, ValueError) as error:
         words = system_reason(error) or " ".join(str(error).split())[:200]
+        if any(one in words for one in ("libjvm", "libhdfs")):
+            raise DataError(f"{shown(url)}: {scheme_of(url)}:// needs its driver: {_HADOOP}") from error
         raise DataError(f"{shown(url)}: cannot be reached: {words}") from error
     return system, path
 

@@ -24,6 +24,8 @@ T = TypeVar("T")
 _WORTH_BYTES = 256 * 1024
 # Servers that are always slow are given more time from the start, up to so many doublings.
 _MOST_LEVEL = 3
+# So many attempts at a line that has answered are short: one may be lost by chance, and so may the one that repeats it.
+_QUICK = 2
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,8 @@ class Patience:
         An attempt without progress for so long is given up; twice as long at each further attempt.
     most_stall_s
         But no longer than that.
+    quick_s
+        A line that has answered is given no more at the first two attempts; then as much as any other.
     attempts
         At each replica, for one piece.
     in_a_row
@@ -46,14 +50,16 @@ class Patience:
 
     stall_s: float = 3.0
     most_stall_s: float = 60.0
+    quick_s: float = 2.0
     attempts: int = 5
     in_a_row: int = 2
     pause_s: float = 0.2
     most_pause_s: float = 10.0
 
-    def stall(self, attempt: int) -> float:
-        """Seconds without progress that attempt 0, 1, ... is given."""
-        return min(self.stall_s * 2.0**attempt, self.most_stall_s)
+    def stall(self, attempt: int, *, answered: bool = False) -> float:
+        """Seconds without progress that attempt 0, 1, ... is given, at a line that has answered before or has not."""
+        seconds = min(self.stall_s * 2.0**attempt, self.most_stall_s)
+        return min(seconds, self.quick_s) if answered and attempt < _QUICK else seconds
 
     def pause(self, attempt: int, asked_s: float = 0.0) -> float:
         """Seconds before attempt 1, 2, ...: by chance, so that many readers do not come back at once."""
@@ -70,6 +76,7 @@ class Line:
     def __init__(self, replica: Replica) -> None:
         self.url = replica.url
         self.remote: Remote | None = None
+        self.answered = False
         self._replica = replica
         self._identity: str | None = None
         self._lock = threading.Lock()
@@ -107,7 +114,7 @@ class Line:
         with self._lock:
             if self.remote is None or (remote is not None and remote is not self.remote):
                 return
-            closing, self.remote = self.remote, None
+            closing, self.remote, self.answered = self.remote, None, False
         closing.close()
 
     def _check(self, remote: Remote, size: int | None) -> None:
@@ -155,7 +162,8 @@ class Persistence:
         """
         tries = _Tries(self.lines, self._patience, self._preferred)
         while (place := tries.place) is not None:
-            line, stall_s = self.lines[place], self._patience.stall(self._level + tries.failed(place))
+            line = self.lines[place]
+            stall_s = self._stall(line, tries.failed(place))
             self._ledger.note(requests=1)
             remote, began = None, time.monotonic()
             try:
@@ -165,6 +173,7 @@ class Persistence:
                 self._go_on(tries, place, failed, remote)
             else:
                 self._learn(tries, place, time.monotonic() - began)
+                line.answered = True
                 return done
         raise DataError(f"{self.lines[0].url}: {what}: {tries.story()}")
 
@@ -172,6 +181,10 @@ class Persistence:
         """Close all connections."""
         for line in self.lines:
             line.drop()
+
+    def _stall(self, line: Line, failed: int) -> float:
+        """A server that is known to be slow is given its time, whether it has answered or not."""
+        return self._patience.stall(self._level + failed, answered=line.answered and not self._level)
 
     def _go_on(self, tries: _Tries, place: int, failed: Failed, remote: Remote | None) -> None:
         tries.note(place, failed, left=self._preferred != place)
@@ -190,7 +203,7 @@ class Persistence:
     def _learn(self, tries: _Tries, place: int, took_s: float) -> None:
         """Whoever answers is asked first from now on, with the patience that it took."""
         self._preferred = place
-        if tries.slow and took_s > self._patience.stall(self._level):
+        if tries.slow and took_s > self._stall(self.lines[place], 0):
             self._level = min(max(self._level, tries.failed(place)), _MOST_LEVEL)
 
 

@@ -37,6 +37,8 @@ _HOPS = 5
 _CHUNK_BYTES = 256 * 1024
 # Slower than that is not progress, or a drop now and then would keep a reader waiting for ever.
 LEAST_BYTES_A_S = 4096
+# Silence within an answer that has begun: its file is found, on disk and open. So much, or a third of the patience.
+_BEGUN_S, _BEGUN_SHARE = 2.0, 1 / 3
 _AGAIN = frozenset({408, 409, 423, 425, 429, 500, 502, 503, 504, 507, 509})
 # Answers that mean something to who asked: no such file, no such method, changed meanwhile, no such bytes.
 _TELLING = frozenset({404, 405, 412, 416, 501})
@@ -253,7 +255,16 @@ def _send(method: str, url: str, headers: Mapping[str, str], stall_s: float, bod
             decode_content=False,
         )
     known = {name.lower(): value for name, value in response.headers.items()}
-    return Answer(response.status, known, response, stall_s)
+    return Answer(response.status, known, response, _from_now_on(response, stall_s))
+
+
+def _from_now_on(response: urllib3.BaseHTTPResponse, stall_s: float) -> float:
+    """Patience for the rest of an answer; the next request on the connection has its own again."""
+    seconds = min(stall_s, max(_BEGUN_S, stall_s * _BEGUN_SHARE))
+    line = getattr(getattr(response, "connection", None), "sock", None)
+    if line is not None:
+        line.settimeout(seconds)
+    return seconds
 
 
 def _check(access: Access, answer: Answer) -> None:

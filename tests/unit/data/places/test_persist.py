@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -60,6 +61,46 @@ def test_patience_doubles_and_what_is_there_is_not_asked_for_again() -> None:
     assert fake.asked == [[(1_000, 401_000)], *[[(101_000, 401_000)]] * 3]
     assert fake.patience == [0.01, 0.02, 0.04, 0.08]
     assert place.retries == 3
+
+
+QUICK = Patience(stall_s=0.03, quick_s=0.02, pause_s=0.001, in_a_row=9)
+
+
+def test_a_line_that_has_answered_is_given_two_short_attempts_and_then_the_time_of_any_other() -> None:
+    fake = Fake([None, *[Failed("silence", slow=True)] * 3])
+    place = SteadyPlace([fake.replica()], patience=QUICK)
+    assert bytes(place.read([(0, 300_000)])[0]) == CONTENT[:300_000]
+    assert bytes(place.read([(300_000, 700_000)])[0]) == CONTENT[300_000:700_000]
+    assert fake.patience == [0.02, 0.02, 0.02, pytest.approx(0.12), pytest.approx(0.24)]
+
+
+def test_a_server_that_is_slow_but_alive_is_not_asked_in_haste_again() -> None:
+    class Slow(Fake):
+        def fetch(self, pieces: Sequence[Piece], patience_s: float) -> None:
+            if patience_s < 0.03:
+                self.patience.append(patience_s)
+                raise Failed("nothing came for too long", slow=True)
+            time.sleep(0.03)
+            super().fetch(pieces, patience_s)
+
+    fake = Slow([])
+    place = SteadyPlace([fake.replica()], patience=QUICK)
+    for start in (0, 300_000, 600_000):
+        assert bytes(place.read([(start, start + 300_000)])[0]) == CONTENT[start : start + 300_000]
+    quick = [one for one in fake.patience if one < 0.03]
+    assert quick == [0.02, 0.02], "once it has shown how slow it is, it is given that time"
+    assert place.retries == 2
+
+
+def test_a_silent_line_is_left_for_the_next_replica_after_its_short_attempts() -> None:
+    silent, good = Fake([None, *[Failed("silence", slow=True)] * 9]), Fake([])
+    good.url = "fake://two/a.root"
+    patience = Patience(stall_s=0.03, quick_s=0.02, pause_s=0.001)
+    place = SteadyPlace([silent.replica(), good.replica()], patience=patience)
+    for _ in range(2):
+        assert bytes(place.read([(0, 300_000)])[0]) == CONTENT[:300_000]
+    assert silent.patience == [0.02, 0.02, 0.02]
+    assert place.effort.failovers == 1
 
 
 def test_effort_is_bounded_unless_each_attempt_was_worth_it() -> None:

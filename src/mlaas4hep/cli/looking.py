@@ -1,0 +1,45 @@
+"""What the kinds of ``mlaas4hep inspect`` share: the files that are meant, and what is told of those left out.
+
+Invariant: a file that was named and cannot be read is told on standard error, and ends in an exit status that says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import click
+
+from mlaas4hep.cli import EXIT_USER
+
+
+def located(files: Sequence[str]) -> tuple[tuple[str, ...], dict[str, str]]:
+    """Files behind names and wild cards, and why nothing is found behind the others.
+
+    Raises
+    ------
+    DataError
+        Nothing is found at all.
+    """
+    from mlaas4hep.data.locate import search
+    from mlaas4hep.errors import DataError
+
+    found, problems = search(files)
+    if problems and not found:
+        raise DataError("\n".join(problems))
+    refused = dict(line.partition(": ")[::2] for line in problems)
+    return tuple(one.path for one in found), refused
+
+
+def tell(lines: Iterable[str], *, words: str = "left out, cannot be read") -> None:
+    """What was left out, on standard error."""
+    for line in lines:
+        click.echo(f"{words}: {line}", err=True)
+
+
+def end(refused: Mapping[str, str], *others: str) -> None:
+    """Tell of files that were named and cannot be read; the exit status is that of a mistake, if there are any."""
+    from mlaas4hep.data.inspect import refusals
+
+    tell([*refusals(refused), *others])
+    if refused or others:
+        raise click.exceptions.Exit(EXIT_USER)
