@@ -98,7 +98,7 @@ class ReadColumns:
 
     def packed(self) -> Rows:
         """See `Read.packed`."""
-        rows = Rows.empty(int(np.count_nonzero(self.kept)), self.rows.width)
+        rows = Rows.empty(int(np.count_nonzero(self.kept)), self.rows.width, lasting=False)
         self.put(rows, np.cumsum(self.kept, dtype=np.int64) - 1)
         return rows
 
