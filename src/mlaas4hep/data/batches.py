@@ -114,11 +114,16 @@ class Windowed(Generic[S]):
     def take(self, wanted: int) -> list[Any]:
         """See `Order.take`."""
         parts: list[Any] = []
-        while wanted and (window := self._current()) is not None:
-            stop = min(self._offset + wanted, len(window))
-            parts.append(window.pick(self._offset, stop))
-            wanted -= stop - self._offset
-            self._offset = stop
+        before = self.place()
+        try:
+            while wanted and (window := self._current()) is not None:
+                stop = min(self._offset + wanted, len(window))
+                parts.append(window.pick(self._offset, stop))
+                wanted -= stop - self._offset
+                self._offset = stop
+        except BaseException:
+            self._window, self._next = None, before  # what was taken is not handed out
+            raise
         return parts
 
     def place(self) -> Place:
@@ -163,13 +168,14 @@ class Gathered:
 
     def take(self, wanted: int) -> list[Rows]:
         """See `Order.take`; the rows are views of a stretch that nobody else writes to."""
-        parts = []
-        while wanted and (rows := self._current()) is not None:
-            stop = min(self._offset + wanted, len(rows))
+        parts: list[Rows] = []
+        missing = wanted
+        while missing and (rows := self._current()) is not None:
+            stop = min(self._offset + missing, len(rows))
             parts.append(rows.view(self._offset, stop))
-            wanted -= stop - self._offset
-            self._at += stop - self._offset
+            missing -= stop - self._offset
             self._offset = stop
+        self._at += wanted - missing
         return parts
 
     def place(self) -> Place:
@@ -197,6 +203,8 @@ B = TypeVar("B")
 
 class BatchIterator(Generic[B]):
     """Batches of one epoch. Stops its threads when it ends, is closed, fails, or is forgotten.
+
+    Once it failed it fails again: only `load_state_dict` takes it on, from the last batch that came or another place.
 
     Parameters
     ----------
@@ -231,6 +239,7 @@ class BatchIterator(Generic[B]):
         self._batch_size = batch_size
         self._join = join
         self._fingerprint = fingerprint
+        self._failed: str | None = None
         self._start((0, 0))
 
     @property
@@ -242,7 +251,15 @@ class BatchIterator(Generic[B]):
         return self
 
     def __next__(self) -> B:
-        parts = self._order.take(self._batch_size)
+        if self._failed is not None:
+            raise DataError(self._failed)
+        try:
+            parts = self._order.take(self._batch_size)
+        except BaseException as error:
+            # In words: the error itself would hold on to all that was under way.
+            self._failed = f"this epoch ended with an error before: {str(error) or type(error).__name__}"
+            self.close()
+            raise
         if not parts:
             self.close()
             raise StopIteration
@@ -292,4 +309,5 @@ class BatchIterator(Generic[B]):
 
     def _start(self, place: Place) -> None:
         self.counts: dict[int, Counts] = {}
+        self._failed = None
         self._order = self._begin(self._epoch, place, self.counts)
