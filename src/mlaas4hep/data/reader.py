@@ -27,7 +27,7 @@ from mlaas4hep.data.quarantine import Skipped, outside, reason_of, units
 from mlaas4hep.data.source import Source, cut_reads, read_stored, text_of
 from mlaas4hep.data.split import PARTS, Part, Splitter
 from mlaas4hep.data.truth import Truth
-from mlaas4hep.errors import ConfigError, DataError
+from mlaas4hep.errors import ConfigError, DataError, DeclarationError
 from mlaas4hep.spec.columns import Column, Columns, Jagged, Nested, compress_columns
 from mlaas4hep.spec.expressions import Expression
 from mlaas4hep.spec.padding import Assembled
@@ -242,7 +242,10 @@ class EventReader:
         Raises
         ------
         DataError
-            Damaged bytes, lists of a collection that differ in length, a weight that is not finite.
+            Damaged bytes, lists of a collection that differ in length.
+        DeclarationError
+            The user's own expressions or function fail on what was read, or give a weight or a target that is not
+            finite: that is not left out, whatever ``on_error`` says.
         """
         quarantine = self._catalogue.quarantine
         ranges = tuple(outside(start, stop, quarantine.ranges(file.number)))
@@ -258,12 +261,16 @@ class EventReader:
         try:
             with self._pool.source(file) as source:
                 bounds = cut_reads(source, names, start, stop, max_bytes=self._max_read_bytes)
+        except DeclarationError:
+            raise
         except DataError as error:
             yield from self._what_is_left(file, start, stop, wish, error)
             return
         for low, high in pairwise(bounds):
             try:
                 events = self._read_at_once(file, names, low, high, wish)
+            except DeclarationError:
+                raise
             except DataError as error:
                 yield from self._what_is_left(file, low, high, wish, error)
             else:
@@ -286,6 +293,8 @@ class EventReader:
             begin, end = max(low, start), min(high, stop)
             try:
                 events = self._read_at_once(file, names, begin, end, wish)
+            except DeclarationError:
+                raise
             except DataError as reason:
                 sample = self._catalogue.samples[file.sample].name
                 why = reason_of(reason, file.path, file.tree)
@@ -319,7 +328,8 @@ class EventReader:
         try:
             rows = self._preprocessor.assemble(columns, num_entries, wanted=wanted, as_stored=wish.stored)
         except DataError as error:
-            raise DataError(f"{file.path}, tree '{file.tree}', entries {start} to {stop}: {error}") from error
+            # The same kind of error, told with its place.
+            raise type(error)(f"{file.path}, tree '{file.tree}', entries {start} to {stop}: {error}") from error
         entries, all_parts = np.arange(start, stop), parts
         if rows.index is not None:
             columns = compress_columns(columns, _mask(rows.index, num_entries))
@@ -406,7 +416,7 @@ def _check_finite(
 ) -> None:
     bad = np.flatnonzero(~np.isfinite(weights) & kept)
     if len(bad):
-        raise DataError(
+        raise DeclarationError(
             f"{_place(file, entries, bad[0])}: the event weight is {weights[bad[0]]}; weights "
             "must be finite numbers (cut such events away with preselection, or mend weights.event)"
         )
