@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlaas4hep.data.hook import RecordHook
-from mlaas4hep.data.source import ColumnInfo, Source, check_asked
+from mlaas4hep.data.source import ColumnInfo, Source, check_asked, cut_reads
 from mlaas4hep.errors import DeclarationError
 from mlaas4hep.spec.columns import Column, ColumnType, Jagged, Nested
 
@@ -22,6 +22,8 @@ KEPT = "preprocessing.kept"
 """Name of the column that says which events the function kept."""
 # Enough events to see a type, few enough not to be noticed.
 _FIRST = 200
+# A number in a list of Python's takes 32 bytes, where a column has 4 or 8.
+_OBJECT = 6
 
 
 class HookedSource:
@@ -79,6 +81,10 @@ class HookedSource:
             return self._hook.apply(columns, stop - start)
         except DeclarationError as error:
             raise DeclarationError(f"{self.path}, tree '{self.tree}', from entry {start} on: {error}") from error
+
+    def cut(self, names: Sequence[str], entry_start: int, entry_stop: int, max_bytes: int) -> list[int]:
+        """See `mlaas4hep.data.source.Divisible.cut`: the function sees all columns, as objects of Python."""
+        return cut_reads(self._source, self._names, entry_start, entry_stop, max_bytes=max(max_bytes // _OBJECT, 1))
 
     def close(self) -> None:
         """See `mlaas4hep.data.source.Source.close`."""
