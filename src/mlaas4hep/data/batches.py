@@ -5,6 +5,7 @@ Invariant: batch size only cuts the sequence of rows; where one stands in it is 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
@@ -251,6 +252,11 @@ class BatchIterator(Generic[B]):
         return self
 
     def __next__(self) -> B:
+        if os.getpid() != self._process:
+            raise DataError(
+                "this epoch was begun before the process was forked, and what reads it is not here; ask the stream for "
+                "an epoch of its own"
+            )
         if self._failed is not None:
             raise DataError(self._failed)
         try:
@@ -310,4 +316,5 @@ class BatchIterator(Generic[B]):
     def _start(self, place: Place) -> None:
         self.counts: dict[int, Counts] = {}
         self._failed = None
+        self._process = os.getpid()
         self._order = self._begin(self._epoch, place, self.counts)

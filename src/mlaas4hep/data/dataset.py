@@ -145,6 +145,7 @@ class EventDataset:
         self._buffers = 2 if shuffle else self.threads + 2
         self._kept_in = cache
         self._factors = class_factors(catalogue.classes, preprocessor.features, weights, statistics)
+        self._inherited: object = None
         self._open()
         if self._exact:
             self._delivery.require_room(statistics)
@@ -169,16 +170,18 @@ class EventDataset:
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        left = {"_reader", "_cache", "_delivery", "fingerprint"}
+        left = {"_reader", "_cache", "_delivery", "_inherited", "fingerprint"}
         return {name: value for name, value in self.__dict__.items() if name not in left}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
+        self.__dict__.update(state, _inherited=None)
         self._open()
 
     def _in_this_process(self) -> Delivery:
         """What reads: opened anew where this process was forked, which shares no file and no lock with the other."""
         if os.getpid() != self._process:
+            # Never to be forgotten, or it would be closed here: connections, and locks that nobody will open.
+            self._inherited = (self._inherited, self._reader)
             self.catalogue = replace(self.catalogue, quarantine=copy.copy(self.catalogue.quarantine))
             self._open()
         return self._delivery
@@ -277,7 +280,9 @@ class EventDataset:
         return digest.hexdigest()
 
     def close(self) -> None:
-        """Close the files that are kept open between epochs, and give back memory."""
+        """Close the files that are kept open between epochs, and give back memory; in a forked process its own."""
+        if os.getpid() != self._process:
+            return
         self._reader.close()
         if self._cache is not None:
             self._delivery.settle()

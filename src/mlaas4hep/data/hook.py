@@ -177,13 +177,17 @@ class RecordHook:
 
     def _settle(self, records: Sequence[Record], events: Sequence[int]) -> dict[str, ColumnType]:
         """Types of the columns: those of the first events, once and for all."""
-        with self._lock:
-            names = list(self._types or records[0])
-            self._check_keys(names, records, events)
-            if self._types is None:
-                found = {name: self._layout(name, [one[name] for one in records], events) for name in names}
-                self._types = {name: ColumnType(one.kind, one.dtype or "float64") for name, one in found.items()}
-            return self._types
+        if self._types is None:  # else no lock: one that was taken when this process was forked is never opened here
+            with self._lock:
+                self._types = self._types or self._first_types(records, events)
+        self._check_keys(list(self._types), records, events)
+        return self._types
+
+    def _first_types(self, records: Sequence[Record], events: Sequence[int]) -> dict[str, ColumnType]:
+        names = list(records[0])
+        self._check_keys(names, records, events)
+        found = {name: self._layout(name, [one[name] for one in records], events) for name in names}
+        return {name: ColumnType(one.kind, one.dtype or "float64") for name, one in found.items()}
 
     def _check_keys(self, names: Sequence[str], records: Sequence[Record], events: Sequence[int]) -> None:
         wanted = set(names)

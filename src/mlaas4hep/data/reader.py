@@ -6,6 +6,7 @@ on the thread, the ranges before, or what the range was cut from.
 
 from __future__ import annotations
 
+import os
 import threading
 import weakref
 from collections import OrderedDict
@@ -133,7 +134,8 @@ class SourcePool:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._idle: OrderedDict[int, tuple[FileEntry, Source]] = OrderedDict()
-        weakref.finalize(self, _close_all, self._idle)
+        self._process = os.getpid()
+        weakref.finalize(self, _close_all, self._idle, self._process)
 
     @contextmanager
     def source(self, file: FileEntry) -> Iterator[Source]:
@@ -148,8 +150,9 @@ class SourcePool:
 
     def close(self) -> None:
         """Close what is idle."""
-        with self._lock:
-            _close_all(self._idle)
+        if os.getpid() == self._process:
+            with self._lock:
+                _close_all(self._idle, self._process)
 
     def _take(self, file: FileEntry) -> Source | None:
         with self._lock:
@@ -168,8 +171,8 @@ class SourcePool:
             oldest.close()
 
 
-def _close_all(idle: OrderedDict[int, tuple[FileEntry, Source]]) -> None:
-    while idle:
+def _close_all(idle: OrderedDict[int, tuple[FileEntry, Source]], process: int) -> None:
+    while idle and os.getpid() == process:  # a forked process has them only lent
         _, (_, source) = idle.popitem()
         source.close()
 
