@@ -8,7 +8,6 @@ batch size only cuts it, threads and memory only change its speed.
 from __future__ import annotations
 
 import copy
-import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -22,6 +21,7 @@ from mlaas4hep.data.catalogue import Catalogue
 from mlaas4hep.data.delivery import Delivery, open_cache
 from mlaas4hep.data.exact import ExactOrder, KeptRows
 from mlaas4hep.data.filling import Filling, Work
+from mlaas4hep.data.fingerprint import fingerprint
 from mlaas4hep.data.pace import readers, reading_unit
 from mlaas4hep.data.plan import EARLY, Plan
 from mlaas4hep.data.prefetch import Prefetch
@@ -265,19 +265,17 @@ class EventDataset:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over what fixes the sequence of rows: a saved state fits only where it is equal."""
-        digest = hashlib.sha256()
+        """Of all that fixes the rows and their sequence: see `mlaas4hep.data.fingerprint`."""
         order = "exact" if self._exact else self.shuffle
-        parts = (self.part, order, self._window, self.seed, self.rank, self.ranks, str(self.preprocessor.features))
-        digest.update(repr(parts).encode())
-        for file in self.catalogue.files:
-            digest.update(repr((file.sample, file.index, file.tree)).encode() + file.clusters.tobytes())
-            if self.shuffle and file.strata:
-                digest.update(repr(file.strata).encode())
-        for sample in self.catalogue.samples:
-            if sample.selection is not None or sample.rule is not None:
-                digest.update(repr((sample.number, sample.selection, sample.rule)).encode())
-        return digest.hexdigest()
+        factors = None if self._factors is None else self._factors.tolist()
+        settings = (self.part, order, self._window, self.seed, self.rank, self.ranks, factors)
+        return fingerprint(
+            self.catalogue,
+            self.preprocessor.features,
+            columns=self._reader.columns,
+            settings=settings,
+            shuffled=self.shuffle,
+        )
 
     def close(self) -> None:
         """Close the files that are kept open between epochs, and give back memory; in a forked process its own."""

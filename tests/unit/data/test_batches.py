@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from mlaas4hep.config import Config, parse_config
 from mlaas4hep.data.catalogue import Catalogue
 from mlaas4hep.data.dataset import EventDataset
 from mlaas4hep.errors import DataError
+from mlaas4hep.spec.columns import ColumnType
 from mlaas4hep.spec.preprocess import Preprocessor
 from mlaas4hep.testing import make_events, write_events
 
@@ -60,3 +62,73 @@ def test_the_place_after_an_error_is_that_of_the_last_batch(failing: Config, thr
             read()
         assert len(states) > 2
         assert batches.state_dict() == states[-1]
+
+
+TEXT = """
+samples:
+  signal: {files: 'FOLDER/0.root'}
+  background: {files: 'FOLDER/1.root'}
+inputs: {event: [MET_pt]}
+weights: {event: genWeight}
+"""
+LABELS = "labels: {{column: {}, signal: a, classes: {{a: 1, b: 2}}}}"
+HOOK = "def preprocessing(rec):\n    rec['MET_pt'] = FACTOR * rec['MET_pt']\n    return rec\n"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for number in range(2):
+        write_events(tmp_path / f"{number}.root", make_events(100, seed=number), cluster=10)
+    for name, factor in (("one.py", "1.0"), ("same.py", "1.0"), ("two.py", "2.0")):
+        (tmp_path / name).write_text(HOOK.replace("FACTOR", factor))
+    return tmp_path
+
+
+def fingerprint(folder: Path, text: str = TEXT, **settings: object) -> str:
+    config = parse_config(text.replace("FOLDER", str(folder)), folder=folder)
+    with opened(config, **settings) as stream:
+        return stream.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("", "split: {by: [event]}"),
+        ("split: {by: [event]}", "split: {by: [luminosityBlock, event]}"),
+        ("", "preproc: one.py"),
+        ("preproc: one.py", "preproc: two.py"),
+        ("", "labels: {signal: background}"),
+        ("", "missing: [-999]"),
+        (LABELS.format("luminosityBlock"), LABELS.format("event")),
+    ],
+)
+def test_a_state_does_not_fit_a_stream_that_gives_other_events(folder: Path, one: str, other: str) -> None:
+    found = [fingerprint(folder, f"{TEXT}{more}\n", part="train") for more in (one, other)]
+    assert found[0] != found[1]
+    assert found[0] == fingerprint(folder, f"{TEXT}{one}\n", part="train", threads=0, batch_size=3)
+
+
+def test_a_state_does_not_fit_a_stream_of_other_weights_labels_or_types(folder: Path) -> None:
+    config = parse_config(TEXT.replace("FOLDER", str(folder)))
+    catalogue = Catalogue.open(config)
+    preprocessor = Preprocessor(config.features, catalogue.types)
+    signal, background = catalogue.samples
+    double = {**catalogue.types, "MET_pt": ColumnType("flat", "float64")}
+    others = [
+        replace(catalogue, samples=(replace(signal, factor=2.0), background)),
+        replace(catalogue, samples=(replace(signal, label=background.label), background)),
+        replace(catalogue, types=double),
+    ]
+    found = {EventDataset(one, preprocessor).fingerprint for one in (catalogue, *others)}
+    assert len(found) == 4
+    more = replace(catalogue, types={**catalogue.types, "other": double["MET_pt"]})
+    found.add(EventDataset(more, preprocessor).fingerprint)
+    assert len(found) == 4, "a column that is not read changes nothing"
+
+
+def test_where_files_and_functions_lie_changes_nothing(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    moved = tmp_path_factory.mktemp("moved")
+    for one in folder.glob("*.root"):
+        (moved / one.name).write_bytes(one.read_bytes())
+    assert fingerprint(folder) == fingerprint(moved)
+    assert fingerprint(folder, f"{TEXT}preproc: one.py\n") == fingerprint(folder, f"{TEXT}preproc: same.py\n")
