@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Generic, Protocol, Self, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,9 +21,26 @@ from mlaas4hep.data.rows import Rows, S, Window, cuts_of
 from mlaas4hep.errors import DataError
 from mlaas4hep.spec.features import FeatureSpec
 
-_STATE_VERSION = 2
-Place = tuple[int, int]
-"""Where an order stands: number of the window and rows of it that are gone, or 0 and rows that are gone."""
+_STATE_VERSION = 3
+
+
+class Place(NamedTuple):
+    """Where an order stands.
+
+    Parameters
+    ----------
+    gone
+        Slots of it that are gone. An entry has its slot whether it is delivered or not: what is cut away or cannot be
+        read makes no difference to those behind it. Of kept rows, which are permuted themselves, rows.
+    rows
+        Names the kept rows that are permuted, of which one more or less makes another order; 0 where entries are.
+    """
+
+    gone: int = 0
+    rows: int = 0
+
+
+BEGINNING = Place()
 
 
 @dataclass(frozen=True)
@@ -101,53 +118,62 @@ class Windowed(Generic[S]):
     Parameters
     ----------
     filling
-        Windows from the first one on.
+        Windows from the one on that the place is in.
     place
-        Number of its first window, and events of it to leave out.
+        Where it begins.
+    window
+        W, slots of a window.
     """
 
-    def __init__(self, filling: Filling[S], place: Place) -> None:
+    def __init__(self, filling: Filling[S], place: Place, *, window: int) -> None:
         self._filling = filling
+        self._size = window
         self._window: Window[S] | None = None
-        self._offset = place[1]
-        self._next = place
+        self._offset = 0
+        self._place = place
 
     def take(self, wanted: int) -> list[Any]:
         """See `Order.take`."""
         parts: list[Any] = []
-        before = self.place()
+        before = self._place
         try:
             while wanted and (window := self._current()) is not None:
                 stop = min(self._offset + wanted, len(window))
                 parts.append(window.pick(self._offset, stop))
                 wanted -= stop - self._offset
-                self._offset = stop
+                self._move(window, stop)
         except BaseException:
-            self._window, self._next = None, before  # what was taken is not handed out
+            self._window, self._place = None, before  # what was taken is not handed out
             raise
         return parts
 
     def place(self) -> Place:
         """See `Order.place`."""
-        return self._next if self._window is None else (self._window.number, self._offset)
+        return self._place
 
     def close(self) -> None:
         """See `Order.close`."""
-        self._next = self.place()
         self._window = None
         self._filling.close()
 
     def _current(self) -> Window[S] | None:
         """The current window, with events left in it; None at the end of the epoch."""
         while self._window is None or self._offset >= len(self._window):
-            self._next = self._next if self._window is None else (self._window.number + 1, 0)
             self._window = None
             following = next(self._filling, None)
             if following is None:
                 return None
-            self._offset = self._next[1] if following.number == self._next[0] else 0
             self._window = following
+            self._move(following, following.before(max(self._place.gone - following.number * self._size, 0)))
         return self._window
+
+    def _move(self, window: Window[S], offset: int) -> None:
+        """Be behind so many events of a window; behind the last one, all of its slots are gone."""
+        self._offset, first = offset, window.number * self._size
+        if offset == len(window):
+            self._place = Place(first + window.size)
+        elif offset:
+            self._place = Place(first + window.behind(offset - 1))
 
 
 class Gathered:
@@ -157,15 +183,15 @@ class Gathered:
     ----------
     stretches
         Rows one stretch after the other.
-    first
-        Rows of the order that are gone.
+    place
+        Where the first one begins.
     """
 
-    def __init__(self, stretches: Prefetch[Any, Rows], first: int) -> None:
+    def __init__(self, stretches: Prefetch[Any, Rows], place: Place) -> None:
         self._stretches = stretches
         self._rows: Rows | None = None
         self._offset = 0
-        self._at = first
+        self._place = place
 
     def take(self, wanted: int) -> list[Rows]:
         """See `Order.take`; the rows are views of a stretch that nobody else writes to."""
@@ -176,12 +202,12 @@ class Gathered:
             parts.append(rows.view(self._offset, stop))
             missing -= stop - self._offset
             self._offset = stop
-        self._at += wanted - missing
+        self._place = self._place._replace(gone=self._place.gone + wanted - missing)
         return parts
 
     def place(self) -> Place:
         """See `Order.place`."""
-        return 0, self._at
+        return self._place
 
     def close(self) -> None:
         """See `Order.close`."""
@@ -241,7 +267,7 @@ class BatchIterator(Generic[B]):
         self._join = join
         self._fingerprint = fingerprint
         self._failed: str | None = None
-        self._start((0, 0))
+        self._start(BEGINNING)
 
     @property
     def epoch(self) -> int:
@@ -273,13 +299,11 @@ class BatchIterator(Generic[B]):
 
     def state_dict(self) -> dict[str, Any]:
         """Where the stream stands, between two batches: plain values, less than 1 kB."""
-        window, offset = self._order.place()
         return {
             "version": _STATE_VERSION,
             "fingerprint": self._fingerprint(),
             "epoch": self._epoch,
-            "window": window,
-            "offset": offset,
+            **self._order.place()._asdict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -290,7 +314,7 @@ class BatchIterator(Generic[B]):
         Raises
         ------
         DataError
-            The state belongs to other files, another declaration, seed or window.
+            The state belongs to other files, another declaration, seed or window, or to an exact order of other rows.
         """
         if state.get("version") != _STATE_VERSION or state.get("fingerprint") != self._fingerprint():
             raise DataError(
@@ -299,7 +323,7 @@ class BatchIterator(Generic[B]):
             )
         self.close()
         self._epoch = int(state["epoch"])
-        self._start((int(state["window"]), int(state["offset"])))
+        self._start(Place(int(state["gone"]), int(state["rows"])))
 
     def close(self) -> None:
         """Stop the threads; no batch comes after it."""

@@ -340,7 +340,7 @@ class EventDataset:
         """The rows of an epoch from a place on; what became of the entries is added to ``counts``."""
         delivery, width = self._in_this_process(), self._width
         if self._exact and epoch > 0:
-            return self._exactly(epoch, place[1], counts)
+            return self._exactly(epoch, place, counts)
         slots = partial(Rows.empty, width=width, lasting=False)
         return self._windowed(epoch, place, lambda chunk: delivery.read(chunk, counts), slots)
 
@@ -353,23 +353,24 @@ class EventDataset:
             self.plan(epoch),
             work,
             slots=slots,
-            first=place[0],
+            first=place.gone // self._window,
             threads=self.threads,
             buffers=self._buffers,
             ahead=self._ahead,
             permute=permuter(self.catalogue.num_entries * self._width),
         )
-        return Windowed(filling, place)
+        return Windowed(filling, place, window=self._window)
 
-    def _exactly(self, epoch: int, first: int, counts: dict[int, Counts]) -> Order:
+    def _exactly(self, epoch: int, place: Place, counts: dict[int, Counts]) -> Order:
         self.fill_cache()
         rows = KeptRows(self.catalogue, self._delivery, self.part)
+        place = rows.require(place)
         counts.update(rows.counts)
         compiled = pays_compiling(len(rows) * self._width)
         order = ExactOrder(rows, seed=self.seed, epoch=epoch, rank=self.rank, ranks=self.ranks, compiled=compiled)
         memory = None if self.max_memory is None else _for_rows(self.max_memory)
         settings: dict[str, Any] = {"threads": self.threads, "max_memory": memory}
-        return Gathered(order.read(first, self.batch_size, weigh=self._delivery.weigh, **settings), first)
+        return Gathered(order.read(place.gone, self.batch_size, weigh=self._delivery.weigh, **settings), place)
 
     def fill_cache(self, progress: Callable[[int], None] | None = None) -> None:
         """Read what the cache lacks: an order over all rows needs all of them. At once where nothing is missing.

@@ -7,6 +7,7 @@ and entry, not by how they came into the cache. Invariant: the order is a functi
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -14,6 +15,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from mlaas4hep.data.batches import Place
 from mlaas4hep.data.catalogue import Catalogue
 from mlaas4hep.data.delivery import Delivery
 from mlaas4hep.data.entries import FileEntry
@@ -64,6 +66,7 @@ class KeptRows:
 
     def __init__(self, catalogue: Catalogue, delivery: Delivery, part: Part | None) -> None:
         self.counts: dict[int, Counts] = {}
+        self._ranges = {file.number: delivery.readable(file) for file in catalogue.files}
         parts = range(len(PARTS)) if part is None else [PARTS.index(part)]
         counts, firsts, files = [], [], []
         self._tables: list[NDArray[np.uint32]] = []
@@ -94,6 +97,26 @@ class KeptRows:
     def width(self) -> int:
         """Numbers a row."""
         return int(self._tables[0].shape[1])
+
+    def require(self, place: Place) -> Place:
+        """A place in an order of these rows.
+
+        Raises
+        ------
+        DataError
+            It is one in an order of others.
+        """
+        name = self._name()
+        if place.gone and place.rows != name:
+            raise DataError(
+                "this state was saved from an exact order of other rows: of some file more or fewer entries could be "
+                "read then, and that makes another permutation; begin the epoch anew"
+            )
+        return place._replace(rows=name)
+
+    def _name(self) -> int:
+        """Of which rows of which files there are; not of where they stand in the cache."""
+        return zlib.crc32(repr([(self._ranges[number], one.delivered) for number, one in self.counts.items()]).encode())
 
     def gatherer(self, *, compiled: bool) -> Gather:
         """What gathers them; both kinds give the same bits."""
