@@ -123,11 +123,13 @@ class Windowed(Generic[S]):
         Where it begins.
     window
         W, slots of a window.
+    start
+        Slots of the order before the first window there is.
     """
 
-    def __init__(self, filling: Filling[S], place: Place, *, window: int) -> None:
+    def __init__(self, filling: Filling[S], place: Place, *, window: int, start: int = 0) -> None:
         self._filling = filling
-        self._size = window
+        self._size, self._start = window, start
         self._window: Window[S] | None = None
         self._offset = 0
         self._place = place
@@ -164,12 +166,15 @@ class Windowed(Generic[S]):
             if following is None:
                 return None
             self._window = following
-            self._move(following, following.before(max(self._place.gone - following.number * self._size, 0)))
+            self._move(following, following.before(max(self._place.gone - self._first(following), 0)))
         return self._window
+
+    def _first(self, window: Window[S]) -> int:
+        return self._start + window.number * self._size
 
     def _move(self, window: Window[S], offset: int) -> None:
         """Be behind so many events of a window; behind the last one, all of its slots are gone."""
-        self._offset, first = offset, window.number * self._size
+        self._offset, first = offset, self._first(window)
         if offset == len(window):
             self._place = Place(first + window.size)
         elif offset:
