@@ -320,7 +320,7 @@ def test_many_samples_fit_the_memory_too(tmp_path: Path) -> None:
     preprocessor = Preprocessor(config.features, catalogue.types)
     settings = {"shuffle": True, "shuffle_window": 6_000, "batch_size": 1_000, "threads": 2}
     row = 4 + 29
-    memory = row * (2 * 6_000 + 14 * 1_100) * 4 // 3
+    memory = row * (2 * 6_000 + 14 * 1_030) * 4 // 3
     with EventDataset(catalogue, preprocessor, max_memory=memory, **settings) as tight:  # type: ignore[arg-type]
         plan = tight.plan(0)
         chunk = max(one.num_entries for one in plan.chunks())
