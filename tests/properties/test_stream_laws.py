@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice, pairwise
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -16,13 +19,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from mlaas4hep.config import Cache, OnError, parse_config
+from mlaas4hep.data.account import Counts
 from mlaas4hep.data.batches import Batch, BatchIterator
 from mlaas4hep.data.catalogue import Catalogue
 from mlaas4hep.data.dataset import EventDataset
 from mlaas4hep.data.filling import Filling
 from mlaas4hep.data.plan import STRANDS, Chunk, Plan
 from mlaas4hep.data.quarantine import Quarantine, Skipped
-from mlaas4hep.data.reader import Counts
 from mlaas4hep.data.reads import ReadColumns, ReadOfRows
 from mlaas4hep.data.rows import Rows, writer
 from mlaas4hep.data.scan import scan
@@ -413,6 +416,79 @@ def test_a_stream_resumes_exactly_where_other_events_are_left_out(
     assert seen == every[: len(seen)]
     assert not (set(whole) - set(seen) - set(rest)) & set(every), "missing"
     assert before != later or seen + rest == whole
+
+
+def added(*found: dict[int, Counts]) -> dict[int, Counts]:
+    files = sorted(set().union(*found))
+    return {file: sum((one.get(file, Counts()) for one in found), Counts()) for file in files}
+
+
+def told(batches: BatchIterator[Any], at_most: int | None = None, *, whole: bool = False) -> dict[int, Counts]:
+    """What is counted when so many batches were taken, or all."""
+    seen = Counter(file for batch in islice(batches, at_most) for file in batch.entries["file"].tolist())
+    for file, one in batches.counts.items():
+        assert one.read == one.delivered + one.cut + one.other_part + one.unlabelled + one.quarantined
+        assert not whole or one.delivered == seen[file]
+    return dict(batches.counts)
+
+
+@settings(max_examples=40)
+@given(
+    bad=st.sets(st.integers(0, 35), max_size=6),
+    window=st.integers(5, 150),
+    kind=st.sampled_from(["plain", "shuffled", "ragged", "cached", "exact", "exact later"]),
+    part=st.sampled_from([None, "train"]),
+    stops=st.lists(st.integers(0, 9), max_size=4),
+    batch_size=st.integers(1, 60),
+    ranks=st.integers(1, 3),
+    data=st.data(),
+)
+def test_stops_and_shares_count_each_entry_once(
+    marked: Catalogue,
+    bad: set[int],
+    window: int,
+    kind: str,
+    part: Part | None,
+    stops: list[int],
+    batch_size: int,
+    ranks: int,
+    data: st.DataObject,
+) -> None:
+    """Law 8, over stops and over processes: together they count what one undisturbed stream counts."""
+    with TemporaryDirectory() as folder:
+        cached = kind in ("cached", "exact", "exact later")
+        options = {
+            "shuffle": "exact" if kind.startswith("exact") else kind != "plain",
+            "shuffle_window": window,
+            "part": part,
+            "threads": data.draw(st.sampled_from([0, 2])),
+            "cache": Cache(folder) if cached else None,
+        }
+        epoch = 1 if kind == "exact later" else 0
+
+        def begin(stream: EventDataset) -> BatchIterator[Any]:
+            return stream.ragged(epoch) if kind == "ragged" else stream.epoch(epoch)
+
+        with left_out(marked, bad, batch_size=50, **{**options, "cache": None, "shuffle": False}) as one:
+            whole = told(one.epoch(0), whole=True)
+        shares = []
+        for rank in range(ranks):
+            state, found = None, []
+            for stop in [*stops, None]:
+                size = data.draw(st.sampled_from([batch_size, batch_size + 7]))
+                chunk = data.draw(st.sampled_from([7, 20, None]))
+                with (
+                    left_out(
+                        marked, bad, batch_size=size, chunk_entries=chunk, rank=rank, ranks=ranks, **options
+                    ) as stream,
+                    begin(stream) as batches,
+                ):
+                    if state is not None:
+                        batches.load_state_dict(state)
+                    found.append(told(batches, stop))
+                    state = batches.state_dict()
+            shares.append(added(*found))
+        assert added(*shares) == whole
 
 
 def test_an_exact_order_of_other_rows_is_not_taken_up(marked: Catalogue, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ Invariant: batch size only cuts the sequence of rows; where one stands in it is 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Generic, NamedTuple, Protocol, Self, TypeVar
@@ -14,10 +14,11 @@ from typing import Any, Generic, NamedTuple, Protocol, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from mlaas4hep.data.account import Account, Counts
 from mlaas4hep.data.filling import Filling
 from mlaas4hep.data.prefetch import Prefetch
-from mlaas4hep.data.reader import Counts
 from mlaas4hep.data.rows import Rows, S, Window, cuts_of
+from mlaas4hep.data.split import Part
 from mlaas4hep.errors import DataError
 from mlaas4hep.spec.features import FeatureSpec
 
@@ -29,6 +30,8 @@ class Place(NamedTuple):
 
     Parameters
     ----------
+    counted
+        Slots of it whose entries count (`mlaas4hep.data.account`): those of whole windows.
     gone
         Slots of it that are gone. An entry has its slot whether it is delivered or not: what is cut away or cannot be
         read makes no difference to those behind it. Of kept rows, which are permuted themselves, rows.
@@ -36,6 +39,7 @@ class Place(NamedTuple):
         Names the kept rows that are permuted, of which one more or less makes another order; 0 where entries are.
     """
 
+    counted: int = 0
     gone: int = 0
     rows: int = 0
 
@@ -121,14 +125,18 @@ class Windowed(Generic[S]):
         Windows from the one on that the place is in.
     place
         Where it begins.
+    account
+        Told of each window that is passed.
     window
         W, slots of a window.
     start
         Slots of the order before the first window there is.
     """
 
-    def __init__(self, filling: Filling[S], place: Place, *, window: int, start: int = 0) -> None:
+    def __init__(self, filling: Filling[S], place: Place, account: Account, *, window: int, start: int = 0) -> None:
         self._filling = filling
+        self._account = account
+        self._passed: list[int] = []
         self._size, self._start = window, start
         self._window: Window[S] | None = None
         self._offset = 0
@@ -138,6 +146,7 @@ class Windowed(Generic[S]):
         """See `Order.take`."""
         parts: list[Any] = []
         before = self._place
+        self._passed = []
         try:
             while wanted and (window := self._current()) is not None:
                 stop = min(self._offset + wanted, len(window))
@@ -147,6 +156,8 @@ class Windowed(Generic[S]):
         except BaseException:
             self._window, self._place = None, before  # what was taken is not handed out
             raise
+        for number in self._passed:
+            self._account.pass_window(number)
         return parts
 
     def place(self) -> Place:
@@ -176,9 +187,11 @@ class Windowed(Generic[S]):
         """Be behind so many events of a window; behind the last one, all of its slots are gone."""
         self._offset, first = offset, self._first(window)
         if offset == len(window):
-            self._place = Place(first + window.size)
+            end = first + window.size
+            self._place = Place(end, max(end, self._place.gone))
+            self._passed.append(window.number)
         elif offset:
-            self._place = Place(first + window.behind(offset - 1))
+            self._place = Place(first, max(first + window.behind(offset - 1), self._place.gone))
 
 
 class Gathered:
@@ -190,9 +203,25 @@ class Gathered:
         Rows one stretch after the other.
     place
         Where the first one begins.
+    account
+        Told of each row, and with the last one of all entries that are none.
+    rest
+        Those, by file.
+    rows
+        How many there are from the beginning of the order on.
     """
 
-    def __init__(self, stretches: Prefetch[Any, Rows], place: Place) -> None:
+    def __init__(
+        self,
+        stretches: Prefetch[Any, Rows],
+        place: Place,
+        account: Account,
+        *,
+        rest: Iterable[tuple[int, Counts]],
+        rows: int,
+    ) -> None:
+        self._account, self._rest, self._size = account, rest, rows
+        self._all_told = place.gone == rows > 0
         self._stretches = stretches
         self._rows: Rows | None = None
         self._offset = 0
@@ -207,8 +236,17 @@ class Gathered:
             parts.append(rows.view(self._offset, stop))
             missing -= stop - self._offset
             self._offset = stop
-        self._place = self._place._replace(gone=self._place.gone + wanted - missing)
+        self._tell(parts, self._place.gone + wanted - missing)
         return parts
+
+    def _tell(self, parts: list[Rows], gone: int) -> None:
+        for one in parts:
+            self._account.add_rows(one.entries["file"])
+        if gone == self._size and not self._all_told:
+            self._all_told = True
+            for file, counts in self._rest:
+                self._account.add(file, counts)
+        self._place = self._place._replace(counted=gone, gone=gone)
 
     def place(self) -> Place:
         """See `Order.place`."""
@@ -229,7 +267,7 @@ class Gathered:
         return self._rows
 
 
-Begin = Callable[[int, Place, dict[int, Counts]], Order]
+Begin = Callable[[int, Place, Account], Order]
 B = TypeVar("B")
 
 
@@ -250,11 +288,9 @@ class BatchIterator(Generic[B]):
         Makes a batch of events that were taken.
     fingerprint
         Of all that fixes the order.
+    part
+        Of the split that it gives.
 
-    Attributes
-    ----------
-    counts
-        By number of the file, what became of its entries so far (`Counts`); runs ahead of the batches by what is held.
     """
 
     def __init__(
@@ -265,7 +301,9 @@ class BatchIterator(Generic[B]):
         batch_size: int,
         join: Callable[[list[Any]], B],
         fingerprint: Callable[[], str],
+        part: Part | None = None,
     ) -> None:
+        self._part = part
         self._begin = begin
         self._epoch = epoch
         self._batch_size = batch_size
@@ -278,6 +316,14 @@ class BatchIterator(Generic[B]):
     def epoch(self) -> int:
         """Number of the epoch."""
         return self._epoch
+
+    @property
+    def counts(self) -> dict[int, Counts]:
+        """By number of the file, what became of its entries so far: of windows passed since the place it began at.
+
+        What is counted before a stop and after it is together what an undisturbed epoch counts.
+        """
+        return self._account.files
 
     def __iter__(self) -> Iterator[B]:
         return self
@@ -328,7 +374,7 @@ class BatchIterator(Generic[B]):
             )
         self.close()
         self._epoch = int(state["epoch"])
-        self._start(Place(int(state["gone"]), int(state["rows"])))
+        self._start(Place(*(int(state[name]) for name in Place._fields)))
 
     def close(self) -> None:
         """Stop the threads; no batch comes after it."""
@@ -343,7 +389,7 @@ class BatchIterator(Generic[B]):
         self.close()
 
     def _start(self, place: Place) -> None:
-        self.counts: dict[int, Counts] = {}
+        self._account = Account(self._part)
         self._failed = None
         self._process = os.getpid()
-        self._order = self._begin(self._epoch, place, self.counts)
+        self._order = self._begin(self._epoch, place, self._account)

@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from mlaas4hep.config import Cache
+from mlaas4hep.data.account import Account
 from mlaas4hep.data.batches import Batch, BatchIterator, Gathered, Order, Place, Windowed, rows_to_batch
 from mlaas4hep.data.catalogue import Catalogue
 from mlaas4hep.data.delivery import Delivery, open_cache
@@ -27,7 +28,7 @@ from mlaas4hep.data.pace import readers, reading_unit
 from mlaas4hep.data.plan import Plan
 from mlaas4hep.data.prefetch import Prefetch
 from mlaas4hep.data.ragged import RaggedBatch, RaggedSlots, ReadRagged, to_ragged_batch
-from mlaas4hep.data.reader import MAX_READ_BYTES, Counts, EventReader, reading_bytes
+from mlaas4hep.data.reader import MAX_READ_BYTES, EventReader, reading_bytes
 from mlaas4hep.data.recycled import forget
 from mlaas4hep.data.rows import SIDE_BYTES, Rows, S, pays_compiling, permuter, writer
 from mlaas4hep.data.split import Part
@@ -220,6 +221,7 @@ class EventDataset:
             batch_size=self.batch_size,
             join=rows_to_batch(self.preprocessor.features, self.num_targets),
             fingerprint=lambda: self.fingerprint,
+            part=self.part,
         )
 
     def ragged(self, number: int) -> BatchIterator[RaggedBatch]:
@@ -236,6 +238,7 @@ class EventDataset:
             batch_size=self.batch_size,
             join=to_ragged_batch(self.preprocessor.features, self.num_targets),
             fingerprint=lambda: self.fingerprint,
+            part=self.part,
         )
 
     def __iter__(self) -> BatchIterator[Batch]:
@@ -317,44 +320,48 @@ class EventDataset:
         wanted = plan.most_held + max(self.threads, 1) * largest
         return wanted if beside is None else min(wanted, beside)
 
-    def _begin(self, epoch: int, place: Place, counts: dict[int, Counts]) -> Order:
-        """The rows of an epoch from a place on; what became of the entries is added to ``counts``."""
+    def _begin(self, epoch: int, place: Place, account: Account) -> Order:
+        """The rows of an epoch from a place on; what became of the entries is told to ``account``."""
         delivery, width = self._in_this_process(), self._width
         if self._exact and epoch > 0:
-            return self._exactly(epoch, place, counts)
+            return self._exactly(epoch, place, account)
         slots = partial(Rows.empty, width=width, lasting=False)
-        return self._windowed(epoch, place, lambda chunk: delivery.read(chunk, counts), slots)
+        return self._windowed(epoch, place, account, lambda chunk: delivery.read(chunk, account), slots)
 
-    def _begin_ragged(self, epoch: int, place: Place, counts: dict[int, Counts]) -> Order:
+    def _begin_ragged(self, epoch: int, place: Place, account: Account) -> Order:
         delivery = self._in_this_process()
-        return self._windowed(epoch, place, lambda chunk: map(ReadRagged, delivery.columns(chunk, counts)), RaggedSlots)
+        return self._windowed(
+            epoch, place, account, lambda chunk: map(ReadRagged, delivery.columns(chunk, account)), RaggedSlots
+        )
 
-    def _windowed(self, epoch: int, place: Place, work: Work[S], slots: Callable[[int], S]) -> Windowed[S]:
+    def _windowed(
+        self, epoch: int, place: Place, account: Account, work: Work[S], slots: Callable[[int], S]
+    ) -> Windowed[S]:
         # Unshuffled, windows begin where the stream does: their size may be another one than when the place was told.
-        start = 0 if self.shuffle else place.gone
+        start = 0 if self.shuffle else place.counted
         plan, window = self._plan(epoch, self._shares, start), self._shares.window
         filling = Filling(
             plan,
             work,
             slots=slots,
-            first=(place.gone - start) // window,
+            first=-((start - place.counted) // window),
             threads=self.threads,
             buffers=buffers(plan, self.threads),
             ahead=self._ahead,
             permute=permuter(self.catalogue.num_entries * self._width),
         )
-        return Windowed(filling, place, window=window, start=start)
+        return Windowed(filling, place, account, window=window, start=start)
 
-    def _exactly(self, epoch: int, place: Place, counts: dict[int, Counts]) -> Order:
+    def _exactly(self, epoch: int, place: Place, account: Account) -> Order:
         self.fill_cache()
         rows = KeptRows(self.catalogue, self._delivery, self.part)
         place = rows.require(place)
-        counts.update(rows.counts)
         compiled = pays_compiling(len(rows) * self._width)
         order = ExactOrder(rows, seed=self.seed, epoch=epoch, rank=self.rank, ranks=self.ranks, compiled=compiled)
         memory = None if self.max_memory is None else for_rows(self.max_memory)
         settings: dict[str, Any] = {"threads": self.threads, "max_memory": memory}
-        return Gathered(order.read(place.gone, self.batch_size, weigh=self._delivery.weigh, **settings), place)
+        read = order.read(place.gone, self.batch_size, weigh=self._delivery.weigh, **settings)
+        return Gathered(read, place, account, rest=rows.rest(self.rank, self.ranks), rows=order.num_rows)
 
     def fill_cache(self, progress: Callable[[int], None] | None = None) -> None:
         """Read what the cache lacks: an order over all rows needs all of them. At once where nothing is missing.

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mlaas4hep.data.plan import EARLY, Plan
+from mlaas4hep.data.room import in_words
 from mlaas4hep.errors import DataError
 
 LEAST_CHUNK = 1_024
@@ -98,8 +99,9 @@ class _Memory:
         if size < self._least:
             needed = self._least * self.row_bytes * (windows + chunks) * 4 / 3
             raise DataError(
-                f"max_memory {_mb(self.max_memory)} is not enough for {self.threads} threads that read {self._least} "
-                f"entries each, at {self.row_bytes} bytes a row; {_mb(needed)} is, or fewer threads"
+                f"max_memory {in_words(self.max_memory)} is not enough for {self.threads} threads that read "
+                f"{self._least} entries each, at {self.row_bytes} bytes a row; {in_words(round(needed))} is, or fewer "
+                "threads"
             )
         return Shares(size, asked or min(self.unit, size), beside=self._fits - windows * size)
 
@@ -111,11 +113,12 @@ class _Memory:
         chunk = min(self.unit, beside // chunks)
         if chunk < self._least:
             largest = max((self._fits - chunks * self._least) // windows, 0)
+            rows, allowed = in_words(windows * self.row_bytes * held), in_words(for_rows(self.max_memory))
             raise DataError(
-                f"shuffle_window {held} needs {_mb(windows * self.row_bytes * held)} at {self.row_bytes} bytes a row, "
-                f"and {_mb(chunks * self.row_bytes * self._least)} for {chunks} chunks of {self._least} entries, more "
-                f"than rows may take of max_memory ({_mb(for_rows(self.max_memory))} of {_mb(self.max_memory)}); the "
-                f"largest window that fits is {largest}"
+                f"shuffle_window {held} needs {rows} at {self.row_bytes} bytes a row, and "
+                f"{in_words(chunks * self.row_bytes * self._least)} for {chunks} chunks of {self._least} entries, more "
+                f"than rows may take of max_memory ({allowed} of {in_words(self.max_memory)}); the largest window that "
+                f"fits is {largest}"
             )
         chunk = asked or chunk
         # What is read early is a chunk more of each strand, and the windows until then.
@@ -133,7 +136,3 @@ class _Memory:
     @property
     def _least(self) -> int:
         return min(LEAST_CHUNK, self.unit, max(self.plan.largest_cluster, 1))
-
-
-def _mb(size: float) -> str:
-    return f"{size / 1e6:.1f} MB"

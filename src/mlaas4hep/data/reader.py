@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from mlaas4hep.data.catalogue import Catalogue
 from mlaas4hep.data.entries import FileEntry, SampleEntry
-from mlaas4hep.data.fates import Fates, fates_of, tally
+from mlaas4hep.data.fates import Fates, fates_of, unreadable
 from mlaas4hep.data.hooked import KEPT
 from mlaas4hep.data.quarantine import Skipped, outside, reason_of, units
 from mlaas4hep.data.source import Source, cut_reads, read_stored, text_of
@@ -38,50 +38,6 @@ _IDLE_SOURCES = 16
 MAX_READ_BYTES = 96_000_000
 # A column in memory while it is read: bytes as they are inflated, values, values of all baskets, values as declared.
 _COPIES = 4
-
-
-@dataclass(frozen=True)
-class Counts:
-    """What became of the entries of a file: ``read = delivered + cut + other_part + unlabelled + quarantined`` (law 8).
-
-    Parameters
-    ----------
-    read
-        Entries read.
-    delivered
-        Rows that came out.
-    cut
-        Removed by the sample's selection or the preselection.
-    other_part
-        Belong to another part of the split than the one asked for.
-    quarantined
-        Could not be read, and were left out (`mlaas4hep.data.quarantine`).
-    unlabelled
-        Selected, but without a class, or without a value of a target: nothing can be learned from them.
-    """
-
-    read: int = 0
-    delivered: int = 0
-    cut: int = 0
-    other_part: int = 0
-    quarantined: int = 0
-    unlabelled: int = 0
-
-    @classmethod
-    def of(cls, fates: Fates, part: int | None) -> Counts:
-        """Of entries whose fates are known, when rows of one part are asked for, or of all for None."""
-        cut, unlabelled, delivered = tally(fates, part)
-        return cls(len(fates), delivered, cut, len(fates) - cut - unlabelled - delivered, unlabelled=unlabelled)
-
-    def __add__(self, other: Counts) -> Counts:
-        return Counts(
-            self.read + other.read,
-            self.delivered + other.delivered,
-            self.cut + other.cut,
-            self.other_part + other.other_part,
-            self.quarantined + other.quarantined,
-            self.unlabelled + other.unlabelled,
-        )
 
 
 @dataclass(frozen=True)
@@ -103,9 +59,8 @@ class Events:
     weights
         float64 [M]: the generator's weight; times the sample's ``scale`` it is the physics weight.
     fates
-        uint8: what became of each entry of the range (`mlaas4hep.data.fates`); of the part asked for, where one was.
-    counts
-        What became of the entries of the range.
+        uint8: what became of each entry of the range, those that are not here included (`mlaas4hep.data.fates`); where
+        a part was asked for, who of another part would have been delivered is not known.
     """
 
     start: int
@@ -115,7 +70,6 @@ class Events:
     labels: NDArray[np.int64]
     weights: NDArray[np.float64]
     fates: Fates
-    counts: Counts
 
 
 class _Wish(NamedTuple):
@@ -251,13 +205,15 @@ class EventReader:
             finite: that is not left out, whatever ``on_error`` says.
         """
         quarantine = self._catalogue.quarantine
-        ranges = tuple(outside(start, stop, quarantine.ranges(file.number)))
         wish = _Wish(part, self._plain[file.sample] if as_stored else frozenset())
-        for low, high in ranges:
+        at = start
+        for low, high in outside(start, stop, quarantine.ranges(file.number)):
+            if at < low:
+                yield self._nothing(file, at, low)
             yield from self._range(file, low, high, wish)
-        missing = stop - start - sum(high - low for low, high in ranges)
-        if missing:
-            yield self._nothing(file, start, missing)
+            at = high
+        if at < stop:
+            yield self._nothing(file, at, stop)
 
     def _range(self, file: FileEntry, start: int, stop: int, wish: _Wish) -> Iterator[Events]:
         names = self._names[file.sample]
@@ -302,15 +258,15 @@ class EventReader:
                 sample = self._catalogue.samples[file.sample].name
                 why = reason_of(reason, file.path, file.tree)
                 quarantine.add_range(file.number, Skipped(sample, file.path, why, file.tree, low, high, file.index))
-                events = self._nothing(file, begin, end - begin)
+                events = self._nothing(file, begin, end)
             yield events
 
-    def _nothing(self, file: FileEntry, start: int, entries: int) -> Events:
+    def _nothing(self, file: FileEntry, start: int, stop: int) -> Events:
         """Entries that are not there."""
         nothing = _no_events({name: self._catalogue.types[name].kind for name in self._names[file.sample]})
         words = None if self._truths[file.sample].text is None else np.zeros(0, dtype=object)
         events = self._events(file, nothing, words, start, start, _Wish(None, frozenset()))
-        return replace(events, counts=Counts(entries, quarantined=entries))
+        return replace(events, fates=unreadable(stop - start))
 
     def _events(
         self, file: FileEntry, columns: Columns, words: NDArray[Any] | None, start: int, stop: int, wish: _Wish
@@ -343,7 +299,7 @@ class EventReader:
         fates = fates_of(all_parts, entries[selected & ~rows.kept] - start, entries[rows.kept] - start)
         weights = self._weights(sample, columns, len(entries))
         _check_finite(weights, rows.kept, entries, file)
-        return Events(start, entries, rows, parts, labels, weights, fates, Counts.of(fates, number))
+        return Events(start, entries, rows, parts, labels, weights, fates)
 
     def close(self) -> None:
         """Close the files."""

@@ -34,11 +34,11 @@ from mlaas4hep.backends.weights import refuse_negative
 from mlaas4hep.bundle import Bundle, load_bundle
 from mlaas4hep.bundle.write import write_bundle
 from mlaas4hep.config import Config
+from mlaas4hep.data.account import Counts
 from mlaas4hep.data.batches import Batch
 from mlaas4hep.data.catalogue import Catalogue
 from mlaas4hep.data.dataset import EventDataset
 from mlaas4hep.data.pace import default_threads
-from mlaas4hep.data.reader import Counts
 from mlaas4hep.data.split import PARTS, Part
 from mlaas4hep.graph.core import Core
 from mlaas4hep.graph.merge import merge

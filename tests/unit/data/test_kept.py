@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from mlaas4hep.data import journal as journals
 from mlaas4hep.data import kept as module
+from mlaas4hep.data.account import Counts
 from mlaas4hep.data.fates import Fates, fates_of
 from mlaas4hep.data.journal import line_of
 from mlaas4hep.data.kept import CachedFile, LostError
-from mlaas4hep.data.reader import Counts
 from mlaas4hep.data.rows import Rows
 from mlaas4hep.errors import DataError
 

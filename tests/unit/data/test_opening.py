@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from mlaas4hep.config import Config, parse_config
+from mlaas4hep.data.account import Counts
 from mlaas4hep.data.batches import Batch
 from mlaas4hep.data.catalogue import Catalogue
 from mlaas4hep.data.dataset import EventDataset
 from mlaas4hep.data.hook import RecordHook
 from mlaas4hep.data.opening import Opening
-from mlaas4hep.data.reader import Counts
 from mlaas4hep.data.scan import scan_files
 from mlaas4hep.data.source import cut_reads, open_source
 from mlaas4hep.errors import DataError
