@@ -47,9 +47,6 @@ from pathlib import Path
 from mlaas4hep.config import parse_config
 from mlaas4hep.data.catalogue import Catalogue
 from mlaas4hep.data.dataset import EventDataset
-from mlaas4hep.data.dataset import EventDataset
-from mlaas4hep.data.memory import buffers, for_rows, share_memory
-from mlaas4hep.data.plan import Plan
 from mlaas4hep.data.scan import scan
 from mlaas4hep.data.source import open_source
 from mlaas4hep.spec.preprocess import Preprocessor
@@ -165,9 +162,6 @@ from pathlib import Path
 from mlaas4hep.config import parse_config
 from mlaas4hep.data.catalogue import Catalogue
 from mlaas4hep.data.dataset import EventDataset
-from mlaas4hep.data.dataset import EventDataset
-from mlaas4hep.data.memory import buffers, for_rows, share_memory
-from mlaas4hep.data.plan import Plan
 from mlaas4hep.data.scan import scan
 from mlaas4hep.data.source import open_source
 from mlaas4hep.spec.preprocess import Preprocessor
