@@ -16,6 +16,7 @@ give the same contract and the same graph, hash by hash.
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import time
 from collections.abc import Iterable
@@ -54,6 +55,7 @@ from mlaas4hep.train.interrupt import Interrupt
 from mlaas4hep.train.learning import learn
 from mlaas4hep.train.lengths import collection_figures, notes
 from mlaas4hep.train.limit import limit_events
+from mlaas4hep.train.lost import lost_since
 from mlaas4hep.train.output import REPORT_FOLDER, draft_folder, write_report, write_run
 from mlaas4hep.train.resume import Attempt, Unfinished, begin, data_facts, refuse_unable
 from mlaas4hep.train.room import refuse_without_room, require_folder
@@ -103,6 +105,11 @@ class _Plan:
     files: tuple[Counts, ...]
     threads: int
     max_events: int | None
+    scanned: Catalogue
+
+    def corrected(self) -> _Plan:
+        """With weights that make up for what was lost after the scan: for all that is judged."""
+        return dataclasses.replace(self, catalogue=self.scanned.corrected())
 
     @property
     def seed(self) -> int:
@@ -196,6 +203,9 @@ def _run(plan: _Plan, attempt: Attempt, interrupt: Interrupt, told: Progress, st
     """Learn, judge, write."""
     target, config = attempt.target, plan.config
     learner, history = _learn(plan, attempt, interrupt, told)
+    plan = plan.corrected()
+    for line in lost_since(plan.scanned):
+        told.note(str(line))
     learned = time.perf_counter()
     core = learner.export()
     judgement = _judge(plan, core, told)
@@ -242,7 +252,7 @@ def _prepare(
     for line in notes(collection_figures(statistics, config.features.inputs)):
         progress.note(line)
     spec = ModelSpec.seal(config.name, preprocessor=preprocessor, statistics=statistics)
-    return _Plan(config, choice, catalogue, spec, found.files, threads, max_events)
+    return _Plan(config, choice, catalogue, spec, found.files, threads, max_events, catalogue)
 
 
 def _open(config: Config, max_events: int | None, progress: Progress) -> Catalogue:
@@ -348,6 +358,7 @@ def _metrics(
         "files": accounts(plan.catalogue, plan.files),
         "on_error": str(plan.config.on_error),
         "skipped": [one.as_plain() for one in plan.catalogue.quarantine.records],
+        "lost_after_scan": [msgspec.to_builtins(one) for one in lost_since(plan.scanned)],
         "versions": _versions(),
     }
 
