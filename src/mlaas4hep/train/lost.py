@@ -31,8 +31,8 @@ class Lost(msgspec.Struct, frozen=True):
     def __str__(self) -> str:
         return (
             f"samples.{self.sample}: {self.entries} entries could not be read any more after the scan; until the "
-            f"end of the training the sample weighed up to {1 - 1 / self.factor:.2%} less than it should. All figures of "
-            f"the model are made with weights that are {self.factor:.6g} times as large"
+            f"end of the training the sample weighed up to {1 - 1 / self.factor:.2%} less than it should. All "
+            f"figures of the model are made with weights that are {self.factor:.6g} times as large"
         )
 
 
