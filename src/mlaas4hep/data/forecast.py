@@ -27,8 +27,9 @@ from mlaas4hep.data.network import Network, far_files, measure_network
 from mlaas4hep.data.pace import readers, reading_unit
 from mlaas4hep.data.places import LOCAL, open_place, scheme_of
 from mlaas4hep.data.plan import STRANDS, Plan
+from mlaas4hep.data.pool import SourcePool
 from mlaas4hep.data.quarantine import Skipped
-from mlaas4hep.data.reader import MAX_READ_BYTES, EventReader, SourcePool, reading_bytes
+from mlaas4hep.data.reader import MAX_READ_BYTES, EventReader, reading_bytes
 from mlaas4hep.data.rows import SIDE_BYTES, writer
 from mlaas4hep.data.source import Weighed
 from mlaas4hep.data.truth import target_texts
