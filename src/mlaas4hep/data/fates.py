@@ -14,6 +14,8 @@ from mlaas4hep.data.split import PARTS
 _UNLABELLED = len(PARTS)
 _KEPT = 2 * len(PARTS)
 _UNREADABLE = 3 * len(PARTS)
+# numpy counts 8 bytes an entry: in fresh memory, unless they are few.
+_AT_ONCE = 8_192
 
 Fates = NDArray[np.uint8]
 
@@ -54,7 +56,9 @@ def parts_of_rows(fates: Fates) -> NDArray[np.uint8]:
 
 def tally(fates: Fates, part: int | None) -> tuple[int, int, int, int]:
     """How many of one part (of all for None) were cut away, have no class, gave a row; and how many are left out."""
-    found = np.bincount(fates, minlength=_UNREADABLE + 1)
+    found = np.zeros(_UNREADABLE + 1, dtype=np.int64)
+    for at in range(0, len(fates), _AT_ONCE):
+        found += np.bincount(fates[at : at + _AT_ONCE], minlength=len(found))
     by_part = found[:_UNREADABLE].reshape(3, len(PARTS))
     cut, unlabelled, kept = (by_part if part is None else by_part[:, part : part + 1]).sum(axis=1).tolist()
     return cut, unlabelled, kept, int(found[_UNREADABLE])
