@@ -17,6 +17,7 @@ from mlaas4hep.errors import ModelError
 from mlaas4hep.graph.core import Core
 from mlaas4hep.graph.dense import Link
 from mlaas4hep.graph.trees import Tree, lower_trees
+from mlaas4hep.spec.scaling import FLOAT32_MAX
 
 # By objective as the text says it; others have another link, or none that is written yet.
 _LINKS: Mapping[str, Link] = {"binary sigmoid:1": "sigmoid", "multiclass": "softmax"}
@@ -125,7 +126,7 @@ def _tree(block: Mapping[str, str], output: int) -> Tree:
     decision = np.array(block["decision_type"].split(), np.int64)
     return Tree(
         feature=_filled([int(one) for one in block["split_feature"].split()], leaves),
-        threshold=np.concatenate([_without_zeros(threshold), np.zeros(leaves)]),
+        threshold=np.concatenate([_for_float32(threshold), np.zeros(leaves)]),
         left=_filled(_children(block["left_child"], inner), leaves),
         right=_filled(_children(block["right_child"], inner), leaves),
         value=np.concatenate([np.zeros(inner), values]),
@@ -149,11 +150,15 @@ def _children(text: str, inner: int) -> list[int]:
     return [node if node >= 0 else inner + ~node for node in map(int, text.split())]
 
 
-def _without_zeros(threshold: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Thresholds that send x where LightGBM sends it: to where 0 goes if |x| <= 1e-35."""
+def _for_float32(threshold: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Thresholds that send each float32 x where LightGBM sends it: to where 0 goes if |x| <= 1e-35.
+
+    A split between what is there and what is missing has 1e300, which is infinity for a float32.
+    """
     left_of_zero = (threshold >= -_ZERO) & (threshold < 0)
     right_of_zero = (threshold >= 0) & (threshold < _ZERO)
-    return np.where(left_of_zero, _BELOW_ZERO, np.where(right_of_zero, _ZERO, threshold))
+    moved = np.where(left_of_zero, _BELOW_ZERO, np.where(right_of_zero, _ZERO, threshold))
+    return np.where(moved >= FLOAT32_MAX, np.inf, moved)
 
 
 def _missing_left(decision: NDArray[np.int64], threshold: NDArray[np.float64]) -> NDArray[np.bool_]:
