@@ -26,6 +26,7 @@ from mlaas4hep.train.reference import reference_auc
 MODELS = {
     "bdt": Model(name="bdt"),
     "xgboost": Model(name="xgboost"),
+    "lightgbm": Model(name="lightgbm"),
     "mlp": Model(name="mlp"),
     "mlp_torch": Model(name="mlp", backend="torch"),
 }

@@ -10,12 +10,12 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 from numpy.typing import NDArray
 
 from benchmarks.judging import trained
@@ -29,6 +29,7 @@ MODELS = {
     "bdt": Model(name="bdt"),
     "mlp_sklearn": Model(name="mlp", backend="sklearn"),
     "mlp_torch": Model(name="mlp", backend="torch"),
+    "lightgbm": Model(name="lightgbm"),
 }
 Scores = NDArray[Any]
 Step = Callable[[NDArray[np.float32], NDArray[np.int64]], None]
@@ -73,6 +74,8 @@ def in_memory_auc(name: str, config: Config, seed: int) -> float:
     catalogue = Catalogue.open(config)
     preprocessor = Preprocessor(config.features, catalogue.types)
     parts = [part_in_memory(catalogue, preprocessor, part) for part in ("train", "validation", "test")]
+    if name == "lightgbm":
+        return _plain_lightgbm(parts, seed)
     mean, std = parts[0][0].mean(axis=0), parts[0][0].std(axis=0)
     scaled = [((x - mean) / std, labels, weights) for x, labels, weights in parts]
     build = _sklearn_network if name == "mlp_sklearn" else _torch_network
@@ -99,6 +102,20 @@ def _learn(build: Callable[..., Any], train_part: Rows, validation: Rows, config
     load(kept)
     found: Score = score
     return found
+
+
+def _plain_lightgbm(parts: Sequence[Rows], seed: int) -> float:
+    """AUC of `lightgbm.train` on arrays of raw values, with the settings of our dials and LightGBM's own otherwise."""
+    import lightgbm
+
+    from mlaas4hep.backends.lightgbm import BoostingDials
+
+    settings: dict[str, Any] = {**asdict(BoostingDials()), "objective": "binary", "bagging_freq": 1, "seed": seed}
+    train_part, validation, (x, labels, weights) = parts
+    data = lightgbm.Dataset(*train_part[:2], params={"verbosity": -1})
+    check = lightgbm.Dataset(*validation[:2], reference=data, params={"verbosity": -1})
+    booster = lightgbm.train({**settings, "metric": "binary_logloss", "verbosity": -1}, data, valid_sets=[check])
+    return weighted_auc(booster.predict(x), labels == 1, weights).value
 
 
 def _sklearn_network(width: int, batch_size: int, seed: int) -> tuple[Any, ...]:

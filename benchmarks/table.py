@@ -30,6 +30,7 @@ MODELS = {
     "deepsets": Model(name="deepsets"),
     "bdt": Model(name="bdt"),
     "xgboost": Model(name="xgboost"),
+    "lightgbm": Model(name="lightgbm"),
 }
 INPUTS = ("flat", "collections")
 

@@ -10,7 +10,19 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[2] / "src" / "mlaas4hep"
-HEAVY = {"torch", "sklearn", "xgboost", "uproot", "awkward", "onnx", "onnxruntime", "matplotlib", "scipy", "starlette"}
+HEAVY = {
+    "torch",
+    "sklearn",
+    "xgboost",
+    "lightgbm",
+    "uproot",
+    "awkward",
+    "onnx",
+    "onnxruntime",
+    "matplotlib",
+    "scipy",
+    "starlette",
+}
 
 
 def imported_by(*arguments: str) -> set[str]:

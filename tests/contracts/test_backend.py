@@ -52,6 +52,15 @@ class TestXgboost(BackendContract):
         pytest.importorskip("xgboost")
 
 
+class TestLightgbm(BackendContract):
+    model = Model(name="lightgbm", dials={"num_iterations": 100, "learning_rate": 0.1})
+
+    @pytest.fixture(scope="class", autouse=True)
+    @classmethod
+    def _needs_lightgbm(cls) -> None:
+        pytest.importorskip("lightgbm")
+
+
 class TestOwnEstimator(BackendContract):
     source = """
 from sklearn.neural_network import MLPClassifier
@@ -90,6 +99,20 @@ def model():
     @classmethod
     def _needs_xgboost(cls) -> None:
         pytest.importorskip("xgboost")
+
+
+class TestOwnLightgbm(TestOwnEstimator):
+    source = """
+from lightgbm import LGBMClassifier
+
+def model():
+    return LGBMClassifier(n_estimators=60, learning_rate=0.15, num_leaves=15, colsample_bytree=0.9)
+"""
+
+    @pytest.fixture(scope="class", autouse=True)
+    @classmethod
+    def _needs_lightgbm(cls) -> None:
+        pytest.importorskip("lightgbm")
 
 
 class TestOwnModuleOnCollections(TestOwnEstimator):

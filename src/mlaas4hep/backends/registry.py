@@ -24,11 +24,13 @@ BUILT_IN: Mapping[str, str] = {
     "sklearn": "mlaas4hep.backends.sklearn:SklearnBackend",
     "torch": "mlaas4hep.backends.torch:TorchBackend",
     "xgboost": "mlaas4hep.backends.xgboost:XgboostBackend",
+    "lightgbm": "mlaas4hep.backends.lightgbm:LightgbmBackend",
 }
 MODELS: Mapping[str, tuple[str, ...]] = {
     "mlp": ("sklearn", "torch"),
     "bdt": ("sklearn", "xgboost"),
     "xgboost": ("xgboost",),
+    "lightgbm": ("lightgbm",),
     "deepsets": ("torch",),
 }
 
@@ -155,7 +157,7 @@ def backend_of(found: Any, *, where: str) -> Backend:
     kind = f"{type(found).__module__}.{type(found).__qualname__}"
     raise ModelError(
         f"{where}: model returned a {kind}; wants a torch.nn.Module, scikit-learn's MLPClassifier or "
-        "HistGradientBoostingClassifier, or xgboost's XGBClassifier"
+        "HistGradientBoostingClassifier, xgboost's XGBClassifier, or lightgbm's LGBMClassifier"
     )
 
 

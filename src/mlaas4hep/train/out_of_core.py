@@ -94,7 +94,7 @@ def _require_memory(learner: OutOfCoreLearner, rows: int, held: int, *, max_memo
     needed = learner.memory_estimate(rows, held)
     if needed > max_memory:
         raise ModelError(
-            f"model {title} leaves its events on disk, but keeps gradients and margins of all {rows + held:,} in "
+            f"model {title} reads its events from disk, but keeps what it learns with of all {rows + held:,} in "
             f"memory: about {size_text(needed)}, and training.max_memory allows {size_text(max_memory)}. Raise it, "
             "take fewer events (--max-events), or a model that streams, such as mlp"
         )

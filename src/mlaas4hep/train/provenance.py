@@ -16,7 +16,10 @@ from mlaas4hep.backends.registry import Choice
 from mlaas4hep.config import Config
 from mlaas4hep.data.catalogue import Catalogue
 
-_PACKAGES = ("mlaas4hep", "numpy", "onnx", "onnxruntime", "scikit-learn", "torch", "uproot", "xgboost", "xgboost-cpu")
+_PACKAGES = (
+    *("mlaas4hep", "numpy", "onnx", "onnxruntime", "uproot"),
+    *("lightgbm", "scikit-learn", "torch", "xgboost", "xgboost-cpu"),
+)
 
 
 def versions() -> dict[str, str]:

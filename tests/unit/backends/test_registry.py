@@ -19,6 +19,7 @@ def test_a_model_by_name_takes_its_default_backend() -> None:
 def test_the_table_of_models_says_what_the_backends_say() -> None:
     pytest.importorskip("torch")
     pytest.importorskip("xgboost")
+    pytest.importorskip("lightgbm")
     for name in BUILT_IN:
         assert {model for model, backends in MODELS.items() if name in backends} == set(find_backend(name).models)
 

@@ -114,10 +114,19 @@ def test_files_that_changed_since_the_scan_are_told() -> None:
         learn(Reader(), events=41)
 
 
-def test_a_run_with_xgboost_gives_one_graph_twice(small_config: Callable[..., Config], tmp_path: Path) -> None:
-    pytest.importorskip("xgboost")
-    config = replace(small_config(), model=Model(name="xgboost", dials={"trees": 20, "min_child_weight": 1.0}))
+@pytest.mark.parametrize(
+    ("name", "dials", "native"),
+    [
+        ("xgboost", {"trees": 20, "min_child_weight": 1.0}, "xgboost.json"),
+        ("lightgbm", {"num_iterations": 20, "min_data_in_leaf": 5}, "lightgbm.txt"),
+    ],
+)
+def test_a_run_of_boosted_trees_gives_one_graph_twice(
+    name: str, dials: dict[str, float], native: str, small_config: Callable[..., Config], tmp_path: Path
+) -> None:
+    pytest.importorskip(name)
+    config = replace(small_config(), model=Model(name=name, dials=dials))
     runs = [train(config, output=tmp_path / name) for name in ("one", "two")]
     assert runs[0].metrics["model_sha256"] == runs[1].metrics["model_sha256"]
     assert runs[0].history.unit == "round"
-    assert (runs[0].bundle.path / "native" / "xgboost.json").exists()
+    assert (runs[0].bundle.path / "native" / native).exists()
