@@ -47,11 +47,12 @@ def _holes(column: Any) -> Any:
     return column
 
 
-@pytest.mark.parametrize("model", ["mlp", "bdt", "deepsets", "xgboost"])
+@pytest.mark.parametrize("model", ["mlp", "bdt", "deepsets", "attention", "xgboost"])
 def test_a_learned_model_served_by_name_gives_the_offline_scores(model: str, tmp_path: Path) -> None:
-    if model in ("deepsets", "xgboost"):
-        pytest.importorskip({"deepsets": "torch", "xgboost": "xgboost"}[model])
-    short = ["training.epochs=1"] if model in ("mlp", "deepsets") else ["model.trees=20"]
+    needed = {"deepsets": "torch", "attention": "torch", "xgboost": "xgboost"}
+    if model in needed:
+        pytest.importorskip(needed[model])
+    short = ["training.epochs=1"] if model in ("mlp", "deepsets", "attention") else ["model.trees=20"]
     config = read_config(EXAMPLE / "config.yaml", overrides=[f"model={model}", "preselection=nJet >= 6", *short])
     bundle = train(config, output=tmp_path / "run").bundle
     columns = awkward_events(sorted(bundle.spec.columns))

@@ -30,6 +30,7 @@ MODELS: Mapping[str, tuple[str, ...]] = {
     "bdt": ("sklearn", "xgboost"),
     "xgboost": ("xgboost",),
     "deepsets": ("torch",),
+    "attention": ("torch",),
 }
 
 
