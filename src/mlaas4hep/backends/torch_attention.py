@@ -22,6 +22,8 @@ from mlaas4hep.spec.scaling import GroupScaling
 _EMPTY = -1e9
 # Widths around the centre beyond which a value is told from nothing: the square of the largest float32 is infinite.
 _LIMIT = 1e6
+# Tokens of the graph that look at all others at a time: the shares of all at once would be most of its memory.
+_ROWS = 32
 # Hidden values of a token, in units of the width.
 _WIDENING = 2
 
@@ -158,7 +160,11 @@ def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bias: to
     if not torch.compiler.is_exporting():
         return functional.scaled_dot_product_attention(query, key, value, attn_mask=bias)
     query = query * query.shape[-1] ** -0.5
-    return _attend_one(query, key, value, bias) if query.shape[2] == 1 else _attend_many(query, key, value, bias)
+    if query.shape[2] == 1:
+        return _attend_one(query, key, value, bias)
+    # As equal as can be, so that no block has one row, see `_attend_one`.
+    blocks = query.tensor_split(-(-query.shape[2] // _ROWS), dim=2)
+    return torch.cat([_attend_many(block, key, value, bias) for block in blocks], dim=2)
 
 
 def _attend_many(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
