@@ -1,40 +1,44 @@
-"""`deepsets` on the constituents of jets: what streaming gives against a plain loop in memory, seed by seed.
+"""`deepsets` and `attention` on the constituents of jets: streamed against a plain loop in memory, seed by seed.
 
-The peer is written out here with torch alone: padded tensors in memory, the same network, settings, rows and stopping
-rule, no averaging. ``python -m benchmarks.jets [--seeds 0 1 2]`` prints one JSON line that compares a short training
-from TTrees with one from RNTuples of the same jets, then one a seed: ``auc``, ``auc_in_memory``, their ``difference``.
+The peers are written out in `benchmarks.jets_plain` with torch alone: padded tensors in memory, the same network,
+settings, rows and stopping rule, no averaging. ``python -m benchmarks.jets [--models attention] [--seeds 0 1 2]``
+prints one JSON line that compares a short training from TTrees with one from RNTuples of the same jets, then one a
+model and seed: ``auc``, ``auc_in_memory``, their ``difference``; CPU seconds of an epoch with its validation (the
+median) both ways; microseconds of CPU that the served graph takes for one jet, and for each of 256.
 """
-
-# mypy: allow-subclassing-any
 
 from __future__ import annotations
 
 import argparse
 import copy
-import itertools
 import json
 import time
+from statistics import median
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from benchmarks.jets_plain import NETWORKS
 from benchmarks.judging import real_files, trained
 from mlaas4hep.bundle import Bundle
 from mlaas4hep.config import Config, parse_config
 from mlaas4hep.data.catalogue import Catalogue
 from mlaas4hep.data.dataset import EventDataset
+from mlaas4hep.data.split import Part
 from mlaas4hep.spec.contract import ModelSpec
 from mlaas4hep.spec.preprocess import Preprocessor
 from mlaas4hep.testing import same_batch
+from mlaas4hep.train.callbacks import Silent
 from mlaas4hep.train.metrics import weighted_auc
 from mlaas4hep.train.reference import part_in_memory
 
 LENGTH = 100
-HIDDEN_OBJECT, LATENT, HIDDEN_EVENT, DROPOUT = (64, 64), 32, (64, 64), 0.1
-LEARNING_RATE, WEIGHT_DECAY = 3e-3, 0.01
 LOG_COLUMNS = [2, 3]
+
+Rows = tuple[NDArray[np.float32], NDArray[np.int64]]
+Tensors = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 CONFIG = """
 name: jets
@@ -52,8 +56,7 @@ inputs:
     sort: -part_pt
 split: {{by: [jet_pt, jet_eta, jet_phi], seed: {seed}}}
 training: {{seed: {seed}}}
-model: {{name: deepsets, hidden_object: {hidden_object}, latent: {latent}, hidden_event: {hidden_event},
-         dropout: {dropout}, learning_rate: {learning_rate}, weight_decay: {weight_decay}}}
+model: {model}
 """
 # Members of a record have names with dots in an RNTuple; they stand in no expression here.
 TWINS = """
@@ -72,81 +75,76 @@ model: {{name: deepsets, hidden_object: [16], latent: 16, hidden_event: [16]}}
 def main() -> None:
     """Print the comparisons."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--models", nargs="*", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     asked = parser.parse_args()
     print(json.dumps(compare_formats()), flush=True)
     for seed in asked.seeds:
-        print(json.dumps(compare(seed)), flush=True)
+        for model in asked.models:
+            print(json.dumps(compare(model, seed)), flush=True)
 
 
-def compare(seed: int) -> dict[str, Any]:
-    """AUC on one test part, learned from the stream and in memory."""
-    config = parse_config(
-        CONFIG.format(
-            folder=real_files("jets"),
-            length=LENGTH,
-            seed=seed,
-            hidden_object=list(HIDDEN_OBJECT),
-            latent=LATENT,
-            hidden_event=list(HIDDEN_EVENT),
-            dropout=DROPOUT,
-            learning_rate=LEARNING_RATE,
-            weight_decay=WEIGHT_DECAY,
-        )
-    )
-    result, found = trained(config)
+def compare(model: str, seed: int) -> dict[str, Any]:
+    """AUC on one test part, learned from the stream and in memory, and what that took."""
+    config = parse_config(CONFIG.format(folder=real_files("jets"), length=LENGTH, seed=seed, model=model))
+    clock = Clock()
+    result, found = trained(config, progress=clock)
     ours = weighted_auc(found.scores[:, 0], found.labels == 1, found.weights)
-    started = time.perf_counter()
-    reference, epochs = in_memory_auc(config, seed)
+    parts = [_rows(config, part) for part in ("train", "validation", "test")]
+    reference, epochs = in_memory_auc(model, config, seed, _tensors(parts))
     return {
-        "model": "deepsets",
+        "model": model,
         "seed": seed,
         "auc": round(ours.value, 5),
         "auc_err": round(ours.error, 5),
         "auc_in_memory": round(reference, 5),
         "difference": round(ours.value - reference, 5),
         "epochs": len(result.history.records),
-        "epochs_in_memory": epochs,
-        "seconds": round(result.metrics["seconds"]["until_learned"], 1),
-        "seconds_in_memory": round(time.perf_counter() - started, 1),
+        "epochs_in_memory": len(epochs),
+        "epoch_s": round(median(np.diff(clock.times)), 2),
+        "epoch_in_memory_s": round(median(epochs), 2),
+        "one_jet_us": round(_serving_us(result.bundle, parts[2][0], 1, 200)),
+        "of_256_us": round(_serving_us(result.bundle, parts[2][0], 256, 5)),
+        "worst_difference_to_torch": result.bundle.manifest.parity.worst,
         "events_test": len(found.labels),
     }
 
 
-class PlainDeepSets(torch.nn.Module):
-    """The same architecture, written again: per-object network, masked mean and maximum, event network."""
+class Clock(Silent):
+    """CPU time at the end of each epoch, all threads of the process together."""
 
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        sizes = [width, *HIDDEN_OBJECT, LATENT]
-        layers = [(torch.nn.Linear(a, b), torch.nn.ReLU()) for a, b in itertools.pairwise(sizes)]
-        self.phi = torch.nn.Sequential(*itertools.chain(*layers))
-        sizes = [2 * LATENT, *HIDDEN_EVENT]
-        hidden = [
-            (torch.nn.Linear(a, b), torch.nn.ReLU(), torch.nn.Dropout(DROPOUT)) for a, b in itertools.pairwise(sizes)
-        ]
-        self.rho = torch.nn.Sequential(*itertools.chain(*hidden), torch.nn.Linear(sizes[-1], 1))
+    def __init__(self) -> None:
+        self.times: list[float] = []
 
-    def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Logits [N] of [N, K, F] and bool [N, K]."""
-        # After a rectifier all values are at least zero, so a product with the mask serves sum and maximum.
-        values = self.phi(x) * mask.unsqueeze(-1)
-        mean = values.sum(dim=1) / mask.sum(dim=1, keepdim=True).clamp_min(1)
-        margin: torch.Tensor = self.rho(torch.cat([mean, values.amax(dim=1)], dim=1))[:, 0]
-        return margin
+    def note(self, text: str) -> None:
+        if text.startswith("epoch"):
+            self.times.append(time.process_time())
 
 
-def in_memory_auc(config: Config, seed: int) -> tuple[float, int]:
-    """Plain AdamW on plain tensors, stopped by the validation part; also the number of epochs."""
-    train, validation, test = _tensors(config)
+def _serving_us(bundle: Bundle, rows: NDArray[np.float32], size: int, times: int) -> float:
+    """Microseconds of CPU an event of the served graph, the median over so many batches."""
+    seconds = []
+    for start in range(times + 1):
+        batch = {"parts": rows[start : start + size]}
+        began = time.process_time()
+        bundle.predict(batch)
+        seconds.append(time.process_time() - began)
+    return 1e6 * median(seconds[1:]) / size
+
+
+def in_memory_auc(model: str, config: Config, seed: int, parts: list[Tensors]) -> tuple[float, list[float]]:
+    """Plain AdamW on plain tensors, stopped by the validation part; also the seconds of each epoch."""
+    train, validation, test = parts
     torch.manual_seed(seed)
     torch.set_num_threads(1)
-    network = PlainDeepSets(train[0].shape[2])
-    optimiser = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+    plain = NETWORKS[model]
+    network = plain.build(train[0].shape[2])
+    optimiser = torch.optim.AdamW(network.parameters(), lr=plain.learning_rate, weight_decay=plain.weight_decay)
     loss_of = torch.nn.functional.binary_cross_entropy_with_logits
     shuffle = np.random.default_rng(seed)
-    best, best_epoch, epoch, kept = np.inf, 0, 0, network.state_dict()
+    best, best_epoch, kept, seconds = np.inf, 0, network.state_dict(), list[float]()
     for epoch in range(1, config.training.epochs + 1):
+        began = time.process_time()
         network.train()
         order = torch.from_numpy(shuffle.permutation(len(train[2])))
         for batch in order.split(config.training.batch_size):
@@ -156,6 +154,7 @@ def in_memory_auc(config: Config, seed: int) -> tuple[float, int]:
         network.eval()
         with torch.inference_mode():
             loss = float(loss_of(network(*validation[:2]), validation[2]))
+        seconds.append(time.process_time() - began)
         if loss < best:
             best, best_epoch, kept = loss, epoch, copy.deepcopy(network.state_dict())
         elif epoch - best_epoch >= config.training.patience:
@@ -164,24 +163,34 @@ def in_memory_auc(config: Config, seed: int) -> tuple[float, int]:
     network.eval()
     with torch.inference_mode():
         scores: NDArray[np.float32] = network(*test[:2]).numpy()
-    return weighted_auc(scores, test[2].numpy() == 1).value, epoch
+    return weighted_auc(scores, test[2].numpy() == 1).value, seconds
 
 
-def _tensors(config: Config) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-    """The three parts as padded tensors, masks and labels; scaled by the training part's own mean and width."""
+def _rows(config: Config, part: Part) -> Rows:
+    """Raw padded constituents [N, LENGTH, variables] of one part, and labels."""
     catalogue = Catalogue.open(config)
-    preprocessor = Preprocessor(config.features, catalogue.types)
-    parts = []
-    for part in ("train", "validation", "test"):
-        flat, labels, _ = part_in_memory(catalogue, preprocessor, part)
-        x = flat.reshape(len(flat), LENGTH, -1)
-        x[..., LOG_COLUMNS] = np.log1p(x[..., LOG_COLUMNS])
-        parts.append((x, ~np.isnan(x).all(axis=-1), labels))
-    mean, std = (figure(parts[0][0], axis=(0, 1)) for figure in (np.nanmean, np.nanstd))
+    flat, labels, _ = part_in_memory(catalogue, Preprocessor(config.features, catalogue.types), part)
+    return flat.reshape(len(flat), LENGTH, -1), labels
+
+
+def _tensors(parts: list[Rows]) -> list[Tensors]:
+    """The parts as padded tensors, masks and labels; scaled by the training part's own mean and width."""
+    logarithmic = [_with_logarithms(x) for x, _ in parts]
+    mean, std = (figure(logarithmic[0], axis=(0, 1)) for figure in (np.nanmean, np.nanstd))
     return [
-        (torch.from_numpy(np.nan_to_num((x - mean) / std)), torch.from_numpy(mask), torch.from_numpy(labels).float())
-        for x, mask, labels in parts
+        (
+            torch.from_numpy(np.nan_to_num((x - mean) / std)),
+            torch.from_numpy(~np.isnan(x).all(axis=-1)),
+            torch.from_numpy(labels).float(),
+        )
+        for x, (_, labels) in zip(logarithmic, parts, strict=True)
     ]
+
+
+def _with_logarithms(x: NDArray[np.float32]) -> NDArray[np.float32]:
+    x = x.copy()
+    x[..., LOG_COLUMNS] = np.log1p(x[..., LOG_COLUMNS])
+    return x
 
 
 def compare_formats() -> dict[str, Any]:

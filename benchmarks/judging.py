@@ -10,6 +10,7 @@ from mlaas4hep.config import Config
 from mlaas4hep.data.catalogue import Catalogue
 from mlaas4hep.data.dataset import EventDataset
 from mlaas4hep.spec.preprocess import Preprocessor
+from mlaas4hep.train.callbacks import Progress
 from mlaas4hep.train.loop import Judged, judge
 from mlaas4hep.train.run import RunResult, train
 
@@ -22,13 +23,13 @@ def real_files(*parts: str) -> Path:
     return Path(folder, *parts)
 
 
-def trained(config: Config) -> tuple[RunResult, Judged]:
+def trained(config: Config, *, progress: Progress | None = None) -> tuple[RunResult, Judged]:
     """One run, and its test part by the graph of its bundle: scores, labels, physics weights.
 
     The folder is gone afterwards; what the result holds in memory stays.
     """
     with tempfile.TemporaryDirectory() as folder:
-        result = train(config, output=Path(folder) / "run")
+        result = train(config, output=Path(folder) / "run", progress=progress)
         catalogue = Catalogue.open(config)
         preprocessor = Preprocessor(config.features, catalogue.types)
         with EventDataset(catalogue, preprocessor, part="test", batch_size=4096) as dataset:

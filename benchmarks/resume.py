@@ -27,6 +27,7 @@ MODELS = {
     "mlp_sklearn": ("model=mlp",),
     "mlp_torch": ("model={name: mlp, backend: torch}",),
     "deepsets_torch": ("model=deepsets",),
+    "attention_torch": ("model=attention",),
 }
 # As many checkpoints as the share of time that they may take allows.
 OFTEN = "training.checkpoint_s=0"

@@ -105,6 +105,8 @@ class Session:
 
     Attributes
     ----------
+    check_config
+        As given; a page may ask for another.
     train_options
         Put behind every ``mlaas4hep train``.
     """
@@ -112,7 +114,7 @@ class Session:
     def __init__(self, folder: Path, *, check_config: Callable[[str, str], None]) -> None:
         self.folder = folder
         self.train_options = ""
-        self._check_config = check_config
+        self.check_config = check_config
         self._names: dict[str, Any] = {"__name__": "__page__"}
         self._printed = ""
         self._port = str(_free_port())
@@ -137,7 +139,7 @@ class Session:
         """Execute, run, parse or write one block."""
         text = block.text.replace(f":{_PORT}", f":{self._port}")
         if block.language == "yaml":
-            self._check_config(text, block.place)
+            self.check_config(text, block.place)
         if block.language == "toml":
             tomllib.loads(text)
         if block.language == "json":

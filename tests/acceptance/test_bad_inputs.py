@@ -169,11 +169,11 @@ def test_one_file_serves_two_samples_whose_selections_differ(train: Callable[...
     assert train(honest, samples=samples).figures["bundle"]
 
 
-@pytest.mark.parametrize("model", ["mlp", "deepsets", "bdt"])
+@pytest.mark.parametrize("model", ["mlp", "deepsets", "attention", "bdt"])
 def test_a_collection_that_is_empty_in_every_event_is_learned_around(
     train: Callable[..., Trained], tmp_path: Path, model: str
 ) -> None:
-    if model == "deepsets":
+    if model in ("deepsets", "attention"):
         pytest.importorskip("torch")
     empty = Jagged.from_counts(np.zeros(ENTRIES, int), np.zeros(0, np.float32))
     files = {

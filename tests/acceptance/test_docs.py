@@ -63,6 +63,8 @@ def test_a_page_can_be_followed(page: Path, session: Session, request: pytest.Fi
         shutil.copytree(request.getfixturevalue("trained"), session.folder / "runs" / "tth")
     if "two-epochs" in needs:  # the page is about other things than the figures of its training
         session.train_options = "--set training.epochs=2"
+    if "own-files" in needs:
+        session.check_config = check_config_by_its_files
     for package in {"torch", "jax"} & set(needs):
         pytest.importorskip(package)
     if "installed" in needs:
@@ -106,6 +108,12 @@ def check_config(text: str, place: str) -> None:
         text = yaml.safe_dump(example | given | {"new_variables": new}, sort_keys=False)
     config = parse_config(text, where=place)
     Preprocessor(config.features, example_types())
+
+
+def check_config_by_its_files(text: str, place: str) -> None:
+    """A config of a page that makes its own files fits those."""
+    config = parse_config(text, where=place)
+    Preprocessor(config.features, Catalogue.open(config).types)
 
 
 def install(project: str, folder: Path) -> None:

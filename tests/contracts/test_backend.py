@@ -43,6 +43,18 @@ class TestTorchDeepSets(BackendContract):
         pytest.importorskip("torch")
 
 
+class TestTorchAttention(BackendContract):
+    model = Model(
+        name="attention",
+        dials={"width": 16, "heads": 2, "hidden_event": [32], "learning_rate": 3e-3, "dropout": 0.0},
+    )
+
+    @pytest.fixture(scope="class", autouse=True)
+    @classmethod
+    def _needs_torch(cls) -> None:
+        pytest.importorskip("torch")
+
+
 class TestXgboost(BackendContract):
     model = Model(name="xgboost", dials={"trees": 100, "learning_rate": 0.1})
 

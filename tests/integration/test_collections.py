@@ -114,13 +114,14 @@ def test_objects_that_are_cut_away_are_told_and_kept_with_the_figures(run: tuple
     assert line.endswith("length: 8 would keep 99%")
 
 
-def test_deepsets_without_a_collection_is_refused_with_what_to_do(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("model", ["deepsets", "attention"])
+def test_without_a_collection_it_is_refused_with_what_to_do(model: str, folder: Path, tmp_path: Path) -> None:
     pytest.importorskip("torch")
     flat = parse_config(
-        CONFIG.format(model="deepsets", length=LENGTH),
+        CONFIG.format(model=model, length=LENGTH),
         folder=folder,
         overrides=["inputs={event: [jet_eta]}", "new_variables={}"],
     )
-    with pytest.raises(ModelError, match=r"deepsets .* learns from collections, and the inputs hold none; list one"):
+    with pytest.raises(ModelError, match=rf"{model} .* learns from collections, and the inputs hold none; list one"):
         train(flat, output=tmp_path / "run", threads=0)
     assert list(tmp_path.iterdir()) == []

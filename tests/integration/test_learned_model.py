@@ -47,12 +47,13 @@ def _holes(column: Any) -> Any:
     return column
 
 
-@pytest.mark.parametrize("model", ["mlp", "bdt", "deepsets", "xgboost", "lightgbm"])
+@pytest.mark.parametrize("model", ["mlp", "bdt", "deepsets", "attention", "xgboost", "lightgbm"])
 def test_a_learned_model_served_by_name_gives_the_offline_scores(model: str, tmp_path: Path) -> None:
-    if model in ("deepsets", "xgboost", "lightgbm"):
-        pytest.importorskip("torch" if model == "deepsets" else model)
+    needed = {"deepsets": "torch", "attention": "torch", "xgboost": "xgboost", "lightgbm": "lightgbm"}
+    if model in needed:
+        pytest.importorskip(needed[model])
     rounds = "num_iterations" if model == "lightgbm" else "trees"
-    short = "training.epochs=1" if model in ("mlp", "deepsets") else f"model.{rounds}=20"
+    short = "training.epochs=1" if model in ("mlp", "deepsets", "attention") else f"model.{rounds}=20"
     config = read_config(EXAMPLE / "config.yaml", overrides=[f"model={model}", "preselection=nJet >= 6", short])
     bundle = train(config, output=tmp_path / "run").bundle
     columns = awkward_events(sorted(bundle.spec.columns))

@@ -24,6 +24,14 @@ Inputs = dict[str, NDArray[np.float32]]
 LENGTHS = {"jets": 6, "train": 3}
 FEATURES = (FeatureScaling("standard", 40.0, 0.03125), FeatureScaling("none"), FeatureScaling("log", 2.0, 1.5))
 MORE = 5
+SETS = {"hidden_object": [16], "latent": 9, "hidden_event": [16]}
+TOKENS = {"width": 18, "heads": 3, "hidden_event": [16]}
+MODELS = {
+    "deepsets-relu": Model(name="deepsets", dials={**SETS, "activation": "relu"}),
+    "deepsets-gelu": Model(name="deepsets", dials={**SETS, "activation": "gelu"}),
+    "attention-relu": Model(name="attention", dials={**TOKENS, "layers": 3, "activation": "relu"}),
+    "attention-gelu": Model(name="attention", dials={**TOKENS, "layers": 1, "activation": "gelu"}),
+}
 
 
 def make_spec(more: int) -> ModelSpec:
@@ -56,11 +64,10 @@ def padded(rows: Inputs) -> Inputs:
     }
 
 
-@pytest.fixture(scope="module", params=["relu", "gelu"])
+@pytest.fixture(scope="module", params=list(MODELS))
 def sessions(request: pytest.FixtureRequest) -> tuple[Session, Session]:
     """One set of weights, served with collections of length K and of K + 5."""
-    dials = {"hidden_object": [16], "latent": 9, "hidden_event": [16], "activation": request.param}
-    choice = choose(Model(name="deepsets", dials=dials))
+    choice = choose(MODELS[request.param])
     spec, longer = make_spec(0), make_spec(MORE)
     learner, other = (choice.build(Task.of(one, seed=4)) for one in (spec, longer))
     assert isinstance(learner, StreamingLearner)

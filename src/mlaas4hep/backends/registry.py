@@ -32,6 +32,7 @@ MODELS: Mapping[str, tuple[str, ...]] = {
     "xgboost": ("xgboost",),
     "lightgbm": ("lightgbm",),
     "deepsets": ("torch",),
+    "attention": ("torch",),
 }
 
 

@@ -1,4 +1,4 @@
-"""PyTorch: the networks of `torch_models`, and any module that a user's own file returns.
+"""PyTorch: the networks of `torch_built_in`, and any module that a user's own file returns.
 
 Trained with AdamW on a weighted cross-entropy, exported by `torch.onnx`. Invariant: with one seed and one number of
 threads the weights after any number of steps are the same bits; torch's global generator is left as it was found.
@@ -29,8 +29,8 @@ from mlaas4hep.backends.protocol import (
     Scores,
     Task,
 )
+from mlaas4hep.backends.torch_built_in import BUILT_IN, NetworkDials
 from mlaas4hep.backends.torch_checkpoint import module_arrays, optimiser_arrays, recover_module, recover_optimiser
-from mlaas4hep.backends.torch_models import BUILT_IN, DeepSetsDials, MlpDials
 from mlaas4hep.backends.torch_network import Network, OutputKind, export_network, generator_at, inputs_of
 from mlaas4hep.backends.weights import require_finite
 from mlaas4hep.errors import ModelError, nearest
@@ -81,7 +81,7 @@ class TorchBackend:
 
     def build(self, model: str, dials: Dials, task: Task) -> Learner:
         """A learner with fresh weights."""
-        if not isinstance(dials, MlpDials | DeepSetsDials) or type(dials) is not BUILT_IN[model].dials:
+        if not isinstance(dials, NetworkDials) or type(dials) is not BUILT_IN[model].dials:
             raise ModelError(f"model {model} of backend torch takes no {type(dials).__name__}")
         with generator_at(task.seed):
             network = BUILT_IN[model].build(dials, task)
@@ -141,7 +141,7 @@ class TorchLearner:
     def __init__(
         self,
         network: Network,
-        dials: MlpDials | DeepSetsDials | OwnDials,
+        dials: NetworkDials | OwnDials,
         *,
         settings: Mapping[str, Any],
         where: str = "backend torch",

@@ -1,7 +1,7 @@
-"""The networks that the torch backend knows by name: `mlp` on the flat view, `deepsets` on collections.
+"""Networks of the torch backend: `mlp` on the flat view, `deepsets` on collections, and what all are made of.
 
-Each is a type of dials and a function from dials and task to a `Network` that returns logits. Invariant: empty slots of
-a collection never reach the logits, so that a longer padding changes no score.
+Each is a type of dials and a module that returns logits. Invariant: empty slots of a collection never reach the logits,
+so that a longer padding changes no score.
 """
 
 # mypy: allow-subclassing-any
@@ -9,15 +9,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Literal
 
 import torch
 
 from mlaas4hep.backends.dials import Dials, bad_sizes, out_of_range
-from mlaas4hep.backends.protocol import Task
-from mlaas4hep.backends.torch_network import Network
-from mlaas4hep.errors import ModelError
-from mlaas4hep.graph.core import FLAT_INPUT, MASK_SUFFIX
+from mlaas4hep.graph.core import MASK_SUFFIX
 from mlaas4hep.spec.scaling import GroupScaling
 
 Activation = Literal["relu", "tanh", "gelu", "silu"]
@@ -59,7 +56,7 @@ class MlpDials(Dials, frozen=True, forbid_unknown_fields=True):
 
     def problems(self) -> list[str]:
         """What is out of range."""
-        return bad_sizes("hidden", self.hidden) + _ranges(self)
+        return bad_sizes("hidden", self.hidden) + ranges_of(self)
 
 
 class DeepSetsDials(Dials, frozen=True, forbid_unknown_fields=True):
@@ -95,10 +92,10 @@ class DeepSetsDials(Dials, frozen=True, forbid_unknown_fields=True):
     def problems(self) -> list[str]:
         """What is out of range."""
         sizes = bad_sizes("hidden_object", self.hidden_object) + bad_sizes("hidden_event", self.hidden_event)
-        return sizes + out_of_range(self, above_zero=("latent",)) + _ranges(self)
+        return sizes + out_of_range(self, above_zero=("latent",)) + ranges_of(self)
 
 
-def _ranges(dials: Dials) -> list[str]:
+def ranges_of(dials: Dials) -> list[str]:
     """What is out of range among the dials that all networks share."""
     return out_of_range(
         dials,
@@ -159,36 +156,15 @@ def multi_layer(
     return torch.nn.Sequential(*layers, torch.nn.Linear(hidden[-1], outputs))
 
 
+def activation_of(name: Activation) -> torch.nn.Module:
+    """What stands between two layers."""
+    return _ACTIVATIONS[name]()
+
+
 def _layers(sizes: Sequence[int], activation: Activation, dropout: float = 0.0) -> list[torch.nn.Module]:
     layers: list[torch.nn.Module] = []
     for size, following in itertools.pairwise(sizes):
-        layers += [torch.nn.Linear(size, following), _ACTIVATIONS[activation]()]
+        layers += [torch.nn.Linear(size, following), activation_of(activation)]
         if dropout > 0:
             layers.append(torch.nn.Dropout(dropout))
     return layers
-
-
-def _mlp(dials: MlpDials, task: Task) -> Network:
-    module = multi_layer(task.width, dials.hidden, task.outputs, dials.activation, dials.dropout)
-    return Network(module, task, inputs=(FLAT_INPUT,), output="logits")
-
-
-def _deepsets(dials: DeepSetsDials, task: Task) -> Network:
-    collections = [group.name for group in task.groups if group.length is not None]
-    if not collections:
-        raise ModelError(
-            "model deepsets (backend torch) learns from collections, and the inputs hold none; list one, as in "
-            "inputs: {jets: {vars: [Jet_pt, Jet_eta], length: 6}}, or take a model on flat variables, such as mlp"
-        )
-    inputs = (*(group.name for group in task.groups), *(f"{name}{MASK_SUFFIX}" for name in collections))
-    return Network(DeepSets(task.groups, task.outputs, dials), task, inputs=inputs, output="logits")
-
-
-class BuiltIn(NamedTuple):
-    """A network known by name: its dials, and how it is built from them."""
-
-    dials: type[MlpDials] | type[DeepSetsDials]
-    build: Callable[[Any, Task], Network]
-
-
-BUILT_IN: Mapping[str, BuiltIn] = {"mlp": BuiltIn(MlpDials, _mlp), "deepsets": BuiltIn(DeepSetsDials, _deepsets)}

@@ -119,3 +119,31 @@ def test_a_training_that_diverges_says_so() -> None:
     events = make_events(100)
     with pytest.raises(ModelError, match="diverged"):
         teach(learner, events, epochs=10)
+
+
+@pytest.mark.parametrize(
+    ("dials", "words"),
+    [
+        ({"width": 30, "heads": 4}, r"model.width: 30 is out of range; wants a multiple of heads, 4"),
+        ({"heads": 0}, r"model.heads: 0 is out of range; wants above 0"),
+        ({"layers": -1, "dropout": 2}, r"model.layers: -1 .*\n.*model.dropout: 2"),
+        ({"hidden_event": []}, r"model.hidden_event: \[\] is out of range"),
+    ],
+)
+def test_a_particle_transformer_of_no_sense_is_refused(dials: dict[str, object], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        choose(Model(name="attention", dials=dials))
+
+
+@pytest.mark.parametrize("queries", [1, 7])
+def test_attention_as_it_is_exported_equals_the_fused_kernel(queries: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlaas4hep.backends.torch_attention import attend
+
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(5, 2, 7, 4) for _ in range(3))
+    there = torch.rand(5, 7) < 0.6
+    there[:, 0] = True
+    arguments = query[:, :, :queries], key, value, torch.where(there, 0.0, -1e9)[:, None, None, :]
+    fused = attend(*arguments)
+    monkeypatch.setattr(torch.compiler, "is_exporting", lambda: True)
+    torch.testing.assert_close(attend(*arguments), fused, rtol=1e-5, atol=1e-6)
