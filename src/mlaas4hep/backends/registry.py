@@ -21,12 +21,13 @@ from mlaas4hep.errors import MissingExtraError, ModelError, nearest
 GROUP = "mlaas4hep.backends"
 # Found without an installed package too; the first backend of a model is its default.
 BUILT_IN: Mapping[str, str] = {
+    "keras": "mlaas4hep.backends.keras:KerasBackend",
     "sklearn": "mlaas4hep.backends.sklearn:SklearnBackend",
     "torch": "mlaas4hep.backends.torch:TorchBackend",
     "xgboost": "mlaas4hep.backends.xgboost:XgboostBackend",
 }
 MODELS: Mapping[str, tuple[str, ...]] = {
-    "mlp": ("sklearn", "torch"),
+    "mlp": ("sklearn", "torch", "keras"),
     "bdt": ("sklearn", "xgboost"),
     "xgboost": ("xgboost",),
     "deepsets": ("torch",),
@@ -154,7 +155,7 @@ def backend_of(found: Any, *, where: str) -> Backend:
             return find_backend(name)
     kind = f"{type(found).__module__}.{type(found).__qualname__}"
     raise ModelError(
-        f"{where}: model returned a {kind}; wants a torch.nn.Module, scikit-learn's MLPClassifier or "
+        f"{where}: model returned a {kind}; wants a torch.nn.Module, a keras.Model, scikit-learn's MLPClassifier or "
         "HistGradientBoostingClassifier, or xgboost's XGBClassifier"
     )
 
