@@ -216,7 +216,7 @@ def export(network: Network) -> Core:
 
 def falls_back() -> bool:
     """Whether torch's exporter can stand in."""
-    return keras.config.backend() == "torch"
+    return bool(keras.config.backend() == "torch")
 
 
 def _randomness(network: Network) -> Any:

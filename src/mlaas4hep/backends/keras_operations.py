@@ -35,8 +35,9 @@ def array_of(value: Any, dtype: str | None = None) -> NDArray[Any]:
     """A copy of a constant of a model as numpy: a number, an array, a variable or a tensor of its framework."""
     if isinstance(value, keras.Variable):
         value = value.value
-    # Of torch's tensors numpy's own call gives a warning.
-    array = value.detach().cpu().numpy().copy() if hasattr(value, "detach") else np.array(value)
+    # Of tensors numpy's own call gives a warning.
+    value = value.detach().cpu() if hasattr(value, "detach") else value
+    array = np.array(value.numpy() if hasattr(value, "numpy") else value)
     if array.dtype == np.float64:
         array = array.astype(np.float32)
     return array if dtype is None else array.astype(dtype)
@@ -292,7 +293,9 @@ def _where(low: Lowering, operation: Any, given: Mapping[str, Any], out: Value) 
 def _get_item(low: Lowering, operation: Any, given: Mapping[str, Any], out: Value) -> str:
     """``x[:, 0, 1:3, None]``: whole numbers and slices, on all axes but the events'."""
     value, key = given["x"], given["key"]
-    name, axis, taken, new = low.name_of(value), 0, [], []
+    name, axis = low.name_of(value), 0
+    taken: list[int] = []
+    new: list[int] = []
     for one in _whole_key(key, len(value.shape)):
         if one is None:
             new.append(axis - len(taken) + len(new))

@@ -62,7 +62,21 @@ from mlaas4hep.train.scanned import scanned
 MODEL_FOLDER = "model"
 _EVALUATION_BATCH = 4096
 _PARITY_ROWS = 2048
-_PACKAGES = ("mlaas4hep", "numpy", "onnx", "onnxruntime", "scikit-learn", "torch", "uproot", "xgboost", "xgboost-cpu")
+_PACKAGES = (
+    *(
+        "mlaas4hep",
+        "numpy",
+        "onnx",
+        "onnxruntime",
+        "scikit-learn",
+        "torch",
+        "keras",
+        "tensorflow-cpu",
+        "tensorflow",
+        "jax",
+    ),
+    *("uproot", "xgboost", "xgboost-cpu"),
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
