@@ -104,7 +104,8 @@ class KerasLearner:
 
     def _step(self, prepared: Any, labels: Labels, shares: NDArray[np.float32]) -> float:
         y = targets(labels, self._form, self.network.columns)
-        with told_with(self.where, f"the model's {self._way} failed"), self._steadily():
+        step = "a step" if self._way == "batch" else f"the model's own {self._way}"
+        with told_with(self.where, f"{step} failed"), self._steadily():
             if self._way == "fit":
                 loss = self.network.loss(prepared, labels, shares)
                 self._fit(prepared, y, shares)
