@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
+from mlaas4hep.backends.keras_start import settle_framework
 from mlaas4hep.config import parse_config
 from mlaas4hep.data.catalogue import Catalogue
 from mlaas4hep.spec.preprocess import Preprocessor
@@ -65,7 +66,8 @@ def test_a_page_can_be_followed(page: Path, session: Session, request: pytest.Fi
         session.train_options = "--set training.epochs=2"
     if "own-files" in needs:
         session.check_config = check_config_by_its_files
-    for package in {"torch", "jax"} & set(needs):
+    settle_framework()
+    for package in {"torch", "jax", "keras"} & set(needs):
         pytest.importorskip(package)
     if "installed" in needs:
         install(next(block.text for block in blocks if block.language == "toml"), session.folder)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from mlaas4hep.backends.keras_start import settle_framework
 from mlaas4hep.backends.registry import Choice, choose
 from mlaas4hep.config import Model
 from mlaas4hep.testing_backends import BackendContract
@@ -53,6 +54,16 @@ class TestTorchAttention(BackendContract):
     @classmethod
     def _needs_torch(cls) -> None:
         pytest.importorskip("torch")
+
+
+class TestKerasMlp(BackendContract):
+    model = Model(name="mlp", backend="keras", dials={**SMALL, "dropout": 0.0})
+
+    @pytest.fixture(scope="class", autouse=True)
+    @classmethod
+    def _needs_keras(cls) -> None:
+        settle_framework()
+        pytest.importorskip("keras")
 
 
 class TestXgboost(BackendContract):
@@ -161,3 +172,56 @@ def model(spec):
         file: Path = tmp_path_factory.mktemp("own") / "my_model.py"
         file.write_text(cls.source, encoding="utf-8")
         return choose(Model(file=str(file), dials={"learning_rate": 5e-3}))
+
+
+class TestOwnKerasModelOnCollections(TestOwnEstimator):
+    source = """
+import keras
+from keras import layers, ops
+
+def model(spec):
+    shapes = {one.name: one.shape for one in spec.signature}
+    event, jets = keras.Input(shapes["event"], name="event"), keras.Input(shapes["jets"], name="jets")
+    mask = keras.Input(shapes["jets"][:1], name="jets_mask")
+    each = layers.Dense(16, activation="relu")(jets) * ops.expand_dims(mask, -1)
+    x = layers.Concatenate()([event, ops.sum(each, axis=1)])
+    x = layers.Dense(32, activation="relu")(x)
+    return keras.Model([event, jets, mask], layers.Dense(1 if len(spec.classes) == 2 else len(spec.classes))(x))
+"""
+
+    @pytest.fixture(scope="class", autouse=True)
+    @classmethod
+    def _needs_keras(cls) -> None:
+        settle_framework()
+        pytest.importorskip("keras")
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def choice(cls, tmp_path_factory: pytest.TempPathFactory) -> Choice:
+        file: Path = tmp_path_factory.mktemp("own") / "my_model.py"
+        file.write_text(cls.source, encoding="utf-8")
+        return choose(Model(file=str(file), dials={"learning_rate": 5e-3}))
+
+
+class TestOwnCompiledKerasModel(TestOwnKerasModelOnCollections):
+    source = """
+import keras
+from keras import layers
+
+def model(spec):
+    classes = len(spec.classes)
+    width = sum(int(one.shape[0] * (one.shape[1] if len(one.shape) > 1 else 1)) for one in spec.signature)
+    last = layers.Dense(1, activation="sigmoid") if classes == 2 else layers.Dense(classes, activation="softmax")
+    layers_ = [layers.Dense(size, activation="silu") for size in (32, 16)]
+    net = keras.Sequential([keras.Input((width,)), *layers_, last])
+    loss = "binary_crossentropy" if classes == 2 else "categorical_crossentropy"
+    net.compile(optimizer=keras.optimizers.Nadam(5e-3), loss=loss, metrics=["accuracy"])
+    return net
+"""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def choice(cls, tmp_path_factory: pytest.TempPathFactory) -> Choice:
+        file: Path = tmp_path_factory.mktemp("own") / "my_model.py"
+        file.write_text(cls.source, encoding="utf-8")
+        return choose(Model(file=str(file)))

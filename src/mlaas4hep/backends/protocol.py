@@ -132,6 +132,13 @@ class Learner(Predictor, Protocol):
 
 
 @runtime_checkable
+class NotingLearner(Learner, Protocol):
+    """One that has something to tell of how it learns; the run tells it before it begins."""
+
+    notes: Sequence[str]
+
+
+@runtime_checkable
 class StreamingLearner(Learner, Protocol):
     """Learns batch by batch."""
 

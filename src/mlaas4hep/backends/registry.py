@@ -21,13 +21,14 @@ from mlaas4hep.errors import MissingExtraError, ModelError, nearest
 GROUP = "mlaas4hep.backends"
 # Found without an installed package too; the first backend of a model is its default.
 BUILT_IN: Mapping[str, str] = {
+    "keras": "mlaas4hep.backends.keras:KerasBackend",
     "sklearn": "mlaas4hep.backends.sklearn:SklearnBackend",
     "torch": "mlaas4hep.backends.torch:TorchBackend",
     "xgboost": "mlaas4hep.backends.xgboost:XgboostBackend",
     "lightgbm": "mlaas4hep.backends.lightgbm:LightgbmBackend",
 }
 MODELS: Mapping[str, tuple[str, ...]] = {
-    "mlp": ("sklearn", "torch"),
+    "mlp": ("sklearn", "torch", "keras"),
     "bdt": ("sklearn", "xgboost"),
     "xgboost": ("xgboost",),
     "lightgbm": ("lightgbm",),
@@ -157,7 +158,7 @@ def backend_of(found: Any, *, where: str) -> Backend:
             return find_backend(name)
     kind = f"{type(found).__module__}.{type(found).__qualname__}"
     raise ModelError(
-        f"{where}: model returned a {kind}; wants a torch.nn.Module, scikit-learn's MLPClassifier or "
+        f"{where}: model returned a {kind}; wants a torch.nn.Module, a keras.Model, scikit-learn's MLPClassifier or "
         "HistGradientBoostingClassifier, xgboost's XGBClassifier, or lightgbm's LGBMClassifier"
     )
 

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from mlaas4hep.backends.blame import told_with
+from mlaas4hep.backends.keras_start import settle_framework
 from mlaas4hep.backends.protocol import Task
 from mlaas4hep.errors import ModelError, nearest
 
@@ -52,7 +53,7 @@ class UserFile:
 
     def build(self, task: Task) -> Any:
         """What ``model`` returns for a task, called with the seed of the task; `ModelError` where it fails."""
-        with told_with(self.path, f"{FUNCTION} failed"), _seeded(task.seed):
+        with told_with(self.path, f"{FUNCTION} failed"), seeded(task.seed):
             found = self.function(*self._arguments(task))
         if found is None:
             raise ModelError(f"{self.path}: {FUNCTION} returned None; is its return statement missing?")
@@ -89,6 +90,8 @@ def load_user_file(path: str) -> UserFile:
         It is not there, cannot be run, or has no function ``model``; with the line.
     """
     source = _read(Path(path))
+    if b"keras" in source:
+        settle_framework()
     # A name of its own: two files called model.py are two modules.
     module = types.ModuleType(f"mlaas4hep_user_{hashlib.sha256(source).hexdigest()[:12]}")
     module.__file__ = path
@@ -113,7 +116,7 @@ def _read(path: Path) -> bytes:
 
 
 @contextmanager
-def _seeded(seed: int) -> Iterator[None]:
+def seeded(seed: int) -> Iterator[None]:
     """All generators that a model's first weights may come from at a seed, and afterwards as they were."""
     torch = sys.modules.get("torch")
     before = random.getstate(), np.random.get_state(), torch.get_rng_state() if torch else None  # noqa: NPY002

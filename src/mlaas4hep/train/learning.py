@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 
-from mlaas4hep.backends.protocol import InMemoryLearner, Learner, OutOfCoreLearner, StreamingLearner
+from mlaas4hep.backends.protocol import InMemoryLearner, Learner, NotingLearner, OutOfCoreLearner, StreamingLearner
 from mlaas4hep.config.values import Training
 from mlaas4hep.train.callbacks import History, Progress
 from mlaas4hep.train.interrupt import Interrupt
@@ -51,6 +51,9 @@ def learn(
     progress
         Told how far it is.
     """
+    if isinstance(learner, NotingLearner):
+        for line in learner.notes:
+            progress.note(line)
     if isinstance(learner, StreamingLearner):
         with interrupt.held() if keeper else nullcontext():
             return learn_streaming(

@@ -16,10 +16,11 @@ from mlaas4hep.backends.registry import Choice
 from mlaas4hep.config import Config
 from mlaas4hep.data.catalogue import Catalogue
 
-_PACKAGES = (
-    *("mlaas4hep", "numpy", "onnx", "onnxruntime", "uproot"),
-    *("lightgbm", "scikit-learn", "torch", "xgboost", "xgboost-cpu"),
+_FRAMEWORKS = (
+    *("jax", "keras", "lightgbm", "scikit-learn", "tensorflow", "tensorflow-cpu"),
+    *("torch", "xgboost", "xgboost-cpu"),
 )
+_PACKAGES = ("mlaas4hep", "numpy", "onnx", "onnxruntime", *_FRAMEWORKS, "uproot")
 
 
 def versions() -> dict[str, str]:
