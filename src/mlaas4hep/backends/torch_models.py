@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 
 from mlaas4hep.backends.dials import Dials, bad_sizes, out_of_range
+from mlaas4hep.backends.losses import LossName
 from mlaas4hep.backends.protocol import Task
 from mlaas4hep.backends.torch_network import Network
 from mlaas4hep.errors import ModelError
@@ -48,6 +49,10 @@ class MlpDials(Dials, frozen=True, forbid_unknown_fields=True):
     averaging
         The scores are those of the weights averaged over the steps, of which the past keeps this share at each step;
         0 takes the last weights.
+    loss
+        Of a regression; classes are learned by cross-entropy.
+    huber_delta
+        Where Huber's loss turns from squared to absolute, in units of the target's spread.
     """
 
     hidden: tuple[int, ...] = (128, 64)
@@ -56,6 +61,8 @@ class MlpDials(Dials, frozen=True, forbid_unknown_fields=True):
     learning_rate: float = 1e-3
     weight_decay: float = 0.01
     averaging: float = 0.998
+    loss: LossName = "squared"
+    huber_delta: float = 0.3
 
     def problems(self) -> list[str]:
         """What is out of range."""
@@ -81,6 +88,8 @@ class DeepSetsDials(Dials, frozen=True, forbid_unknown_fields=True):
         Of AdamW.
     averaging
         As for `mlp`.
+    loss, huber_delta
+        As for `mlp`.
     """
 
     hidden_object: tuple[int, ...] = (64, 64)
@@ -91,6 +100,8 @@ class DeepSetsDials(Dials, frozen=True, forbid_unknown_fields=True):
     learning_rate: float = 3e-3
     weight_decay: float = 0.01
     averaging: float = 0.998
+    loss: LossName = "squared"
+    huber_delta: float = 0.3
 
     def problems(self) -> list[str]:
         """What is out of range."""
@@ -102,7 +113,7 @@ def _ranges(dials: Dials) -> list[str]:
     """What is out of range among the dials that all networks share."""
     return out_of_range(
         dials,
-        above_zero=("learning_rate",),
+        above_zero=("learning_rate", "huber_delta"),
         at_least_zero=("weight_decay",),
         between={"dropout": (0, 0.95), "averaging": (0, 0.99999)},
     )
