@@ -73,6 +73,9 @@ def compare(runs: Sequence[EvaluatedRun], *, output: str | Path | None = None) -
         The runs tell other classes apart, or the folder is there.
     """
     first = runs[0]
+    for run in runs:
+        if run.targets is not None:
+            raise UserError(f"{run.path}: is a regression; runs are compared where they tell classes apart")
     for run in runs[1:]:
         if run.metrics["classes"] != first.metrics["classes"]:
             raise UserError(
