@@ -86,6 +86,15 @@ def write_comparison(folder: Path) -> Path:
     return _write(folder, "comparison.html", comparison=_read(folder / COMPARISON_FILE), pictures=pictures)
 
 
+def write_target_comparison(folder: Path) -> Path:
+    """Draw the page that compares regressions, from the ``comparison.json`` and the pictures of its folder."""
+    comparison = _read(folder / COMPARISON_FILE)
+    words = "Half the central 68 % of the residuals, in bins of the true value."
+    asked = [[(f"resolution_{number}_*.png", "Resolution", words)] for number in range(len(comparison["targets"]))]
+    pictures = [list(_found(folder, one)) for one in asked]
+    return _write(folder, "comparison_targets.html", comparison=comparison, by_target=pictures)
+
+
 def _numbered(number: int) -> list[tuple[str, str, str]]:
     return [(pattern.format(number), title, words) for pattern, title, words in _TARGET_PICTURES]
 

@@ -5,14 +5,14 @@ Invariant: the numbers come from the caller; nothing is computed here but ranges
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mlaas4hep.report.style import COLOURS, Histogram, picture
+from mlaas4hep.report.style import COLOURS, Histogram, colour, picture
 
 Floats = NDArray[np.float64]
 
@@ -69,6 +69,19 @@ def draw_residuals(train: Histogram, test: Histogram, path: Path, *, target: str
         axes.set_ylim(0.0, 1.45 * max(float(np.max(one.values)) for one in (train, test)) or 1.0)
         axes.set_xlabel(f"Predicted minus true {target}")
         axes.set_ylabel("Share of the events by bin")
+        axes.legend(loc="upper left")
+
+
+def draw_runs_by_true(runs: Mapping[str, Sequence[Point]], path: Path, *, target: str) -> None:
+    """The resolution of several runs in bins of the true value."""
+    with picture(path) as axes:
+        for number, (name, points) in enumerate(runs.items()):
+            means, values = [one.mean for one in points], [one.value for one in points]
+            errors = [one.error for one in points]
+            axes.errorbar(means, values, yerr=errors, fmt="o-", color=colour(number), label=name)
+        axes.set_xlabel(f"True {target}")
+        axes.set_ylabel(f"Resolution of {target}")
+        axes.margins(y=0.25)
         axes.legend(loc="upper left")
 
 

@@ -105,4 +105,3 @@ def test_what_learns_no_targets_is_refused_by_name(tmp_path: Path, source: str, 
     file.write_text(f"{source}\ndef model():\n    return R()\n")
     with pytest.raises(ModelError, match=words):
         choose(Model(file=str(file))).build(Task.of(SPEC, seed=0))
-
