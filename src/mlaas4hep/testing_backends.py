@@ -15,152 +15,34 @@ the training loop, the bundle and the server.
 from __future__ import annotations
 
 import copy
-import tempfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mlaas4hep.backends.protocol import (
-    InMemoryLearner,
-    Learner,
-    OutOfCoreLearner,
-    Round,
-    Scores,
-    StreamingLearner,
-    Table,
-    Task,
-)
+from mlaas4hep.backends.protocol import Learner, Scores, StreamingLearner, Task
 from mlaas4hep.backends.registry import Choice, choose
-from mlaas4hep.backends.spool import Spool, write_spool
-from mlaas4hep.config import Model
 from mlaas4hep.errors import ConfigError, ModelError
 from mlaas4hep.graph.core import Core
 from mlaas4hep.graph.merge import merge
 from mlaas4hep.graph.parity import check_parity
 from mlaas4hep.graph.session import Session
 from mlaas4hep.spec.contract import ModelSpec
-from mlaas4hep.spec.features import FeatureSpec, InputGroup, Variable
-from mlaas4hep.spec.scaling import FeatureScaling, GroupScaling
-from mlaas4hep.spec.statistics import Statistics
+from mlaas4hep.testing_events import (
+    Events,
+    as_pages,
+    as_table,
+    fit,
+    make_events,
+    make_regression_spec,
+    make_spec,
+    teach,
+)
+from mlaas4hep.testing_regression import RegressionRules
 from mlaas4hep.testing_resume import assert_learner_resumable
 
-Tensors = dict[str, NDArray[np.float32]]
-_BATCH = 256
-_CLASSES = {2: ("background", "signal"), 3: ("first", "second", "third")}
-
-
-@dataclass(frozen=True, eq=False)
-class Events:
-    """Made-up events: raw input groups with missing values, labels and weights."""
-
-    inputs: Tensors
-    labels: NDArray[np.int64]
-    weights: NDArray[np.float64]
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def pick(self, index: NDArray[np.int64] | slice) -> Events:
-        """Some of the events."""
-        inputs = {name: array[index] for name, array in self.inputs.items()}
-        return Events(inputs, self.labels[index], self.weights[index])
-
-    def weighing(self, weights: NDArray[np.float64]) -> Events:
-        """The same events with other weights."""
-        return Events(self.inputs, self.labels, weights)
-
-    def batches(self) -> Iterator[Events]:
-        """In batches, in order."""
-        for start in range(0, len(self), _BATCH):
-            yield self.pick(slice(start, start + _BATCH))
-
-
-def make_spec(num_classes: int = 2) -> ModelSpec:
-    """The contract of the made-up events: ``event`` with 4 variables, ``jets`` with 3 slots of 2 variables."""
-    classes = _CLASSES[num_classes]
-    variables = {"event": ("met", "ht", "nvtx", "angle"), "jets": ("pt", "eta")}
-    lengths = {"event": None, "jets": 3}
-    scaling = tuple(
-        GroupScaling(name, names, tuple(_scaling(one) for one in names), lengths[name])
-        for name, names in variables.items()
-    )
-    groups = tuple(
-        InputGroup(name, tuple(Variable(one) for one in names), lengths[name]) for name, names in variables.items()
-    )
-    return ModelSpec(
-        name="toy",
-        task="binary" if num_classes == 2 else "multiclass",
-        classes=classes,
-        score_names=classes[-1:] if num_classes == 2 else classes,
-        features=FeatureSpec(inputs=groups, classes=classes),
-        columns={},
-        scaling=scaling,
-        statistics=Statistics(),
-    )
-
-
-def _scaling(name: str) -> FeatureScaling:
-    if name in ("met", "ht", "pt"):
-        return FeatureScaling("standard", offset=50.0, scale=0.02)
-    return FeatureScaling("none")
-
-
-def make_events(number: int, *, seed: int = 0, num_classes: int = 2) -> Events:
-    """Events whose class depends on ``angle``, on the product of ``met`` and ``ht`` and on the first jet.
-
-    Jets are filled from the front, one value in thirty is missing, the weights vary by a factor of three.
-    """
-    random = np.random.default_rng(seed)
-    event = random.normal(size=(number, 4))
-    jets = random.normal(size=(number, 3, 2))
-    margin = 1.5 * event[:, 3] + event[:, 0] * event[:, 1] + 0.7 * jets[:, 0, 0]
-    margin += random.normal(size=number) * 0.5
-    cuts = [0.3] if num_classes == 2 else [-0.8, 0.8]
-    event[:, :2] = event[:, :2] * 50 + 50
-    jets[..., 0] = jets[..., 0] * 50 + 50
-    jets[np.arange(3) >= random.integers(1, 4, (number, 1))] = np.nan
-    event[random.random(event.shape) < 1 / 30] = np.nan
-    inputs = {"event": event.astype(np.float32), "jets": jets.astype(np.float32)}
-    return Events(inputs, np.searchsorted(cuts, margin).astype(np.int64), random.uniform(0.5, 1.5, number))
-
-
-def teach(learner: Learner, events: Events, *, epochs: int = 8, seed: int = 1) -> None:
-    """Let any learner learn from events: shuffled epochs, one table, or pages."""
-    if isinstance(learner, StreamingLearner):
-        random = np.random.default_rng(seed)
-        for _ in range(epochs):
-            for batch in events.pick(random.permutation(len(events))).batches():
-                learner.learn(batch.inputs, batch.labels, batch.weights)
-    else:
-        fit(learner, events, None)
-
-
-def fit(learner: Learner, events: Events, check: Events | None) -> Sequence[Round]:
-    """Let a learner that does not stream learn from events, stopped by others where there are any."""
-    if isinstance(learner, InMemoryLearner):
-        return learner.fit(as_table(learner, events), as_table(learner, check) if check else None, patience=5)
-    assert isinstance(learner, OutOfCoreLearner)
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        pages = as_pages(learner, events, folder / "train.rows")
-        held = as_pages(learner, check, folder / "validation.rows") if check else None
-        return learner.fit(pages, held, patience=5, folder=folder)
-
-
-def as_pages(learner: OutOfCoreLearner, events: Events, path: Path, *, page_bytes: int = 2**16) -> Spool:
-    """Events as a learner's pages."""
-    width = learner.view(events.pick(slice(0, 1)).inputs).shape[1]
-    return write_spool(path, events.batches(), view=learner.view, width=width, page_bytes=page_bytes)
-
-
-def as_table(learner: InMemoryLearner, events: Events) -> Table:
-    """Events as a learner's table."""
-    return Table(learner.view(events.inputs).astype(learner.dtype), events.labels, events.weights)
+__all__ = ["BackendContract", "Events", "as_pages", "as_table", "fit", "make_events", "make_spec", "teach"]
 
 
 def _auc(scores: Scores, labels: NDArray[np.int64]) -> float:
@@ -168,16 +50,11 @@ def _auc(scores: Scores, labels: NDArray[np.int64]) -> float:
     return float((signal[:, None] > background[None, :]).mean())
 
 
-class BackendContract:
-    """Rules for one model of one backend; set ``model``."""
+class BackendContract(RegressionRules):
+    """Rules for one model of one backend; set ``model``.
 
-    model: Model
-
-    @pytest.fixture(scope="class")
-    @classmethod
-    def choice(cls) -> Choice:
-        """The model, found by name."""
-        return choose(cls.model)
+    A model that declares regressions keeps the rules of `mlaas4hep.testing_regression` too.
+    """
 
     @pytest.fixture(scope="class", params=[2, 3], ids=["two-classes", "three-classes"])
     @classmethod
@@ -356,11 +233,10 @@ class BackendContract:
         assert all(one.validation_loss is None for one in rounds)
 
     def test_a_task_beyond_it_is_refused_by_name(self, choice: Choice) -> None:
-        spec = msgspec.structs.replace(make_spec(), task="regression")
         if choice.build(Task.of(make_spec(), seed=0)).capabilities.regression:
             pytest.skip("it learns regressions")
-        with pytest.raises(ModelError, match="not a regression"):
-            choice.build(Task.of(spec, seed=0))
+        with pytest.raises(ModelError, match="not a regression of mass"):
+            choice.build(Task.of(make_regression_spec(), seed=0))
 
     def test_an_unknown_dial_is_refused_with_the_nearest(self, choice: Choice) -> None:
         if choice.file is not None:

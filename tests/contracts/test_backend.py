@@ -10,6 +10,7 @@ from mlaas4hep.backends.keras_start import settle_framework
 from mlaas4hep.backends.registry import Choice, choose
 from mlaas4hep.config import Model
 from mlaas4hep.testing_backends import BackendContract
+from mlaas4hep.testing_regression import RegressionRules
 
 SMALL = {"hidden": [32, 16], "learning_rate": 5e-3}
 
@@ -225,3 +226,66 @@ def model(spec):
         file: Path = tmp_path_factory.mktemp("own") / "my_model.py"
         file.write_text(cls.source, encoding="utf-8")
         return choose(Model(file=str(file)))
+
+
+class TestOwnRegressor(RegressionRules):
+    source = """
+from sklearn.neural_network import MLPRegressor
+
+def model(idim):
+    return MLPRegressor(hidden_layer_sizes=(32, 16), learning_rate_init=5e-3, activation="tanh")
+"""
+    model = Model(name="own")
+    learns_targets = True
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def choice(cls, tmp_path_factory: pytest.TempPathFactory) -> Choice:
+        file: Path = tmp_path_factory.mktemp("own") / "my_model.py"
+        file.write_text(cls.source, encoding="utf-8")
+        return choose(Model(file=str(file)))
+
+
+class TestOwnRegressionTrees(TestOwnRegressor):
+    source = """
+from sklearn.ensemble import HistGradientBoostingRegressor
+
+def model():
+    return HistGradientBoostingRegressor(loss="absolute_error", max_iter=60, early_stopping=True)
+"""
+
+
+class TestOwnXgboostRegressor(TestOwnRegressor):
+    source = """
+from xgboost import XGBRegressor
+
+def model():
+    return XGBRegressor(n_estimators=60, learning_rate=0.15, max_depth=4)
+"""
+
+    @pytest.fixture(scope="class", autouse=True)
+    @classmethod
+    def _needs_xgboost(cls) -> None:
+        pytest.importorskip("xgboost")
+
+
+class TestOwnModuleOfTargets(TestOwnRegressor):
+    source = """
+import torch
+
+def model(spec):
+    wide, last = torch.nn.Linear(spec.width, 32), torch.nn.Linear(32, len(spec.targets))
+    return torch.nn.Sequential(wide, torch.nn.ReLU(), torch.nn.Linear(32, 32), torch.nn.Tanh(), last)
+"""
+
+    @pytest.fixture(scope="class", autouse=True)
+    @classmethod
+    def _needs_torch(cls) -> None:
+        pytest.importorskip("torch")
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def choice(cls, tmp_path_factory: pytest.TempPathFactory) -> Choice:
+        file: Path = tmp_path_factory.mktemp("own") / "my_model.py"
+        file.write_text(cls.source, encoding="utf-8")
+        return choose(Model(file=str(file), dials={"learning_rate": 1e-2}))

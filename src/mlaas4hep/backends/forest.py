@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlaas4hep.backends.protocol import Arrays, Scores, Task
-from mlaas4hep.graph.core import Core
+from mlaas4hep.graph.core import Core, Link
 from mlaas4hep.graph.trees import Tree, lower_trees
 from mlaas4hep.spec.scaling import Scaler, Tensors
 
@@ -61,21 +61,23 @@ class StoredForest:
         margins = np.tile(self.base, (len(rows), 1))
         for tree in self.trees:
             margins[:, tree.output] += tree.value[leaves(tree, rows)]
-        if self.task.outputs == 1:
-            signal: Scores = 1.0 / (1.0 + np.exp(-margins))
-            return signal
-        shifted = np.exp(margins - margins.max(axis=1, keepdims=True))
-        scores: Scores = shifted / shifted.sum(axis=1, keepdims=True)
-        return scores
+        return linked(margins, self.task.link)
 
     def export(self) -> Core:
         """The trees as a float64 ensemble."""
-        return lower_trees(
-            self.trees,
-            num_features=self.task.width,
-            base=self.base,
-            link="sigmoid" if self.task.outputs == 1 else "softmax",
-        )
+        return lower_trees(self.trees, num_features=self.task.width, base=self.base, link=self.task.link)
+
+
+def linked(margins: NDArray[np.float64], link: Link) -> Scores:
+    """Scores [N, C] of margins [N, C]."""
+    if link == "identity":
+        return margins
+    if link == "sigmoid":
+        signal: Scores = 1.0 / (1.0 + np.exp(-margins))
+        return signal
+    shifted = np.exp(margins - margins.max(axis=1, keepdims=True))
+    scores: Scores = shifted / shifted.sum(axis=1, keepdims=True)
+    return scores
 
 
 def leaves(tree: Tree, rows: NDArray[np.float64]) -> NDArray[np.int64]:

@@ -14,8 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlaas4hep.errors import ModelError
-from mlaas4hep.graph.core import Core
-from mlaas4hep.graph.dense import Link
+from mlaas4hep.graph.core import Core, Link
 from mlaas4hep.graph.trees import Tree, lower_trees
 from mlaas4hep.spec.scaling import FLOAT32_MAX
 

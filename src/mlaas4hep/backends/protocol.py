@@ -4,6 +4,10 @@ A `Backend` builds a `Learner` for a `Task`. A learner takes input groups as the
 with NaN, and prepares them itself by the constants of the contract. Invariant: what a learner predicts is what its
 exported `Core` gives behind the same preparation, to 1e-6 on a score.
 
+A regression is learned in standard units: learners are given targets with mean 0 and width 1, float32 [n, T], in place
+of labels, and predict such values, [n, T]. The constants stand in the contract; the served graph puts the targets' own
+units back, and no learner needs to know them.
+
 What every learner promises about weights: only their ratios count, within a batch for one that streams, over the whole
 table for one that does not; an event of weight 2 is learned like two events of weight 1 in the same place.
 """
@@ -20,13 +24,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlaas4hep.backends.dials import Dials
-from mlaas4hep.graph.core import Core
+from mlaas4hep.backends.losses import Loss
+from mlaas4hep.graph.core import Core, Link
 from mlaas4hep.spec.contract import ModelSpec
 from mlaas4hep.spec.contract import Task as TaskKind
 from mlaas4hep.spec.scaling import GroupScaling, Tensors
+from mlaas4hep.spec.targets import Targets, TargetScaling
 
 Scores = NDArray[np.floating[Any]]
 Labels = NDArray[np.int64]
+# What is to be learned of each event: labels, int64 [n]; of a regression targets in standard units, float32 [n, T].
+Truth = NDArray[Any]
 EventWeights = NDArray[np.float64]
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -87,6 +95,8 @@ class Task:
         it is part of the task and not taken from the machine.
     spec
         The whole contract, for a user's ``model(spec)``.
+    targets
+        Of a regression, in the order of the contract: names and the constants of their standard units.
     """
 
     kind: TaskKind
@@ -95,11 +105,12 @@ class Task:
     seed: int = 0
     threads: int = 1
     spec: ModelSpec | None = None
+    targets: tuple[TargetScaling, ...] = ()
 
     @classmethod
     def of(cls, spec: ModelSpec, *, seed: int, threads: int = 1) -> Task:
         """The task that a contract states."""
-        return cls(spec.task, spec.classes, spec.scaling, seed, threads, spec)
+        return cls(spec.task, spec.classes, spec.scaling, seed, threads, spec, spec.targets)
 
     @property
     def width(self) -> int:
@@ -108,8 +119,17 @@ class Task:
 
     @property
     def outputs(self) -> int:
-        """Number of scores C: 1 for two classes (the signal's), else one a class."""
+        """Number of scores C: 1 for two classes (the signal's), else one a class; of a regression one a target."""
+        if self.kind == "regression":
+            return len(self.targets)
         return len(self.classes) if self.kind == "multiclass" else 1
+
+    @property
+    def link(self) -> Link:
+        """From the margins of a model to its scores; a regression's are its margins."""
+        if self.kind == "regression":
+            return "identity"
+        return "sigmoid" if self.outputs == 1 else "softmax"
 
 
 class Predictor(Protocol):
@@ -142,8 +162,17 @@ class NotingLearner(Learner, Protocol):
 class StreamingLearner(Learner, Protocol):
     """Learns batch by batch."""
 
-    def learn(self, inputs: Tensors, labels: Labels, weights: EventWeights) -> float:
+    def learn(self, inputs: Tensors, truth: Truth, weights: EventWeights) -> float:
         """One step on one batch.
+
+        Parameters
+        ----------
+        inputs
+            Raw and padded.
+        truth
+            Labels, int64 [n]; of a regression targets in standard units, float32 [n, T].
+        weights
+            float64 [n].
 
         Returns
         -------
@@ -177,6 +206,16 @@ class ResumableLearner(StreamingLearner, Protocol):
         """On a learner that was just built for an equal task: the same steps from here on as the one interrupted."""
 
 
+@runtime_checkable
+class RegressionLearner(Learner, Protocol):
+    """Says which loss of a regression it makes small, so that the validation part is judged by the same.
+
+    Asked of those that stream; without it squared error is taken.
+    """
+
+    loss: Loss
+
+
 class Round(msgspec.Struct, frozen=True):
     """Losses after one round of a learner that does not stream."""
 
@@ -186,14 +225,34 @@ class Round(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Table:
-    """A part of the events in memory: ``x`` [N, W] as the learner's `view` gives it, labels and weights [N]."""
+    """A part of the events in memory.
+
+    Parameters
+    ----------
+    x
+        [N, W], as the learner's `view` gives it.
+    truth
+        Labels, int64 [N]; of a regression targets in standard units, float32 [N, T].
+    weights
+        [N].
+    """
 
     x: NDArray[Any]
-    labels: Labels
+    truth: Truth
     weights: EventWeights
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.truth)
+
+    @property
+    def labels(self) -> Labels:
+        """The truth where classes are learned."""
+        return self.truth
+
+    @property
+    def targets(self) -> Targets:
+        """The truth of a regression."""
+        return self.truth
 
 
 @runtime_checkable

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 
 
 def default_boosting_scores(
@@ -22,3 +22,12 @@ def default_boosting_scores(
     boosting = HistGradientBoostingClassifier(random_state=0).fit(x[:, filled], labels)
     scores: NDArray[Any] = boosting.predict_proba(x_test[:, filled])
     return scores
+
+
+def default_boosting_targets(
+    x: NDArray[np.float32], targets: NDArray[np.float32], x_test: NDArray[np.float32]
+) -> NDArray[np.float64]:
+    """Predictions [M, T] for ``x_test`` [M, W] by default boosting, one model a target, from ``x`` [N, W]."""
+    filled = ~np.isnan(x).all(axis=0)
+    models = [HistGradientBoostingRegressor(random_state=0).fit(x[:, filled], one) for one in targets.T]
+    return np.stack([model.predict(x_test[:, filled]) for model in models], axis=1)

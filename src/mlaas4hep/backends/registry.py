@@ -68,6 +68,8 @@ class Choice:
 
     def build(self, task: Task) -> Learner:
         """A learner with fresh weights; `ModelError` where the task is beyond the model."""
+        if self.file is None and self.backend is not None:
+            require_capable(self.backend.capabilities(self.model), task, self.title)
         learner = self._build(task)
         require_capable(learner.capabilities, task, self.title)
         return learner
@@ -159,7 +161,8 @@ def backend_of(found: Any, *, where: str) -> Backend:
     kind = f"{type(found).__module__}.{type(found).__qualname__}"
     raise ModelError(
         f"{where}: model returned a {kind}; wants a torch.nn.Module, a keras.Model, scikit-learn's MLPClassifier or "
-        "HistGradientBoostingClassifier, xgboost's XGBClassifier, or lightgbm's LGBMClassifier"
+        "HistGradientBoostingClassifier, xgboost's XGBClassifier, or lightgbm's LGBMClassifier; of a regression "
+        "MLPRegressor, HistGradientBoostingRegressor or XGBRegressor"
     )
 
 
@@ -168,4 +171,5 @@ def require_capable(can: Capabilities, task: Task, title: str) -> None:
     if task.kind == "multiclass" and not can.multiclass:
         raise ModelError(f"model {title} tells two classes apart, not {len(task.classes)}: {', '.join(task.classes)}")
     if task.kind == "regression" and not can.regression:
-        raise ModelError(f"model {title} learns classes, not a regression")
+        names = ", ".join(one.name for one in task.targets)
+        raise ModelError(f"model {title} learns classes, not a regression of {names}")

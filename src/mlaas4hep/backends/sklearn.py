@@ -1,4 +1,4 @@
-"""scikit-learn: the network `mlp`, trained batch by batch, and the boosted trees `bdt`, in memory.
+"""scikit-learn: the network `mlp`, trained batch by batch, and the boosted trees `bdt`, in memory; classes and targets.
 
 The framework of the plain installation. Networks are written as graphs by `lower_dense`, trees by `lower_trees`; no
 converter is involved. Invariant: a user's estimator is copied, never fitted in place.
@@ -10,14 +10,16 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from sklearn.base import clone
-from sklearn.ensemble import HistGradientBoostingClassifier
-from sklearn.neural_network import MLPClassifier
+from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
+from sklearn.neural_network import MLPClassifier, MLPRegressor
 
 from mlaas4hep.backends.arrays import unpack
 from mlaas4hep.backends.dials import Dials, bad_sizes, out_of_range
 from mlaas4hep.backends.forest import StoredForest
+from mlaas4hep.backends.losses import refuse_loss
 from mlaas4hep.backends.protocol import Capabilities, Learner, Predictor, Task
 from mlaas4hep.backends.sklearn_learners import BDT, MLP, BdtLearner, MlpLearner
+from mlaas4hep.backends.sklearn_targets import LOSSES, BdtTargets
 from mlaas4hep.errors import ModelError
 
 
@@ -72,6 +74,8 @@ class BdtDials(Dials, frozen=True, forbid_unknown_fields=True):
         Histogram bins a variable, at most 255.
     patience
         Rounds without a better validation loss before it stops.
+    loss
+        Of a regression; classes are learned by cross-entropy. scikit-learn's boosting has no Huber loss.
     """
 
     trees: int = 500
@@ -82,6 +86,7 @@ class BdtDials(Dials, frozen=True, forbid_unknown_fields=True):
     l2: float = 0.0
     bins: int = 255
     patience: int = 20
+    loss: Literal["squared", "absolute"] = "squared"
 
     def problems(self) -> list[str]:
         """What is out of range."""
@@ -116,7 +121,8 @@ class SklearnBackend:
         settings, arrays = unpack(files)
         if settings["model"] == "bdt":
             return StoredForest(arrays, task)
-        network = MLPClassifier(**settings["parameters"])
+        kind = MLPRegressor if task.kind == "regression" else MLPClassifier
+        network = kind(**settings["parameters"])
         learner = MlpLearner(network, task)
         learner.start()
         learner.restore(arrays)
@@ -125,19 +131,30 @@ class SklearnBackend:
     def adopt(self, found: Any, dials: Mapping[str, Any], task: Task, *, where: str) -> Learner:
         """A learner around a user's estimator, `MLPClassifier` or `HistGradientBoostingClassifier`.
 
-        Its parameters are kept, but for what the training decides: ``batch_size``, ``max_iter`` and ``shuffle`` of a
+        Of a regression `MLPRegressor` or `HistGradientBoostingRegressor`, which is copied for each target. Its
+        parameters are kept, but for what the training decides: ``batch_size``, ``max_iter`` and ``shuffle`` of a
         network; a ``random_state`` of None takes the seed of the run.
         """
         if dials:
             raise ModelError(f"{where}: an estimator carries its own settings; model.{next(iter(dials))} is not one")
-        if isinstance(found, MLPClassifier):
+        network, boosting = _KINDS[task.kind == "regression"]
+        if isinstance(found, network):
             return MlpLearner(_adopted_network(found, task, where), task)
-        if isinstance(found, HistGradientBoostingClassifier):
-            return BdtLearner(_adopted_boosting(found, task, where), task)
+        if isinstance(found, boosting):
+            trees = _adopted_boosting(found, task, where)
+            return BdtTargets(trees, task) if task.kind == "regression" else BdtLearner(trees, task)
+        of = " of a regression" if task.kind == "regression" else ""
         raise ModelError(
             f"{where}: returned a {type(found).__name__}, which cannot be written as a graph yet; "
-            "known estimators: MLPClassifier, HistGradientBoostingClassifier"
+            f"known estimators{of}: {network.__name__}, {boosting.__name__}"
         )
+
+
+# By whether targets are learned: the network and the trees.
+_KINDS: Mapping[bool, tuple[Any, Any]] = {
+    False: (MLPClassifier, HistGradientBoostingClassifier),
+    True: (MLPRegressor, HistGradientBoostingRegressor),
+}
 
 
 def _seeded(estimator: Any, task: Task) -> Any:
@@ -145,22 +162,29 @@ def _seeded(estimator: Any, task: Task) -> Any:
     return fresh if fresh.random_state is not None else fresh.set_params(random_state=task.seed)
 
 
-def _adopted_network(found: MLPClassifier, task: Task, where: str) -> MLPClassifier:
+def _adopted_network(found: Any, task: Task, where: str) -> Any:
+    name = type(found).__name__
     if found.solver == "lbfgs":
-        raise ModelError(f"{where}: MLPClassifier(solver='lbfgs') cannot learn batch by batch; use 'adam' or 'sgd'")
+        raise ModelError(f"{where}: {name}(solver='lbfgs') cannot learn batch by batch; use 'adam' or 'sgd'")
     if found.early_stopping:
-        raise ModelError(f"{where}: leave MLPClassifier(early_stopping=False); training.patience stops the training")
+        raise ModelError(f"{where}: leave {name}(early_stopping=False); training.patience stops the training")
+    if task.kind == "regression" and found.loss != "squared_error":
+        raise ModelError(f"{where}: {name}(loss='{found.loss}') is of counts; targets are learned in standard units")
     return _seeded(found, task)
 
 
-def _adopted_boosting(found: HistGradientBoostingClassifier, task: Task, where: str) -> HistGradientBoostingClassifier:
+def _adopted_boosting(found: Any, task: Task, where: str) -> Any:
     if found.categorical_features not in (None, "from_dtype"):
         raise ModelError(f"{where}: categorical features cannot be written as a graph yet; give numbers")
+    if task.kind == "regression" and found.loss not in LOSSES:
+        raise ModelError(
+            f"{where}: {type(found).__name__}(loss='{found.loss}') is not learned here; known: {', '.join(LOSSES)}"
+        )
     return _seeded(found, task)
 
 
 def _build_mlp(dials: MlpDials, task: Task) -> MlpLearner:
-    network = MLPClassifier(
+    network = _KINDS[task.kind == "regression"][0](
         hidden_layer_sizes=dials.hidden,
         activation=dials.activation,
         learning_rate_init=dials.learning_rate,
@@ -169,17 +193,20 @@ def _build_mlp(dials: MlpDials, task: Task) -> MlpLearner:
     return MlpLearner(network, task, l2=dials.l2, averaging=dials.averaging)
 
 
-def _build_bdt(dials: BdtDials, task: Task) -> BdtLearner:
-    boosting = HistGradientBoostingClassifier(
-        max_iter=dials.trees,
-        learning_rate=dials.learning_rate,
-        max_leaf_nodes=dials.leaves,
-        max_depth=dials.depth,
-        min_samples_leaf=dials.min_events,
-        l2_regularization=dials.l2,
-        max_bins=dials.bins,
-        n_iter_no_change=dials.patience,
-        early_stopping=True,
-        random_state=task.seed,
-    )
-    return BdtLearner(boosting, task)
+def _build_bdt(dials: BdtDials, task: Task) -> BdtLearner | BdtTargets:
+    refuse_loss(dials, kind=task.kind, title="bdt (backend sklearn)")
+    settings: dict[str, Any] = {
+        "max_iter": dials.trees,
+        "learning_rate": dials.learning_rate,
+        "max_leaf_nodes": dials.leaves,
+        "max_depth": dials.depth,
+        "min_samples_leaf": dials.min_events,
+        "l2_regularization": dials.l2,
+        "max_bins": dials.bins,
+        "n_iter_no_change": dials.patience,
+        "early_stopping": True,
+        "random_state": task.seed,
+    }
+    if task.kind == "regression":
+        return BdtTargets(HistGradientBoostingRegressor(loss=f"{dials.loss}_error", **settings), task)
+    return BdtLearner(HistGradientBoostingClassifier(**settings), task)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.neural_network import MLPClassifier
+from sklearn.neural_network import MLPClassifier, MLPRegressor
 
 from mlaas4hep.backends.protocol import Arrays
 
@@ -22,7 +22,7 @@ _COUNTS = ("t_", "n_iter_", "_no_improvement_count")
 _SETTINGS = ("batch_size", "alpha")
 
 
-def optimiser_arrays(network: MLPClassifier) -> dict[str, NDArray[Any]]:
+def optimiser_arrays(network: MLPClassifier | MLPRegressor) -> dict[str, NDArray[Any]]:
     """Copies of moments, counts and learning rate of a network that has taken a step."""
     optimiser = network._optimizer
     arrays = {
@@ -38,7 +38,7 @@ def optimiser_arrays(network: MLPClassifier) -> dict[str, NDArray[Any]]:
     return arrays
 
 
-def recover_optimiser(network: MLPClassifier, arrays: Arrays) -> None:
+def recover_optimiser(network: MLPClassifier | MLPRegressor, arrays: Arrays) -> None:
     """Back to what `optimiser_arrays` gave, on a network that has taken a step of any kind."""
     optimiser = network._optimizer
     for name in _LISTS:

@@ -1,7 +1,8 @@
 """PyTorch: the networks of `torch_built_in`, and any module that a user's own file returns.
 
-Trained with AdamW on a weighted cross-entropy, exported by `torch.onnx`. Invariant: with one seed and one number of
-threads the weights after any number of steps are the same bits; torch's global generator is left as it was found.
+Trained with AdamW on a weighted cross-entropy, or the loss of a regression, exported by `torch.onnx`. Invariant: with
+one seed and one number of threads the weights after any number of steps are the same bits; torch's global generator is
+left as it was found.
 """
 
 from __future__ import annotations
@@ -19,15 +20,16 @@ from mlaas4hep.backends.arrays import below, pack, under, unpack
 from mlaas4hep.backends.average import Average
 from mlaas4hep.backends.blame import told_with
 from mlaas4hep.backends.dials import Dials, out_of_range, parse_dials
+from mlaas4hep.backends.losses import LossName, loss_of, refuse_loss
 from mlaas4hep.backends.protocol import (
     Arrays,
     Capabilities,
     EventWeights,
-    Labels,
     Learner,
     Predictor,
     Scores,
     Task,
+    Truth,
 )
 from mlaas4hep.backends.torch_built_in import BUILT_IN, NetworkDials
 from mlaas4hep.backends.torch_checkpoint import module_arrays, optimiser_arrays, recover_module, recover_optimiser
@@ -37,7 +39,7 @@ from mlaas4hep.errors import ModelError, nearest
 from mlaas4hep.graph.core import FLAT_INPUT, Core
 from mlaas4hep.spec.scaling import Tensors
 
-TORCH = Capabilities(streams=True, negative_weights=True, masks=True, resume="exact")
+TORCH = Capabilities(streams=True, negative_weights=True, masks=True, regression=True, resume="exact")
 
 
 class OwnDials(Dials, frozen=True, forbid_unknown_fields=True):
@@ -51,19 +53,23 @@ class OwnDials(Dials, frozen=True, forbid_unknown_fields=True):
         As for the built-in network; off unless asked for.
     output
         What the module returns; null tries it on random rows: numbers between 0 and 1 (that add up to 1, where there
-        are several) are probabilities.
+        are several) are probabilities. Of a regression it returns the targets in standard units, and this says nothing.
+    loss, huber_delta
+        As for the built-in networks.
     """
 
     learning_rate: float = 1e-3
     weight_decay: float = 0.0
     averaging: float = 0.0
     output: OutputKind | None = None
+    loss: LossName = "squared"
+    huber_delta: float = 0.3
 
     def problems(self) -> list[str]:
         """What is out of range."""
         return out_of_range(
             self,
-            above_zero=("learning_rate",),
+            above_zero=("learning_rate", "huber_delta"),
             at_least_zero=("weight_decay",),
             between={"averaging": (0, 0.99999)},
         )
@@ -83,6 +89,7 @@ class TorchBackend:
         """A learner with fresh weights."""
         if not isinstance(dials, NetworkDials) or type(dials) is not BUILT_IN[model].dials:
             raise ModelError(f"model {model} of backend torch takes no {type(dials).__name__}")
+        refuse_loss(dials, kind=task.kind, title=f"{model} (backend torch)")
         with generator_at(task.seed):
             network = BUILT_IN[model].build(dials, task)
         return TorchLearner(network, dials, settings=_settings(model, dials))
@@ -105,11 +112,15 @@ class TorchBackend:
         """A learner around a user's `torch.nn.Module`.
 
         A module whose ``forward`` names input groups (``forward(self, event, jets, jets_mask)``) is given those;
-        any other one takes the flat view, [N, W]. It returns one number an event or one a class.
+        any other one takes the flat view, [N, W]. It returns one number an event or one a class; of a regression one a
+        target.
         """
         if not isinstance(found, torch.nn.Module):
             raise ModelError(f"{where}: returned a {type(found).__name__}; backend torch learns a torch.nn.Module")
         own = parse_dials(dials, OwnDials, owner=f"a torch module ({where})")
+        refuse_loss(own, kind=task.kind, title=where)
+        if own.output is not None and task.kind == "regression":
+            raise ModelError(f"{where}: model.output is about classes; the module of a regression returns its targets")
         network = Network(found, task, inputs=inputs_of(found, task, where), output=own.output or "logits")
         with told_with(where, "the module failed"):
             network.find_form(guess=own.output is None)
@@ -149,6 +160,7 @@ class TorchLearner:
         self.network = network
         self.task = network.task
         self.where = where
+        self.loss = loss_of(dials)
         self._settings = settings
         self._average = Average(dials.averaging)
         self._shown = copy.deepcopy(network) if dials.averaging else network
@@ -158,7 +170,7 @@ class TorchLearner:
         with generator_at(self.task.seed):
             self._random = torch.get_rng_state()
 
-    def learn(self, inputs: Tensors, labels: Labels, weights: EventWeights) -> float:
+    def learn(self, inputs: Tensors, truth: Truth, weights: EventWeights) -> float:
         """One AdamW step on the sum of weight times loss over the sum of ``|weight|``.
 
         With positive weights that is the weighted mean; with some negative ones it stays bounded where the sum of
@@ -170,10 +182,11 @@ class TorchLearner:
             return 0.0
         shares = torch.from_numpy((weights / total).astype(np.float32))
         # One row has no spread: batch normalisation would refuse it.
-        self.network.train(len(labels) > 1)
+        self.network.train(len(truth) > 1)
         with told_with(self.where, "the module failed"), _threads(self.task), self._own_randomness():
             self._optimiser.zero_grad(set_to_none=True)
-            loss = (shares * self.network.losses(self.network.prepare(inputs), torch.from_numpy(labels))).sum()
+            each = self.network.losses(self.network.prepare(inputs), torch.from_numpy(truth), self.loss)
+            loss = (shares * each).sum()
             loss.backward()
             self._optimiser.step()
         value = float(loss.detach())

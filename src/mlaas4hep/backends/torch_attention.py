@@ -14,6 +14,7 @@ import torch
 from torch.nn import functional
 
 from mlaas4hep.backends.dials import Dials, bad_sizes, out_of_range
+from mlaas4hep.backends.losses import LossName
 from mlaas4hep.backends.torch_models import Activation, activation_of, multi_layer, ranges_of
 from mlaas4hep.graph.core import MASK_SUFFIX
 from mlaas4hep.spec.scaling import GroupScaling
@@ -47,7 +48,7 @@ class AttentionDials(Dials, frozen=True, forbid_unknown_fields=True):
         Share of the values that is set to 0 in a step.
     learning_rate, weight_decay
         Of AdamW.
-    averaging
+    averaging, loss, huber_delta
         As for `mlp`.
     """
 
@@ -60,6 +61,8 @@ class AttentionDials(Dials, frozen=True, forbid_unknown_fields=True):
     learning_rate: float = 1e-3
     weight_decay: float = 0.01
     averaging: float = 0.998
+    loss: LossName = "squared"
+    huber_delta: float = 0.3
 
     def problems(self) -> list[str]:
         """What is out of range."""

@@ -14,6 +14,7 @@ from typing import Literal
 import torch
 
 from mlaas4hep.backends.dials import Dials, bad_sizes, out_of_range
+from mlaas4hep.backends.losses import LossName
 from mlaas4hep.graph.core import MASK_SUFFIX
 from mlaas4hep.spec.scaling import GroupScaling
 
@@ -45,6 +46,10 @@ class MlpDials(Dials, frozen=True, forbid_unknown_fields=True):
     averaging
         The scores are those of the weights averaged over the steps, of which the past keeps this share at each step;
         0 takes the last weights.
+    loss
+        Of a regression; classes are learned by cross-entropy.
+    huber_delta
+        Where Huber's loss turns from squared to absolute, in units of the target's spread.
     """
 
     hidden: tuple[int, ...] = (128, 64)
@@ -53,6 +58,8 @@ class MlpDials(Dials, frozen=True, forbid_unknown_fields=True):
     learning_rate: float = 1e-3
     weight_decay: float = 0.01
     averaging: float = 0.998
+    loss: LossName = "squared"
+    huber_delta: float = 0.3
 
     def problems(self) -> list[str]:
         """What is out of range."""
@@ -78,6 +85,8 @@ class DeepSetsDials(Dials, frozen=True, forbid_unknown_fields=True):
         Of AdamW.
     averaging
         As for `mlp`.
+    loss, huber_delta
+        As for `mlp`.
     """
 
     hidden_object: tuple[int, ...] = (64, 64)
@@ -88,6 +97,8 @@ class DeepSetsDials(Dials, frozen=True, forbid_unknown_fields=True):
     learning_rate: float = 3e-3
     weight_decay: float = 0.01
     averaging: float = 0.998
+    loss: LossName = "squared"
+    huber_delta: float = 0.3
 
     def problems(self) -> list[str]:
         """What is out of range."""
@@ -99,7 +110,7 @@ def ranges_of(dials: Dials) -> list[str]:
     """What is out of range among the dials that all networks share."""
     return out_of_range(
         dials,
-        above_zero=("learning_rate",),
+        above_zero=("learning_rate", "huber_delta"),
         at_least_zero=("weight_decay",),
         between={"dropout": (0, 0.95), "averaging": (0, 0.99999)},
     )

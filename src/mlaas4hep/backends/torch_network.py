@@ -18,12 +18,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mlaas4hep.backends.losses import SQUARED, Loss
 from mlaas4hep.backends.protocol import Task
 from mlaas4hep.errors import ModelError, nearest
 from mlaas4hep.graph.core import FLAT_INPUT, MASK_SUFFIX, OPSET
 from mlaas4hep.spec.scaling import Scaler, Tensors
 
 OutputKind = Literal["logits", "probabilities"]
+# Numbers that are scores as they are, of a regression.
+_VALUES: Literal["values"] = "values"
 
 # A probability this close to 0 or 1 costs as much as float32 can tell.
 _TINY = 1e-7
@@ -52,13 +55,14 @@ class Network(torch.nn.Module):
     Parameters
     ----------
     module
-        Returns logits or probabilities, [N], [N, 1], [N, 2] for two classes or [N, C].
+        Returns logits or probabilities, [N], [N, 1], [N, 2] for two classes or [N, C]; of a regression targets in
+        standard units, [N, T], or [N] for one.
     task
         What is learned.
     inputs
         ``x``, or names of groups and ``<group>_mask``.
     output
-        What the module returns.
+        What the module returns for classes.
     """
 
     def __init__(self, module: torch.nn.Module, task: Task, *, inputs: tuple[str, ...], output: OutputKind) -> None:
@@ -66,7 +70,7 @@ class Network(torch.nn.Module):
         self.module = module
         self.task = task
         self.inputs = inputs
-        self.output: OutputKind = output
+        self.output: OutputKind | Literal["values"] = _VALUES if task.kind == "regression" else output
         self._scaler = Scaler(task.groups)
 
     def prepare(self, inputs: Tensors) -> tuple[torch.Tensor, ...]:
@@ -88,11 +92,18 @@ class Network(torch.nn.Module):
         found = self.raw(*tensors)
         if self.output == "logits":
             found = torch.sigmoid(found) if found.shape[1] == 1 else torch.softmax(found, dim=1)
+        if self.output == _VALUES:
+            return found
         return found[:, 1:] if self.task.outputs == 1 and found.shape[1] == 2 else found
 
-    def losses(self, tensors: tuple[torch.Tensor, ...], labels: torch.Tensor) -> torch.Tensor:
-        """Cross-entropy of each event, [N]."""
+    def losses(self, tensors: tuple[torch.Tensor, ...], truth: torch.Tensor, loss: Loss = SQUARED) -> torch.Tensor:
+        """Cross-entropy of each event, [N]; of a regression ``loss``, the mean over the targets."""
         found = self.raw(*tensors)
+        if self.output == _VALUES:
+            return _of_residuals(found - truth, loss)
+        return self._cross_entropy(found, truth)
+
+    def _cross_entropy(self, found: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         if self.output == "logits":
             if found.shape[1] > 1:
                 return torch.nn.functional.cross_entropy(found, labels, reduction="none")
@@ -109,13 +120,25 @@ class Network(torch.nn.Module):
         self.eval()
         with torch.inference_mode(), generator_at(0):
             found = self.raw(*self.prepare(rows))
-        wanted = {1, 2} if self.task.outputs == 1 else {self.task.outputs}
+        binary = self.task.outputs == 1 and self.output != _VALUES
+        wanted = {1, 2} if binary else {self.task.outputs}
         if found.dim() != 2 or found.shape[0] != 256 or found.shape[1] not in wanted:
             sizes = " or ".join(f"[N, {size}]" for size in sorted(wanted))
             shape = ["N" if size == 256 else int(size) for size in found.shape]
-            raise ModelError(f"the module returns {shape} for {len(self.task.classes)} classes; wants {sizes}")
-        if guess:
+            asked = f"{len(self.task.targets)} targets" if self.task.targets else f"{len(self.task.classes)} classes"
+            raise ModelError(f"the module returns {shape} for {asked}; wants {sizes}")
+        if guess and self.output != _VALUES:
             self.output = "probabilities" if _are_probabilities(found) else "logits"
+
+
+def _of_residuals(residuals: torch.Tensor, loss: Loss) -> torch.Tensor:
+    """`Loss.of`, for torch to differentiate."""
+    far = residuals.abs()
+    if loss.name == "squared":
+        far = far.square()
+    elif loss.name == "huber":
+        far = torch.where(far <= loss.delta, far.square(), loss.delta * (2 * far - loss.delta))
+    return far.mean(dim=1)
 
 
 def _are_probabilities(found: torch.Tensor) -> bool:

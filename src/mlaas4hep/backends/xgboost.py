@@ -14,12 +14,14 @@ from typing import Any
 import xgboost
 
 from mlaas4hep.backends.dials import Dials, out_of_range
+from mlaas4hep.backends.losses import LossName, refuse_loss
 from mlaas4hep.backends.protocol import Capabilities, Learner, Predictor, Task
 from mlaas4hep.backends.xgboost_learner import BOOSTING, MAX_BIN, MODEL_FILE, BoostedTrees, BoostingLearner
-from mlaas4hep.backends.xgboost_trees import read_forest
+from mlaas4hep.backends.xgboost_trees import BINARY, MULTICLASS, REGRESSIONS, read_forest
 from mlaas4hep.errors import BundleError, ModelError
 
-# What of a user's XGBClassifier is learned with; its other settings are refused, but for those that the run decides.
+# What of a user's XGBClassifier or XGBRegressor is learned with; its other settings are refused, but for those that
+# the run decides.
 _KEPT = (
     "base_score",
     "colsample_bylevel",
@@ -55,13 +57,21 @@ _ONLY: Mapping[str, tuple[Any, ...]] = {
     "booster": ("gbtree",),
     "device": ("cpu",),
     "enable_categorical": (False,),
-    "eval_metric": ("logloss", "mlogloss"),
     "multi_strategy": ("one_output_per_tree",),
-    "objective": ("binary:logistic", "multi:softprob"),
     "sampling_method": ("uniform",),
     "tree_method": ("auto", "hist"),
 }
+# And by whether targets are learned.
+_ONLY_OF: Mapping[bool, Mapping[str, tuple[Any, ...]]] = {
+    False: {**_ONLY, "eval_metric": ("logloss", "mlogloss"), "objective": (BINARY, MULTICLASS)},
+    True: {**_ONLY, "eval_metric": ("rmse", "mae", "mphe"), "objective": REGRESSIONS},
+}
 _DEFAULT_ROUNDS = 100
+# By whether targets are learned: the estimator that is taken, and its kin that is not.
+_WANTED: Mapping[bool, tuple[Any, Any]] = {
+    False: (xgboost.XGBClassifier, xgboost.XGBRFClassifier),
+    True: (xgboost.XGBRegressor, xgboost.XGBRFRegressor),
+}
 
 
 class BoostingDials(Dials, frozen=True, forbid_unknown_fields=True):
@@ -85,6 +95,10 @@ class BoostingDials(Dials, frozen=True, forbid_unknown_fields=True):
         Histogram bins a variable; above 256 takes twice the disk.
     patience
         Rounds without a better validation loss before it stops.
+    loss
+        Of a regression; classes are learned by cross-entropy. ``huber`` is XGBoost's smooth kin of it, pseudo-Huber.
+    huber_delta
+        Where that turns from squared to absolute, in units of the target's spread.
     """
 
     trees: int = 1000
@@ -95,12 +109,14 @@ class BoostingDials(Dials, frozen=True, forbid_unknown_fields=True):
     subsample: float = 0.8
     bins: int = MAX_BIN
     patience: int = 50
+    loss: LossName = "squared"
+    huber_delta: float = 0.3
 
     def problems(self) -> list[str]:
         """What is out of range."""
         problems = out_of_range(
             self,
-            above_zero=("trees", "learning_rate", "subsample", "patience"),
+            above_zero=("trees", "learning_rate", "subsample", "patience", "huber_delta"),
             at_least_zero=("min_child_weight", "l2"),
             between={"bins": (2, 65536), "depth": (1, 16)},
         )
@@ -130,6 +146,7 @@ class XgboostBackend:
             "reg_lambda": dials.l2,
             "subsample": dials.subsample,
             "max_bin": dials.bins,
+            **_objective(dials, task, model),
         }
         return BoostingLearner(parameters, rounds=dials.trees, patience=dials.patience, task=task)
 
@@ -145,30 +162,45 @@ class XgboostBackend:
             raise BundleError(f"native weights: {MODEL_FILE} cannot be read: {error}") from error
 
     def adopt(self, found: Any, dials: Mapping[str, Any], task: Task, *, where: str) -> Learner:
-        """A learner with the parameters of a user's `XGBClassifier`.
+        """A learner with the parameters of a user's `XGBClassifier`, or of an `XGBRegressor` of a regression.
 
-        The run decides the objective, the threads and, where ``random_state`` is None, the seed. Without
+        The run decides the objective of classes, the threads and, where ``random_state`` is None, the seed. Without
         ``early_stopping_rounds`` all ``n_estimators`` rounds are learned; those up to the best on the validation part
         are kept either way.
         """
         if dials:
             raise ModelError(f"{where}: an estimator carries its own settings; model.{next(iter(dials))} is not one")
-        if not isinstance(found, xgboost.XGBClassifier) or isinstance(found, xgboost.XGBRFClassifier):
+        kind, forests = _WANTED[task.kind == "regression"]
+        if not isinstance(found, kind) or isinstance(found, forests):
             raise ModelError(
-                f"{where}: returned a {type(found).__name__}, which is not learned here; return an XGBClassifier"
+                f"{where}: returned a {type(found).__name__}, which is not learned here; return an {kind.__name__}"
             )
         given = found.get_params()
-        problems = _refused(given)
+        problems = _refused(given, _ONLY_OF[task.kind == "regression"])
         if problems:
-            raise ModelError(f"{where}: XGBClassifier: {'; '.join(problems)}")
+            raise ModelError(f"{where}: {kind.__name__}: {'; '.join(problems)}")
         parameters = {name: given[name] for name in _KEPT if given[name] is not None}
+        if task.kind == "regression":
+            parameters["objective"] = given["objective"]
         if given["random_state"] is not None:
             parameters["seed"] = _seed(given["random_state"], where)
         rounds = _DEFAULT_ROUNDS if given["n_estimators"] is None else int(given["n_estimators"])
         return BoostingLearner(parameters, rounds=rounds, patience=given["early_stopping_rounds"], task=task)
 
 
-def _refused(given: Mapping[str, Any]) -> list[str]:
+def _objective(dials: BoostingDials, task: Task, model: str) -> dict[str, Any]:
+    """Of a regression; nothing where classes are learned."""
+    refuse_loss(dials, kind=task.kind, title=f"{model} (backend xgboost)")
+    if task.kind != "regression":
+        return {}
+    squared, absolute, huber = REGRESSIONS
+    if dials.loss == "huber":
+        # XGBoost's own first guess is one step of Newton's from 0.5, far off for this loss; 0 is the mean here.
+        return {"objective": huber, "huber_slope": dials.huber_delta, "base_score": 0.0}
+    return {"objective": squared if dials.loss == "squared" else absolute}
+
+
+def _refused(given: Mapping[str, Any], only: Mapping[str, tuple[Any, ...]]) -> list[str]:
     """One line for every parameter that would be learned differently, or not at all."""
     problems = []
     for name, value in given.items():
@@ -177,10 +209,10 @@ def _refused(given: Mapping[str, Any]) -> list[str]:
         if name == "missing":
             if not (isinstance(value, float) and value != value):
                 problems.append(f"missing={value!r}: missing values are NaN here; leave it")
-        elif name not in _ONLY:
+        elif name not in only:
             problems.append(f"{name} is not taken; leave it")
-        elif value not in _ONLY[name]:
-            problems.append(f"{name}={value!r} is not taken; wants {' or '.join(map(repr, _ONLY[name]))}")
+        elif value not in only[name]:
+            problems.append(f"{name}={value!r} is not taken; wants {' or '.join(map(repr, only[name]))}")
     return problems
 
 

@@ -18,19 +18,22 @@ import numpy as np
 import xgboost
 from numpy.typing import NDArray
 
+from mlaas4hep.backends.forest import linked
 from mlaas4hep.backends.protocol import Capabilities, Pages, Round, Scores, Table, Task
 from mlaas4hep.backends.spool import PAGE_BYTES
 from mlaas4hep.backends.weights import require_positive
-from mlaas4hep.backends.xgboost_trees import BINARY, MULTICLASS, Forest, read_forest
+from mlaas4hep.backends.xgboost_trees import BINARY, MULTICLASS, REGRESSIONS, Forest, read_forest
 from mlaas4hep.errors import DataError, ModelError
 from mlaas4hep.graph.core import Core
 from mlaas4hep.spec.scaling import Scaler, Tensors
 
-BOOSTING = Capabilities(streams=False, out_of_core=True, missing_native=True)
+BOOSTING = Capabilities(streams=False, out_of_core=True, missing_native=True, regression=True)
 MODEL_FILE, SETTINGS_FILE = "xgboost.json", "xgboost_settings.json"
 MAX_BIN = 256
 
 _TRAIN, _VALIDATION = "train", "validation"
+# Metric of each objective of a regression.
+_METRICS = dict(zip(REGRESSIONS, ("rmse", "mae", "mphe"), strict=True))
 # XGBoost adds up trees in float32; a few at a time, and these sums in float64, keep 1e-6 for any number of trees.
 _ROUNDS_AT_ONCE = 32
 
@@ -73,22 +76,11 @@ class BoostedTrees:
             some = (start, min(start + _ROUNDS_AT_ONCE, total))
             found = self.booster.inplace_predict(rows, iteration_range=some, predict_type="margin", base_margin=nothing)
             margins += np.asarray(found).reshape(margins.shape)
-        return _sigmoid(margins) if self.task.outputs == 1 else _softmax(margins)
+        return linked(margins, self.task.link)
 
     def export(self) -> Core:
         """The trees as a float64 ensemble, read from XGBoost's own file."""
         return self.forest.export()
-
-
-def _sigmoid(margins: NDArray[np.float64]) -> Scores:
-    scores: Scores = 1.0 / (1.0 + np.exp(-margins))
-    return scores
-
-
-def _softmax(margins: NDArray[np.float64]) -> Scores:
-    shifted = np.exp(margins - margins.max(axis=1, keepdims=True))
-    scores: Scores = shifted / shifted.sum(axis=1, keepdims=True)
-    return scores
 
 
 class BoostingLearner:
@@ -97,7 +89,8 @@ class BoostingLearner:
     Parameters
     ----------
     parameters
-        XGBoost's, without objective, threads and seed where the task gives them.
+        XGBoost's, without threads and seed where the task gives them; the objective is that of the task, unless one of
+        a regression is named.
     rounds
         At most so many.
     patience
@@ -109,7 +102,7 @@ class BoostingLearner:
     capabilities = BOOSTING
 
     def __init__(self, parameters: Mapping[str, Any], *, rounds: int, patience: int | None, task: Task) -> None:
-        self.parameters = _of_task(task) | dict(parameters)
+        self.parameters = _with_metric(_of_task(task) | dict(parameters))
         self.rounds = rounds
         self.patience = patience
         self.task = task
@@ -203,22 +196,33 @@ class BoostingLearner:
 
 
 def _of_task(task: Task) -> dict[str, Any]:
-    several = {"num_class": len(task.classes)} if task.outputs > 1 else {}
-    return {
-        "objective": MULTICLASS if several else BINARY,
-        "eval_metric": "mlogloss" if several else "logloss",
-        "tree_method": "hist",
-        "nthread": task.threads,
-        "seed": task.seed,
-        **several,
-    }
+    shared = {"tree_method": "hist", "nthread": task.threads, "seed": task.seed}
+    if task.kind == "regression":
+        return {"objective": REGRESSIONS[0], **shared}
+    if task.outputs > 1:
+        return {"objective": MULTICLASS, "eval_metric": "mlogloss", "num_class": len(task.classes), **shared}
+    return {"objective": BINARY, "eval_metric": "logloss", **shared}
+
+
+def _with_metric(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters with the metric that is the objective itself, where it is one of a regression."""
+    metric = _METRICS.get(parameters["objective"])
+    return dict(parameters) if metric is None else {**parameters, "eval_metric": metric}
 
 
 def _rounds(losses: Mapping[str, Mapping[str, Sequence[float]]]) -> list[Round]:
-    by_part: dict[str, list[float]] = {part: list(*found.values()) for part, found in losses.items()}
+    by_part: dict[str, list[float]] = {part: _losses(found) for part, found in losses.items()}
     if _VALIDATION not in by_part:
         return [Round(loss) for loss in by_part[_TRAIN]]
     return [Round(loss, after) for loss, after in zip(by_part[_TRAIN], by_part[_VALIDATION], strict=True)]
+
+
+def _losses(found: Mapping[str, Sequence[float]]) -> list[float]:
+    """Of each round; XGBoost tells the root of the mean squared error, and half of a Huber loss."""
+    ((metric, values),) = found.items()
+    if metric == "rmse":
+        return [value**2 for value in values]
+    return [2 * value for value in values] if metric == "mphe" else list(values)
 
 
 def _best(rounds: Sequence[Round]) -> int:
@@ -232,7 +236,8 @@ def _survey(pages: Pages, task: Task, *, part: str) -> float:
     for page in pages:
         require_positive(page.weights, model="xgboost")
         total += float(page.weights.sum())
-        counts += np.bincount(page.labels, minlength=len(counts))
+        if task.classes:
+            counts += np.bincount(page.labels, minlength=len(counts))
     empty = [name for name, count in zip(task.classes, counts, strict=True) if not count]
     if empty and part == "training":
         raise DataError(f"class {', '.join(empty)} has no event in the training part")
@@ -259,5 +264,5 @@ class _PageIterator(xgboost.DataIter):
         page = next(self._rest, None)
         if page is None:
             return False
-        input_data(data=page.x, label=page.labels, weight=page.weights * self._scale)
+        input_data(data=page.x, label=page.truth, weight=page.weights * self._scale)
         return True

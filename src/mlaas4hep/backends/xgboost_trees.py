@@ -15,10 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlaas4hep.errors import ModelError
-from mlaas4hep.graph.core import Core
+from mlaas4hep.graph.core import Core, Link
 from mlaas4hep.graph.trees import Tree, lower_trees
 
 BINARY, MULTICLASS = "binary:logistic", "multi:softprob"
+REGRESSIONS = ("reg:squarederror", "reg:absoluteerror", "reg:pseudohubererror")
+_IDENTITY: Link = "identity"
+_LINKS: Mapping[str, Link] = {BINARY: "sigmoid", MULTICLASS: "softmax", **dict.fromkeys(REGRESSIONS, _IDENTITY)}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,14 +36,14 @@ class Forest:
         float64 [C], margin before the first tree.
     width
         Features W.
-    binary
-        One output through the sigmoid; else C through the softmax.
+    link
+        From margins to scores.
     """
 
     trees: tuple[Tree, ...]
     base: NDArray[np.float64]
     width: int
-    binary: bool
+    link: Link
 
     def export(self) -> Core:
         """As a float64 ensemble."""
@@ -48,7 +51,7 @@ class Forest:
             self.trees,
             num_features=self.width,
             base=self.base,
-            link="sigmoid" if self.binary else "softmax",
+            link=self.link,
             mode="<",
         )
 
@@ -65,7 +68,7 @@ def read_forest(model: bytes) -> Forest:
     try:
         learner = json.loads(model)["learner"]
         objective, booster = learner["objective"]["name"], learner["gradient_booster"]["name"]
-        _require("objective", objective, (BINARY, MULTICLASS))
+        _require("objective", objective, tuple(_LINKS))
         _require("booster", booster, ("gbtree",))
         parts = learner["gradient_booster"]["model"]
         trees = [_tree(one, int(output)) for one, output in zip(parts["trees"], parts["tree_info"], strict=True)]
@@ -73,7 +76,7 @@ def read_forest(model: bytes) -> Forest:
         width = int(learner["learner_model_param"]["num_feature"])
     except (ValueError, KeyError, TypeError) as error:
         raise ModelError(f"this is no model in XGBoost's JSON: {type(error).__name__}: {error}") from error
-    return Forest(tuple(trees), base, width, objective == BINARY)
+    return Forest(tuple(trees), base, width, _LINKS[objective])
 
 
 def _require(what: str, found: str, known: tuple[str, ...]) -> None:
@@ -88,8 +91,8 @@ def _base(parameters: Mapping[str, Any], *, binary: bool) -> NDArray[np.float64]
     if binary:
         # In float32, as XGBoost computes it.
         score = -np.log(np.float32(1) / score - np.float32(1))
-    classes = max(1, int(parameters["num_class"]))
-    return np.broadcast_to(score.astype(np.float64), (classes,)).copy()
+    outputs = max(1, int(parameters["num_class"]), int(parameters.get("num_target", 1)))
+    return np.broadcast_to(score.astype(np.float64), (outputs,)).copy()
 
 
 def _tree(dump: Mapping[str, Any], output: int) -> Tree:

@@ -151,6 +151,7 @@ def readme(spec: ModelSpec) -> bytes:
     shapes = {one.name: f"[{', '.join(['N', *map(str, one.shape)])}]" for one in spec.signature}
     inputs = "\n".join(f"- `{one.name}` {shapes[one.name]}: {', '.join(one.variables)}" for one in spec.scaling)
     scores = ", ".join(f"`{name}`" for name in spec.score_names)
+    own = " (the targets, in their own units)" if spec.task == "regression" else ""
     return f"""\
 # {spec.name}
 
@@ -159,7 +160,7 @@ and in the empty slots of a collection:
 
 {inputs}
 
-The output `scores` [N, {len(spec.score_names)}] holds: {scores}.
+The output `scores` [N, {len(spec.score_names)}] holds: {scores}{own}.
 
 `model.onnx` does the scaling itself. In binary tensors NaN is legal, in JSON it is not: send `null` to
 `mlaas4hep serve`, and use the binary extension with Triton. Collections are padded by the client there.

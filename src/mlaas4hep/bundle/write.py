@@ -64,7 +64,8 @@ def write_bundle(
     core
         What the framework's adapter exported.
     reference
-        The framework's own answer: raw tensors to scores [n, C], for the parity gate.
+        The framework's own answer: raw tensors to scores [n, C], for the parity gate; of a regression in standard
+        units.
     rows
         Raw tensors of real events, at least 1,000 where there are that many.
     native

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from mlaas4hep.train.callbacks import Progress
     from mlaas4hep.train.evaluate import EvaluatedRun
     from mlaas4hep.train.evaluation import Settings
+    from mlaas4hep.train.target_evaluation import TargetEvaluation
 
 
 @click.command(
@@ -89,6 +90,8 @@ def evaluate_run(
 
 def figures(run: EvaluatedRun) -> dict[str, Any]:
     """What a script wants to know of the test part of a run."""
+    if run.targets is not None:
+        return _target_figures(run, run.targets)
     evaluation = run.evaluation
     part = evaluation.parts.get("test")
     cuts = {name: one.scan for name, one in evaluation.counting.items()}
@@ -109,10 +112,25 @@ def figures(run: EvaluatedRun) -> dict[str, Any]:
     }
 
 
+def _target_figures(run: EvaluatedRun, evaluation: TargetEvaluation) -> dict[str, Any]:
+    part = evaluation.plain()["parts"].get("test")
+    return {
+        "targets": part["targets"] if part else {},
+        "targets_part": "test",
+        "events_test": part["events"] if part else 0,
+        "loss": part["loss"] if part else None,
+        "test_part_opened": run.opened,
+        "run": str(run.path.absolute()),
+        "report": str(run.report.absolute()),
+    }
+
+
 def describe(run: EvaluatedRun) -> list[str]:
     """What people want to know of it, line by line."""
     from mlaas4hep.report.page import chance
 
+    if run.targets is not None:
+        return describe_parts(run.targets.plain()["parts"])
     evaluation = run.evaluation
     plain = evaluation.plain()["parts"]
     if "test" in plain:
@@ -133,12 +151,29 @@ def describe(run: EvaluatedRun) -> list[str]:
 
 
 def describe_parts(parts: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Events, area and loss of each part."""
+    """Events, area and loss of each part; of a regression resolution, bias and RMSE of each target."""
     lines = []
     for name, part in parts.items():
+        if "targets" in part:
+            lines += _describe_targets(name, part)
+            continue
         area = f"AUC {part['auc']:.4f} +- {part['auc_err']:.4f}" if part["auc"] is not None else part["reason"]
         loss = f", loss {part['loss']:.4f}" if part["loss"] is not None else ""
         lines.append(f"  {name:<11}{part['events']:>10,} events  {area}{loss}")
+    return lines
+
+
+def _describe_targets(name: str, part: Mapping[str, Any]) -> list[str]:
+    from mlaas4hep.report.page import measured
+
+    loss = f", loss {part['loss']:.4f}" if part["loss"] is not None else ""
+    lines = [f"  {name:<11}{part['events']:>10,} events{loss}{'' if part['targets'] else '  ' + part['reason']}"]
+    for target, one in part["targets"].items():
+        told = ", ".join(
+            f"{words} {measured(one[key], one[key + '_err']).replace('±', '+-')}"
+            for words, key in (("resolution", "resolution"), ("bias", "bias"), ("RMSE", "rmse"), ("R2", "r2"))
+        )
+        lines.append(f"    {target}: {told}")
     return lines
 
 

@@ -67,7 +67,7 @@ def command(
     as_json: bool,
     progress: bool | None,
 ) -> None:
-    """Learn to tell the classes of CONFIG apart: files, inputs and a model in, a run directory out.
+    """Learn to tell the classes of CONFIG apart, or its targets: files, inputs and a model in, a run directory out.
 
     \b
       mlaas4hep inspect ttH/*.root tt/*.root --draft > config.yaml    a first config, to be looked over
@@ -114,12 +114,11 @@ def command(
 
 
 def figures(result: RunResult) -> dict[str, Any]:
-    """What a script wants to know of a run; ``auc`` is that of ``auc_part``."""
+    """What a script wants to know of a run; ``auc``, or the figures of ``targets``, are those of the part named."""
     metrics = result.metrics
+    of_task = ("targets", "targets_part") if metrics["task"] == "regression" else ("auc", "auc_err", "auc_part")
     return {
-        "auc": metrics["auc"],
-        "auc_err": metrics["auc_err"],
-        "auc_part": metrics["auc_part"],
+        **{name: metrics[name] for name in of_task},
         "events": sum(metrics["events"].values()),
         "events_test": metrics["events"]["test"],
         "run": str(result.path.absolute()),

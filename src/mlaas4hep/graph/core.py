@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 Layout = Literal["flat", "groups"]
 Missing = Literal["impute", "native"]
+Link = Literal["sigmoid", "softmax", "identity"]
 
 FLAT_INPUT = "x"
 MASK_SUFFIX = "_mask"
@@ -39,7 +40,7 @@ class Core:
         ``"impute"``: inputs are scaled, and 0 where a value is missing. ``"native"``: inputs are raw, only clipped to
         finite values, and NaN where a value is missing (trees).
     output
-        Name of the model's output that holds scores, [N, C'].
+        Name of the model's output that holds scores, [N, C']; of a regression targets in standard units.
     columns
         Which columns of that output are the contract's ``score_names``, in that order.
     thresholds

@@ -14,10 +14,9 @@ from numpy.typing import ArrayLike
 
 from mlaas4hep.errors import ModelError
 from mlaas4hep.graph.builder import GraphBuilder, value_info
-from mlaas4hep.graph.core import FLAT_INPUT, Core
+from mlaas4hep.graph.core import FLAT_INPUT, Core, Link
 
 Activation = Literal["relu", "tanh", "logistic", "identity", "gelu"]
-Link = Literal["sigmoid", "softmax", "identity"]
 
 _OPERATORS = {"relu": "Relu", "tanh": "Tanh", "logistic": "Sigmoid"}
 

@@ -1,6 +1,7 @@
 """Joins the contract's part, a framework's core and the order of the scores to the graph that is served.
 
-Raw padded tensors in, ``scores`` [N, C] out, N free. Invariant: equal contracts and equal cores give equal bytes, which
+Raw padded tensors in, ``scores`` [N, C] out, N free; of a regression the scores are the targets in their own units, put
+back from the standard units that the core gives. Invariant: equal contracts and equal cores give equal bytes, which
 hold nothing but operators and numbers (`mlaas4hep.graph.canonical`).
 """
 
@@ -21,6 +22,7 @@ from mlaas4hep.graph.pre import add_pre, core_inputs, cut_sentinel, input_infos
 from mlaas4hep.graph.steady import add_steady
 from mlaas4hep.spec.contract import ModelSpec
 from mlaas4hep.spec.features import MAX_LENGTH, MAX_VARIABLES, MAX_WIDTH
+from mlaas4hep.spec.targets import TargetScaler
 
 MAX_MODEL_BYTES = 512 * 2**20
 MIN_OPSET, MAX_OPSET = 13, 23
@@ -145,7 +147,17 @@ def _add_post(graph: GraphBuilder, spec: ModelSpec, core: Core, output: onnx.Val
     if core.columns != tuple(range(size)):
         columns = graph.constant(np.array(core.columns, np.int64))
         value = graph.node("Gather", [value, columns], attributes={"axis": 1})
+    if spec.targets:
+        value = _restored(graph, value, TargetScaler(spec.targets))
     cut_sentinel(graph, value, output="scores")
+
+
+def _restored(graph: GraphBuilder, value: str, scaler: TargetScaler) -> str:
+    """Standard units to the targets' own: in float64, rounded once, as `TargetScaler.restored` does."""
+    double = graph.node("Cast", [value], attributes={"to": onnx.TensorProto.DOUBLE})
+    wide = graph.node("Mul", [double, graph.constant(scaler.scale)])
+    moved = graph.node("Add", [wide, graph.constant(scaler.offset)])
+    return graph.node("Cast", [moved], attributes={"to": onnx.TensorProto.FLOAT})
 
 
 def _finished(merged: onnx.ModelProto, core: onnx.ModelProto, opset: int) -> bytes:

@@ -1,8 +1,8 @@
 """The gate before a bundle is written: the merged graph must give the framework's scores, whatever it is asked.
 
 Real rows, rows on both sides of every tree threshold, rows with missing values, full collections; then law 11.
-Invariant: a graph that passes here differs from the framework by at most 1e-6 on a score in [0, 1], or 1e-5 of a
-regression's scale.
+Invariant: a graph that passes here differs from the framework by at most 1e-6 on a score in [0, 1], or by 1e-5 of the
+spread of a regression's target and what float32 rounds away of its values.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from mlaas4hep.graph.invariance import BATCHES, Inputs, batches, find_variance, 
 from mlaas4hep.graph.session import Session
 from mlaas4hep.spec.contract import ModelSpec
 from mlaas4hep.spec.scaling import GroupScaling, flatten, unflatten
+from mlaas4hep.spec.targets import TargetScaler
 
 SCORE_BAR = 1e-6
 REGRESSION_BAR = 1e-5
@@ -41,7 +42,7 @@ class ParityReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rows
         Rows compared, by sort.
     bar
-        Largest difference allowed.
+        Largest difference allowed, as `difference_of` tells it.
     worst
         Largest difference found.
     """
@@ -67,7 +68,8 @@ def check_parity(model: bytes, *, spec: ModelSpec, core: Core, reference: Refere
     core
         For its thresholds.
     reference
-        The framework: raw tensors [n, ...] to scores [n, C] in the order of ``spec.score_names``.
+        The framework: raw tensors [n, ...] to scores [n, C] in the order of ``spec.score_names``; of a regression in
+        standard units, as its core gives them.
     rows
         Raw tensors of real events, at least 1,000 where there are that many.
 
@@ -82,8 +84,8 @@ def check_parity(model: bytes, *, spec: ModelSpec, core: Core, reference: Refere
     session = Session(model)
     served = np.concatenate([session.run(batch) for batch in batches(inputs, BATCHES[-1])])
     wanted = np.concatenate([_wanted(reference, batch, spec) for batch in batches(inputs, BATCHES[-1])])
-    bar = SCORE_BAR if spec.task != "regression" else REGRESSION_BAR * _scale(wanted[: len(sorts[0].flat)])
-    difference = np.abs(served.astype(np.float64) - wanted)
+    bar = _bar(spec, wanted[: len(sorts[0].flat)])
+    difference = difference_of(spec, served, wanted)
     difference[~np.isfinite(difference)] = np.inf
     if difference.max() > bar:
         raise ParityError(_explain(spec, sorts, served, wanted, difference, bar))
@@ -103,7 +105,32 @@ def _wanted(reference: Reference, inputs: dict[str, NDArray[np.float32]], spec: 
             f"the framework gives scores {list(scores.shape)} for {rows} rows; the contract names "
             f"{len(spec.score_names)}: {', '.join(spec.score_names)}"
         )
-    return scores
+    return TargetScaler(spec.targets).restored(scores).astype(np.float64) if spec.targets else scores
+
+
+def difference_of(spec: ModelSpec, found: NDArray[np.floating], wanted: NDArray[np.floating]) -> NDArray[np.float64]:
+    """By how much scores [N, C] differ: as they are, or, of a regression, in units of the target's spread.
+
+    Beyond one spread from the mean it is a share of the distance: a network that runs off far outside of its training
+    part does so in float32.
+    """
+    difference = np.abs(found.astype(np.float64) - wanted.astype(np.float64))
+    if not spec.targets:
+        return difference
+    scaler = TargetScaler(spec.targets)
+    told: NDArray[np.float64] = difference / np.maximum(scaler.scale, np.abs(wanted - scaler.offset))
+    return told
+
+
+def _bar(spec: ModelSpec, wanted: NDArray[np.float64]) -> float:
+    """Largest `difference_of` that is allowed."""
+    if spec.task != "regression":
+        return SCORE_BAR
+    if not spec.targets:
+        return REGRESSION_BAR * _scale(wanted)
+    # A mass of 125 +- 0.001 GeV is not told more finely than float32 holds it.
+    scaler = TargetScaler(spec.targets)
+    return REGRESSION_BAR + float(np.finfo(np.float32).eps * (1 + np.abs(scaler.offset / scaler.scale).max()))
 
 
 def _scale(scores: NDArray[np.float64]) -> float:

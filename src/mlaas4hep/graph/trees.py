@@ -16,8 +16,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from mlaas4hep.errors import ModelError
 from mlaas4hep.graph.builder import ML_DOMAIN, GraphBuilder, tensor, value_info
-from mlaas4hep.graph.core import FLAT_INPUT, Core
-from mlaas4hep.graph.dense import Link, add_link
+from mlaas4hep.graph.core import FLAT_INPUT, Core, Link
+from mlaas4hep.graph.dense import add_link
 
 # Leaves in steps of 2^-40 cost 1e-12 and leave 12 bits before the point for the sum: float64 holds 53.
 LEAF_BITS = 40

@@ -8,8 +8,9 @@ from configs and files is escaped.
 from __future__ import annotations
 
 import json
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,12 +42,21 @@ _PICTURES = {
         ("score_*.png", "Score by class", "Training part filled, test part as points; each class adds up to one."),
     ],
     "cuts": [("significance_*.png", "Significance", "Against the cut on the score; the dot marks the best cut.")],
-    "importance": [("importance.png", "Importance", "Fall of the area when an input is permuted between events.")],
+    "importance": [("importance.png", "Importance", "Fall when an input is permuted between events.")],
     "inputs": [
         ("inputs_*_read.png", "Inputs as read", "As read from the files, after the selection."),
         ("inputs_*_seen.png", "Inputs as the model sees them", "The same as the model sees them."),
     ],
 }
+
+
+# The same of each target of a regression; {} is its number.
+_TARGET_PICTURES = [
+    ("predicted_{}_*.png", "Predicted against true", "Test part, the central 99 %; on the dashed line both agree."),
+    ("residuals_{}_*.png", "Residuals", "Training part filled, test part as points; each adds up to one."),
+    ("bias_{}_*.png", "Bias", "Mean residual in bins of the true value that hold about the same number of events."),
+    ("resolution_{}_*.png", "Resolution", "Half the central 68 % of the residuals; dashed: of all events."),
+]
 
 
 def write_page(folder: Path) -> Path:
@@ -62,18 +72,35 @@ def write_page(folder: Path) -> Path:
     Path of the page.
     """
     evaluation = _read(folder / EVALUATION_FILE) if (folder / EVALUATION_FILE).exists() else None
-    pictures = {place: list(_found(folder, place)) for place in _PICTURES}
-    return _write(folder, "run.html", run=_read(folder / METRICS_FILE), evaluation=evaluation, pictures=pictures)
+    run = _read(folder / METRICS_FILE)
+    values: dict[str, Any] = {"pictures": {place: list(_found(folder, _PICTURES[place])) for place in _PICTURES}}
+    if run.get("task") == "regression":
+        values["by_target"] = [list(_found(folder, _numbered(number))) for number in range(len(run["target_names"]))]
+    template = "regression.html" if "by_target" in values else "run.html"
+    return _write(folder, template, run=run, evaluation=evaluation, **values)
 
 
 def write_comparison(folder: Path) -> Path:
     """Draw the page that compares runs, from the ``comparison.json`` and the pictures of its folder."""
-    pictures = list(_found(folder, "separation"))
+    pictures = list(_found(folder, _PICTURES["separation"]))
     return _write(folder, "comparison.html", comparison=_read(folder / COMPARISON_FILE), pictures=pictures)
 
 
-def _found(folder: Path, place: str) -> Iterator[Picture]:
-    for pattern, title, words in _PICTURES[place]:
+def write_target_comparison(folder: Path) -> Path:
+    """Draw the page that compares regressions, from the ``comparison.json`` and the pictures of its folder."""
+    comparison = _read(folder / COMPARISON_FILE)
+    words = "Half the central 68 % of the residuals, in bins of the true value."
+    asked = [[(f"resolution_{number}_*.png", "Resolution", words)] for number in range(len(comparison["targets"]))]
+    pictures = [list(_found(folder, one)) for one in asked]
+    return _write(folder, "comparison_targets.html", comparison=comparison, by_target=pictures)
+
+
+def _numbered(number: int) -> list[tuple[str, str, str]]:
+    return [(pattern.format(number), title, words) for pattern, title, words in _TARGET_PICTURES]
+
+
+def _found(folder: Path, asked: Iterable[tuple[str, str, str]]) -> Iterator[Picture]:
+    for pattern, title, words in asked:
         for path in sorted((folder / PICTURE_FOLDER).glob(pattern)):
             yield Picture(f"{PICTURE_FOLDER}/{path.name}", title, words)
 
@@ -95,6 +122,8 @@ def _write(folder: Path, template: str, **values: Any) -> Path:
     )
     environment.filters["figure"] = figure
     environment.filters["share"] = share
+    environment.filters["rounded"] = rounded
+    environment.globals["measured"] = measured
     environment.filters["expected"] = expected
     environment.filters["chance"] = chance
     page = folder / PAGE
@@ -132,6 +161,34 @@ def expected(value: float | None) -> str:
     if value is None:
         return "-"
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.3g}"
+
+
+def rounded(value: float) -> str:
+    """A number to four digits that count, whatever its size.
+
+    Examples
+    --------
+    >>> rounded(0.0012345), rounded(125.0421), rounded(-98765.4)
+    ('0.001234', '125', '-9.877e+04')
+    """
+    return f"{value:.4g}"
+
+
+def measured(value: float, error: float) -> str:
+    """A figure with its uncertainty, to two digits of that.
+
+    Examples
+    --------
+    >>> measured(11.9876, 0.3), measured(-0.0123456, 0.00051), measured(98765.4, 1234.0), measured(3.0, 0.0)
+    ('11.99 ± 0.30', '-0.01235 ± 0.00051', '98765 ± 1234', '3 ± 0')
+    """
+    if not error > 0:
+        return f"{value:.4g} ± {error:g}"
+    places = 1 - math.floor(math.log10(error))
+    if places > 8:
+        return f"{value:.4g} ± {error:.2g}"
+    places = max(places, 0)
+    return f"{value:.{places}f} ± {error:.{places}f}"
 
 
 def chance(value: float) -> str:

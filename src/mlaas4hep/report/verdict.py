@@ -27,8 +27,8 @@ class ImportanceBar:
     whole: bool
 
 
-def draw_importance(bars: Sequence[ImportanceBar], path: Path) -> None:
-    """The most important inputs, the first on top; those after `MAX_BARS` are left out."""
+def draw_importance(bars: Sequence[ImportanceBar], path: Path, *, figure: str = "AUC") -> None:
+    """The most important inputs, the first on top; those after `MAX_BARS` are left out. ``figure`` is what falls."""
     shown = list(bars[:MAX_BARS])
     with picture(path, size=(9.0, 2.2 + 0.42 * max(len(shown), 3))) as axes:
         places = np.arange(len(shown))
@@ -49,7 +49,7 @@ def draw_importance(bars: Sequence[ImportanceBar], path: Path) -> None:
         axes.tick_params(axis="y", which="both", length=0)
         axes.minorticks_off()
         axes.invert_yaxis()
-        axes.set_xlabel("Fall of the AUC when permuted")
+        axes.set_xlabel(f"Fall of the {figure} when permuted")
         if any(one.whole for one in shown):
             axes.legend(loc="lower right")
 

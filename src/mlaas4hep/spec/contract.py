@@ -8,6 +8,7 @@ trained and by which versions stands in ``provenance``, outside the hash).
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 
@@ -26,6 +27,7 @@ from mlaas4hep.spec.scaling import (
     group_scaling,
 )
 from mlaas4hep.spec.statistics import FeatureStatistics, Statistics
+from mlaas4hep.spec.targets import TargetScaling, target_scaling
 
 VERSION = 1
 MAX_BYTES = 64 << 20
@@ -164,6 +166,11 @@ class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return sum(group.width for group in self.scaling)
 
     @property
+    def targets(self) -> tuple[TargetScaling, ...]:
+        """What brings each target of a regression to standard units, in the order of ``score_names``; else nothing."""
+        return target_scaling(self.statistics.targets.features) if self.statistics.targets else ()
+
+    @property
     def flat_names(self) -> tuple[str, ...]:
         """Names of the flat view, [W]."""
         return flat_names(self.scaling)
@@ -244,6 +251,9 @@ def _parts(spec: ModelSpec) -> Iterator[str]:
     measured = tuple(spec.statistics.targets.features) if spec.statistics.targets else ()
     if measured != tuple(spec.features.target_texts):
         yield f"statistics.targets: are of {_listed(measured)}, declared are {_listed(spec.features.target_texts)}"
+    for one in spec.targets:
+        if not (math.isfinite(one.offset) and math.isfinite(one.scale) and one.scale > 0):
+            yield f"statistics.targets '{one.name}': a mean of {one.offset} or a width of {one.scale} cannot scale it"
     sizes = {group.name: len(group.variables) for group in spec.features.inputs}
     found = {name: len(features) for name, features in spec.statistics.groups.items()}
     if found != sizes:

@@ -16,6 +16,7 @@ import numpy as np
 from mlaas4hep.errors import UserError
 from mlaas4hep.report.page import COMPARISON_FILE, PICTURE_FOLDER, write_comparison
 from mlaas4hep.report.plots import RocCurve, draw_roc
+from mlaas4hep.train.compare_targets import compare_targets
 from mlaas4hep.train.evaluate import EvaluatedRun
 from mlaas4hep.train.loop import Judged
 from mlaas4hep.train.metrics import area_influence, roc_curve
@@ -73,6 +74,8 @@ def compare(runs: Sequence[EvaluatedRun], *, output: str | Path | None = None) -
         The runs tell other classes apart, or the folder is there.
     """
     first = runs[0]
+    if any(run.targets is not None for run in runs):
+        return _of_targets(runs, output)
     for run in runs[1:]:
         if run.metrics["classes"] != first.metrics["classes"]:
             raise UserError(
@@ -95,6 +98,13 @@ def compare(runs: Sequence[EvaluatedRun], *, output: str | Path | None = None) -
         (draft / COMPARISON_FILE).write_text(to_json(figures), encoding="utf-8")
         page = write_comparison(draft).name
     return target / page
+
+
+def _of_targets(runs: Sequence[EvaluatedRun], output: str | Path | None) -> Path:
+    for run in runs:
+        if run.targets is None:
+            raise UserError(f"{run.path} tells classes apart, others are regressions: they have no figure in common")
+    return compare_targets(dict(zip(_names(runs), runs, strict=True)), free_path(output, "comparison"))
 
 
 def _names(runs: Sequence[EvaluatedRun]) -> list[str]:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,12 +50,17 @@ def write_evaluation(
     classes
         Names, in label order.
     """
+    publish(run, evaluation.plain(), lambda folder: draw(folder, evaluation, kept, curves, classes))
+
+
+def publish(run: Path, figures: dict[str, Any], draw: Callable[[Path], None]) -> None:
+    """Figures, what ``draw`` puts into a folder, and the page: beside the run first, then moved in."""
     with tempfile.TemporaryDirectory(prefix=".evaluation-", dir=run) as temporary:
         draft = Path(temporary)
         pictures = draft / PICTURE_FOLDER
         pictures.mkdir()
-        draw(pictures, evaluation, kept, curves, classes)
-        (draft / EVALUATION_FILE).write_text(to_json(evaluation.plain()), encoding="utf-8")
+        draw(pictures)
+        (draft / EVALUATION_FILE).write_text(to_json(figures), encoding="utf-8")
         (run / PICTURE_FOLDER).mkdir(exist_ok=True)
         for file in sorted(pictures.iterdir()):
             file.replace(run / PICTURE_FOLDER / file.name)
@@ -78,7 +84,7 @@ def draw(folder: Path, evaluation: Evaluation, kept: Kept, curves: Sequence[Curv
     for number, curve in enumerate(_significances(evaluation)):
         path = folder / f"significance_{number}_{file_name(curve.name)}.png"
         draw_significance(curve, path, uncertainty=evaluation.background_uncertainty, note=note)
-    _draw_inputs(folder, kept.inputs, classes)
+    draw_counts(folder, kept.inputs, classes)
 
 
 def _draw_scores(folder: Path, evaluation: Evaluation, kept: Kept, classes: Sequence[str]) -> None:
@@ -115,7 +121,8 @@ def _significances(evaluation: Evaluation) -> Iterator[SignificanceCurve]:
             yield SignificanceCurve(name, np.array(scan.cuts), known, uncertain, scan.best_cut, best)
 
 
-def _draw_inputs(folder: Path, inputs: InputCounts, classes: Sequence[str]) -> None:
+def draw_counts(folder: Path, inputs: InputCounts, classes: Sequence[str]) -> None:
+    """The inputs of each class, as read and as the model sees them."""
     for kind, edges, counts, note in (
         ("read", inputs.read_edges, inputs.read, "as read from the files"),
         ("seen", inputs.seen_edges, inputs.seen, "as the model sees them"),

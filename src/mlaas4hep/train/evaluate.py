@@ -22,10 +22,12 @@ from mlaas4hep.config import Config, read_config
 from mlaas4hep.errors import UserError
 from mlaas4hep.train.callbacks import Progress, Silent
 from mlaas4hep.train.draw import write_evaluation
+from mlaas4hep.train.draw_targets import write_target_evaluation
 from mlaas4hep.train.evaluation import Evaluation, Settings, evaluation_of
 from mlaas4hep.train.kept import SCORES_FILE, Kept, read_kept, write_kept
 from mlaas4hep.train.loop import Judged
 from mlaas4hep.train.scoring import score_parts
+from mlaas4hep.train.target_evaluation import TargetEvaluation, target_evaluation
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,8 +40,8 @@ class EvaluatedRun:
         The run directory.
     metrics
         What training wrote.
-    evaluation
-        All figures.
+    found
+        All figures; of a regression those of its targets.
     test
         Scores of the test part; None where it is empty.
     opened
@@ -48,9 +50,21 @@ class EvaluatedRun:
 
     path: Path
     metrics: dict[str, Any]
-    evaluation: Evaluation
+    found: Evaluation | TargetEvaluation
     test: Judged | None
     opened: bool
+
+    @property
+    def evaluation(self) -> Evaluation:
+        """The figures of classes; `UserError` of a regression, whose figures are `targets`."""
+        if isinstance(self.found, TargetEvaluation):
+            raise UserError(f"{self.path}: is a regression of {', '.join(self.found.test)}; it has no classes")
+        return self.found
+
+    @property
+    def targets(self) -> TargetEvaluation | None:
+        """The figures of a regression; None of classes."""
+        return self.found if isinstance(self.found, TargetEvaluation) else None
 
     @property
     def report(self) -> Path:
@@ -98,17 +112,22 @@ def evaluate(
     spec = opened.bundle.spec
     kept, first = _kept(opened, threads, told)
     told.start("computing figures and pictures", unit="steps")
-    evaluation, curves = evaluation_of(
-        kept,
-        spec,
-        sample_classes={name: opened.config.label_of(name) for name in opened.config.simulated},
-        settings=settings or Settings(),
-        lumi_fb=_luminosity(opened.config),
-        model_sha256=opened.bundle.model_sha256,
-    )
+    evaluation: Evaluation | TargetEvaluation
+    if spec.task == "regression":
+        evaluation = target_evaluation(kept, spec, model_sha256=opened.bundle.model_sha256)
+        write_target_evaluation(opened.path, evaluation, kept)
+    else:
+        evaluation, curves = evaluation_of(
+            kept,
+            spec,
+            sample_classes={name: opened.config.label_of(name) for name in opened.config.simulated},
+            settings=settings or Settings(),
+            lumi_fb=_luminosity(opened.config),
+            model_sha256=opened.bundle.model_sha256,
+        )
+        write_evaluation(opened.path, evaluation, kept, curves, spec.classes)
     for line in opened.config.unused():
         told.note(line)
-    write_evaluation(opened.path, evaluation, kept, curves, spec.classes)
     told.close()
     test = kept.parts.get("test")
     return EvaluatedRun(opened.path, opened.metrics, evaluation, test.judged if test else None, first)

@@ -201,7 +201,7 @@ def evaluation_of(
         classes=classes,
         compatibility={name: _compatibility(judged, spec, column) for column, name in enumerate(spec.score_names)},
         confusion=confusion_of(test, spec) if test else None,
-        importance=_importances(kept.importance) if kept.importance else None,
+        importance=importances(kept.importance) if kept.importance else None,
         before=yields_before(kinds.counts),
         scales=scales,
         counting=counting,
@@ -281,7 +281,8 @@ def _rows(values: NDArray[np.float64]) -> tuple[tuple[float | None, ...], ...]:
     return tuple(tuple(float(one) if np.isfinite(one) else None for one in row) for row in values)
 
 
-def _importances(found: Importance) -> Importances:
+def importances(found: Importance) -> Importances:
+    """Falls by permuted input, the largest first."""
     means = found.drops.mean(axis=1)
     order = np.argsort(-means, kind="stable")
     inputs = tuple(

@@ -7,7 +7,7 @@ figure that cannot be given is null, with the reason beside it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from mlaas4hep.spec.contract import ModelSpec
 from mlaas4hep.train.callbacks import Progress
 from mlaas4hep.train.loop import Judged, judge
 from mlaas4hep.train.metrics import Auc, Roc, class_sums, mean_auc, roc_curve, weighted_auc
+from mlaas4hep.train.target_figures import TargetPartFigures, target_part
 
 Score = Callable[[dict[str, NDArray[np.float32]]], NDArray[np.float32]]
 # Scores of a part are held in memory, 20 bytes an event; so many are enough for the fourth digit of an area.
@@ -78,10 +79,11 @@ class Curve:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Judgement:
-    """Figures by part, and curves of those that have them."""
+    """Figures by part, and curves of those that have them; of a regression ``targets`` instead of both."""
 
     parts: dict[str, PartFigures]
     curves: tuple[Curve, ...]
+    targets: dict[str, TargetPartFigures] = field(default_factory=dict)
 
 
 def judge_parts(
@@ -113,6 +115,8 @@ def judge_parts(
 
 def judgement_of(judged: Mapping[str, Judged], spec: ModelSpec) -> Judgement:
     """Figures and curves of parts whose scores are known."""
+    if spec.task == "regression":
+        return Judgement({}, (), {part: target_part(one, spec) for part, one in judged.items()})
     parts: dict[str, PartFigures] = {}
     curves: list[Curve] = []
     for part, one in judged.items():
@@ -156,7 +160,9 @@ def _curves(part: str, judged: Judged, spec: ModelSpec) -> list[Curve]:
 
 
 def positives_of(spec: ModelSpec) -> list[int]:
-    """Label of the class that each score belongs to."""
+    """Label of the class that each score belongs to; none of a regression."""
+    if spec.task == "regression":
+        return []
     return [spec.classes.index(name) for name in spec.score_names]
 
 
@@ -186,12 +192,15 @@ def first_rows(batches: Iterable[Batch], number: int) -> dict[str, NDArray[np.fl
 
 def plain(judgement: Judgement) -> dict[str, Any]:
     """Figures by part as plain values for JSON."""
-    figures: dict[str, Any] = msgspec.to_builtins(judgement.parts)
+    figures: dict[str, Any] = msgspec.to_builtins(judgement.targets or judgement.parts)
     return figures
 
 
 def held_out(judgement: Judgement) -> dict[str, Any]:
-    """The area on the validation part: the best figure there is before the test part is opened."""
+    """The figures on the validation part: the best that there are before the test part is opened."""
+    if judgement.targets:
+        own = judgement.targets.get("validation")
+        return {"targets": msgspec.to_builtins(own.targets) if own else {}, "targets_part": "validation"}
     part = judgement.parts.get("validation")
     return {
         "auc": part.auc if part else None,

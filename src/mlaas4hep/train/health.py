@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from mlaas4hep.config import Config
 from mlaas4hep.data.catalogue import Catalogue
 from mlaas4hep.data.label_values import unmatched
 from mlaas4hep.data.split import Part
 from mlaas4hep.data.weights import require_classes
-from mlaas4hep.errors import ConfigError, DataError
+from mlaas4hep.errors import DataError
 from mlaas4hep.spec.features import InputGroup, Split
 from mlaas4hep.spec.preprocess import Preprocessor
 from mlaas4hep.spec.statistics import FeatureStatistics, Statistics
@@ -90,9 +89,21 @@ def require_parts(events: Mapping[Part, int], split: Split, *, identity: str) ->
             )
 
 
-def refuse_regression(config: Config) -> None:
-    """`ConfigError` where a config has targets: they are streamed and measured, but nothing learns them yet."""
-    if config.features.target_texts:
-        names = ", ".join(config.features.target_texts)
-        told = f"targets ({names}): this version streams and measures targets, but trains classifiers only"
-        raise ConfigError([told], where=config.path)
+def require_targets(statistics: Statistics) -> None:
+    """Refuse targets of a regression that are the same in all events.
+
+    Raises
+    ------
+    DataError
+        Names them.
+    """
+    if not statistics.targets:
+        return
+    if not statistics.targets.weights.events:
+        raise DataError("no training events are left after selection and split; check preselection and targets")
+    for name, one in statistics.targets.features.items():
+        if not one.std or one.minimum == one.maximum:
+            raise DataError(
+                f"targets.{name}: is {one.minimum:.6g} in every event of the training part: nothing to learn; check "
+                "its expression and the preselection"
+            )

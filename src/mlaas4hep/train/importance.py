@@ -1,4 +1,4 @@
-"""Permutation importance: by how much the area falls when one input no longer belongs to its event.
+"""Permutation importance: by how much the area, or R2, falls when one input no longer belongs to its event.
 
 A variable of a collection is exchanged between events with equally many objects, over all its slots at once, so that no
 object appears or goes; a whole collection is exchanged between all events. Invariant: only the input asked about is
@@ -17,6 +17,7 @@ from mlaas4hep.graph.session import Inputs
 from mlaas4hep.spec.features import InputGroup
 from mlaas4hep.train.loop import Judged
 from mlaas4hep.train.metrics import area_influence
+from mlaas4hep.train.residuals import mean_explained
 
 Floats = NDArray[np.float64]
 Tensors = dict[str, NDArray[np.float32]]
@@ -37,7 +38,7 @@ class Permuted:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Importance:
-    """Falls of the area.
+    """Falls of the area, or of a regression of R2.
 
     Parameters
     ----------
@@ -82,7 +83,7 @@ def permutation_importance(
     judged: Judged,
     *,
     groups: Sequence[InputGroup],
-    positives: Sequence[int],
+    positives: Sequence[int] = (),
     seed: int,
     update: Callable[[int], None] = lambda _: None,
 ) -> Importance:
@@ -99,7 +100,7 @@ def permutation_importance(
     groups
         The declaration.
     positives
-        Label of the class that each score belongs to.
+        Label of the class that each score belongs to; none of a regression.
     seed
         Of the permutations.
     update
@@ -108,9 +109,9 @@ def permutation_importance(
     Raises
     ------
     DataError
-        The events give no area.
+        The events give no such figure.
     """
-    base, pull = area_influence(judged.scores, judged.labels, positives, judged.weights)
+    base, pull = _figure(judged, judged.scores, positives)
     asked = permuted_inputs(groups)
     random = np.random.default_rng(seed)
     drops, errors = np.empty((len(asked), REPEATS)), np.empty(len(asked))
@@ -118,13 +119,20 @@ def permutation_importance(
         variances = []
         for repeat in range(REPEATS):
             scores = score(permute(inputs, one, random))
-            area, other = area_influence(scores, judged.labels, positives, judged.weights)
-            drops[place, repeat] = base - area
-            # The same events stand in both areas: their pulls are subtracted event by event.
+            figure, other = _figure(judged, scores, positives)
+            drops[place, repeat] = base - figure
+            # The same events stand in both figures: their pulls are subtracted event by event.
             variances.append(float(np.sum((pull - other) ** 2)))
             update(len(judged.labels))
         errors[place] = np.sqrt(np.mean(variances) + drops[place].var(ddof=1) / REPEATS)
     return Importance(asked, drops, errors, len(judged.labels))
+
+
+def _figure(judged: Judged, scores: NDArray[np.float32], positives: Sequence[int]) -> tuple[float, Floats]:
+    """The area, or of a regression the mean R2 of the targets, and by how much each event pulls it."""
+    if judged.targets is not None:
+        return mean_explained(scores, judged.targets, judged.weights)
+    return area_influence(scores, judged.labels, positives, judged.weights)
 
 
 def permute(inputs: Tensors, one: Permuted, random: np.random.Generator) -> Tensors:

@@ -52,7 +52,7 @@ class InputCounts:
     read_edges, seen_edges
         [V, B + 1], as read and as the model sees them. What is outside counts in the first and last bin.
     read, seen
-        [V, C, B] sums of physics weights by class.
+        [V, C, B] sums of physics weights by class; of a regression all events are in one.
     missing
         [V] share of the values that are missing in slots that exist.
     left_out
@@ -92,7 +92,9 @@ class InputCounter:
         self._native = missing == "native"
         self._edges = np.array([_edges(one, spec.statistics.groups[one.group.name]) for one in self.shown])
         self._seen_edges = self._as_seen(self._edges)
-        shape = (len(self.shown), len(spec.classes))
+        # Events of a regression are counted together.
+        self._together = not spec.classes
+        shape = (len(self.shown), max(len(spec.classes), 1))
         bins = self._edges.shape[1] - 1
         self._read, self._seen = np.zeros((*shape, bins)), np.zeros((*shape, bins))
         self._missing, self._exist = np.zeros(len(self.shown)), np.zeros(len(self.shown))
@@ -105,7 +107,7 @@ class InputCounter:
             exists = slots.get(one.group.name)
             values = batch.inputs[one.group.name][..., one.channel]
             seen = scaled[one.group.name][..., one.channel]
-            labels, weights = batch.labels, batch.weights
+            labels, weights = np.zeros_like(batch.labels) if self._together else batch.labels, batch.weights
             if exists is not None:
                 event = np.nonzero(exists)[0]
                 values, seen, labels, weights = values[exists], seen[exists], labels[event], weights[event]

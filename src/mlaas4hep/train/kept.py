@@ -62,6 +62,8 @@ def write_kept(kept: Kept, path: Path, *, model_sha256: str) -> None:
         arrays[f"{part}.scores"] = one.judged.scores
         arrays[f"{part}.labels"] = one.judged.labels.astype(np.int16)
         arrays[f"{part}.weights"] = one.judged.weights
+        if one.judged.targets is not None:
+            arrays[f"{part}.targets"] = one.judged.targets
         arrays[f"{part}.samples"] = one.samples.astype(np.int16)
     arrays |= {f"inputs.{name}": getattr(kept.inputs, name) for name in _COUNTED}
     arrays |= {"inputs.names": np.array(kept.inputs.names), "inputs.left_out": np.array(kept.inputs.left_out)}
@@ -112,7 +114,7 @@ def _kept(arrays: Mapping[str, NDArray[Any]], groups: tuple[InputGroup, ...]) ->
     for part in PARTS:
         if f"{part}.scores" in arrays:
             labels = arrays[f"{part}.labels"].astype(np.int64)
-            judged = Judged(arrays[f"{part}.scores"], labels, arrays[f"{part}.weights"])
+            judged = Judged(arrays[f"{part}.scores"], labels, arrays[f"{part}.weights"], arrays.get(f"{part}.targets"))
             parts[part] = ScoredPart(judged, arrays[f"{part}.samples"].astype(np.int64))
     names = tuple(arrays["inputs.names"].tolist())
     counted = {name: arrays[f"inputs.{name}"] for name in _COUNTED}

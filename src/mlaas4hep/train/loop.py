@@ -7,19 +7,21 @@ lowest validation loss, and the history says which that is.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mlaas4hep.backends.protocol import InMemoryLearner, Round, Scores, StreamingLearner
+from mlaas4hep.backends.losses import SQUARED, Loss
+from mlaas4hep.backends.protocol import InMemoryLearner, RegressionLearner, Round, Scores, StreamingLearner, Truth
 from mlaas4hep.data.batches import Batch
 from mlaas4hep.errors import DataError, ModelError
+from mlaas4hep.spec.targets import Targets, TargetScaler
 from mlaas4hep.train.callbacks import EarlyStopping, EpochRecord, History, Progress, describe
 from mlaas4hep.train.memory import collect, require_memory
-from mlaas4hep.train.metrics import log_loss, mean_auc, weighted_auc
+from mlaas4hep.train.metrics import log_loss, mean_auc, mean_loss, weighted_auc
 from mlaas4hep.train.standing import Keeper, Standing, Tally
 
 Score = Callable[[dict[str, NDArray[np.float32]]], Scores]
@@ -45,33 +47,86 @@ class Positioned(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A stream and how many events it holds, as the scan counted them."""
+    """A part of the events.
+
+    Parameters
+    ----------
+    stream
+        Its batches.
+    events
+        How many it holds, as the scan counted them.
+    targets
+        Of a regression: brings its targets to the standard units that are learned.
+    """
 
     stream: Stream
     events: int
+    targets: TargetScaler | None = None
+
+    def truth(self, batch: Batch) -> Truth:
+        """What a learner is given of a batch: labels, or targets in standard units."""
+        if self.targets is None or batch.targets is None:
+            return batch.labels
+        return self.targets.standard(batch.targets)
+
+    def learned(self, number: int) -> Iterator[Learned]:
+        """The batches of one pass as learners are given them."""
+        return (Learned(batch.inputs, self.truth(batch), batch.weights) for batch in self.stream.epoch(number))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Learned:
+    """A batch as a learner is given it: raw inputs, truth [n] or [n, T], weights [n]."""
+
+    inputs: dict[str, NDArray[np.float32]]
+    truth: Truth
+    weights: NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Judged:
-    """Scores [N, C] of a part with its labels and weights [N]."""
+    """Scores of a part, and what they should have been.
+
+    Parameters
+    ----------
+    scores
+        [N, C].
+    labels
+        [N]; -1 of a regression.
+    weights
+        [N].
+    targets
+        float32 [N, T] of a regression, in the units of the scores; else None.
+    """
 
     scores: NDArray[np.float32]
     labels: NDArray[np.int64]
     weights: NDArray[np.float64]
+    targets: Targets | None = None
 
-    def loss(self) -> float:
-        """Weighted cross-entropy."""
-        return log_loss(self.scores, self.labels, self.weights)
+    def loss(self, loss: Loss = SQUARED) -> float:
+        """Weighted cross-entropy; of a regression the weighted mean of ``loss``, which wants standard units."""
+        if self.targets is None:
+            return log_loss(self.scores, self.labels, self.weights)
+        return mean_loss(loss.of(self.scores.astype(np.float64) - self.targets), self.weights)
 
-    def auc(self) -> float:
-        """Weighted area; the mean of one class against the rest where there are several."""
+    def auc(self) -> float | None:
+        """Weighted area; the mean of one class against the rest where there are several; none of a regression."""
+        if self.targets is not None:
+            return None
         if self.scores.shape[1] == 1:
             return weighted_auc(self.scores[:, 0], self.labels == 1, self.weights).value
         return mean_auc(self.scores, self.labels, self.weights).value
 
 
-def judge(score: Score, batches: Iterable[Batch], *, update: Callable[[int], None] = lambda _: None) -> Judged:
-    """Scores of a part by a model; holds 16 bytes an event and 4 a score.
+def judge(
+    score: Score,
+    batches: Iterable[Batch],
+    *,
+    targets: TargetScaler | None = None,
+    update: Callable[[int], None] = lambda _: None,
+) -> Judged:
+    """Scores of a part by a model; holds 16 bytes an event and 4 a score or target.
 
     Parameters
     ----------
@@ -79,18 +134,24 @@ def judge(score: Score, batches: Iterable[Batch], *, update: Callable[[int], Non
         Raw input groups to scores [n, C].
     batches
         The part.
+    targets
+        Brings the targets of a regression to standard units, where scores are such; None leaves them in their own.
     update
         Told the number of events of each batch.
     """
     scores, labels, weights = [], [], []
+    wanted: list[Targets] = []
     for batch in batches:
         scores.append(np.asarray(score(batch.inputs), np.float32))
         labels.append(batch.labels)
         weights.append(batch.weights)
+        if batch.targets is not None:
+            wanted.append(batch.targets.copy() if targets is None else targets.standard(batch.targets))
         update(len(batch.labels))
     if not scores:
         raise DataError("a part of the events is empty: nothing to judge")
-    return Judged(np.concatenate(scores), np.concatenate(labels), np.concatenate(weights))
+    given = np.concatenate(wanted) if wanted else None
+    return Judged(np.concatenate(scores), np.concatenate(labels), np.concatenate(weights), given)
 
 
 def learn_streaming(
@@ -178,20 +239,23 @@ def _one_epoch(
             keeper.visit(place)
 
     for batch in batches:
-        _learn_batch(learner, batch, tally)
+        _learn_batch(learner, train, batch, tally)
         progress.update(len(batch.labels))
         visit(len(batch.labels))
     if not tally.sum_weights > 0:
         raise DataError(
             f"the weights of {tally.events} training events sum to {tally.sum_weights:g}: nothing to learn from"
         )
-    judged = judge(learner.predict, validation.stream.epoch(0), update=visit) if validation else None
+    judged = None
+    if validation:
+        judged = judge(learner.predict, validation.stream.epoch(0), targets=validation.targets, update=visit)
+    own = learner.loss if isinstance(learner, RegressionLearner) else SQUARED
     loss = tally.total_loss / tally.sum_weights
-    return _record(number + 1, loss, tally.events, judged, time.perf_counter() - started)
+    return _record(number + 1, loss, tally.events, judged, own, time.perf_counter() - started)
 
 
-def _learn_batch(learner: StreamingLearner, batch: Batch, tally: Tally) -> None:
-    loss = learner.learn(batch.inputs, batch.labels, batch.weights)
+def _learn_batch(learner: StreamingLearner, part: Part, batch: Batch, tally: Tally) -> None:
+    loss = learner.learn(batch.inputs, part.truth(batch), batch.weights)
     share = float(np.abs(batch.weights).sum())
     tally.total_loss += float(loss) * share
     tally.sum_weights += share
@@ -204,12 +268,12 @@ def _positioned(batches: Iterable[Batch]) -> Positioned:
     return batches
 
 
-def _record(epoch: int, loss: float, events: int, judged: Judged | None, seconds: float) -> EpochRecord:
+def _record(epoch: int, loss: float, events: int, judged: Judged | None, own: Loss, seconds: float) -> EpochRecord:
     if judged is None:
         if not np.isfinite(loss):
             raise ModelError(f"epoch {epoch}: the loss is {loss}: the training diverged; lower model.learning_rate")
         return EpochRecord(epoch, loss, events=events, seconds=seconds)
-    after = judged.loss()
+    after = judged.loss(own)
     if not np.isfinite(loss + after):
         raise ModelError(f"epoch {epoch}: the loss is {loss}, on the validation part {after}: the training diverged")
     return EpochRecord(epoch, loss, after, judged.auc(), events, seconds)
@@ -251,8 +315,8 @@ def learn_in_memory(
     held = validation.events if validation else 0
     require_memory(learner, rows=train.events, validation_rows=held, max_memory=max_memory, title=title)
     progress.start("collecting events", total=train.events + held)
-    table = collect(learner, train.stream.epoch(0), rows=train.events, update=progress.update)
-    check = collect(learner, validation.stream.epoch(0), rows=held, update=progress.update) if validation else None
+    table = collect(learner, train.learned(0), rows=train.events, update=progress.update)
+    check = collect(learner, validation.learned(0), rows=held, update=progress.update) if validation else None
     progress.close()
     progress.start(f"learning {title} from {len(table):,} events", unit="rounds")
     rounds = learner.fit(table, check, patience=patience)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 from mlaas4hep.backends.protocol import InMemoryLearner, Table
-from mlaas4hep.data.batches import Batch
+from mlaas4hep.backends.spool import EventBatch
 from mlaas4hep.errors import DataError, ModelError
 
 
@@ -43,7 +43,11 @@ def size_text(size: float) -> str:
 
 
 def collect(
-    learner: InMemoryLearner, batches: Iterable[Batch], *, rows: int, update: Callable[[int], None] = lambda _: None
+    learner: InMemoryLearner,
+    batches: Iterable[EventBatch],
+    *,
+    rows: int,
+    update: Callable[[int], None] = lambda _: None,
 ) -> Table:
     """A part of the events as the learner's table.
 
@@ -63,19 +67,22 @@ def collect(
     DataError
         There are more or fewer events than the scan found: the files have changed since.
     """
-    labels, weights = np.empty(rows, np.int64), np.empty(rows, np.float64)
-    x = None
+    weights = np.empty(rows, np.float64)
+    x = truth = None
     done = 0
     for batch in batches:
         view = learner.view(batch.inputs)
-        stop = done + len(batch.labels)
+        stop = done + len(batch.truth)
         if stop > rows:
             raise DataError(f"more than the {rows:,} events that the scan found; have the files changed?")
-        if x is None:
+        if x is None or truth is None:
             x = np.empty((rows, view.shape[1]), learner.dtype)
-        x[done:stop], labels[done:stop], weights[done:stop] = view, batch.labels, batch.weights
+            truth = np.empty((rows, *batch.truth.shape[1:]), batch.truth.dtype)
+        x[done:stop], truth[done:stop], weights[done:stop] = view, batch.truth, batch.weights
         done = stop
-        update(len(batch.labels))
+        update(len(batch.truth))
     if done != rows:
         raise DataError(f"{done:,} events instead of the {rows:,} that the scan found; have the files changed?")
-    return Table(x if x is not None else np.empty((0, 0), learner.dtype), labels, weights)
+    if x is None or truth is None:
+        return Table(np.empty((0, 0), learner.dtype), np.empty(0, np.int64), weights)
+    return Table(x, truth, weights)

@@ -210,11 +210,21 @@ def log_loss(scores: NDArray[Any], labels: NDArray[np.int64], weights: ArrayLike
         if scores.shape[1] == 1
         else scores[np.arange(len(labels)), labels]
     )
-    losses = -np.log(np.clip(own.astype(np.float64), _TINY, 1.0))
-    share = np.ones(len(labels)) if weights is None else np.asarray(weights, np.float64)
+    return mean_loss(-np.log(np.clip(own.astype(np.float64), _TINY, 1.0)), weights)
+
+
+def mean_loss(losses: Floats, weights: ArrayLike | None = None) -> float:
+    """Weighted mean of the losses [N] of events.
+
+    Raises
+    ------
+    DataError
+        There are none, or their weights sum to zero.
+    """
+    share = np.ones(len(losses)) if weights is None else np.asarray(weights, np.float64)
     total = share.sum()
-    if not len(labels) or total == 0.0:
-        raise DataError(f"the weights of {len(labels)} events sum to {total:g}: no mean loss")
+    if not len(losses) or total == 0.0:
+        raise DataError(f"the weights of {len(losses)} events sum to {total:g}: no mean loss")
     return float(np.sum(share * losses) / total)
 
 

@@ -62,7 +62,8 @@ def learn_out_of_core(
     _require_memory(learner, train.events, held, max_memory=max_memory, title=title)
     with tempfile.TemporaryDirectory(prefix="mlaas4hep-") as name:
         folder = Path(name)
-        _require_disk(learner, train.events, held, width=width, folder=folder, title=title)
+        row = record_type(width, _targets_of(train)).itemsize
+        _require_disk(learner, train.events, held, row=row, folder=folder, title=title)
         progress.start("collecting events on disk", total=train.events + held)
         pages = _spool(learner, train, folder / "train.rows", width=width, progress=progress)
         check = (
@@ -82,7 +83,9 @@ def learn_out_of_core(
 
 
 def _spool(learner: OutOfCoreLearner, part: Part, path: Path, *, width: int, progress: Progress) -> Spool:
-    spool = write_spool(path, part.stream.epoch(0), view=learner.view, width=width, update=progress.update)
+    spool = write_spool(
+        path, part.learned(0), view=learner.view, width=width, targets=_targets_of(part), update=progress.update
+    )
     if len(spool) != part.events:
         raise DataError(
             f"{len(spool):,} events instead of the {part.events:,} that the scan found; have the files changed?"
@@ -100,8 +103,13 @@ def _require_memory(learner: OutOfCoreLearner, rows: int, held: int, *, max_memo
         )
 
 
-def _require_disk(learner: OutOfCoreLearner, rows: int, held: int, *, width: int, folder: Path, title: str) -> None:
-    needed = (rows + held) * record_type(width).itemsize + learner.disk_estimate(rows, held)
+def _targets_of(part: Part) -> int:
+    """T of a regression, else 0."""
+    return 0 if part.targets is None else len(part.targets.scale)
+
+
+def _require_disk(learner: OutOfCoreLearner, rows: int, held: int, *, row: int, folder: Path, title: str) -> None:
+    needed = (rows + held) * row + learner.disk_estimate(rows, held)
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise ModelError(

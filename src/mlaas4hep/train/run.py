@@ -39,16 +39,18 @@ from mlaas4hep.data.catalogue import Catalogue
 from mlaas4hep.data.dataset import EventDataset
 from mlaas4hep.data.pace import default_threads
 from mlaas4hep.data.split import PARTS, Part
+from mlaas4hep.data.weights import training_sums
 from mlaas4hep.graph.core import Core
 from mlaas4hep.graph.merge import merge
 from mlaas4hep.graph.session import Session
 from mlaas4hep.spec.contract import ModelSpec
 from mlaas4hep.spec.preprocess import Preprocessor
 from mlaas4hep.spec.statistics import Statistics
+from mlaas4hep.spec.targets import TargetScaler
 from mlaas4hep.train import loop
 from mlaas4hep.train.callbacks import History, Progress, Silent
 from mlaas4hep.train.figures import Judgement, accounts, first_rows, held_out, judge_parts, plain
-from mlaas4hep.train.health import notes_on_inputs, refuse_regression, require_labels, require_parts, require_spread
+from mlaas4hep.train.health import notes_on_inputs, require_labels, require_parts, require_spread, require_targets
 from mlaas4hep.train.interrupt import Interrupt
 from mlaas4hep.train.learning import learn
 from mlaas4hep.train.lengths import collection_figures, notes
@@ -187,7 +189,6 @@ def train(
     told = progress or Silent()
     if seed is not None:
         config = replace(config, training=replace(config.training, seed=seed))
-    refuse_regression(config)
     choice = choose(config.model, where=config.path)
     if unfinished == "resume":
         refuse_unable(choice)
@@ -239,9 +240,11 @@ def _prepare(
     )
     statistics = found.statistics
     require_labels(catalogue, preprocessor, statistics)
+    require_targets(statistics)
     progress.note(_account(catalogue, statistics))
     if unlabelled := sum(one.unlabelled for one in found.files):
-        progress.note(f"{unlabelled} selected events have none of the classes, and are left out")
+        lack = "lack a target" if config.features.target_texts else "have none of the classes"
+        progress.note(f"{unlabelled} selected events {lack}, and are left out")
     for line in notes_on_inputs(statistics, config.features.inputs):
         progress.note(line)
     require_spread(statistics, config.features.inputs)
@@ -276,6 +279,7 @@ def _events_of(statistics: Statistics, part: Part) -> int:
 
 def _learn(plan: _Plan, attempt: Attempt, interrupt: Interrupt, progress: Progress) -> tuple[Learner, History]:
     learner = plan.choice.build(Task.of(plan.spec, seed=plan.seed))
+    scaler = TargetScaler(plan.spec.targets) if plan.spec.targets else None
     _refuse_negative(plan, learner)
     with ExitStack() as stack:
         streams = isinstance(learner, StreamingLearner)
@@ -283,7 +287,7 @@ def _learn(plan: _Plan, attempt: Attempt, interrupt: Interrupt, progress: Progre
         validation = None
         if plan.events["validation"]:
             check = stack.enter_context(plan.dataset("validation", training=True))
-            validation = loop.Part(check, plan.events["validation"])
+            validation = loop.Part(check, plan.events["validation"], scaler)
         attempt.require_same_data(data_facts(plan.choice, plan.catalogue, plan.spec, order=stream.fingerprint))
         keeper, standing = attempt.take_up(
             learner,
@@ -295,7 +299,7 @@ def _learn(plan: _Plan, attempt: Attempt, interrupt: Interrupt, progress: Progre
         )
         history = learn(
             learner,
-            loop.Part(stream, plan.events["train"]),
+            loop.Part(stream, plan.events["train"], scaler),
             validation,
             settings=plan.config.training,
             width=sum(group.width for group in plan.spec.scaling),
@@ -312,7 +316,7 @@ def _learn(plan: _Plan, attempt: Attempt, interrupt: Interrupt, progress: Progre
 
 def _refuse_negative(plan: _Plan, learner: Learner) -> None:
     """Before the first step rather than at the first batch that holds one."""
-    classes = plan.spec.statistics.classes
+    classes = training_sums(plan.spec.statistics, plan.spec.classes)
     negative = sum(one.negative for one in classes.values())
     if learner.capabilities.negative_weights or not negative or plan.spec.features.weights.training == "none":
         return
@@ -337,8 +341,10 @@ def _metrics(
     return {
         "name": plan.config.name,
         "model": plan.choice.title if plan.choice.file is None else Path(plan.choice.title).name,
+        "task": plan.spec.task,
         **held_out(judgement),
         "classes": list(plan.spec.classes),
+        "target_names": [one.name for one in plan.spec.targets],
         "events": plan.events,
         "parts": plain(judgement),
         "missing_inputs": core.missing,

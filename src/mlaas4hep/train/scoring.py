@@ -161,15 +161,19 @@ class _Picker:
 def _score(bundle: Bundle, batches: Iterable[Batch], catalogue: Catalogue, progress: Progress) -> ScoredPart:
     sample_of = np.array([file.sample for file in catalogue.files], np.int64)
     scores, labels, weights, samples = [], [], [], []
+    targets: list[NDArray[np.float32]] = []
     for batch in batches:
         scores.append(bundle.predict(batch.inputs))
         labels.append(batch.labels)
         weights.append(batch.weights)
         samples.append(sample_of[batch.entries["file"]])
+        if batch.targets is not None:
+            targets.append(batch.targets.copy())
         progress.update(len(batch))
     if not scores:
         raise DataError("a part that held events when the model was trained is empty now; were the files changed?")
-    judged = Judged(np.concatenate(scores), np.concatenate(labels), np.concatenate(weights))
+    given = np.concatenate(targets) if targets else None
+    judged = Judged(np.concatenate(scores), np.concatenate(labels), np.concatenate(weights), given)
     return ScoredPart(judged, np.concatenate(samples))
 
 
@@ -187,10 +191,11 @@ def _check_counts(statistics: Statistics, catalogue: Catalogue, test: ScoredPart
 
 def _importance(bundle: Bundle, pick: _Picker, test: Judged, progress: Progress) -> Importance | None:
     inputs, places = pick.rows()
-    judged = Judged(test.scores[places], test.labels[places], test.weights[places])
+    targets = None if test.targets is None else test.targets[places]
+    judged = Judged(test.scores[places], test.labels[places], test.weights[places], targets)
     groups = bundle.spec.features.inputs
     try:
-        judged.auc()
+        judged.auc() if targets is None else judged.loss()
     except DataError:
         return None  # a class without events or weight: no area, so no fall of it
     progress.start("permuting inputs", total=REPEATS * len(permuted_inputs(groups)) * len(places))

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from mlaas4hep.config import Config, parse_config
-from mlaas4hep.errors import ConfigError, DataError
+from mlaas4hep.errors import DataError
 from mlaas4hep.spec.statistics import SampleCounts, WeightSums
 from mlaas4hep.testing import write_events
 from mlaas4hep.train.callbacks import Silent
@@ -102,13 +102,6 @@ def test_a_class_without_events_is_told(folder: Path, tmp_path: Path) -> None:
     labels = {"column": "y", "classes": {"signal": 7, "background": 0}}
     with pytest.raises(DataError, match="no training events of 'signal' are left"):
         train(config(folder, labels=labels), output=tmp_path / "run", threads=0)
-
-
-def test_a_regression_is_refused_before_any_file_is_opened(tmp_path: Path) -> None:
-    made = config(tmp_path, labels={}, targets={"m": "met"})
-    with pytest.raises(ConfigError, match=r"targets \(m\): this version streams and measures targets, but trains"):
-        train(made, output=tmp_path / "run")
-    assert not (tmp_path / "run").exists()
 
 
 def test_a_sample_of_several_classes_is_counted_once_a_class() -> None:
