@@ -35,7 +35,7 @@ GATHERED = 16_384
 _BESIDE_BYTES = 128
 
 N = TypeVar("N", np.uint32, np.int64)
-Gather = Callable[[int, int, int, int], tuple[NDArray[np.uint32], NDArray[np.int64], NDArray[np.int64]]]
+Gather = Callable[[int, int, int, int], Rows]
 
 
 @dataclass(frozen=True)
@@ -149,15 +149,16 @@ class Gatherer:
         self._ends, self._firsts, self._files = ends, firsts, files
         self._tables, self._sides = tables, sides
 
-    def gather(
-        self, start: int, count: int, stride: int, key: int
-    ) -> tuple[NDArray[np.uint32], NDArray[np.int64], NDArray[np.int64]]:
-        """Rows, sides and files of some numbers after the permutation of a key."""
+    def gather(self, start: int, count: int, stride: int, key: int) -> Rows:
+        """The rows of some numbers after the permutation of a key."""
         size = int(self._ends[-1]) if len(self._ends) else 0
         numbers = permuted(start + stride * np.arange(count), size, key)
         block = np.searchsorted(self._ends, numbers, side="right")
         rows, files = self._firsts[block] + numbers, self._files[block]
-        return _gather(self._tables, files, rows), _gather(self._sides, files, rows), files
+        table, sides = _gather(self._tables, files, rows), _gather(self._sides, files, rows)
+        entries = np.empty(count, dtype=ENTRY)
+        entries["file"], entries["entry"] = files, sides[:, 0]
+        return Rows(table.view(np.float32), sides[:, 2].copy(), sides[:, 1].copy().view(np.float64), entries)
 
 
 Segment = tuple[int, int, Block]
@@ -232,10 +233,7 @@ class ExactOrder:
     def gather(self, stretch: Stretch) -> Rows:
         """Rows of a stretch, with the weights as they were kept."""
         start = stretch.start * self._ranks + self._rank
-        table, sides, files = self._gather(start, stretch.num_entries, self._ranks, self._key)
-        entries = np.empty(len(files), dtype=ENTRY)
-        entries["file"], entries["entry"] = files, sides[:, 0]
-        return Rows(table.view(np.float32), sides[:, 2].copy(), sides[:, 1].copy().view(np.float64), entries)
+        return self._gather(start, stretch.num_entries, self._ranks, self._key)
 
     def read(
         self,

@@ -15,6 +15,8 @@ from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from mlaas4hep.data.hashing import feistel_keys, feistel_sides
+from mlaas4hep.data.recycled import recycled
+from mlaas4hep.data.rows import ENTRY, Rows
 from mlaas4hep.errors import DataError
 
 
@@ -85,6 +87,16 @@ def _copy(addresses, rows, file, target):  # pragma: no cover
             target[at, column] = source[column]
 
 
+@numba.njit(nogil=True, cache=True)
+def _copy_sides(addresses, width, rows, file, labels, weights, entries):  # pragma: no cover
+    for at in range(len(rows)):
+        source = numba.carray(_pointer(addresses[file[at]] + np.uint64(8 * rows[at] * width)), 3, np.int64)
+        entries[at].file = file[at]
+        entries[at].entry = source[0]
+        weights[at] = source[1]
+        labels[at] = source[2]
+
+
 def permuted(index: NDArray[np.int64], size: int, key: int) -> NDArray[np.int64]:
     """Images of some numbers: see `mlaas4hep.data.hashing.permuted`."""
     if size < 2:
@@ -108,7 +120,7 @@ class Gatherer:
     files
         int64 [B]: table of each block.
     tables, sides
-        uint32 [rows, width] and int64 [rows, S] of each file.
+        uint32 [rows, width] of each file, and int64 [rows, 3]: entry, the bits of the weight, label.
     """
 
     def __init__(
@@ -132,10 +144,8 @@ class Gatherer:
         self._blocks = (ends, firsts, files, guide.astype(np.int64), shift)
         self._tables, self._sides = tables, sides
 
-    def gather(
-        self, start: int, count: int, stride: int, key: int
-    ) -> tuple[NDArray[np.uint32], NDArray[np.int64], NDArray[np.int64]]:
-        """Rows, sides and files of the numbers ``start``, ``start + stride``, ... after the permutation of a key."""
+    def gather(self, start: int, count: int, stride: int, key: int) -> Rows:
+        """The rows of the numbers ``start``, ``start + stride``, ... after the permutation of a key."""
         ends = self._blocks[0]
         size = int(ends[-1]) if len(ends) else 0
         if count and not 0 <= start <= start + (count - 1) * stride < size:
@@ -144,15 +154,29 @@ class Gatherer:
         halves = map(np.uint64, feistel_sides(size) if size > 1 else (1, 1))
         # First all places, then all rows: a copy does not wait for the next place to be computed.
         _locate(start, stride, np.uint64(size), *halves, feistel_keys(key), *self._blocks, rows, file)
-        return self._copied(self._tables, rows, file), self._copied(self._sides, rows, file), file
+        found = Rows(
+            self._copied(rows, file).view(np.float32),
+            np.empty(count, np.int64),
+            np.empty(count, np.float64),
+            np.empty(count, ENTRY),
+        )
+        beside = found.labels, found.weights.view(np.int64), found.entries
+        _copy_sides(_addresses(self._sides), self._sides[0].shape[1], rows, file, *beside)
+        return found
 
-    def _copied(self, tables: list[NDArray[Any]], rows: NDArray[np.int64], file: NDArray[np.int64]) -> NDArray[Any]:
+    def _copied(self, rows: NDArray[np.int64], file: NDArray[np.int64]) -> NDArray[np.uint32]:
+        tables = self._tables
+        width, dtype = tables[0].shape[1], tables[0].dtype
+        target = np.frombuffer(recycled(len(rows) * width * dtype.itemsize), dtype).reshape(len(rows), width)
         if len(tables) == 1:
-            return tables[0].take(rows, axis=0)
-        target = np.empty((len(rows), tables[0].shape[1]), dtype=tables[0].dtype)
-        addresses = np.array([address(one) for one in tables], dtype=np.uint64)
-        _copy(addresses, rows, file, target)
+            # "clip" spares a second copy that only "raise" needs; the rows were located inside the table.
+            return tables[0].take(rows, axis=0, out=target, mode="clip")
+        _copy(_addresses(tables), rows, file, target)
         return target
+
+
+def _addresses(tables: list[NDArray[Any]]) -> NDArray[np.uint64]:
+    return np.array([address(one) for one in tables], dtype=np.uint64)
 
 
 def address(array: NDArray[Any]) -> int:
