@@ -60,7 +60,7 @@ class ByPlace(Plan):
         for part in np.unique(place):
             yield units.take(np.flatnonzero(place == part))
 
-    def _deal_stratum(self, units: Any, total: int) -> Iterator[Any]:
+    def _deal_stratum(self, units: Any) -> Iterator[Any]:
         yield units
 
 

@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 
 from benchmarks.damage.bases import LISTS, LONGEST, NARROW, WIDE, WIDE_BRANCHES
 from mlaas4hep.config import Config, parse_config
+from mlaas4hep.data.account import Counts
 from mlaas4hep.data.batches import Batch
 from mlaas4hep.data.catalogue import Catalogue
 from mlaas4hep.data.dataset import EventDataset
-from mlaas4hep.data.reader import Counts
 from mlaas4hep.errors import DataError
 from mlaas4hep.spec.preprocess import Preprocessor
 

@@ -7,6 +7,7 @@
     │   ├── ConfigError      a config file; carries all of its problems, each with its path
     │   ├── ExpressionError  an expression; points at the character
     │   ├── DataError        files and columns: missing, unreadable, of another kind, empty
+    │   │   └── DeclarationError  what the user declared or wrote fails on events that were read well
     │   ├── ModelError       a model by name, its dials, the user's own model file
     │   ├── BundleError      a model on disk: not there, changed, of another version
     │   ├── RequestError     a question that does not fit the model's contract (HTTP 400)
@@ -76,6 +77,10 @@ class ExpressionError(UserError):
 
 class DataError(UserError):
     """Input files or columns that are missing, unreadable, empty or of another kind."""
+
+
+class DeclarationError(DataError):
+    """The user's own expression or function fails on events: no damage of a file, and never left out as such."""
 
 
 class ModelError(UserError):

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from mlaas4hep.config import Config, parse_config
+from mlaas4hep.data.account import Counts
 from mlaas4hep.data.batches import Batch
 from mlaas4hep.data.catalogue import Catalogue
 from mlaas4hep.data.dataset import EventDataset
-from mlaas4hep.data.reader import Counts
 from mlaas4hep.data.scan import scan, scan_files
 from mlaas4hep.spec.preprocess import Preprocessor
 from mlaas4hep.testing import make_events, same_batch, write_events

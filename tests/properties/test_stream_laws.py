@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import islice, pairwise
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -14,16 +18,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from mlaas4hep.config import Cache, OnError, parse_config
+from mlaas4hep.data.account import Counts
 from mlaas4hep.data.batches import Batch, BatchIterator
+from mlaas4hep.data.catalogue import Catalogue
 from mlaas4hep.data.dataset import EventDataset
 from mlaas4hep.data.filling import Filling
 from mlaas4hep.data.plan import STRANDS, Chunk, Plan
-from mlaas4hep.data.reader import Counts
+from mlaas4hep.data.quarantine import Quarantine, Skipped
 from mlaas4hep.data.reads import ReadColumns, ReadOfRows
 from mlaas4hep.data.rows import Rows, writer
 from mlaas4hep.data.scan import scan
+from mlaas4hep.data.split import Part
+from mlaas4hep.errors import DataError
 from mlaas4hep.spec.padding import Assembled
-from mlaas4hep.testing import FORMATS, Format, assert_resumable, same_batch, supports_jagged
+from mlaas4hep.spec.preprocess import Preprocessor
+from mlaas4hep.testing import FORMATS, Format, assert_resumable, make_events, same_batch, supports_jagged, write_events
 
 GOLDEN_ORDER = "6849bd24c3ffe9e8c495431fa9bb7377f0c8e9167ac8be5dfd7867d336513d7f"
 
@@ -338,3 +348,159 @@ def test_parts_are_disjoint_and_complete_and_every_entry_is_accounted_for(small_
             assert one.delivered == sum(file == number for file, _ in delivered[part])
     parts = [delivered[part] for part in ("train", "validation", "test")]
     assert sum(map(len, parts)) == len(delivered[None]) == len(set().union(*parts))
+
+
+@pytest.fixture(scope="module")
+def marked(tmp_path_factory: pytest.TempPathFactory) -> Catalogue:
+    """Two samples of two files in clusters of 10, with a selection that drops some rows."""
+    folder = tmp_path_factory.mktemp("marked")
+    for number, size in enumerate((130, 70, 95, 60)):
+        write_events(folder / f"{'sb'[number // 2]}{number}.root", make_events(size, seed=number), cluster=10)
+    return Catalogue.open(
+        parse_config(
+            f"samples:\n  signal: {{files: '{folder}/s*.root'}}\n  background: {{files: '{folder}/b*.root'}}\n"
+            "preselection: MET_pt > 25\ninputs: {event: [MET_pt]}\non_error: skip\n"
+        )
+    )
+
+
+def left_out(catalogue: Catalogue, clusters: set[int], **settings: object) -> EventDataset:
+    """A stream in which some clusters, counted over all files, cannot be read."""
+    catalogue = replace(catalogue, quarantine=Quarantine(OnError.parse("skip"), catalogue.num_entries))
+    every = [(file, *bounds) for file in catalogue.files for bounds in pairwise(file.clusters.tolist())]
+    for file, start, stop in (every[number % len(every)] for number in sorted(clusters)):
+        catalogue.quarantine.add_range(file.number, Skipped("s", file.path, "bad", file.tree, start, stop, file.index))
+    return EventDataset(catalogue, Preprocessor(catalogue.features, catalogue.types), **settings)  # type: ignore[arg-type]
+
+
+def entries_of(batches: BatchIterator[Batch]) -> list[tuple[int, int]]:
+    with batches:
+        return [tuple(entry) for batch in batches for entry in batch.entries.tolist()]
+
+
+@settings(max_examples=40)
+@given(
+    before=st.sets(st.integers(0, 35), max_size=12),
+    later=st.sets(st.integers(0, 35), max_size=12),
+    window=st.integers(5, 150),
+    shuffle=st.booleans(),
+    part=st.sampled_from([None, "train"]),
+    taken=st.integers(0, 40),
+    sizes=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+)
+def test_a_stream_resumes_exactly_where_other_events_are_left_out(
+    marked: Catalogue,
+    before: set[int],
+    later: set[int],
+    window: int,
+    shuffle: bool,
+    part: Part | None,
+    taken: int,
+    sizes: tuple[int, int],
+) -> None:
+    """Law 3: a place is told in slots, so that what cannot be read any more, or again, moves no event behind it."""
+    settings = {"shuffle": shuffle, "shuffle_window": window, "part": part, "threads": 0, "chunk_entries": 7}
+    with left_out(marked, before, batch_size=sizes[0], **settings) as stream:
+        batches = stream.epoch(1)
+        seen = [tuple(entry) for batch in islice(batches, taken) for entry in batch.entries.tolist()]
+        state = batches.state_dict()
+    with left_out(marked, later, batch_size=sizes[1], **settings) as stream:
+        whole = entries_of(stream.epoch(1))
+        resumed = stream.epoch(0)
+        resumed.load_state_dict(state)
+        rest = entries_of(resumed)
+    assert not set(seen) & set(rest), "twice"
+    assert rest == whole[len(whole) - len(rest) :]
+    with left_out(marked, before, batch_size=1000, **settings) as stream:
+        every = entries_of(stream.epoch(1))
+    assert seen == every[: len(seen)]
+    assert not (set(whole) - set(seen) - set(rest)) & set(every), "missing"
+    assert before != later or seen + rest == whole
+
+
+def added(*found: dict[int, Counts]) -> dict[int, Counts]:
+    files = sorted(set().union(*found))
+    return {file: sum((one.get(file, Counts()) for one in found), Counts()) for file in files}
+
+
+def told(batches: BatchIterator[Any], at_most: int | None = None, *, whole: bool = False) -> dict[int, Counts]:
+    """What is counted when so many batches were taken, or all."""
+    seen = Counter(file for batch in islice(batches, at_most) for file in batch.entries["file"].tolist())
+    for file, one in batches.counts.items():
+        assert one.read == one.delivered + one.cut + one.other_part + one.unlabelled + one.quarantined
+        assert not whole or one.delivered == seen[file]
+    return dict(batches.counts)
+
+
+@settings(max_examples=40)
+@given(
+    bad=st.sets(st.integers(0, 35), max_size=6),
+    window=st.integers(5, 150),
+    kind=st.sampled_from(["plain", "shuffled", "ragged", "cached", "exact", "exact later"]),
+    part=st.sampled_from([None, "train"]),
+    stops=st.lists(st.integers(0, 9), max_size=4),
+    batch_size=st.integers(1, 60),
+    ranks=st.integers(1, 3),
+    data=st.data(),
+)
+def test_stops_and_shares_count_each_entry_once(
+    marked: Catalogue,
+    bad: set[int],
+    window: int,
+    kind: str,
+    part: Part | None,
+    stops: list[int],
+    batch_size: int,
+    ranks: int,
+    data: st.DataObject,
+) -> None:
+    """Law 8, over stops and over processes: together they count what one undisturbed stream counts."""
+    with TemporaryDirectory() as folder:
+        cached = kind in ("cached", "exact", "exact later")
+        options = {
+            "shuffle": "exact" if kind.startswith("exact") else kind != "plain",
+            "shuffle_window": window,
+            "part": part,
+            "threads": data.draw(st.sampled_from([0, 2])),
+            "cache": Cache(folder) if cached else None,
+        }
+        epoch = 1 if kind == "exact later" else 0
+
+        def begin(stream: EventDataset) -> BatchIterator[Any]:
+            return stream.ragged(epoch) if kind == "ragged" else stream.epoch(epoch)
+
+        with left_out(marked, bad, batch_size=50, **{**options, "cache": None, "shuffle": False}) as one:
+            whole = told(one.epoch(0), whole=True)
+        shares = []
+        for rank in range(ranks):
+            state, found = None, []
+            for stop in [*stops, None]:
+                size = data.draw(st.sampled_from([batch_size, batch_size + 7]))
+                chunk = data.draw(st.sampled_from([7, 20, None]))
+                with (
+                    left_out(
+                        marked, bad, batch_size=size, chunk_entries=chunk, rank=rank, ranks=ranks, **options
+                    ) as stream,
+                    begin(stream) as batches,
+                ):
+                    if state is not None:
+                        batches.load_state_dict(state)
+                    found.append(told(batches, stop))
+                    state = batches.state_dict()
+            shares.append(added(*found))
+        assert added(*shares) == whole
+
+
+def test_an_exact_order_of_other_rows_is_not_taken_up(marked: Catalogue, tmp_path: Path) -> None:
+    settings = {"shuffle": "exact", "batch_size": 16, "cache": Cache(str(tmp_path))}
+    with left_out(marked, {3}, **settings) as stream:
+        batches = stream.epoch(1)
+        next(batches)
+        state = batches.state_dict()
+        rest = entries_of(batches)
+    with left_out(marked, {3}, **settings) as same:
+        resumed = same.epoch(1)
+        resumed.load_state_dict(state)
+        assert entries_of(resumed) == rest
+    with left_out(marked, {3, 5}, **settings) as other, pytest.raises(DataError, match="an exact order of other rows"):
+        other.epoch(1).load_state_dict(state)

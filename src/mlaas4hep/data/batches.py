@@ -5,24 +5,46 @@ Invariant: batch size only cuts the sequence of rows; where one stands in it is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Generic, Protocol, Self, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mlaas4hep.data.account import Account, Counts
 from mlaas4hep.data.filling import Filling
 from mlaas4hep.data.prefetch import Prefetch
-from mlaas4hep.data.reader import Counts
 from mlaas4hep.data.rows import Rows, S, Window, cuts_of
+from mlaas4hep.data.split import Part
 from mlaas4hep.errors import DataError
 from mlaas4hep.spec.features import FeatureSpec
 
-_STATE_VERSION = 2
-Place = tuple[int, int]
-"""Where an order stands: number of the window and rows of it that are gone, or 0 and rows that are gone."""
+_STATE_VERSION = 3
+
+
+class Place(NamedTuple):
+    """Where an order stands.
+
+    Parameters
+    ----------
+    counted
+        Slots of it whose entries count (`mlaas4hep.data.account`): those of whole windows.
+    gone
+        Slots of it that are gone. An entry has its slot whether it is delivered or not: what is cut away or cannot be
+        read makes no difference to those behind it. Of kept rows, which are permuted themselves, rows.
+    rows
+        Names the kept rows that are permuted, of which one more or less makes another order; 0 where entries are.
+    """
+
+    counted: int = 0
+    gone: int = 0
+    rows: int = 0
+
+
+BEGINNING = Place()
 
 
 @dataclass(frozen=True)
@@ -100,48 +122,76 @@ class Windowed(Generic[S]):
     Parameters
     ----------
     filling
-        Windows from the first one on.
+        Windows from the one on that the place is in.
     place
-        Number of its first window, and events of it to leave out.
+        Where it begins.
+    account
+        Told of each window that is passed.
+    window
+        W, slots of a window.
+    start
+        Slots of the order before the first window there is.
     """
 
-    def __init__(self, filling: Filling[S], place: Place) -> None:
+    def __init__(self, filling: Filling[S], place: Place, account: Account, *, window: int, start: int = 0) -> None:
         self._filling = filling
+        self._account = account
+        self._passed: list[int] = []
+        self._size, self._start = window, start
         self._window: Window[S] | None = None
-        self._offset = place[1]
-        self._next = place
+        self._offset = 0
+        self._place = place
 
     def take(self, wanted: int) -> list[Any]:
         """See `Order.take`."""
         parts: list[Any] = []
-        while wanted and (window := self._current()) is not None:
-            stop = min(self._offset + wanted, len(window))
-            parts.append(window.pick(self._offset, stop))
-            wanted -= stop - self._offset
-            self._offset = stop
+        before = self._place
+        self._passed = []
+        try:
+            while wanted and (window := self._current()) is not None:
+                stop = min(self._offset + wanted, len(window))
+                parts.append(window.pick(self._offset, stop))
+                wanted -= stop - self._offset
+                self._move(window, stop)
+        except BaseException:
+            self._window, self._place = None, before  # what was taken is not handed out
+            raise
+        for number in self._passed:
+            self._account.pass_window(number)
         return parts
 
     def place(self) -> Place:
         """See `Order.place`."""
-        return self._next if self._window is None else (self._window.number, self._offset)
+        return self._place
 
     def close(self) -> None:
         """See `Order.close`."""
-        self._next = self.place()
         self._window = None
         self._filling.close()
 
     def _current(self) -> Window[S] | None:
         """The current window, with events left in it; None at the end of the epoch."""
         while self._window is None or self._offset >= len(self._window):
-            self._next = self._next if self._window is None else (self._window.number + 1, 0)
             self._window = None
             following = next(self._filling, None)
             if following is None:
                 return None
-            self._offset = self._next[1] if following.number == self._next[0] else 0
             self._window = following
+            self._move(following, following.before(max(self._place.gone - self._first(following), 0)))
         return self._window
+
+    def _first(self, window: Window[S]) -> int:
+        return self._start + window.number * self._size
+
+    def _move(self, window: Window[S], offset: int) -> None:
+        """Be behind so many events of a window; behind the last one, all of its slots are gone."""
+        self._offset, first = offset, self._first(window)
+        if offset == len(window):
+            end = first + window.size
+            self._place = Place(end, max(end, self._place.gone))
+            self._passed.append(window.number)
+        elif offset:
+            self._place = Place(first, max(first + window.behind(offset - 1), self._place.gone))
 
 
 class Gathered:
@@ -151,30 +201,56 @@ class Gathered:
     ----------
     stretches
         Rows one stretch after the other.
-    first
-        Rows of the order that are gone.
+    place
+        Where the first one begins.
+    account
+        Told of each row, and with the last one of all entries that are none.
+    rest
+        Those, by file.
+    rows
+        How many there are from the beginning of the order on.
     """
 
-    def __init__(self, stretches: Prefetch[Any, Rows], first: int) -> None:
+    def __init__(
+        self,
+        stretches: Prefetch[Any, Rows],
+        place: Place,
+        account: Account,
+        *,
+        rest: Iterable[tuple[int, Counts]],
+        rows: int,
+    ) -> None:
+        self._account, self._rest, self._size = account, rest, rows
+        self._all_told = place.gone == rows > 0
         self._stretches = stretches
         self._rows: Rows | None = None
         self._offset = 0
-        self._at = first
+        self._place = place
 
     def take(self, wanted: int) -> list[Rows]:
         """See `Order.take`; the rows are views of a stretch that nobody else writes to."""
-        parts = []
-        while wanted and (rows := self._current()) is not None:
-            stop = min(self._offset + wanted, len(rows))
+        parts: list[Rows] = []
+        missing = wanted
+        while missing and (rows := self._current()) is not None:
+            stop = min(self._offset + missing, len(rows))
             parts.append(rows.view(self._offset, stop))
-            wanted -= stop - self._offset
-            self._at += stop - self._offset
+            missing -= stop - self._offset
             self._offset = stop
+        self._tell(parts, self._place.gone + wanted - missing)
         return parts
+
+    def _tell(self, parts: list[Rows], gone: int) -> None:
+        for one in parts:
+            self._account.add_rows(one.entries["file"])
+        if gone == self._size and not self._all_told:
+            self._all_told = True
+            for file, counts in self._rest:
+                self._account.add(file, counts)
+        self._place = self._place._replace(counted=gone, gone=gone)
 
     def place(self) -> Place:
         """See `Order.place`."""
-        return 0, self._at
+        return self._place
 
     def close(self) -> None:
         """See `Order.close`."""
@@ -191,12 +267,14 @@ class Gathered:
         return self._rows
 
 
-Begin = Callable[[int, Place, dict[int, Counts]], Order]
+Begin = Callable[[int, Place, Account], Order]
 B = TypeVar("B")
 
 
 class BatchIterator(Generic[B]):
     """Batches of one epoch. Stops its threads when it ends, is closed, fails, or is forgotten.
+
+    Once it failed it fails again: only `load_state_dict` takes it on, from the last batch that came or another place.
 
     Parameters
     ----------
@@ -210,11 +288,9 @@ class BatchIterator(Generic[B]):
         Makes a batch of events that were taken.
     fingerprint
         Of all that fixes the order.
+    part
+        Of the split that it gives.
 
-    Attributes
-    ----------
-    counts
-        By number of the file, what became of its entries so far (`Counts`); runs ahead of the batches by what is held.
     """
 
     def __init__(
@@ -225,24 +301,48 @@ class BatchIterator(Generic[B]):
         batch_size: int,
         join: Callable[[list[Any]], B],
         fingerprint: Callable[[], str],
+        part: Part | None = None,
     ) -> None:
+        self._part = part
         self._begin = begin
         self._epoch = epoch
         self._batch_size = batch_size
         self._join = join
         self._fingerprint = fingerprint
-        self._start((0, 0))
+        self._failed: str | None = None
+        self._start(BEGINNING)
 
     @property
     def epoch(self) -> int:
         """Number of the epoch."""
         return self._epoch
 
+    @property
+    def counts(self) -> dict[int, Counts]:
+        """By number of the file, what became of its entries so far: of windows passed since the place it began at.
+
+        What is counted before a stop and after it is together what an undisturbed epoch counts.
+        """
+        return self._account.files
+
     def __iter__(self) -> Iterator[B]:
         return self
 
     def __next__(self) -> B:
-        parts = self._order.take(self._batch_size)
+        if os.getpid() != self._process:
+            raise DataError(
+                "this epoch was begun before the process was forked, and what reads it is not here; ask the stream for "
+                "an epoch of its own"
+            )
+        if self._failed is not None:
+            raise DataError(self._failed)
+        try:
+            parts = self._order.take(self._batch_size)
+        except BaseException as error:
+            # In words: the error itself would hold on to all that was under way.
+            self._failed = f"this epoch ended with an error before: {str(error) or type(error).__name__}"
+            self.close()
+            raise
         if not parts:
             self.close()
             raise StopIteration
@@ -250,13 +350,11 @@ class BatchIterator(Generic[B]):
 
     def state_dict(self) -> dict[str, Any]:
         """Where the stream stands, between two batches: plain values, less than 1 kB."""
-        window, offset = self._order.place()
         return {
             "version": _STATE_VERSION,
             "fingerprint": self._fingerprint(),
             "epoch": self._epoch,
-            "window": window,
-            "offset": offset,
+            **self._order.place()._asdict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -267,7 +365,7 @@ class BatchIterator(Generic[B]):
         Raises
         ------
         DataError
-            The state belongs to other files, another declaration, seed or window.
+            The state belongs to other files, another declaration, seed or window, or to an exact order of other rows.
         """
         if state.get("version") != _STATE_VERSION or state.get("fingerprint") != self._fingerprint():
             raise DataError(
@@ -276,7 +374,7 @@ class BatchIterator(Generic[B]):
             )
         self.close()
         self._epoch = int(state["epoch"])
-        self._start((int(state["window"]), int(state["offset"])))
+        self._start(Place(*(int(state[name]) for name in Place._fields)))
 
     def close(self) -> None:
         """Stop the threads; no batch comes after it."""
@@ -291,5 +389,7 @@ class BatchIterator(Generic[B]):
         self.close()
 
     def _start(self, place: Place) -> None:
-        self.counts: dict[int, Counts] = {}
-        self._order = self._begin(self._epoch, place, self.counts)
+        self._account = Account(self._part)
+        self._failed = None
+        self._process = os.getpid()
+        self._order = self._begin(self._epoch, place, self._account)

@@ -8,7 +8,6 @@ batch size only cuts it, threads and memory only change its speed.
 from __future__ import annotations
 
 import copy
-import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,16 +16,19 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from mlaas4hep.config import Cache
+from mlaas4hep.data.account import Account
 from mlaas4hep.data.batches import Batch, BatchIterator, Gathered, Order, Place, Windowed, rows_to_batch
 from mlaas4hep.data.catalogue import Catalogue
 from mlaas4hep.data.delivery import Delivery, open_cache
 from mlaas4hep.data.exact import ExactOrder, KeptRows
 from mlaas4hep.data.filling import Filling, Work
+from mlaas4hep.data.fingerprint import fingerprint
+from mlaas4hep.data.memory import Shares, buffers, for_rows, share_memory
 from mlaas4hep.data.pace import readers, reading_unit
-from mlaas4hep.data.plan import EARLY, Plan
+from mlaas4hep.data.plan import Plan
 from mlaas4hep.data.prefetch import Prefetch
 from mlaas4hep.data.ragged import RaggedBatch, RaggedSlots, ReadRagged, to_ragged_batch
-from mlaas4hep.data.reader import MAX_READ_BYTES, Counts, EventReader, reading_bytes
+from mlaas4hep.data.reader import MAX_READ_BYTES, EventReader, reading_bytes
 from mlaas4hep.data.recycled import forget
 from mlaas4hep.data.rows import SIDE_BYTES, Rows, S, pays_compiling, permuter, writer
 from mlaas4hep.data.split import Part
@@ -37,7 +39,6 @@ from mlaas4hep.spec.preprocess import Preprocessor
 from mlaas4hep.spec.statistics import Statistics
 
 DEFAULT_WINDOW = 100_000
-_LEAST_CHUNK = 1_024
 
 
 class EventDataset:
@@ -140,11 +141,9 @@ class EventDataset:
         self.num_targets = len(target_texts(catalogue, preprocessor))
         self._width = preprocessor.features.width + self.num_targets
         self._row_bytes = 4 * self._width + SIDE_BYTES
-        # Unshuffled, windows mean nothing; they must not hang on what changes from run to run, for states to fit.
-        self._window = shuffle_window if shuffle else reading_unit(preprocessor)
-        self._buffers = 2 if shuffle else self.threads + 2
         self._kept_in = cache
         self._factors = class_factors(catalogue.classes, preprocessor.features, weights, statistics)
+        self._inherited: object = None
         self._open()
         if self._exact:
             self._delivery.require_room(statistics)
@@ -153,10 +152,8 @@ class EventDataset:
         """All that belongs to one process: sizes, open files, locks."""
         max_memory, cache = self.max_memory, self._kept_in
         self._process = os.getpid()
-        self._chunk_entries, self._early = self._chunk_asked or reading_unit(self.preprocessor), EARLY
-        if max_memory is not None:
-            self._fit(max_memory, asked=self._chunk_asked is not None)
-        self._ahead = self._read_ahead(max_memory)
+        self._shares = self._share(max_memory)
+        self._ahead = self._read_ahead()
         self._reader = EventReader(self.catalogue, self.preprocessor, max_read_bytes=self._read_bytes(max_memory))
         self._cache = open_cache(cache, self.catalogue, self.preprocessor, self._width, required=self._exact)
         self._delivery = Delivery(
@@ -169,16 +166,18 @@ class EventDataset:
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        left = {"_reader", "_cache", "_delivery", "fingerprint"}
+        left = {"_reader", "_cache", "_delivery", "_inherited", "fingerprint"}
         return {name: value for name, value in self.__dict__.items() if name not in left}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
+        self.__dict__.update(state, _inherited=None)
         self._open()
 
     def _in_this_process(self) -> Delivery:
         """What reads: opened anew where this process was forked, which shares no file and no lock with the other."""
         if os.getpid() != self._process:
+            # Never to be forgotten, or it would be closed here: connections, and locks that nobody will open.
+            self._inherited = (self._inherited, self._reader)
             self.catalogue = replace(self.catalogue, quarantine=copy.copy(self.catalogue.quarantine))
             self._open()
         return self._delivery
@@ -222,6 +221,7 @@ class EventDataset:
             batch_size=self.batch_size,
             join=rows_to_batch(self.preprocessor.features, self.num_targets),
             fingerprint=lambda: self.fingerprint,
+            part=self.part,
         )
 
     def ragged(self, number: int) -> BatchIterator[RaggedBatch]:
@@ -238,6 +238,7 @@ class EventDataset:
             batch_size=self.batch_size,
             join=to_ragged_batch(self.preprocessor.features, self.num_targets),
             fingerprint=lambda: self.fingerprint,
+            part=self.part,
         )
 
     def __iter__(self) -> BatchIterator[Batch]:
@@ -248,36 +249,39 @@ class EventDataset:
 
     def plan(self, epoch: int) -> Plan:
         """Order and reading units of an epoch."""
+        return self._plan(epoch, self._shares)
+
+    def _plan(self, epoch: int, shares: Shares, start: int = 0) -> Plan:
         return Plan(
             self.catalogue.files,
-            self._window,
+            shares.window,
             shuffle=self.shuffle,
             seed=self.seed,
             epoch=epoch,
             rank=self.rank,
             ranks=self.ranks,
-            chunk_entries=self._chunk_entries,
-            early=self._early,
+            chunk_entries=shares.chunk,
+            early=shares.early,
+            start=start,
         )
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over what fixes the sequence of rows: a saved state fits only where it is equal."""
-        digest = hashlib.sha256()
-        order = "exact" if self._exact else self.shuffle
-        parts = (self.part, order, self._window, self.seed, self.rank, self.ranks, str(self.preprocessor.features))
-        digest.update(repr(parts).encode())
-        for file in self.catalogue.files:
-            digest.update(repr((file.sample, file.index, file.tree)).encode() + file.clusters.tobytes())
-            if self.shuffle and file.strata:
-                digest.update(repr(file.strata).encode())
-        for sample in self.catalogue.samples:
-            if sample.selection is not None or sample.rule is not None:
-                digest.update(repr((sample.number, sample.selection, sample.rule)).encode())
-        return digest.hexdigest()
+        """Of all that fixes the rows and their sequence: see `mlaas4hep.data.fingerprint`."""
+        order = ("exact" if self._exact else self.shuffle, self.shuffle and self.shuffle_window, self.seed)
+        factors = None if self._factors is None else self._factors.tolist()
+        return fingerprint(
+            self.catalogue,
+            self.preprocessor.features,
+            columns=self._reader.columns,
+            settings=(self.part, order, self.rank, self.ranks, factors),
+            shuffled=self.shuffle,
+        )
 
     def close(self) -> None:
-        """Close the files that are kept open between epochs, and give back memory."""
+        """Close the files that are kept open between epochs, and give back memory; in a forked process its own."""
+        if os.getpid() != self._process:
+            return
         self._reader.close()
         if self._cache is not None:
             self._delivery.settle()
@@ -295,78 +299,72 @@ class EventDataset:
     def _read_bytes(self, max_memory: int | None) -> int:
         if max_memory is None:
             return MAX_READ_BYTES
-        return min(reading_bytes(max_memory - _for_rows(max_memory), threads=self.threads), MAX_READ_BYTES)
+        return min(reading_bytes(max_memory - for_rows(max_memory), threads=self.threads), MAX_READ_BYTES)
 
-    def _fit(self, max_memory: int, *, asked: bool) -> None:
-        """Choose how much is read at once: as much as fits beside the windows."""
-        room, strands = self._room(max_memory), self.plan(0).num_strands
-        if not asked:
-            # Of each strand one chunk is begun, and each thread reads one more.
-            self._chunk_entries = min(self._chunk_entries, max(room // (strands + self.threads), _LEAST_CHUNK))
-        # What is read early is a chunk more of each strand, and the windows until then.
-        held = (2 * strands + self.threads) * self._chunk_entries + EARLY * self._window
-        self._early = EARLY if held <= room else 0
+    def _share(self, max_memory: int | None) -> Shares:
+        """What windows and chunks have of the memory. Unshuffled, windows mean nothing: they are as large as fits."""
+        unit = reading_unit(self.preprocessor)
+        return share_memory(
+            self._plan(0, Shares(self.shuffle_window if self.shuffle else unit, unit)),
+            unit=unit,
+            threads=self.threads,
+            max_memory=max_memory,
+            row_bytes=self._row_bytes,
+            asked=self._chunk_asked,
+        )
 
-    def _room(self, max_memory: int) -> int:
-        """Rows that fit beside the windows.
+    def _read_ahead(self) -> int:
+        """Entries that may be read before their window opens: those that must be, and some for threads to go on with.
 
-        Raises
-        ------
-        DataError
-            The windows alone do not fit.
+        Two threads find enough in the windows that are open: half a chunk more is as fast as two, and 30 MB less.
         """
-        fits = _for_rows(max_memory) // (self._buffers * self._row_bytes)
-        held = min(self._window, self.catalogue.num_entries)
-        if held > fits:
-            what = "shuffle_window" if self.shuffle else "a reading unit of"
-            raise DataError(
-                f"{what} {held} needs {self._buffers * self._row_bytes * held / 1e6:.1f} MB at {self._row_bytes} bytes "
-                f"a row, more than rows may take of max_memory ({_for_rows(max_memory) / 1e6:.1f} of "
-                f"{max_memory / 1e6:.1f} MB); the largest window that fits is {fits}"
-            )
-        return self._buffers * (fits - held)
-
-    def _read_ahead(self, max_memory: int | None) -> int:
-        """Entries that may be read before their window opens: those that must be, and a chunk a thread."""
-        plan = self.plan(0)
+        plan, beside = self.plan(0), self._shares.beside
         largest = max((one.num_entries for one in plan.chunks()), default=0)
-        wanted = plan.most_held + max(self.threads, 1) * largest
-        return wanted if max_memory is None else min(wanted, self._room(max_memory))
+        wanted = plan.most_held + largest // 2 + max(self.threads - 2, 0) * largest
+        return wanted if beside is None else min(wanted, beside)
 
-    def _begin(self, epoch: int, place: Place, counts: dict[int, Counts]) -> Order:
-        """The rows of an epoch from a place on; what became of the entries is added to ``counts``."""
+    def _begin(self, epoch: int, place: Place, account: Account) -> Order:
+        """The rows of an epoch from a place on; what became of the entries is told to ``account``."""
         delivery, width = self._in_this_process(), self._width
         if self._exact and epoch > 0:
-            return self._exactly(epoch, place[1], counts)
+            return self._exactly(epoch, place, account)
         slots = partial(Rows.empty, width=width, lasting=False)
-        return self._windowed(epoch, place, lambda chunk: delivery.read(chunk, counts), slots)
+        return self._windowed(epoch, place, account, lambda chunk: delivery.read(chunk, account), slots)
 
-    def _begin_ragged(self, epoch: int, place: Place, counts: dict[int, Counts]) -> Order:
+    def _begin_ragged(self, epoch: int, place: Place, account: Account) -> Order:
         delivery = self._in_this_process()
-        return self._windowed(epoch, place, lambda chunk: map(ReadRagged, delivery.columns(chunk, counts)), RaggedSlots)
+        return self._windowed(
+            epoch, place, account, lambda chunk: map(ReadRagged, delivery.columns(chunk, account)), RaggedSlots
+        )
 
-    def _windowed(self, epoch: int, place: Place, work: Work[S], slots: Callable[[int], S]) -> Windowed[S]:
+    def _windowed(
+        self, epoch: int, place: Place, account: Account, work: Work[S], slots: Callable[[int], S]
+    ) -> Windowed[S]:
+        # Unshuffled, windows begin where the stream does: their size may be another one than when the place was told.
+        start = 0 if self.shuffle else place.counted
+        plan, window = self._plan(epoch, self._shares, start), self._shares.window
         filling = Filling(
-            self.plan(epoch),
+            plan,
             work,
             slots=slots,
-            first=place[0],
+            first=-((start - place.counted) // window),
             threads=self.threads,
-            buffers=self._buffers,
+            buffers=buffers(plan, self.threads),
             ahead=self._ahead,
             permute=permuter(self.catalogue.num_entries * self._width),
         )
-        return Windowed(filling, place)
+        return Windowed(filling, place, account, window=window, start=start)
 
-    def _exactly(self, epoch: int, first: int, counts: dict[int, Counts]) -> Order:
+    def _exactly(self, epoch: int, place: Place, account: Account) -> Order:
         self.fill_cache()
         rows = KeptRows(self.catalogue, self._delivery, self.part)
-        counts.update(rows.counts)
+        place = rows.require(place)
         compiled = pays_compiling(len(rows) * self._width)
         order = ExactOrder(rows, seed=self.seed, epoch=epoch, rank=self.rank, ranks=self.ranks, compiled=compiled)
-        memory = None if self.max_memory is None else _for_rows(self.max_memory)
+        memory = None if self.max_memory is None else for_rows(self.max_memory)
         settings: dict[str, Any] = {"threads": self.threads, "max_memory": memory}
-        return Gathered(order.read(first, self.batch_size, weigh=self._delivery.weigh, **settings), first)
+        read = order.read(place.gone, self.batch_size, weigh=self._delivery.weigh, **settings)
+        return Gathered(read, place, account, rest=rows.rest(self.rank, self.ranks), rows=order.num_rows)
 
     def fill_cache(self, progress: Callable[[int], None] | None = None) -> None:
         """Read what the cache lacks: an order over all rows needs all of them. At once where nothing is missing.
@@ -382,15 +380,10 @@ class EventDataset:
             They do not fit, or cannot be read.
         """
         lacking = self._in_this_process().lacking()
-        plan = Plan(lacking, self._window, shuffle=False, chunk_entries=self._chunk_entries)
+        plan = Plan(lacking, self._shares.window, shuffle=False, chunk_entries=self._shares.chunk)
         chunks = tuple(replace(one, file=lacking[one.file].number) for one in plan.chunks())
-        ahead = (self.threads + 1) * self._chunk_entries
+        ahead = (self.threads + 1) * self._shares.chunk
         with Prefetch(self._delivery.keep, chunks, threads=self.threads, ahead=ahead) as done:
             for chunk, _ in done:
                 if progress is not None:
                     progress(chunk.num_entries)
-
-
-def _for_rows(max_memory: int) -> int:
-    """The part of the memory that rows may take; the rest is for columns while they are read."""
-    return max_memory - max_memory // 4

@@ -5,7 +5,7 @@ Invariant: whatever is cut, every entry is in exactly one part.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,13 +25,13 @@ class Units:
         return Units(self.file[index], self.start[index], self.size[index])
 
 
-def share_of_rank(units: Units, rank: int, ranks: int) -> Units:
-    """The part of a strand that one of several processes reads."""
-    if ranks == 1:
+def share_of_rank(units: Units, rank: int, ranks: int, start: int = 0) -> Units:
+    """The part of a strand that one of several processes reads, without so many entries at its beginning."""
+    if ranks == 1 and not start:
         return units
     ends = np.cumsum(units.size)
     total = int(ends[-1]) if len(ends) else 0
-    low, high = rank * total // ranks, (rank + 1) * total // ranks
+    low, high = rank * total // ranks + start, (rank + 1) * total // ranks
     begins = ends - units.size
     first, last = np.maximum(begins, low), np.minimum(ends, high)
     inside = first < last
@@ -74,3 +74,12 @@ def strata_at(strata: Sequence[tuple[int, int]], entries: NDArray[np.int64]) -> 
     table = np.array(strata, dtype=np.int64)
     found: NDArray[np.int64] = table[np.searchsorted(table[:, 0], entries, side="right") - 1, 1]
     return found
+
+
+def sizes_of_strata(strata: Sequence[tuple[int, int]], start: int, stop: int) -> Iterator[tuple[int, int]]:
+    """Stratum and number of entries of each stretch of a file, of its entries from ``start`` to ``stop``."""
+    bounds = [one for one, _ in strata[1:]]
+    for low, high, (_, stratum) in zip([start, *bounds], [*bounds, stop], strata or ((start, 0),), strict=True):
+        size = min(high, stop) - max(low, start)
+        if size > 0:
+            yield stratum, size

@@ -7,7 +7,6 @@ rows are the same bits with and without a cache, in the first epoch and in later
 from __future__ import annotations
 
 import hashlib
-import threading
 from collections.abc import Iterator
 
 import msgspec
@@ -15,20 +14,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlaas4hep.config import Cache
+from mlaas4hep.data.account import Account
 from mlaas4hep.data.cache import RowCache, part_number, rows_of
 from mlaas4hep.data.catalogue import Catalogue
 from mlaas4hep.data.entries import FileEntry
+from mlaas4hep.data.fates import Fates, any_unreadable, unreadable
 from mlaas4hep.data.journal import Block
 from mlaas4hep.data.kept import CachedFile, LostError
 from mlaas4hep.data.own_code import own_code
 from mlaas4hep.data.plan import Chunk
 from mlaas4hep.data.quarantine import outside
-from mlaas4hep.data.reader import Counts, EventReader
+from mlaas4hep.data.reader import EventReader
 from mlaas4hep.data.reads import ReadColumns, ReadOfRows, ReadRows
 from mlaas4hep.data.rows import Rows, Writer
 from mlaas4hep.data.split import PARTS, Part
 from mlaas4hep.spec.preprocess import Preprocessor
 from mlaas4hep.spec.statistics import Statistics
+
+_Told = tuple[int, ReadRows, Fates]
+"""First entry of a range, its rows, and what became of its entries."""
 
 
 class Delivery:
@@ -68,26 +72,24 @@ class Delivery:
         self._write = write
         self._cache = cache
         self._scales = np.array([catalogue.samples[one.sample].scale for one in catalogue.files])
-        self._lock = threading.Lock()
 
-    def read(self, chunk: Chunk, counts: dict[int, Counts]) -> Iterator[ReadOfRows]:
-        """Events of one chunk; what became of its entries is added to ``counts``."""
+    def read(self, chunk: Chunk, account: Account) -> Iterator[ReadOfRows]:
+        """Events of one chunk; what became of its entries is told to ``account``."""
         file = self._catalogue.files[chunk.file]
         kept = self.kept_of(file)
         if kept is None:
-            yield from self.columns(chunk, counts, as_stored=True)
+            yield from self.columns(chunk, account, as_stored=True)
             return
         # Entries in quarantine are not looked for in what is kept.
-        for low, high in outside(chunk.start, chunk.stop, self._catalogue.quarantine.ranges(file.number)):
+        bad = self._catalogue.quarantine.ranges(file.number)
+        for low, high in outside(chunk.start, chunk.stop, bad):
             for start, stop, block in kept.segments(low, high):
-                yield from self._through_cache(kept, file, block, start, stop, counts)
-        missing = sum(
-            min(high, chunk.stop) - max(low, chunk.start)
-            for low, high in self._catalogue.quarantine.ranges(file.number)
-            if low < chunk.stop and high > chunk.start
-        )
-        if missing:
-            self._count(file, Counts(missing, quarantined=missing), counts)
+                for begin, rows, fates in self._through_cache(kept, file, block, start, stop):
+                    yield rows
+                    account.note(chunk, begin, fates)
+        for low, high in bad:
+            start, stop = max(low, chunk.start), min(high, chunk.stop)
+            account.note(chunk, start, unreadable(max(stop - start, 0)))
 
     def kept_of(self, file: FileEntry) -> CachedFile | None:
         """What is kept of a file; None where there is no cache."""
@@ -139,10 +141,10 @@ class Delivery:
 
     def keep(self, chunk: Chunk) -> None:
         """Read what the cache lacks of a chunk, and deliver nothing."""
-        for _ in self.read(chunk, {}):
+        for _ in self.read(chunk, Account()):
             pass
 
-    def columns(self, chunk: Chunk, counts: dict[int, Counts], *, as_stored: bool = False) -> Iterator[ReadColumns]:
+    def columns(self, chunk: Chunk, account: Account, *, as_stored: bool = False) -> Iterator[ReadColumns]:
         """The same out of the files, whatever is kept: events that are not rows yet.
 
         With ``as_stored`` their numbers may be in the byte order of the file, good for nothing but to be put into rows.
@@ -151,7 +153,7 @@ class Delivery:
         for events in self._reader.read(file, chunk.start, chunk.stop, part=self._part, as_stored=as_stored):
             weights = self._weights(self._scales[file.number], events.weights, events.labels)
             yield ReadColumns(file.number, events.entries, events.rows, events.labels, weights, self._write)
-            self._count(file, events.counts, counts)
+            account.note(chunk, events.start, events.fates)
 
     def _all_kept(self) -> Iterator[tuple[FileEntry, CachedFile]]:
         for file in self._catalogue.files:
@@ -168,41 +170,34 @@ class Delivery:
         return sum(high - low for file in self._catalogue.files for low, high in self.readable(file))
 
     def _through_cache(
-        self, kept: CachedFile, file: FileEntry, block: Block | None, start: int, stop: int, counts: dict[int, Counts]
-    ) -> Iterator[ReadOfRows]:
+        self, kept: CachedFile, file: FileEntry, block: Block | None, start: int, stop: int
+    ) -> Iterator[_Told]:
         """From what is kept, or from the source where that is not there, or not any more."""
         assert self._cache is not None
         if block is not None:
             try:
-                yield self._from_cache(kept, file, block, start, stop, counts)
+                found = self._from_cache(kept, file, block, start, stop)
             except LostError as error:
                 self._cache.lose(error)
             else:
+                yield found
                 return
-        yield from self._keep(self._cache, kept, file, start, stop, counts)
+        yield from self._keep(self._cache, kept, file, start, stop)
 
-    def _keep(
-        self, cache: RowCache, kept: CachedFile, file: FileEntry, start: int, stop: int, counts: dict[int, Counts]
-    ) -> Iterator[ReadOfRows]:
+    def _keep(self, cache: RowCache, kept: CachedFile, file: FileEntry, start: int, stop: int) -> Iterator[_Told]:
         """Read all parts, keep them, deliver one."""
         number = part_number(self._part)
         for events in self._reader.read(file, start, stop, as_stored=True):
             columns = ReadColumns(file.number, events.entries, events.rows, events.labels, events.weights, self._write)
-            rows, parts, found = columns.packed(), events.parts[events.rows.kept], events.counts
-            if not found.quarantined:
+            rows, parts = columns.packed(), events.parts[events.rows.kept]
+            if not any_unreadable(events.fates):
                 cache.keep(kept, events.start, rows, events.fates, name=file.path)
-                found = Counts.of(events.fates, number)
-            yield ReadRows(self.weigh(rows if number is None else rows.take(np.flatnonzero(parts == number))))
-            self._count(file, found, counts)
+            own = rows if number is None else rows.take(np.flatnonzero(parts == number))
+            yield events.start, ReadRows(self.weigh(own)), events.fates
 
-    def _from_cache(
-        self, kept: CachedFile, file: FileEntry, block: Block, start: int, stop: int, counts: dict[int, Counts]
-    ) -> ReadRows:
-        number = part_number(self._part)
-        table, sides = kept.read(block, start, stop, number)
-        found = Counts.of(kept.fates(block, start, stop), number)
-        self._count(file, found, counts)
-        return ReadRows(self.weigh(rows_of(file.number, table, sides)))
+    def _from_cache(self, kept: CachedFile, file: FileEntry, block: Block, start: int, stop: int) -> _Told:
+        table, sides = kept.read(block, start, stop, part_number(self._part))
+        return start, ReadRows(self.weigh(rows_of(file.number, table, sides))), kept.fates(block, start, stop)
 
     def _weights(
         self, scales: NDArray[np.float64], generated: NDArray[np.float64], labels: NDArray[np.int64]
@@ -211,10 +206,6 @@ class Delivery:
             return np.ones(len(labels))
         # Without classes there is one factor; events without a label are not kept, theirs means nothing.
         return generated * scales * self._factors.take(labels, mode="clip")
-
-    def _count(self, file: FileEntry, found: Counts, counts: dict[int, Counts]) -> None:
-        with self._lock:
-            counts[file.number] = counts.get(file.number, Counts()) + found
 
 
 def declaration(catalogue: Catalogue, preprocessor: Preprocessor) -> str:

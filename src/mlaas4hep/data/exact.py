@@ -7,13 +7,16 @@ and entry, not by how they came into the cache. Invariant: the order is a functi
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mlaas4hep.data.account import Counts
+from mlaas4hep.data.batches import Place
 from mlaas4hep.data.catalogue import Catalogue
 from mlaas4hep.data.delivery import Delivery
 from mlaas4hep.data.entries import FileEntry
@@ -21,7 +24,6 @@ from mlaas4hep.data.hashing import fold, permuted
 from mlaas4hep.data.journal import Block
 from mlaas4hep.data.kept import CachedFile
 from mlaas4hep.data.prefetch import Prefetch
-from mlaas4hep.data.reader import Counts
 from mlaas4hep.data.rows import ENTRY, Rows
 from mlaas4hep.data.split import PARTS, Part
 from mlaas4hep.errors import DataError
@@ -63,7 +65,8 @@ class KeptRows:
     """
 
     def __init__(self, catalogue: Catalogue, delivery: Delivery, part: Part | None) -> None:
-        self.counts: dict[int, Counts] = {}
+        self._counts: dict[int, Counts] = {}
+        self._ranges = {file.number: delivery.readable(file) for file in catalogue.files}
         parts = range(len(PARTS)) if part is None else [PARTS.index(part)]
         counts, firsts, files = [], [], []
         self._tables: list[NDArray[np.uint32]] = []
@@ -81,7 +84,7 @@ class KeptRows:
                     firsts.append(first)
                     counts.append(count)
                     files.append(file.number)
-            self.counts[file.number] = _counts(file, kept, segments, None if part is None else parts[0])
+            self._counts[file.number] = _counts(file, kept, segments, None if part is None else parts[0])
         sizes = np.array(counts, dtype=np.int64)
         self._ends = np.cumsum(sizes)
         self._firsts = np.array(firsts, dtype=np.int64) - (self._ends - sizes)
@@ -94,6 +97,33 @@ class KeptRows:
     def width(self) -> int:
         """Numbers a row."""
         return int(self._tables[0].shape[1])
+
+    def require(self, place: Place) -> Place:
+        """A place in an order of these rows.
+
+        Raises
+        ------
+        DataError
+            It is one in an order of others.
+        """
+        name = self._name()
+        if place.gone and place.rows != name:
+            raise DataError(
+                "this state was saved from an exact order of other rows: of some file more or fewer entries could be "
+                "read then, and that makes another permutation; begin the epoch anew"
+            )
+        return place._replace(rows=name)
+
+    def _name(self) -> int:
+        """Of which rows of which files there are; not of where they stand in the cache."""
+        return zlib.crc32(
+            repr([(self._ranges[number], one.delivered) for number, one in self._counts.items()]).encode()
+        )
+
+    def rest(self, rank: int, ranks: int) -> Iterator[tuple[int, Counts]]:
+        """By file, what became of the entries that are no rows of this part: what one of several processes tells."""
+        for file, one in self._counts.items():
+            yield file, replace(one, read=one.read - one.delivered, delivered=0).share(rank, ranks)
 
     def gatherer(self, *, compiled: bool) -> Gather:
         """What gathers them; both kinds give the same bits."""

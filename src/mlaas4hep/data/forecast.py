@@ -20,14 +20,16 @@ from mlaas4hep.config import Config
 from mlaas4hep.data.catalogue import Catalogue
 from mlaas4hep.data.dataset import EventDataset
 from mlaas4hep.data.entries import FileEntry
+from mlaas4hep.data.fates import any_unreadable
 from mlaas4hep.data.hooked import KEPT
 from mlaas4hep.data.kept_statistics import StatisticsStore, scan_key
 from mlaas4hep.data.network import Network, far_files, measure_network
 from mlaas4hep.data.pace import readers, reading_unit
 from mlaas4hep.data.places import LOCAL, open_place, scheme_of
 from mlaas4hep.data.plan import STRANDS, Plan
+from mlaas4hep.data.pool import SourcePool
 from mlaas4hep.data.quarantine import Skipped
-from mlaas4hep.data.reader import MAX_READ_BYTES, EventReader, SourcePool, reading_bytes
+from mlaas4hep.data.reader import MAX_READ_BYTES, EventReader, reading_bytes
 from mlaas4hep.data.rows import SIDE_BYTES, writer
 from mlaas4hep.data.source import Weighed
 from mlaas4hep.data.truth import target_texts
@@ -292,10 +294,10 @@ def _measure(catalogue: Catalogue, preprocessor: Preprocessor, reader: EventRead
 
     def read(file: FileEntry, start: int, stop: int) -> bool:
         table = np.empty((stop - start, width), dtype=np.float32)
-        lost = 0
+        lost = False
         for events in reader.read(file, start, stop, as_stored=True):
             write.table(events.rows, table, events.entries - start)
-            lost += events.counts.quarantined
+            lost |= any_unreadable(events.fates)
         table.copy()  # as batches are copied out of their window
         return not lost
 

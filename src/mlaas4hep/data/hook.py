@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlaas4hep.errors import DataError, nearest
+from mlaas4hep.errors import DataError, DeclarationError, nearest
 from mlaas4hep.spec.columns import Column, Columns, ColumnType, DType, Jagged, Kind, Nested
 
 FUNCTION = "preprocessing"
@@ -145,7 +145,7 @@ class RecordHook:
 
         Raises
         ------
-        DataError
+        DeclarationError
             The function raises, returns something else than a dictionary or other keys than before, or a value that
             is neither a number nor a condition nor lists of those, or does not fit the type of its column.
         """
@@ -167,7 +167,7 @@ class RecordHook:
                 result = self._function(record)
             except Exception as error:  # the user's code may raise anything; it is told with its line
                 message = f"{FUNCTION} failed in event {event}: {_blame(error, self.path)}"
-                raise DataError(f"{self.path}: {message}") from error
+                raise DeclarationError(f"{self.path}: {message}") from error
             if result is not None and not isinstance(result, dict):
                 raise self._wrong(
                     event, f"{FUNCTION} returned {type(result).__name__}; wants a dictionary, or None to drop it"
@@ -177,13 +177,17 @@ class RecordHook:
 
     def _settle(self, records: Sequence[Record], events: Sequence[int]) -> dict[str, ColumnType]:
         """Types of the columns: those of the first events, once and for all."""
-        with self._lock:
-            names = list(self._types or records[0])
-            self._check_keys(names, records, events)
-            if self._types is None:
-                found = {name: self._layout(name, [one[name] for one in records], events) for name in names}
-                self._types = {name: ColumnType(one.kind, one.dtype or "float64") for name, one in found.items()}
-            return self._types
+        if self._types is None:  # else no lock: one that was taken when this process was forked is never opened here
+            with self._lock:
+                self._types = self._types or self._first_types(records, events)
+        self._check_keys(list(self._types), records, events)
+        return self._types
+
+    def _first_types(self, records: Sequence[Record], events: Sequence[int]) -> dict[str, ColumnType]:
+        names = list(records[0])
+        self._check_keys(names, records, events)
+        found = {name: self._layout(name, [one[name] for one in records], events) for name in names}
+        return {name: ColumnType(one.kind, one.dtype or "float64") for name, one in found.items()}
 
     def _check_keys(self, names: Sequence[str], records: Sequence[Record], events: Sequence[int]) -> None:
         wanted = set(names)
@@ -202,7 +206,9 @@ class RecordHook:
         except _OddError as odd:
             raise self._wrong(_culprit(values, events, asked), f"'{name}' {odd}") from None
         except OverflowError as error:
-            raise DataError(f"{self.path}: '{name}' holds a whole number beyond 64 bits; return a float") from error
+            raise DeclarationError(
+                f"{self.path}: '{name}' holds a whole number beyond 64 bits; return a float"
+            ) from error
 
     def _layout(self, name: str, values: Sequence[Any], events: Sequence[int]) -> _Layout:
         try:
@@ -210,8 +216,8 @@ class RecordHook:
         except _OddError as odd:
             raise self._wrong(_odd_one(values, events), f"'{name}' {odd}") from None
 
-    def _wrong(self, event: int, problem: str) -> DataError:
-        return DataError(f"{self.path}: event {event}: {problem}")
+    def _wrong(self, event: int, problem: str) -> DeclarationError:
+        return DeclarationError(f"{self.path}: event {event}: {problem}")
 
 
 def _again(path: str, source: bytes, types: dict[str, ColumnType] | None) -> RecordHook:

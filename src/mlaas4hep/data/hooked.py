@@ -11,16 +11,19 @@ from types import TracebackType
 from typing import Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mlaas4hep.data.hook import RecordHook
-from mlaas4hep.data.source import ColumnInfo, Source, check_asked
-from mlaas4hep.errors import DataError
+from mlaas4hep.data.source import ColumnInfo, Source, check_asked, cut_reads
+from mlaas4hep.errors import DeclarationError
 from mlaas4hep.spec.columns import Column, ColumnType, Jagged, Nested
 
 KEPT = "preprocessing.kept"
 """Name of the column that says which events the function kept."""
 # Enough events to see a type, few enough not to be noticed.
 _FIRST = 200
+# A number in a list of Python's takes 32 bytes, where a column has 4 or 8.
+_OBJECT = 6
 
 
 class HookedSource:
@@ -35,7 +38,7 @@ class HookedSource:
 
     Raises
     ------
-    DataError
+    DeclarationError
         The function fails, or keeps none of the first events, so that nothing is known of what it returns.
     """
 
@@ -49,9 +52,9 @@ class HookedSource:
         self.clusters = source.clusters
         stop = min(_FIRST, source.num_entries)
         if hook.types is None and stop:
-            hook.apply(source.read(self._names, 0, stop), stop)
+            self._apply(0, stop)
         if hook.types is None:
-            raise DataError(
+            raise DeclarationError(
                 f"{source.path}, tree '{source.tree}': preprocessing of {hook.path} keeps none of its first {stop} "
                 "events, so that the columns it returns are not known; put a file first of which it keeps some"
             )
@@ -63,8 +66,7 @@ class HookedSource:
     def read(self, names: Sequence[str], entry_start: int, entry_stop: int) -> dict[str, Column]:
         """See `mlaas4hep.data.source.Source.read`; values of events that were dropped are zeros and empty lists."""
         check_asked(self, names, entry_start, entry_stop)
-        count = entry_stop - entry_start
-        found, kept = self._hook.apply(self._source.read(self._names, entry_start, entry_stop), count)
+        found, kept = self._apply(entry_start, entry_stop)
         columns = {name: _filled_up(found[name], kept) for name in names if name != KEPT and name in found}
         for name in names:
             if name != KEPT and name not in columns:  # none of these events is kept
@@ -72,6 +74,17 @@ class HookedSource:
                 assert info is not None
                 columns[name] = _filled_up(_nothing(info), kept)
         return {name: kept if name == KEPT else columns[name] for name in names}
+
+    def _apply(self, start: int, stop: int) -> tuple[dict[str, Column], NDArray[np.bool_]]:
+        columns = self._source.read(self._names, start, stop)
+        try:
+            return self._hook.apply(columns, stop - start)
+        except DeclarationError as error:
+            raise DeclarationError(f"{self.path}, tree '{self.tree}', from entry {start} on: {error}") from error
+
+    def cut(self, names: Sequence[str], entry_start: int, entry_stop: int, max_bytes: int) -> list[int]:
+        """See `mlaas4hep.data.source.Divisible.cut`: the function sees all columns, as objects of Python."""
+        return cut_reads(self._source, self._names, entry_start, entry_stop, max_bytes=max(max_bytes // _OBJECT, 1))
 
     def close(self) -> None:
         """See `mlaas4hep.data.source.Source.close`."""

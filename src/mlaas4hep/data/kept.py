@@ -11,7 +11,9 @@ from __future__ import annotations
 import fcntl
 import os
 import secrets
+import sys
 import threading
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -98,16 +100,12 @@ class CachedFile:
         LostError
             They are not there any more.
         """
-        first, count = block.rows_of(part)
-        data = self._bytes(block, "sides", first * 8 * SIDES, count * 8 * SIDES)
-        sides = np.frombuffer(data, dtype=np.int64).reshape(count, SIDES)
-        if part is None:
-            table = self._rows(block, first, count)
-            order = np.argsort(sides[:, 0], kind="stable")
-            kept = order[(sides[order, 0] >= start) & (sides[order, 0] < stop)]
-            return table[kept], sides[kept]
-        low, high = np.searchsorted(sides[:, 0], (start, stop)).tolist()
-        return self._rows(block, first + low, high - low), sides[low:high]
+        found = [self._rows(block, *one) for one in self._ranges(block, start, stop, part)]
+        if len(found) == 1 and (part is not None or max(block.parts) == len(found[0][1])):
+            return found[0]
+        tables, sides = (np.concatenate(one) for one in zip(*found, strict=True))
+        order = np.argsort(sides[:, 0], kind="stable")
+        return tables[order], sides[order]
 
     def fates(self, block: Block, start: int, stop: int) -> Fates:
         """What became of each of these entries of a block; raises `LostError` as `read` does."""
@@ -250,22 +248,52 @@ class CachedFile:
     def _name(self, made: str, ending: str) -> str:
         return f"{self.path}.{made}.{ending}"
 
-    def _rows(self, block: Block, first: int, count: int) -> NDArray[np.float32]:
-        data = self._bytes(block, "table", first * 4 * self.width, count * 4 * self.width)
-        return np.frombuffer(data, dtype=np.float32).reshape(count, self.width)
+    def _ranges(self, block: Block, start: int, stop: int, part: int | None) -> list[tuple[int, int]]:
+        """First row and number of rows of each part of the entries from ``start`` to ``stop``; of all in one if so."""
+        if start <= block.start and block.stop <= stop:
+            return [block.rows_of(part)]
+        parts = range(len(block.parts)) if part is None else [part]
+        with self._reading(block, "sides") as read:
+
+            def entry(row: int) -> int:
+                return int.from_bytes(read(row * 8 * SIDES, 8), sys.byteorder)
+
+            found = []
+            for first, count in map(block.rows_of, parts):
+                rows = range(first, first + count)
+                low, high = bisect_left(rows, start, key=entry), bisect_left(rows, stop, key=entry)
+                found.append((first + low, high - low))
+        return found
+
+    def _rows(self, block: Block, first: int, count: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        table = np.frombuffer(self._bytes(block, "table", first * 4 * self.width, count * 4 * self.width), np.float32)
+        sides = np.frombuffer(self._bytes(block, "sides", first * 8 * SIDES, count * 8 * SIDES), np.int64)
+        return table.reshape(count, self.width), sides.reshape(count, SIDES)
 
     def _bytes(self, block: Block, ending: str, offset: int, size: int) -> bytes:
+        with self._reading(block, ending) as read:
+            return read(offset, size)
+
+    @contextmanager
+    def _reading(self, block: Block, ending: str) -> Iterator[Callable[[int, int], bytes]]:
+        """What reads so many bytes from an offset on."""
         name = self._name(block.made, ending)
+
+        def read(offset: int, size: int) -> bytes:
+            data = read_all(file, offset, size)
+            if len(data) != size:
+                raise LostError(f"{name}: is shorter than its journal says")
+            return data
+
         try:
             with _opened(name, os.O_RDONLY) as file:
-                data = read_all(file, offset, size)
+                yield read
+        except LostError:
+            self._look_again()
+            raise
         except OSError as error:
             self._look_again()
             raise LostError(f"{name}: cannot be read: {error.strerror}") from error
-        if len(data) != size:
-            self._look_again()
-            raise LostError(f"{name}: is shorter than its journal says")
-        return data
 
     def _look_again(self) -> None:
         with self._lock:

@@ -22,7 +22,7 @@ from msgspec.structs import replace
 from mlaas4hep.data.catalogue import Catalogue
 from mlaas4hep.data.entries import FileEntry
 from mlaas4hep.data.own_code import own_code
-from mlaas4hep.data.reader import SourcePool
+from mlaas4hep.data.pool import SourcePool
 from mlaas4hep.data.scan import ScanResult
 from mlaas4hep.errors import DataError
 from mlaas4hep.spec.features import FeatureSpec, InputGroup, Variable, Weights

@@ -34,9 +34,16 @@ def fill_places(offsets, wanted, length, found):  # pragma: no cover
 @numba.njit(nogil=True, cache=True)
 def take(values, places, finite):  # pragma: no cover
     """Finite values as float32, side by side; how many there are, and how many NaN."""
+    odd = 0
+    for at in range(len(places)):
+        value = np.float32(values[places[at]]) + np.float32(0)
+        finite[at] = value
+        odd += np.int64(value - value != np.float32(0))
+    if odd == 0:  # the usual case, and one without a branch a value
+        return len(places), 0
     size = missing = 0
-    for place in places:
-        value = np.float32(values[place]) + np.float32(0)
+    for at in range(len(places)):
+        value = finite[at]
         finite[size] = value
         if np.isfinite(value):
             size += 1

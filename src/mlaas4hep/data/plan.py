@@ -9,6 +9,7 @@ chunks say how bytes are fetched, never which event comes next.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,7 +18,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from mlaas4hep.data.dealing import Units, share_of_rank, strata_at, window_bounds
+from mlaas4hep.data.dealing import Units, share_of_rank, sizes_of_strata, strata_at, window_bounds
 from mlaas4hep.data.hashing import fold, fold_array
 from mlaas4hep.errors import DataError
 
@@ -146,6 +147,8 @@ class Plan:
     early
         Parts of a cluster in several strata are read at once if they begin at most so many windows apart: less is
         read twice, and about so many windows more wait. Changes nothing but speed and memory.
+    start
+        Entries of the share that are left out at its beginning: windows are counted from there. Not where shuffled.
     """
 
     def __init__(
@@ -161,6 +164,7 @@ class Plan:
         chunk_entries: int = MAX_CHUNK_ENTRIES,
         strands: int = STRANDS,
         early: int = EARLY,
+        start: int = 0,
     ) -> None:
         for name, value in (
             ("window", window),
@@ -181,7 +185,10 @@ class Plan:
         self.chunk_entries = chunk_entries
         self._wanted_strands = strands
         self._early = early
-        self._strands = [share_of_rank(one, rank, ranks) for one in self._deal()]
+        if start and shuffle:
+            raise DataError(f"a shuffled order begins with its first window, not with entry {start}")
+        self._total = sum(int(one.clusters[-1]) for one in self.files)
+        self._strands = [share_of_rank(one, rank, ranks, start) for one in self._deal()]
         sizes = np.array([int(one.size.sum()) for one in self._strands], dtype=np.int64)
         self.num_entries = int(sizes.sum())
         self.num_windows = -(-self.num_entries // window)
@@ -191,6 +198,22 @@ class Plan:
         order = f"shuffled in windows of {self.window} by seed {self.seed}" if self.shuffle else "in file order"
         share = f", share {self.rank + 1} of {self.ranks}" if self.ranks > 1 else ""
         return f"{self.num_entries} entries of {len(self.files)} files, epoch {self.epoch}, {order}{share}"
+
+    @property
+    def most_strands(self) -> int:
+        """Strands at most, whatever the window is and however small clusters are joined: one a stratum and more."""
+        if not self.shuffle:
+            return 1
+        entries: Counter[tuple[int, int]] = Counter()
+        for one in self.files:
+            for stratum, size in sizes_of_strata(one.strata, int(one.clusters[0]), int(one.clusters[-1])):
+                entries[one.sample, stratum] += size
+        return sum(map(self._strands_of, entries.values()))
+
+    @property
+    def largest_cluster(self) -> int:
+        """Entries of the largest cluster."""
+        return max((int(np.diff(one.clusters).max(initial=0)) for one in self.files), default=0)
 
     def window_size(self, window: int) -> int:
         """Entries of a window: W, but for the last."""
@@ -234,9 +257,8 @@ class Plan:
         samples: dict[int, list[int]] = {}
         for number, file in enumerate(self.files):
             samples.setdefault(file.sample, []).append(number)
-        total = sum(int(one.clusters[-1]) for one in self.files)
         strata = [stratum for numbers in samples.values() for stratum in self._strata(numbers)]
-        return [strand for stratum in strata for strand in self._deal_stratum(stratum, total)]
+        return [strand for stratum in strata for strand in self._deal_stratum(stratum)]
 
     def _strata(self, numbers: list[int]) -> Iterator[Units]:
         """Permuted clusters of a sample, apart by what they hold."""
@@ -249,10 +271,12 @@ class Plan:
         for stratum in np.unique(of):
             yield units.take(order[of == stratum])
 
-    def _deal_stratum(self, units: Units, total: int) -> Iterator[Units]:
-        entries = int(units.size.sum())
-        wanted = -(-self._wanted_strands * entries // max(total, 1))
-        count = max(1, min(wanted, len(units.size)))
+    def _strands_of(self, entries: int) -> int:
+        """Strands of a stratum, where it has so many clusters."""
+        return max(1, -(-self._wanted_strands * entries // max(self._total, 1)))
+
+    def _deal_stratum(self, units: Units) -> Iterator[Units]:
+        count = max(1, min(self._strands_of(int(units.size.sum())), len(units.size)))
         for strand in range(count):
             yield units.take(slice(strand, None, count))
 

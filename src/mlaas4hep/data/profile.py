@@ -16,9 +16,9 @@ from mlaas4hep.data.entries import FileEntry
 from mlaas4hep.data.hooked import KEPT
 from mlaas4hep.data.measuring import loops
 from mlaas4hep.data.plan import Chunk, Plan, chunk_entries_for
+from mlaas4hep.data.pool import SourcePool
 from mlaas4hep.data.prefetch import Prefetch
 from mlaas4hep.data.quarantine import Quarantine, Skipped, reason_of, units
-from mlaas4hep.data.reader import SourcePool
 from mlaas4hep.data.source import Source
 from mlaas4hep.data.tally import ColumnFigures, ColumnTally
 from mlaas4hep.errors import DataError, nearest

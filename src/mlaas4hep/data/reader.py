@@ -6,11 +6,7 @@ on the thread, the ranges before, or what the range was cut from.
 
 from __future__ import annotations
 
-import threading
-import weakref
-from collections import OrderedDict
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
@@ -21,66 +17,22 @@ from numpy.typing import NDArray
 
 from mlaas4hep.data.catalogue import Catalogue
 from mlaas4hep.data.entries import FileEntry, SampleEntry
-from mlaas4hep.data.fates import Fates, fates_of, tally
+from mlaas4hep.data.fates import Fates, fates_of, unreadable
 from mlaas4hep.data.hooked import KEPT
+from mlaas4hep.data.pool import SourcePool
 from mlaas4hep.data.quarantine import Skipped, outside, reason_of, units
-from mlaas4hep.data.source import Source, cut_reads, read_stored, text_of
+from mlaas4hep.data.source import cut_reads, read_stored, text_of
 from mlaas4hep.data.split import PARTS, Part, Splitter
 from mlaas4hep.data.truth import Truth
-from mlaas4hep.errors import ConfigError, DataError
+from mlaas4hep.errors import ConfigError, DataError, DeclarationError
 from mlaas4hep.spec.columns import Column, Columns, Jagged, Nested, compress_columns
 from mlaas4hep.spec.expressions import Expression
 from mlaas4hep.spec.padding import Assembled
 from mlaas4hep.spec.preprocess import Preprocessor
 
-_IDLE_SOURCES = 16
 MAX_READ_BYTES = 96_000_000
 # A column in memory while it is read: bytes as they are inflated, values, values of all baskets, values as declared.
 _COPIES = 4
-
-
-@dataclass(frozen=True)
-class Counts:
-    """What became of the entries of a file: ``read = delivered + cut + other_part + unlabelled + quarantined`` (law 8).
-
-    Parameters
-    ----------
-    read
-        Entries read.
-    delivered
-        Rows that came out.
-    cut
-        Removed by the sample's selection or the preselection.
-    other_part
-        Belong to another part of the split than the one asked for.
-    quarantined
-        Could not be read, and were left out (`mlaas4hep.data.quarantine`).
-    unlabelled
-        Selected, but without a class, or without a value of a target: nothing can be learned from them.
-    """
-
-    read: int = 0
-    delivered: int = 0
-    cut: int = 0
-    other_part: int = 0
-    quarantined: int = 0
-    unlabelled: int = 0
-
-    @classmethod
-    def of(cls, fates: Fates, part: int | None) -> Counts:
-        """Of entries whose fates are known, when rows of one part are asked for, or of all for None."""
-        cut, unlabelled, delivered = tally(fates, part)
-        return cls(len(fates), delivered, cut, len(fates) - cut - unlabelled - delivered, unlabelled=unlabelled)
-
-    def __add__(self, other: Counts) -> Counts:
-        return Counts(
-            self.read + other.read,
-            self.delivered + other.delivered,
-            self.cut + other.cut,
-            self.other_part + other.other_part,
-            self.quarantined + other.quarantined,
-            self.unlabelled + other.unlabelled,
-        )
 
 
 @dataclass(frozen=True)
@@ -102,9 +54,8 @@ class Events:
     weights
         float64 [M]: the generator's weight; times the sample's ``scale`` it is the physics weight.
     fates
-        uint8: what became of each entry of the range (`mlaas4hep.data.fates`); of the part asked for, where one was.
-    counts
-        What became of the entries of the range.
+        uint8: what became of each entry of the range, those that are not here included (`mlaas4hep.data.fates`); where
+        a part was asked for, who of another part would have been delivered is not known.
     """
 
     start: int
@@ -114,7 +65,6 @@ class Events:
     labels: NDArray[np.int64]
     weights: NDArray[np.float64]
     fates: Fates
-    counts: Counts
 
 
 class _Wish(NamedTuple):
@@ -122,70 +72,6 @@ class _Wish(NamedTuple):
 
     part: Part | None
     stored: frozenset[str]
-
-
-class SourcePool:
-    """Open sources for threads: each is used by one thread at a time and kept open for a while after.
-
-    Opening a file with a thousand branches costs more than reading a cluster of it.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._idle: OrderedDict[int, tuple[FileEntry, Source]] = OrderedDict()
-        weakref.finalize(self, _close_all, self._idle)
-
-    @contextmanager
-    def source(self, file: FileEntry) -> Iterator[Source]:
-        """An open source of a file, for this thread alone."""
-        source = self._take(file) or _reopen(file)
-        try:
-            yield source
-        except BaseException:
-            source.close()
-            raise
-        self._give_back(file, source)
-
-    def close(self) -> None:
-        """Close what is idle."""
-        with self._lock:
-            _close_all(self._idle)
-
-    def _take(self, file: FileEntry) -> Source | None:
-        with self._lock:
-            for key in reversed(self._idle):
-                if self._idle[key][0] is file:
-                    return self._idle.pop(key)[1]
-        return None
-
-    def _give_back(self, file: FileEntry, source: Source) -> None:
-        oldest = None
-        with self._lock:
-            self._idle[id(source)] = (file, source)
-            if len(self._idle) > _IDLE_SOURCES:
-                _, (_, oldest) = self._idle.popitem(last=False)
-        if oldest is not None:
-            oldest.close()
-
-
-def _close_all(idle: OrderedDict[int, tuple[FileEntry, Source]]) -> None:
-    while idle:
-        _, (_, source) = idle.popitem()
-        source.close()
-
-
-def _reopen(file: FileEntry) -> Source:
-    source = file.open()
-    was = ""
-    if file.tree_entries not in (None, source.num_entries):
-        was = f": has {source.num_entries} entries now, had {file.tree_entries} when it was first opened"
-    elif file.identity not in ("", source.identity) and len(file.replicas) < 2:
-        # The same number of entries, yet others: they must not be mixed.
-        was = ": is not the file any more that was first opened"
-    if was:
-        source.close()
-        raise DataError(f"{file.path}, tree '{file.tree}'{was}; the file was changed meanwhile")
-    return source
 
 
 class EventReader:
@@ -242,28 +128,37 @@ class EventReader:
         Raises
         ------
         DataError
-            Damaged bytes, lists of a collection that differ in length, a weight that is not finite.
+            Damaged bytes, lists of a collection that differ in length.
+        DeclarationError
+            The user's own expressions or function fail on what was read, or give a weight or a target that is not
+            finite: that is not left out, whatever ``on_error`` says.
         """
         quarantine = self._catalogue.quarantine
-        ranges = tuple(outside(start, stop, quarantine.ranges(file.number)))
         wish = _Wish(part, self._plain[file.sample] if as_stored else frozenset())
-        for low, high in ranges:
+        at = start
+        for low, high in outside(start, stop, quarantine.ranges(file.number)):
+            if at < low:
+                yield self._nothing(file, at, low)
             yield from self._range(file, low, high, wish)
-        missing = stop - start - sum(high - low for low, high in ranges)
-        if missing:
-            yield self._nothing(file, start, missing)
+            at = high
+        if at < stop:
+            yield self._nothing(file, at, stop)
 
     def _range(self, file: FileEntry, start: int, stop: int, wish: _Wish) -> Iterator[Events]:
         names = self._names[file.sample]
         try:
             with self._pool.source(file) as source:
                 bounds = cut_reads(source, names, start, stop, max_bytes=self._max_read_bytes)
+        except DeclarationError:
+            raise
         except DataError as error:
             yield from self._what_is_left(file, start, stop, wish, error)
             return
         for low, high in pairwise(bounds):
             try:
                 events = self._read_at_once(file, names, low, high, wish)
+            except DeclarationError:
+                raise
             except DataError as error:
                 yield from self._what_is_left(file, low, high, wish, error)
             else:
@@ -286,19 +181,21 @@ class EventReader:
             begin, end = max(low, start), min(high, stop)
             try:
                 events = self._read_at_once(file, names, begin, end, wish)
+            except DeclarationError:
+                raise
             except DataError as reason:
                 sample = self._catalogue.samples[file.sample].name
                 why = reason_of(reason, file.path, file.tree)
                 quarantine.add_range(file.number, Skipped(sample, file.path, why, file.tree, low, high, file.index))
-                events = self._nothing(file, begin, end - begin)
+                events = self._nothing(file, begin, end)
             yield events
 
-    def _nothing(self, file: FileEntry, start: int, entries: int) -> Events:
+    def _nothing(self, file: FileEntry, start: int, stop: int) -> Events:
         """Entries that are not there."""
         nothing = _no_events({name: self._catalogue.types[name].kind for name in self._names[file.sample]})
         words = None if self._truths[file.sample].text is None else np.zeros(0, dtype=object)
         events = self._events(file, nothing, words, start, start, _Wish(None, frozenset()))
-        return replace(events, counts=Counts(entries, quarantined=entries))
+        return replace(events, fates=unreadable(stop - start))
 
     def _events(
         self, file: FileEntry, columns: Columns, words: NDArray[Any] | None, start: int, stop: int, wish: _Wish
@@ -319,7 +216,8 @@ class EventReader:
         try:
             rows = self._preprocessor.assemble(columns, num_entries, wanted=wanted, as_stored=wish.stored)
         except DataError as error:
-            raise DataError(f"{file.path}, tree '{file.tree}', entries {start} to {stop}: {error}") from error
+            # The same kind of error, told with its place.
+            raise type(error)(f"{file.path}, tree '{file.tree}', entries {start} to {stop}: {error}") from error
         entries, all_parts = np.arange(start, stop), parts
         if rows.index is not None:
             columns = compress_columns(columns, _mask(rows.index, num_entries))
@@ -330,7 +228,7 @@ class EventReader:
         fates = fates_of(all_parts, entries[selected & ~rows.kept] - start, entries[rows.kept] - start)
         weights = self._weights(sample, columns, len(entries))
         _check_finite(weights, rows.kept, entries, file)
-        return Events(start, entries, rows, parts, labels, weights, fates, Counts.of(fates, number))
+        return Events(start, entries, rows, parts, labels, weights, fates)
 
     def close(self) -> None:
         """Close the files."""
@@ -406,7 +304,7 @@ def _check_finite(
 ) -> None:
     bad = np.flatnonzero(~np.isfinite(weights) & kept)
     if len(bad):
-        raise DataError(
+        raise DeclarationError(
             f"{_place(file, entries, bad[0])}: the event weight is {weights[bad[0]]}; weights "
             "must be finite numbers (cut such events away with preselection, or mend weights.event)"
         )

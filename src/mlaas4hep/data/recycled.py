@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 _SLAB_BYTES = 8 * 2**20
 _LARGEST = _SLAB_BYTES // 2
 _LINE = 64
-_MOST_KEPT = 192 * 2**20
+_MOST_KEPT = 128 * 2**20
 """Bytes kept for later; what is needed beyond that goes back to the system."""
 
 
@@ -88,8 +88,9 @@ class _Store:
 
     def piece(self, size: int) -> memoryview:
         """A block as a whole."""
+        rounded = -(-size // _LARGEST) * _LARGEST  # pieces of nearly one size are to find each other's blocks
         with self._lock:
-            return self._free(size, size + size // 8).take(size)
+            return self._free(rounded, rounded + _LARGEST).take(size)
 
     def give_slab(self, taker: _Taker) -> None:
         """A block for the small pieces of a thread."""

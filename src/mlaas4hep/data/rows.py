@@ -169,6 +169,7 @@ class Window(Generic[S]):
         self.rows = rows
         self.kept = np.zeros(capacity, dtype=np.bool_)
         self.number = -1
+        self.size = 0
         self._order: slice | NDArray[np.int64] = slice(0)
         self._length = 0
 
@@ -183,8 +184,17 @@ class Window(Generic[S]):
 
     def seal(self, size: int) -> None:
         """Every event that will come is there; ``size`` slots were given out."""
+        self.size = size
         self._length = int(np.count_nonzero(self.kept))
         self._order = slice(size) if self._length == size else np.flatnonzero(self.kept)
+
+    def before(self, slot: int) -> int:
+        """How many of the events that are there stand in front of a slot."""
+        return min(slot, self.size) if isinstance(self._order, slice) else int(np.searchsorted(self._order, slot))
+
+    def behind(self, event: int) -> int:
+        """The slot after an event, counted among those that are there."""
+        return (event if isinstance(self._order, slice) else int(self._order[event])) + 1
 
     def pick(self, start: int, stop: int) -> Any:
         """Events ``start`` to ``stop`` of those that are there, copied out."""

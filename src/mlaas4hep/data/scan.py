@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from mlaas4hep.data.account import Counts
 from mlaas4hep.data.catalogue import Catalogue
 from mlaas4hep.data.entries import SampleEntry, Strata
 from mlaas4hep.data.measuring import loops
@@ -21,7 +22,7 @@ from mlaas4hep.data.owners import Owners
 from mlaas4hep.data.pace import readers, reading_unit
 from mlaas4hep.data.plan import Chunk, Plan
 from mlaas4hep.data.prefetch import Prefetch
-from mlaas4hep.data.reader import MAX_READ_BYTES, Counts, EventReader, Events, reading_bytes
+from mlaas4hep.data.reader import MAX_READ_BYTES, EventReader, Events, reading_bytes
 from mlaas4hep.data.split import PARTS
 from mlaas4hep.data.strata import ClassTally, Met
 from mlaas4hep.errors import DataError
@@ -137,7 +138,7 @@ def scan_files(
             _add_inputs(partial, events, preprocessor, measuring)
             kept = events.rows.kept
             weighed.append(Weighed(events.parts[kept], events.labels[kept], events.weights[kept] * scale))
-            counts += events.counts
+            counts += Counts.of(events.fates)
             if owners.wants(file) or tally.wants(file):
                 taken.append((events.entries[kept], events.labels[kept]))
         # Sums over the whole chunk: they must not hang on how it was cut to save memory.

@@ -23,7 +23,7 @@ from mlaas4hep.data.quarantine import Quarantine, Skipped, reason_of
 from mlaas4hep.data.source import Source, Texts
 from mlaas4hep.data.split import choose_identity
 from mlaas4hep.data.weights import normalisation
-from mlaas4hep.errors import DataError, ExpressionError, nearest, some_files
+from mlaas4hep.errors import DataError, DeclarationError, ExpressionError, nearest, some_files
 from mlaas4hep.spec.columns import ColumnType, promote
 from mlaas4hep.spec.expressions import Expression
 from mlaas4hep.spec.features import Split
@@ -75,8 +75,8 @@ class Survey:
                 self._add_file(name, index, file, beside)
             progress(1)
         read = {one.path for one in self.files[opened:]}
-        if files and not read and self._quarantine.policy.skips:
-            reasons = [one for one in self._quarantine.records if one.sample == name]
+        reasons = [one for one in self._quarantine.records if one.sample == name]
+        if files and not read and reasons:
             self.problems.append(f"samples.{name}: none of its {len(files)} files can be opened, such as {reasons[0]}")
         factor = 1.0
         if not self.problems and read:
@@ -178,7 +178,7 @@ class Survey:
             opening = Opening(path, sample.tree or self.config.tree, file.replicas, friends, self._hook)
             source = _open_filled(opening)
         except DataError as error:
-            if not self._quarantine.policy.skips:
+            if isinstance(error, DeclarationError) or not self._quarantine.policy.skips:
                 raise
             self._quarantine.add_file(Skipped(name, path, reason_of(error, path)))
             return

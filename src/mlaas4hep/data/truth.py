@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from mlaas4hep.config import Rule
 from mlaas4hep.data.catalogue import Catalogue
 from mlaas4hep.data.entries import NO_LABEL, SampleEntry
-from mlaas4hep.errors import ConfigError, DataError
+from mlaas4hep.errors import ConfigError, DeclarationError
 from mlaas4hep.spec.columns import Columns
 from mlaas4hep.spec.expressions import Expression
 from mlaas4hep.spec.padding import Assembled
@@ -102,7 +102,7 @@ class Truth:
         ------
         ConfigError
             An event of two classes.
-        DataError
+        DeclarationError
             A target that is infinite.
         """
         if self._rule is not None:
@@ -158,7 +158,7 @@ class Truth:
                 values = np.asarray(found).astype(np.float32)
             bad = np.flatnonzero(np.isinf(values) & kept)
             if len(bad):
-                raise DataError(
+                raise DeclarationError(
                     f"{place(int(bad[0]))}: the target '{name}' is {np.asarray(found)[bad[0]]}; targets must be finite "
                     "as float32 (cut such events away with a selection, or mend the expression)"
                 )

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from mlaas4hep.errors import DataError, ExpressionError
+from mlaas4hep.errors import DeclarationError, ExpressionError
 from mlaas4hep.spec.columns import Column, Columns, ColumnType, values_of, with_values
 from mlaas4hep.spec.nodes import Events, Name, Node
 from mlaas4hep.spec.shapes import MisfitError
@@ -138,7 +138,7 @@ class Expression:
 
         Raises
         ------
-        DataError
+        DeclarationError
             Two lists that are joined value by value have different lengths, or columns are not as declared.
         """
         try:
@@ -147,7 +147,7 @@ class Expression:
         except PlaceError as problem:
             raise _error(problem, self.text, self.where) from None
         except MisfitError as problem:
-            raise DataError(f"{self.where}: {problem}\n  {self.text}") from None
+            raise DeclarationError(f"{self.where}: {problem}\n  {self.text}") from None
         if isinstance(self._root, Name):
             return value
         if isinstance(value, np.ndarray) and value.ndim == 0:

@@ -126,6 +126,7 @@ def _kept(run: _Run, threads: int | None, progress: Progress) -> tuple[Kept, boo
         missing=run.metrics["missing_inputs"],
         max_events=run.metrics["max_events"],
         skipped=run.metrics.get("skipped", ()),
+        lost={one["sample"]: one["entries"] for one in run.metrics.get("lost_after_scan", ())},
         threads=threads,
         progress=progress,
     )

@@ -16,9 +16,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from mlaas4hep.data.account import Counts
 from mlaas4hep.data.batches import Batch
 from mlaas4hep.data.catalogue import Catalogue
-from mlaas4hep.data.reader import Counts
 from mlaas4hep.data.weights import training_factors
 from mlaas4hep.errors import DataError
 from mlaas4hep.spec.contract import ModelSpec

@@ -16,12 +16,11 @@ give the same contract and the same graph, hash by hash.
 
 from __future__ import annotations
 
-import sys
+import dataclasses
 import time
 from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +33,11 @@ from mlaas4hep.backends.weights import refuse_negative
 from mlaas4hep.bundle import Bundle, load_bundle
 from mlaas4hep.bundle.write import write_bundle
 from mlaas4hep.config import Config
+from mlaas4hep.data.account import Counts
 from mlaas4hep.data.batches import Batch
 from mlaas4hep.data.catalogue import Catalogue
 from mlaas4hep.data.dataset import EventDataset
 from mlaas4hep.data.pace import default_threads
-from mlaas4hep.data.reader import Counts
 from mlaas4hep.data.split import PARTS, Part
 from mlaas4hep.graph.core import Core
 from mlaas4hep.graph.merge import merge
@@ -54,7 +53,9 @@ from mlaas4hep.train.interrupt import Interrupt
 from mlaas4hep.train.learning import learn
 from mlaas4hep.train.lengths import collection_figures, notes
 from mlaas4hep.train.limit import limit_events
+from mlaas4hep.train.lost import lost_since
 from mlaas4hep.train.output import REPORT_FOLDER, draft_folder, write_report, write_run
+from mlaas4hep.train.provenance import provenance, versions
 from mlaas4hep.train.resume import Attempt, Unfinished, begin, data_facts, refuse_unable
 from mlaas4hep.train.room import refuse_without_room, require_folder
 from mlaas4hep.train.scanned import scanned
@@ -62,7 +63,6 @@ from mlaas4hep.train.scanned import scanned
 MODEL_FOLDER = "model"
 _EVALUATION_BATCH = 4096
 _PARITY_ROWS = 2048
-_PACKAGES = ("mlaas4hep", "numpy", "onnx", "onnxruntime", "scikit-learn", "torch", "uproot", "xgboost", "xgboost-cpu")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -103,6 +103,11 @@ class _Plan:
     files: tuple[Counts, ...]
     threads: int
     max_events: int | None
+    scanned: Catalogue
+
+    def corrected(self) -> _Plan:
+        """With weights that make up for what was lost after the scan: for all that is judged."""
+        return dataclasses.replace(self, catalogue=self.scanned.corrected())
 
     @property
     def seed(self) -> int:
@@ -196,6 +201,9 @@ def _run(plan: _Plan, attempt: Attempt, interrupt: Interrupt, told: Progress, st
     """Learn, judge, write."""
     target, config = attempt.target, plan.config
     learner, history = _learn(plan, attempt, interrupt, told)
+    plan = plan.corrected()
+    for line in lost_since(plan.scanned):
+        told.note(str(line))
     learned = time.perf_counter()
     core = learner.export()
     judgement = _judge(plan, core, told)
@@ -242,7 +250,7 @@ def _prepare(
     for line in notes(collection_figures(statistics, config.features.inputs)):
         progress.note(line)
     spec = ModelSpec.seal(config.name, preprocessor=preprocessor, statistics=statistics)
-    return _Plan(config, choice, catalogue, spec, found.files, threads, max_events)
+    return _Plan(config, choice, catalogue, spec, found.files, threads, max_events, catalogue)
 
 
 def _open(config: Config, max_events: int | None, progress: Progress) -> Catalogue:
@@ -280,7 +288,7 @@ def _learn(plan: _Plan, attempt: Attempt, interrupt: Interrupt, progress: Progre
         keeper, standing = attempt.take_up(
             learner,
             title=plan.choice.title,
-            packages=_versions(),
+            packages=versions(),
             every_s=plan.config.training.checkpoint_s,
             interrupt=interrupt,
             progress=progress,
@@ -348,24 +356,15 @@ def _metrics(
         "files": accounts(plan.catalogue, plan.files),
         "on_error": str(plan.config.on_error),
         "skipped": [one.as_plain() for one in plan.catalogue.quarantine.records],
-        "versions": _versions(),
+        "lost_after_scan": [msgspec.to_builtins(one) for one in lost_since(plan.scanned)],
+        "versions": versions(),
     }
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": ".".join(map(str, sys.version_info[:3]))}
-    for name in _PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue  # an extra that is not installed
-    return found
 
 
 def _write_bundle(draft: Path, plan: _Plan, learner: Learner, core: Core) -> Bundle:
     with plan.dataset("train", training=False, shuffle=True) as dataset, dataset.epoch(0) as batches:
         rows = first_rows(batches, _PARITY_ROWS)
-    spec = plan.spec.with_provenance(_provenance(plan))
+    spec = plan.spec.with_provenance(provenance(plan.config, plan.choice, plan.catalogue))
     return write_bundle(
         draft / MODEL_FOLDER,
         spec=spec,
@@ -375,26 +374,3 @@ def _write_bundle(draft: Path, plan: _Plan, learner: Learner, core: Core) -> Bun
         native=plan.choice.native(learner),
         report=draft / REPORT_FOLDER,
     )
-
-
-def _provenance(plan: _Plan) -> dict[str, Any]:
-    """Where the model comes from, without folders of this machine."""
-    files = [
-        {
-            "sample": plan.catalogue.samples[file.sample].name,
-            "file": Path(file.path).name,
-            "tree": file.tree,
-            "entries": file.num_entries,
-        }
-        for file in plan.catalogue.files
-    ]
-    return {
-        "model": plan.choice.model,
-        "files": files,
-        "skipped": [one.as_plain() for one in plan.catalogue.quarantine.records],
-        "split_by": str(plan.catalogue.identity),
-        **({} if plan.catalogue.hook is None else {"preprocessing_sha256": plan.catalogue.hook.sha256}),
-        "seed": plan.seed,
-        "training": msgspec.to_builtins(plan.config.training),
-        "versions": _versions(),
-    }

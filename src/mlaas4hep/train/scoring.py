@@ -43,6 +43,7 @@ def score_parts(
     missing: Missing,
     max_events: int | None,
     skipped: Iterable[Mapping[str, Any]] = (),
+    lost: Mapping[str, int] | None = None,
     threads: int | None,
     progress: Progress,
 ) -> Kept:
@@ -60,6 +61,8 @@ def score_parts(
         As asked for in the training.
     skipped
         What could not be read then, and was left out.
+    lost
+        By sample, how many of those entries the scan could still read: the test part may hold so many fewer events.
     threads
         That read ahead; changes speed only.
     progress
@@ -101,7 +104,7 @@ def score_parts(
         progress.close()
     if "test" not in parts:
         return Kept(parts, counter.counts(), None)
-    _check_counts(spec.statistics, catalogue, parts["test"])
+    _check_counts(spec.statistics, catalogue, parts["test"], lost or {})
     return Kept(parts, counter.counts(), _importance(bundle, pick, parts["test"].judged, progress))
 
 
@@ -170,12 +173,12 @@ def _score(bundle: Bundle, batches: Iterable[Batch], catalogue: Catalogue, progr
     return ScoredPart(judged, np.concatenate(samples))
 
 
-def _check_counts(statistics: Statistics, catalogue: Catalogue, test: ScoredPart) -> None:
+def _check_counts(statistics: Statistics, catalogue: Catalogue, test: ScoredPart, lost: Mapping[str, int]) -> None:
     """Events of the test part, sample by sample, are those that the scan counted before the training."""
     found = np.bincount(test.samples, minlength=len(catalogue.samples))
     for sample, count in zip(catalogue.samples, found.tolist(), strict=True):
         known = statistics.samples[sample.name].test
-        if count != known:
+        if not known - lost.get(sample.name, 0) <= count <= known:
             raise DataError(
                 f"samples.{sample.name}: the test part holds {count} events, {known} when the model was trained; were "
                 "its files or the config of the run changed since?"

@@ -114,7 +114,7 @@ def test_an_error_in_a_thread_reaches_the_consumer_and_ends_the_stream(folder: P
         ({"shuffle_window": -3}, "shuffle_window must be at least 1, got -3"),
         ({"threads": -1}, "threads must be at least 0, got -1"),
         ({"chunk_entries": -1}, "chunk_entries must be at least 1, got -1"),
-        ({"shuffle": True, "max_memory": 50_000}, "the largest window that fits is 328"),
+        ({"shuffle": True, "max_memory": 50_000}, "the largest window that fits is 153"),
     ],
 )
 def test_numbers_out_of_range_are_refused_with_the_number(
@@ -126,7 +126,8 @@ def test_numbers_out_of_range_are_refused_with_the_number(
 
 def test_memory_changes_nothing_but_the_reading_ahead(small_stream: Stream) -> None:
     free, tight = (
-        list(small_stream(shuffle=True, shuffle_window=100, max_memory=one)) for one in (None, 72 * 2 * 100 * 4 // 3)
+        list(small_stream(shuffle=True, shuffle_window=100, max_memory=one))
+        for one in (None, 57 * (2 * 100 + 7 * 50) * 4 // 3 + 100)
     )
     assert [one.entries.tolist() for one in free] == [one.entries.tolist() for one in tight]
 

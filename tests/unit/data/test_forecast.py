@@ -13,7 +13,7 @@ from mlaas4hep.data.catalogue import Catalogue
 from mlaas4hep.data.forecast import forecast
 from mlaas4hep.data.kept_statistics import StatisticsStore, scan_key
 from mlaas4hep.data.pace import FAR_THREADS
-from mlaas4hep.data.reader import SourcePool
+from mlaas4hep.data.pool import SourcePool
 from mlaas4hep.data.rows import SIDE_BYTES
 from mlaas4hep.data.scan import scan_files
 from mlaas4hep.data.source import Weighed, open_source

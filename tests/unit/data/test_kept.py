@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from mlaas4hep.data import journal as journals
 from mlaas4hep.data import kept as module
+from mlaas4hep.data.account import Counts
 from mlaas4hep.data.fates import Fates, fates_of
 from mlaas4hep.data.journal import line_of
 from mlaas4hep.data.kept import CachedFile, LostError
-from mlaas4hep.data.reader import Counts
 from mlaas4hep.data.rows import Rows
 from mlaas4hep.errors import DataError
 
@@ -90,6 +90,29 @@ def test_counts_of_any_range_are_those_of_its_entries(tmp_path: Path) -> None:
                 assert Counts.of(held, part) == expected
                 table, _ = file.read(block, 100 + low, 100 + high, part)
                 assert len(table) == told[0]
+
+
+@pytest.mark.parametrize("part", [None, 0, 2])
+def test_only_what_is_asked_for_is_taken_from_a_block(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: int | None
+) -> None:
+    size, bounds = 3_000, (1_001, 1_031)
+    file = CachedFile(tmp_path / "x", 2)
+    file.append(0, rows(0, size), fates_of((np.arange(size) % 3).astype(np.int8), np.zeros(0, int), np.arange(size)))
+    taken: list[int] = []
+    read_all = module.read_all
+
+    def counted(*asked: int) -> bytes:
+        data = read_all(*asked)
+        taken.append(len(data))
+        return data
+
+    monkeypatch.setattr(module, "read_all", counted)
+    table, sides = file.read(file.blocks[0], *bounds, part)
+    wanted = [one for one in range(*bounds) if part is None or one % 3 == part]
+    assert sides[:, 0].tolist() == table[:, 0].tolist() == wanted
+    assert sum(taken) < 40 * len(wanted) + 1_000, "all of it would be 96,000 bytes"
+    assert [len(one) for one in file.read(file.blocks[0], 0, size, part)] == [size if part is None else size // 3] * 2
 
 
 @pytest.mark.parametrize("lost", [1, 5, 12])

@@ -1,4 +1,7 @@
-"""`max_memory` bounds what the stream takes, measured from outside in a process of its own."""
+"""`max_memory` bounds what the stream takes: what is held at a time fits or is refused, and so it is seen from outside.
+
+What is measured is measured in a process of its own.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +13,32 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from mlaas4hep.config import Config
+from mlaas4hep.config import Config, parse_config
 from mlaas4hep.data.catalogue import Catalogue
+from mlaas4hep.data.dataset import EventDataset
+from mlaas4hep.data.memory import buffers, for_rows, share_memory
+from mlaas4hep.data.plan import Plan
 from mlaas4hep.data.scan import scan_files
 from mlaas4hep.data.source import cut_reads, open_source
+from mlaas4hep.errors import DataError
 from mlaas4hep.spec.columns import Jagged
 from mlaas4hep.spec.preprocess import Preprocessor
-from mlaas4hep.testing import FORMATS, ROOT_FORMATS, Format, ending, supports_jagged, write_events
+from mlaas4hep.testing import (
+    FORMATS,
+    ROOT_FORMATS,
+    Format,
+    ending,
+    make_events,
+    same_batch,
+    supports_jagged,
+    write_events,
+)
+from tests.properties.test_stream_laws import FakeFile, stratified_files
+
+Stream = Callable[..., EventDataset]
 
 EVENTS, LENGTH, MEMORY = 30_000, 300, 64_000_000
 STREAM = """
@@ -95,7 +116,7 @@ config = parse_config(
     "inputs: {event: [x], cells: {vars: [cell_a, cell_b, cell_c, cell_d], length: 250}}"
 )
 catalogue = Catalogue.open(config)
-settings = {"shuffle_window": 1000, "chunk_entries": 1000, "cache": Cache(folder), "max_memory": int(memory)}
+settings = {"shuffle_window": 500, "chunk_entries": 1000, "cache": Cache(folder), "max_memory": int(memory)}
 with EventDataset(
     catalogue, Preprocessor(config.features, catalogue.types), shuffle="exact", threads=2, **settings
 ) as stream:
@@ -217,3 +238,113 @@ def test_the_memory_of_a_scan_changes_no_bit_of_its_figures(
     tight = scan_files(catalogue, preprocessor, threads=0, max_memory=1)
     assert msgspec.json.encode(free.statistics) == msgspec.json.encode(tight.statistics)
     assert free.files == tight.files
+
+
+ROW = 100
+
+
+@given(
+    sizes=st.lists(st.lists(st.integers(1, 9_000), min_size=1, max_size=4), min_size=1, max_size=14),
+    window=st.integers(1, 40_000),
+    threads=st.integers(0, 4),
+    rows=st.integers(1, 200_000),
+    shuffle=st.booleans(),
+)
+def test_all_that_is_held_at_a_time_fits_or_is_refused(
+    sizes: list[list[int]], window: int, threads: int, rows: int, shuffle: bool
+) -> None:
+    """Each file is a sample of its own: each has a strand at least, of which a part may wait."""
+    files = [FakeFile(number, 0, np.concatenate([[0], np.cumsum(one)])) for number, one in enumerate(sizes)]
+    memory = rows * ROW * 4 // 3
+    asked = {"unit": 20_000, "threads": threads, "max_memory": memory, "row_bytes": ROW}
+    try:
+        shares = share_memory(Plan(files, window, shuffle=shuffle), **asked)
+    except DataError as error:
+        largest = int(str(error).rpartition(" ")[2]) if shuffle else 0
+        assert largest < window
+        if largest:
+            share_memory(Plan(files, largest, shuffle=shuffle), **asked)
+        return
+    assert shares.window == window or (not shuffle and shares.window < window)
+    plan = Plan(files, shares.window, shuffle=shuffle, chunk_entries=shares.chunk, early=shares.early)
+    chunk = max(one.num_entries for one in plan.chunks())
+    held = buffers(plan, threads) * min(shares.window, plan.num_entries) + plan.most_held + max(threads, 1) * chunk
+    assert held * ROW <= for_rows(memory)
+
+
+@given(
+    files=stratified_files(),
+    window=st.integers(1, 80),
+    threads=st.integers(0, 3),
+    rows=st.integers(1, 1_000),
+    epoch=st.integers(0, 2),
+    asked=st.one_of(st.none(), st.integers(1, 20)),
+)
+def test_all_that_is_held_fits_with_strata_too(
+    files: tuple[FakeFile, ...], window: int, threads: int, rows: int, epoch: int, asked: int | None
+) -> None:
+    """Of one sample many strands may wait, and more where parts of a cluster are read early."""
+    plan = Plan(files, window, shuffle=True)
+    assert plan.num_strands <= plan.most_strands
+    settings = {"unit": 60, "threads": threads, "max_memory": rows * ROW * 4 // 3, "row_bytes": ROW}
+    try:
+        shares = share_memory(plan, asked=asked, **settings)  # type: ignore[arg-type]
+    except DataError as error:
+        largest = int(str(error).rpartition(" ")[2])
+        assert largest < min(window, plan.num_entries)
+        if largest:
+            share_memory(Plan(files, largest, shuffle=True), asked=asked, **settings)  # type: ignore[arg-type]
+        return
+    plan = Plan(files, window, shuffle=True, epoch=epoch, chunk_entries=shares.chunk, early=shares.early)
+    largest = max(one.num_entries for one in plan.chunks())
+    assert shares.beside is not None
+    assert (2 * min(window, plan.num_entries) + shares.beside) * ROW <= for_rows(rows * ROW * 4 // 3)
+    if asked is None or shares.early:
+        assert plan.most_held + max(threads, 1) * largest <= shares.beside
+
+
+def test_many_samples_fit_the_memory_too(tmp_path: Path) -> None:
+    """A strand a sample: twelve chunks may wait for their window where four were reckoned with."""
+    lines = []
+    for number in range(12):
+        write_events(tmp_path / f"{number}.root", make_events(3_000, seed=number), cluster=3_000)
+        lines.append(f"  s{number}: {{files: '{tmp_path}/{number}.root', label: {'ab'[number % 2]}}}\n")
+    config = parse_config(f"samples:\n{''.join(lines)}labels: {{signal: a}}\ninputs: {{event: [MET_pt]}}\n")
+    catalogue = Catalogue.open(config)
+    preprocessor = Preprocessor(config.features, catalogue.types)
+    settings = {"shuffle": True, "shuffle_window": 6_000, "batch_size": 1_000, "threads": 2}
+    row = 4 + 29
+    memory = row * (2 * 6_000 + 14 * 1_030) * 4 // 3
+    with EventDataset(catalogue, preprocessor, max_memory=memory, **settings) as tight:  # type: ignore[arg-type]
+        plan = tight.plan(0)
+        chunk = max(one.num_entries for one in plan.chunks())
+        assert (2 * 6_000 + plan.most_held + 2 * chunk) * row <= for_rows(memory)
+        found = list(tight.epoch(0))
+    with EventDataset(catalogue, preprocessor, **settings) as free:  # type: ignore[arg-type]
+        assert all(map(same_batch, free.epoch(0), found))
+
+
+def test_an_unshuffled_stream_fits_what_its_windows_are_cut_to(small_stream: Stream) -> None:
+    """It used to be refused: its windows were as large as what it would like to read at once."""
+    with small_stream(threads=2) as free:
+        every = list(free)
+    with small_stream(threads=2, max_memory=57 * 7 * 64 * 4 // 3) as tight:
+        assert all(map(same_batch, every, tight))
+        assert max(one.num_entries for one in tight.plan(0).chunks()) <= 64
+    with pytest.raises(DataError, match=r"is not enough for 2 threads that read 50 entries each, at 57 bytes a row"):
+        small_stream(threads=2, max_memory=57 * 7 * 40)
+
+
+@pytest.mark.parametrize("part", [None, "train"])
+def test_an_unshuffled_state_fits_whatever_the_memory_is(small_stream: Stream, part: str | None) -> None:
+    memories = [None, 57 * 7 * 64 * 4 // 3, 57 * 7 * 90 * 4 // 3]
+    for one in memories:
+        for other in memories:
+            with small_stream(part=part, max_memory=one, batch_size=37) as first, first.epoch(0) as batches:
+                for _ in range(5):
+                    next(batches)
+                state = batches.state_dict()
+                rest = list(batches)
+            with small_stream(part=part, max_memory=other, batch_size=37) as second, second.epoch(0) as resumed:
+                resumed.load_state_dict(state)
+                assert all(map(same_batch, rest, list(resumed)))

@@ -8,14 +8,18 @@ import numpy as np
 import pytest
 
 from mlaas4hep.config import Config, parse_config
+from mlaas4hep.data.account import Counts
 from mlaas4hep.data.batches import Batch
 from mlaas4hep.data.catalogue import Catalogue
 from mlaas4hep.data.dataset import EventDataset
-from mlaas4hep.data.reader import Counts
+from mlaas4hep.data.hook import RecordHook
+from mlaas4hep.data.opening import Opening
 from mlaas4hep.data.scan import scan_files
+from mlaas4hep.data.source import cut_reads, open_source
 from mlaas4hep.errors import DataError
+from mlaas4hep.spec.columns import Jagged
 from mlaas4hep.spec.preprocess import Preprocessor
-from mlaas4hep.testing import make_events, same_batch, write_events
+from mlaas4hep.testing import ROOT_FORMATS, Format, make_events, same_batch, write_events
 
 HOOK = """
 def preprocessing(rec):
@@ -101,3 +105,17 @@ def test_a_function_that_keeps_nothing_or_is_not_there_is_refused(folder: Path) 
         Catalogue.open(config_of(folder, "{event: [MET_pt]}", "preproc: preproc.py\n"))
     with pytest.raises(DataError, match=r"preproc: .*preproc2\.py does not exist; did you mean"):
         Catalogue.open(config_of(folder, "{event: [MET_pt]}", "preproc: preproc2.py\n"))
+
+
+@pytest.mark.parametrize("format", ROOT_FORMATS)
+def test_reads_behind_a_function_are_cut_by_all_that_it_sees(tmp_path: Path, format: Format) -> None:
+    """It sees all columns, whichever are asked for, as objects of Python that take several times the bytes."""
+    columns = {"x": np.arange(2000.0), "e": Jagged.from_counts(np.full(2000, 50), np.zeros(100_000, np.float32))}
+    path = str(write_events(tmp_path / "a.root", columns, format=format, cluster=100))
+    hook = RecordHook("mine.py", b"", lambda rec: rec)
+    with open_source(path) as plain, Opening(path, hook=hook).open() as hooked:
+        bounds = cut_reads(hooked, ["x"], 150, 1850, max_bytes=300_000)
+        assert len(bounds) > 2 * len(cut_reads(plain, ["x", "e"], 150, 1850, max_bytes=300_000))
+        assert (bounds[0], bounds[-1]) == (150, 1850)
+        assert bounds == sorted(set(bounds))
+        assert cut_reads(hooked, ["x"], 0, 2000, max_bytes=10**8) == [0, 2000]

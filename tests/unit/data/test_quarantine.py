@@ -12,13 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlaas4hep.config import Config, OnError, parse_config
+from mlaas4hep.data.account import Counts
 from mlaas4hep.data.batches import Batch
 from mlaas4hep.data.catalogue import Catalogue
 from mlaas4hep.data.dataset import EventDataset
 from mlaas4hep.data.quarantine import LARGEST_UNIT, outside, told, units
-from mlaas4hep.data.reader import Counts
 from mlaas4hep.data.scan import scan_files
 from mlaas4hep.errors import ConfigError, DataError
+from mlaas4hep.spec.columns import Jagged
 from mlaas4hep.spec.preprocess import Preprocessor
 from mlaas4hep.testing import make_events, write_events
 
@@ -196,3 +197,64 @@ def test_what_is_left_out_names_its_file_once(folder: Path) -> None:
     assert whole == f"{folder}/s0.root and 1 more file (sample 'signal'): is an empty file (0 bytes)"
     assert place.startswith(f"{folder}/s1.root, tree 'Events', entries 100 to 150: branch 'Jet_pt', basket 2 ")
     assert place.count("s1.root") == 1
+
+
+HOOK = """
+def preprocessing(rec):
+    rec["inverse"] = 1 / (WHAT)
+    return rec
+"""
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ("weights: {event: MET_pt / (event - 120)}", r"entry 120: the event weight is inf"),
+        ("weights: {event: sum(Jet_pt * Muon_pt)}", r"weights\.event: .*\n +sum\(Jet_pt \* Muon_pt\)"),
+        ("preproc: hook.py", r"s1\.root, tree 'Events', from entry .*hook\.py: preprocessing failed in event"),
+        ("preselection: 'sum(Jet_pt * Muon_pt) > 0'", r"s\d\.root.*preselection"),
+    ],
+)
+@pytest.mark.parametrize("threads", [0, 2])
+def test_what_the_user_wrote_wrong_is_no_damage_and_stops(folder: Path, more: str, says: str, threads: int) -> None:
+    """It used to be left out cluster by cluster, as if the files were bad."""
+    for number, name in enumerate(["s0", "s1", "s2", "b"]):
+        columns = make_events(200, seed=number)
+        columns["event"] = np.arange(200, dtype=np.uint64) + np.uint64(1000 if number != 1 else 0)
+        columns["Muon_pt"] = Jagged.from_counts(np.arange(200) % 2, np.ones(100))
+        write_events(folder / f"{name}.root", columns, cluster=CLUSTER)
+    (folder / "hook.py").write_text(HOOK.replace("WHAT", "rec['event'] - 120"))
+    text = (
+        f"samples:\n  signal: {{files: '{folder}/s*.root'}}\n  background: {{files: '{folder}/b.root'}}\n"
+        f"inputs: {{event: [MET_pt]}}\non_error: skip\n{more}\n"
+    )
+    config = parse_config(text, folder=folder)
+    catalogue = Catalogue.open(config)
+    preprocessor = Preprocessor(config.features, catalogue.types)
+    with EventDataset(catalogue, preprocessor, threads=threads) as stream, pytest.raises(DataError, match=says):
+        list(stream)
+    with pytest.raises(DataError, match=says):
+        scan_files(catalogue, preprocessor, threads=threads)
+    assert not catalogue.quarantine
+
+
+def test_a_target_that_is_infinite_is_no_damage_and_stops(folder: Path) -> None:
+    text = f"samples: {{s: {{files: '{folder}/s*.root'}}}}\ninputs: {{event: [MET_pt]}}\non_error: skip\n"
+    config = parse_config(text + "targets: {m: MET_pt / (event - event)}\n")
+    catalogue = Catalogue.open(config)
+    with (
+        EventDataset(catalogue, Preprocessor(config.features, catalogue.types)) as stream,
+        pytest.raises(DataError, match="the target 'm' is inf"),
+    ):
+        list(stream)
+    assert not catalogue.quarantine
+
+
+def test_a_function_that_fails_on_the_first_events_stops_before_anything_is_read(folder: Path) -> None:
+    (folder / "hook.py").write_text(HOOK.replace("WHAT", "0"))
+    text = f"samples: {{s: {{files: '{folder}/s*.root'}}, b: {{files: '{folder}/b.root'}}}}\n"
+    config = parse_config(
+        text + "labels: {signal: s}\ninputs: {event: [MET_pt]}\non_error: skip\npreproc: hook.py\n", folder=folder
+    )
+    with pytest.raises(DataError, match=r"s0\.root.*ZeroDivisionError in line 3"):
+        Catalogue.open(config)

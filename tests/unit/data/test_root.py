@@ -178,7 +178,7 @@ def test_ttree_and_rntuple_of_the_same_jets_hold_the_same_values(test_data: Path
 
 def test_a_file_that_changes_under_a_stream_is_noticed(tmp_path: Path, path: Path) -> None:
     from mlaas4hep.data.entries import FileEntry
-    from mlaas4hep.data.reader import SourcePool
+    from mlaas4hep.data.pool import SourcePool
 
     with open_source(str(path), "Events") as source:
         entry = FileEntry(0, 0, 0, str(path), "Events", source.clusters, source.num_entries)

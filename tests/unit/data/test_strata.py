@@ -223,7 +223,7 @@ CUT = [(tuple((500 * at + (100 + 37 * at % 300) * part, part) for at in range(12
 def test_memory_is_bounded_however_many_strata_there_are(
     folder: Path, strata: Strata, strands: int, waiting: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mlaas4hep.data.dataset._LEAST_CHUNK", 1)
+    monkeypatch.setattr("mlaas4hep.data.memory.LEAST_CHUNK", 1)
     config = declared(folder, BY_COLUMN)
     catalogue = Catalogue.open(config)
     preprocessor = Preprocessor(config.features, catalogue.types)

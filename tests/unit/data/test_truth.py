@@ -13,12 +13,12 @@ import pytest
 from numpy.typing import NDArray
 
 from mlaas4hep.config import Cache, Config, parse_config
+from mlaas4hep.data.account import Counts
 from mlaas4hep.data.batches import Batch
 from mlaas4hep.data.catalogue import Catalogue
 from mlaas4hep.data.dataset import EventDataset
 from mlaas4hep.data.kept_statistics import scan_key
 from mlaas4hep.data.label_values import unmatched
-from mlaas4hep.data.reader import Counts
 from mlaas4hep.data.scan import scan, scan_files
 from mlaas4hep.data.source import open_source
 from mlaas4hep.data.split import PARTS
