@@ -175,7 +175,7 @@ def _rows(config: Config, part: Part) -> Rows:
     """Raw padded constituents [N, length, variables] of one part, and labels."""
     catalogue = Catalogue.open(config)
     flat, labels, _ = part_in_memory(catalogue, Preprocessor(config.features, catalogue.types), part)
-    return flat.reshape(len(flat), config.features.inputs[0].length, -1), labels
+    return flat.reshape(len(flat), -1, len(config.features.inputs[0].variables)), labels
 
 
 def _tensors(parts: list[Rows]) -> list[Tensors]:
