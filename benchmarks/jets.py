@@ -34,7 +34,6 @@ from mlaas4hep.train.callbacks import Silent
 from mlaas4hep.train.metrics import weighted_auc
 from mlaas4hep.train.reference import part_in_memory
 
-LENGTH = 100
 LOG_COLUMNS = [2, 3]
 
 Rows = tuple[NDArray[np.float32], NDArray[np.int64]]
@@ -55,7 +54,7 @@ inputs:
     length: {length}
     sort: -part_pt
 split: {{by: [jet_pt, jet_eta, jet_phi], seed: {seed}}}
-training: {{seed: {seed}}}
+training: {{seed: {seed}, epochs: {epochs}}}
 model: {model}
 """
 # Members of a record have names with dots in an RNTuple; they stand in no expression here.
@@ -77,32 +76,38 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", nargs="*", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
+    parser.add_argument("--length", type=int, default=100, help="hardest constituents that a network sees")
+    parser.add_argument("--epochs", type=int, default=60, help="at most")
+    parser.add_argument("--no-formats", action="store_true", help="leave out the comparison of formats")
     asked = parser.parse_args()
-    print(json.dumps(compare_formats()), flush=True)
+    if not asked.no_formats:
+        print(json.dumps(compare_formats()), flush=True)
     for seed in asked.seeds:
         for model in asked.models:
-            print(json.dumps(compare(model, seed)), flush=True)
+            print(json.dumps(compare(model, seed, length=asked.length, epochs=asked.epochs)), flush=True)
 
 
-def compare(model: str, seed: int) -> dict[str, Any]:
+def compare(model: str, seed: int, *, length: int, epochs: int) -> dict[str, Any]:
     """AUC on one test part, learned from the stream and in memory, and what that took."""
-    config = parse_config(CONFIG.format(folder=real_files("jets"), length=LENGTH, seed=seed, model=model))
+    given = {"folder": real_files("jets"), "length": length, "epochs": epochs, "seed": seed, "model": model}
+    config = parse_config(CONFIG.format(**given))
     clock = Clock()
     result, found = trained(config, progress=clock)
     ours = weighted_auc(found.scores[:, 0], found.labels == 1, found.weights)
     parts = [_rows(config, part) for part in ("train", "validation", "test")]
-    reference, epochs = in_memory_auc(model, config, seed, _tensors(parts))
+    reference, seconds = in_memory_auc(model, config, seed, _tensors(parts))
     return {
         "model": model,
         "seed": seed,
+        "length": length,
         "auc": round(ours.value, 5),
         "auc_err": round(ours.error, 5),
         "auc_in_memory": round(reference, 5),
         "difference": round(ours.value - reference, 5),
         "epochs": len(result.history.records),
-        "epochs_in_memory": len(epochs),
+        "epochs_in_memory": len(seconds),
         "epoch_s": round(median(np.diff(clock.times)), 2),
-        "epoch_in_memory_s": round(median(epochs), 2),
+        "epoch_in_memory_s": round(median(seconds), 2),
         "one_jet_us": round(_serving_us(result.bundle, parts[2][0], 1, 200)),
         "of_256_us": round(_serving_us(result.bundle, parts[2][0], 256, 5)),
         "worst_difference_to_torch": result.bundle.manifest.parity.worst,
@@ -167,10 +172,10 @@ def in_memory_auc(model: str, config: Config, seed: int, parts: list[Tensors]) -
 
 
 def _rows(config: Config, part: Part) -> Rows:
-    """Raw padded constituents [N, LENGTH, variables] of one part, and labels."""
+    """Raw padded constituents [N, length, variables] of one part, and labels."""
     catalogue = Catalogue.open(config)
     flat, labels, _ = part_in_memory(catalogue, Preprocessor(config.features, catalogue.types), part)
-    return flat.reshape(len(flat), LENGTH, -1), labels
+    return flat.reshape(len(flat), -1, len(config.features.inputs[0].variables)), labels
 
 
 def _tensors(parts: list[Rows]) -> list[Tensors]:
