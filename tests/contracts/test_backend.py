@@ -187,7 +187,7 @@ def model(spec):
     each = layers.Dense(16, activation="relu")(jets) * ops.expand_dims(mask, -1)
     x = layers.Concatenate()([event, ops.sum(each, axis=1)])
     x = layers.Dense(32, activation="relu")(x)
-    return keras.Model([event, jets, mask], layers.Dense(1 if len(spec.classes) == 2 else len(spec.classes))(x))
+    return keras.Model([event, jets, mask], layers.Dense(1 if len(spec.classes) < 3 else len(spec.classes))(x))
 """
 
     @pytest.fixture(scope="class", autouse=True)
@@ -212,10 +212,10 @@ from keras import layers
 def model(spec):
     classes = len(spec.classes)
     width = sum(int(one.shape[0] * (one.shape[1] if len(one.shape) > 1 else 1)) for one in spec.signature)
-    last = layers.Dense(1, activation="sigmoid") if classes == 2 else layers.Dense(classes, activation="softmax")
+    last = layers.Dense(1, activation="sigmoid") if classes < 3 else layers.Dense(classes, activation="softmax")
     layers_ = [layers.Dense(size, activation="silu") for size in (32, 16)]
     net = keras.Sequential([keras.Input((width,)), *layers_, last])
-    loss = "binary_crossentropy" if classes == 2 else "categorical_crossentropy"
+    loss = "binary_crossentropy" if classes < 3 else "categorical_crossentropy"
     net.compile(optimizer=keras.optimizers.Nadam(5e-3), loss=loss, metrics=["accuracy"])
     return net
 """

@@ -32,7 +32,7 @@ MODELS = {
     "attention-relu": Model(name="attention", dials={**TOKENS, "layers": 3, "activation": "relu"}),
     "attention-gelu": Model(name="attention", dials={**TOKENS, "layers": 1, "activation": "gelu"}),
 }
-REGRESSIONS = ("deepsets-relu regression", "attention-relu regression")
+REGRESSIONS = ("deepsets-relu regression",)
 
 
 def make_spec(more: int, task: str) -> ModelSpec:
