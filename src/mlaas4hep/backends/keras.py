@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from mlaas4hep.backends.keras_start import settle_framework
 
-settle_framework()
+settle_framework()  # Keras reads its framework when it is imported, so that all imports below come after
 
 import keras  # noqa: E402
 

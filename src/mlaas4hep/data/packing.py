@@ -105,6 +105,7 @@ _AHEAD = 64
 @numba.njit(nogil=True, cache=True)
 def _value(column, at, code):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Number ``at`` of a column of any kind."""
+    # Each kind is a type of its own to the compiler, so that none can be picked by its number from a table.
     kind, place = code >> 1, np.uint64(at)
     if kind >= 8:
         return np.float32(_byte(column + place)) if kind == 8 else np.float32(_ubyte(column + place))
