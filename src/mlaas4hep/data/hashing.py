@@ -21,6 +21,8 @@ _GOLDEN = 0x9E3779B97F4A7C15
 _M1 = 0xBF58476D1CE4E5B9
 _M2 = 0x94D049BB133111EB
 _ROUNDS = 6
+# Of lists, about so many are hashed together; some 3 MB beside them, whatever is read at once.
+_VALUES_AT_ONCE = 1 << 16
 
 UInt64 = NDArray[np.uint64]
 
@@ -144,6 +146,20 @@ def _words(column: Column) -> UInt64:
 
 
 def _hash_lists(column: Jagged) -> UInt64:
+    """One word a list, some lists after others: what is needed beside a value is several times as wide as it is."""
+    offsets = column.offsets
+    words = np.empty(len(offsets) - 1, dtype=np.uint64)
+    start = 0
+    while start < len(words):
+        enough = int(np.searchsorted(offsets, offsets[start] + _VALUES_AT_ONCE, side="right")) - 1
+        stop = max(enough, start + 1)
+        values = column.values[offsets[start] : offsets[stop]]
+        words[start:stop] = _hash_some(Jagged(offsets[start : stop + 1] - offsets[start], values))
+        start = stop
+    return words
+
+
+def _hash_some(column: Jagged) -> UInt64:
     counts = column.counts
     slots = np.arange(len(column.values), dtype=np.uint64) - np.repeat(column.offsets[:-1], counts).astype(np.uint64)
     hashed = fold_array(fold_array(0, slots), _bits(column.values))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from mlaas4hep.data import hashing
 from mlaas4hep.data.hashing import fold, fold_array, hash_columns, uniform
 from mlaas4hep.spec.columns import Jagged
 
@@ -49,3 +50,14 @@ def test_an_event_hashes_alike_alone_and_among_others() -> None:
     together = hash_columns(1, [numbers, lists], 3)
     alone = [hash_columns(1, [numbers[i : i + 1], lists[i : i + 1]], 1)[0] for i in range(3)]
     assert together.tolist() == alone
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 3, 7, 100])
+def test_how_many_values_are_hashed_at_once_plays_no_role(monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
+    random = np.random.default_rng(0)
+    lists = Jagged.from_lists([random.integers(0, 5, size).tolist() for size in [0, 0, 3, 9, 1, 0, 2, 2, 5, 0]])
+    together = hash_columns(1, [lists], 10)
+    monkeypatch.setattr(hashing, "_VALUES_AT_ONCE", at_once)
+    assert hash_columns(1, [lists], 10).tolist() == together.tolist()
+    nothing = Jagged.from_lists([[1.5]])[0:0]
+    assert hash_columns(1, [nothing], 0).tolist() == []
