@@ -247,8 +247,10 @@ def _labels(work: Workflow, look: Look, labels: Sequence[str] | None) -> dict[st
     values = {str(value): value for value in look.values_of_label(column)}
     names = _in_order(values)
     # A list stands for the values 0, 1, 2, ... in this order; others are named with their values.
-    plain = [values[name] for name in names] == list(range(len(names)))
-    return {"column": column, "classes": names if plain else {name: [values[name]] for name in names}}
+    if [values[name] for name in names] == list(range(len(names))):
+        return {"column": column, "classes": names}
+    signal = {"signal": names[-1]} if len(names) == 2 else {}
+    return {"column": column, "classes": {name: [values[name]] for name in names}, **signal}
 
 
 def _in_order(names: Collection[str]) -> list[str]:
@@ -305,9 +307,9 @@ def _remarks(params: Params, look: Look, names: Sequence[str]) -> Iterator[str]:
 def _groups(work: Workflow, look: Look, names: Sequence[str], notes: list[str]) -> dict[str, Any]:
     flat = [name for name in names if not isinstance(look.columns[name], Jagged)]
     groups: dict[str, Any] = {EVENT: flat} if flat else {}
-    for members in look.families([name for name in names if isinstance(look.columns[name], Jagged)]):
+    families = list(look.families([name for name in names if isinstance(look.columns[name], Jagged)]))
+    for members, longest in zip(families, _lengths(work, look, families), strict=True):
         name = group_name(prefix_of(members[0]))
-        longest = _length(work, look, members)
         if longest > MAX_LENGTH:
             notes.append(f"{', '.join(members)}: lists of up to {longest} values are cut to the first {MAX_LENGTH}")
         length = min(max(longest, 1), MAX_LENGTH)
@@ -317,8 +319,9 @@ def _groups(work: Workflow, look: Look, names: Sequence[str], notes: list[str]) 
     return groups
 
 
-def _length(work: Workflow, look: Look, members: Sequence[str]) -> int:
+def _lengths(work: Workflow, look: Look, families: Sequence[Sequence[str]]) -> list[int]:
     """As the specs say; else of the longest list."""
-    if work.specs is not None and all(name in work.specs.jdim for name in members):
-        return max(work.specs.jdim[name] for name in members)
-    return look.longest(members)
+    dims = {} if work.specs is None else work.specs.jdim
+    told = [max(dims[name] for name in one) if all(name in dims for name in one) else None for one in families]
+    found = iter(look.longest([one for one, length in zip(families, told, strict=True) if length is None]))
+    return [next(found) if length is None else length for length in told]

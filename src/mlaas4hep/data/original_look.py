@@ -105,20 +105,19 @@ class Look:
         column = self.columns[name]
         return column.offsets.tobytes() if isinstance(column, Jagged) else b""
 
-    def longest(self, names: Sequence[str]) -> int:
-        """Of the lists of a family, over all events that are asked for."""
-        wanted = self._offsets(names[0])
-        in_files = [name for name, one in self.columns.items() if isinstance(one, Jagged) and name not in self.new]
-        alike = next((name for name in (*names, *in_files) if name in in_files and self._offsets(name) == wanted), None)
-        if alike is None:  # made by an expression that changes the lengths: those of the events looked at
-            column = self.columns[names[0]]
-            assert isinstance(column, Jagged)
-            return int(column.counts.max(initial=0))
-        most = 0
-        for source, start, stop in self._stretches(self.most):
-            column = source.read([alike], start, stop)[alike]
-            assert isinstance(column, Jagged)
-            most = max(most, int(column.counts.max(initial=0)))
+    def longest(self, families: Sequence[Sequence[str]]) -> list[int]:
+        """Of the lists of each family, over all events that are asked for."""
+        in_files = {self._offsets(name): name for name in self.columns if name not in self.new}
+        # Of lists that an expression makes longer or shorter nothing is in the files: those of the events looked at.
+        alike = [in_files.get(self._offsets(names[0])) for names in families]
+        most = [
+            _longest(self.columns[names[0]]) if name is None else 0 for name, names in zip(alike, families, strict=True)
+        ]
+        wanted = sorted({name for name in alike if name is not None})
+        for source, start, stop in self._stretches(self.most) if wanted else ():
+            columns = source.read(wanted, start, stop)
+            found = [0 if name is None else _longest(columns[name]) for name in alike]
+            most = list(map(max, most, found))
         return most
 
     def values_of_label(self, column: str) -> list[int | str]:
@@ -169,6 +168,10 @@ def _with_new(columns: Mapping[str, Column], new: Mapping[str, Expression]) -> d
     for name, expression in new.items():
         found[name] = expression.evaluate(found, events)
     return found
+
+
+def _longest(column: Column) -> int:
+    return int(column.counts.max(initial=0)) if isinstance(column, Jagged) else 0
 
 
 def _values(column: Column | NDArray[np.str_], where: str) -> set[int | str]:
