@@ -212,6 +212,13 @@ def test_tables_have_no_tree_and_must_be_of_the_type_that_is_asked_for(folder: P
     assert "tree" not in found.document
     assert found.document["inputs"] == {"event": ["HT", "genWeight", "kind", "sign"]}
     read(found)
+    lines = (folder / "bkg.csv").read_text(encoding="utf-8").splitlines()
+    worded = "\n".join([f"{lines[0]},word", *(f"{line},{'ab'[len(line) % 2]}" for line in lines[1:])])
+    (folder / "words.csv").write_text(worded, encoding="utf-8")
+    of_words = translate(work(folder, files=(str(folder / "words.csv"),), labels="word"))
+    assert of_words.document["labels"] == {"column": "word", "classes": {"a": ["a"], "b": ["b"]}, "signal": "b"}
+    assert of_words.document["inputs"] == found.document["inputs"]
+    read(of_words)
     with pytest.raises(DataError, match=r"bkg.csv: --dtype says root, but it is csv"):
         translate(work(folder, ends=".csv", dtype="root"))
 
