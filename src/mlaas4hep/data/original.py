@@ -106,6 +106,8 @@ def translate(workflow: Workflow) -> Translated:
         Files, tree, branches or labels that are not there, or do not go together.
     """
     work, notes = workflow, list[str]()
+    if work.params.redirector is None and _redirectors(work):
+        notes.append(f"redirector: not given -> {REDIRECTOR} for /store/..., as in the original")
     files = _locate(work)
     tree = _tree(files, work.params.branch)
     labels = None if isinstance(work.labels, str) else tuple(map(_whole, work.labels))
@@ -298,6 +300,9 @@ def _remarks(params: Params, look: Look, names: Sequence[str]) -> Iterator[str]:
         asked["identifier"] = params.identifier
     for key, branches in asked.items():
         yield from (f"{key}: no branch '{one}'{nearest(one, look.names)}" for one in branches if one not in look.names)
+    if numbers := [name for name in names if name in IDENTIFIER]:
+        told = ", ".join(numbers)
+        yield f"{told}: may tell one file from another, and inputs too; identifier or exclude_branches keeps them out"
     truth = [name for name in names if looks_like_truth(name)]
     if truth:
         told = ", ".join(truth[:8]) + (f" and {len(truth) - 8} more" if len(truth) > 8 else "")

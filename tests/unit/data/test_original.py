@@ -104,6 +104,8 @@ def test_branches_are_selected_or_excluded_and_identifiers_are_no_inputs(folder:
     assert without.notes == (
         "exclude_branches: no branch 'Jet_pts'; did you mean 'Jet_pt' or 'Jet_eta' or 'Jet_track'?",
         "identifier: no branch 'runn'; did you mean 'run'?",
+        "run, luminosityBlock: may tell one file from another, and inputs too; "
+        "identifier or exclude_branches keeps them out",
     )
     with pytest.raises(ConfigError, match="no branch 'Jet_ptt'; did you mean 'Jet_pt'"):
         translate(work(folder, params=Params(selected_branches=("Jet_ptt",))))
