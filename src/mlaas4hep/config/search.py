@@ -10,7 +10,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import yaml
@@ -243,6 +243,8 @@ def _range(kind: Kind, ends: Sequence[Any], named: Mapping[str, Any]) -> Range:
         raise ValueError("wants whole numbers")
     if found.step is not None and (found.logarithmic or not 0 < found.step <= found.high - found.low):
         raise ValueError("a step is above 0 and at most the range, and goes with int and uniform")
+    if found.step is not None:  # the last value that steps reach
+        found = replace(found, high=found.low + math.floor((found.high - found.low) / found.step + 1e-9) * found.step)
     if found.default is not None and not found.low <= found.default <= found.high:
         raise ValueError(f"the default {found.default:g} lies outside")
     return found

@@ -9,3 +9,15 @@
 
 Invariant: trials see the training and the validation part alone; the test part of no run is opened here.
 """
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+from mlaas4hep.errors import MissingExtraError
+
+
+def require_optuna() -> None:
+    """`MissingExtraError` where what a search needs is not installed; asked before its modules are imported."""
+    if find_spec("optuna") is None:
+        raise MissingExtraError("optuna", "tune", "a search")
