@@ -67,9 +67,13 @@ _SEARCH_PICTURES = {
         ("history.png", "History", "Validation part, in the order of beginning; the line is the best so far."),
         ("learning.png", "Learning", "After each epoch, weighted as in training; dotted: ended early."),
     ],
-    "dials": [
-        ("dials_*.png", "Dials", "The figure against each dial; later trials are darker."),
-        ("importance.png", "Importance of the dials", "Share of each dial in the spread of the figure (fANOVA)."),
+    "dials": [("dials_*.png", "Dials", "The figure against each dial; later trials are darker.")],
+    "importance": [
+        (
+            "importance.png",
+            "Importance of the dials",
+            "Share of each dial in the spread of the figure (fANOVA); of few trials a guess.",
+        ),
     ],
 }
 

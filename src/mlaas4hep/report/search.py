@@ -86,7 +86,8 @@ def draw_history(trials: Sequence[TrialPoint], path: Path, *, figure: str, sign:
         best_so_far: list[float] = []
         for one in complete:
             best_so_far.append(max([one.value, *best_so_far[-1:]], key=lambda value: sign * value))
-        axes.step([one.number for one in complete], best_so_far, where="post", color=colour(1), label="best so far")
+        ends = [*(one.number for one in complete), max(one.number for one in trials)]
+        axes.step(ends, [*best_so_far, best_so_far[-1]], where="post", color=colour(1), label="best so far")
         axes.plot(
             [one.number for one in complete], [one.value for one in complete], "o", color="0.25", label="complete"
         )
@@ -101,8 +102,9 @@ def draw_history(trials: Sequence[TrialPoint], path: Path, *, figure: str, sign:
         axes.set_xlabel("Trial")
         axes.set_ylabel(figure)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.margins(y=0.25)
-        axes.legend(fontsize=13, ncols=2)
+        low, high = axes.get_ylim()
+        axes.set_ylim(low, high + 0.35 * (high - low))  # room for the legend
+        axes.legend(fontsize=13, ncols=2, loc="upper right")
 
 
 def draw_learning(trials: Sequence[TrialPoint], path: Path, *, figure: str) -> None:
@@ -146,7 +148,10 @@ def _draw_dial(panel: DialPanel, axes: Axes) -> None:
         axes.set_xticks(range(len(panel.choices)), [_short(one) for one in panel.choices])
         axes.set_xlim(-0.5, len(panel.choices) - 0.5)
     elif panel.logarithmic:
+        from matplotlib.ticker import NullFormatter
+
         axes.set_xscale("log")
+        axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _short(text: str) -> str:

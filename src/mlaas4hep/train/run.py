@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,6 +107,7 @@ class _Plan:
     max_events: int | None
     scanned: Catalogue
     on_epoch: Watch | None = None
+    on_judged: Callable[[dict[str, Any]], None] | None = None
 
     def corrected(self) -> _Plan:
         """With weights that make up for what was lost after the scan: for all that is judged."""
@@ -152,6 +153,7 @@ def train(
     unfinished: Unfinished = "refuse",
     rescan: bool = False,
     on_epoch: Watch | None = None,
+    on_judged: Callable[[dict[str, Any]], None] | None = None,
 ) -> RunResult:
     """Train the model of a config; the test part stays closed.
 
@@ -178,6 +180,8 @@ def train(
     on_epoch
         Told each epoch of a model that learns batch by batch; what it raises ends the run, of which nothing is left but
         a checkpoint.
+    on_judged
+        Told the figures before anything is drawn and written; the same holds for what it raises.
 
     Raises
     ------
@@ -200,7 +204,8 @@ def train(
     attempt = begin(config, output=output, max_events=max_events, unfinished=unfinished, progress=told)
     with Interrupt() as interrupt, attempt.kept(told):
         plan = _prepare(config, choice, max_events=max_events, threads=threads, rescan=rescan, progress=told)
-        return _run(dataclasses.replace(plan, on_epoch=on_epoch), attempt, interrupt, told, started)
+        plan = dataclasses.replace(plan, on_epoch=on_epoch, on_judged=on_judged)
+        return _run(plan, attempt, interrupt, told, started)
 
 
 def prepare(
@@ -232,6 +237,8 @@ def _run(plan: _Plan, attempt: Attempt, interrupt: Interrupt, told: Progress, st
     with draft_folder(target) as draft:
         seconds = {"total": time.perf_counter() - started, "until_learned": learned - started}
         metrics = _metrics(plan, core, judgement, history, seconds)
+        if plan.on_judged is not None:
+            plan.on_judged(metrics)
         write_report(draft, metrics, history, judgement.curves)
         bundle = _write_bundle(draft, plan, learner, core)
         metrics |= {"spec_sha256": bundle.spec_sha256, "model_sha256": bundle.model_sha256}

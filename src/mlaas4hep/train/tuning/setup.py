@@ -122,8 +122,10 @@ class Setup(msgspec.Struct, frozen=True):
             raise ConfigError(problems, where=self.config)
 
     def write(self, search: Path) -> None:
-        """Keep it in a folder."""
-        (search / SETUP_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(self), indent=1) + b"\n")
+        """Keep it in a folder, where it appears whole."""
+        draft = search / f".{SETUP_FILE}.part"
+        draft.write_bytes(msgspec.json.format(msgspec.json.encode(self), indent=1) + b"\n")
+        draft.rename(search / SETUP_FILE)
 
 
 def read_setup(search: Path) -> Setup:

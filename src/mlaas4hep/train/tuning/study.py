@@ -16,6 +16,7 @@ from typing import Any, Literal
 import msgspec
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from mlaas4hep.config.search import Choice, Dial
@@ -152,24 +153,20 @@ class Study:
         self.setup = read_setup(folder)
         self.workers = Workers(folder / "workers")
         self._dials = self.setup.dials
-        storage = optuna.storages.JournalStorage(JournalFile(folder / STUDY_FILE))
-        self._study = optuna.create_study(
-            storage=storage,
-            study_name=_NAME,
-            direction="maximize" if self.setup.sign > 0 else "minimize",
-            load_if_exists=True,
-            pruner=optuna.pruners.MedianPruner(n_startup_trials=STARTUP_TRIALS, n_warmup_steps=WARM_UP_EPOCHS),
-        )
+        pruner = optuna.pruners.MedianPruner(n_startup_trials=STARTUP_TRIALS, n_warmup_steps=WARM_UP_EPOCHS)
+        self._study = optuna.load_study(study_name=_NAME, storage=_storage(folder), pruner=pruner)
 
     @classmethod
     def begin(cls, folder: Path, setup: Setup, start: Values) -> Study:
-        """Begin one in an empty folder, with the default config as its first trial."""
+        """Begin one in an empty folder, with the default config as its first trial; what others look for comes last."""
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        direction = StudyDirection.MAXIMIZE if setup.sign > 0 else StudyDirection.MINIMIZE
+        study = optuna.create_study(study_name=_NAME, storage=_storage(folder), direction=direction)
+        study.set_user_attr(_TOTAL, setup.trials)
+        parameters = {name: _stored(dial, start[name]) for name, dial in setup.dials.items()}
+        study.enqueue_trial(parameters, user_attrs={"default": True})
         setup.write(folder)
-        study = cls(folder)
-        study.total = setup.trials
-        parameters = {name: _stored(dial, start[name]) for name, dial in study._dials.items()}
-        study._study.enqueue_trial(parameters, user_attrs={"default": True})
-        return study
+        return cls(folder)
 
     @property
     def total(self) -> int:
@@ -241,6 +238,11 @@ class Study:
                 self._study.set_user_attr(_JUDGED_BY, judged_by)
             return known is None or known == judged_by
 
+    def would_be_best(self, value: float) -> bool:
+        """Whether a figure is better than that of every trial that is complete by now."""
+        best = best_of(self.records(), self.setup.sign)
+        return best is None or best.value is None or self.setup.sign * (value - best.value) > 0
+
     def recover(self) -> list[int]:
         """Take trials from processes that are gone, and queue them again; their numbers."""
         with locked(self.folder / "claim.lock"):
@@ -276,10 +278,14 @@ class Study:
         self._study.tell(trial.number, state=TrialState.FAIL)
 
 
+def _storage(folder: Path) -> optuna.storages.JournalStorage:
+    return optuna.storages.JournalStorage(JournalFile(folder / STUDY_FILE))
+
+
 def best_of(records: Iterable[Record], sign: int) -> Record | None:
-    """The complete trial with the best figure, the earliest of equals."""
+    """The complete trial with the best figure; of equals one whose run is kept, then the earliest."""
     complete = [one for one in records if one.state == "complete" and one.value is not None]
-    return max(complete, key=lambda one: (sign * (one.value or 0.0), -one.number), default=None)
+    return max(complete, key=lambda one: (sign * (one.value or 0.0), one.run is not None, -one.number), default=None)
 
 
 def _suggested(trial: optuna.Trial, name: str, dial: Dial) -> Any:

@@ -34,6 +34,14 @@ class Pruned(BaseException):
     """Ends a training that fell behind; no `Exception`, so that nobody takes it for a failure."""
 
 
+class NotKept(BaseException):
+    """Ends a run that would not be kept, before anything is drawn of it; holds its figure."""
+
+    def __init__(self, value: float) -> None:
+        super().__init__(f"{value:g} is not the best")
+        self.value = value
+
+
 class Lines:
     """Progress as plain lines on standard error, which is a file."""
 
@@ -87,6 +95,8 @@ def _run_trial(study: Study, claimed: Claimed, threads: int | None, told: Progre
         _learn(study, claimed, target, threads, told)
     except Pruned:
         study.pruned(claimed)
+    except NotKept as done:
+        study.complete(claimed, done.value)
     except TakenAwayError as error:
         told.note(str(error))
         shutil.rmtree(target, ignore_errors=True)
@@ -111,18 +121,34 @@ def _learn(study: Study, claimed: Claimed, target: Path, threads: int | None, to
         if value is not None and claimed.behind(record.epoch, value):
             raise Pruned
 
+    def judged(metrics: dict[str, Any]) -> None:
+        value, error = _figure(metrics, setup.metric)
+        _require_same_events(study, metrics)
+        claimed.note(error=error)
+        if not (claimed.default or study.would_be_best(value)):
+            raise NotKept(value)
+
     config = setup.for_trial(claimed.values, study.folder)
-    result = train(config, output=target, max_events=setup.max_events, threads=threads, progress=told, on_epoch=watch)
-    value, error = _figure(result.metrics, setup.metric)
-    if not study.same_events(_judged_by(result.metrics)):
-        shutil.rmtree(target)
+    result = train(
+        config,
+        output=target,
+        max_events=setup.max_events,
+        threads=threads,
+        progress=told,
+        on_epoch=watch,
+        on_judged=judged,
+    )
+    claimed.note(run=f"{RUNS_FOLDER}/{target.name}")
+    study.complete(claimed, _figure(result.metrics, setup.metric)[0])
+    tidy(study)
+
+
+def _require_same_events(study: Study, metrics: dict[str, Any]) -> None:
+    if not study.same_events(_judged_by(metrics)):
         raise UserError(
             "its validation part holds other events than that of the others, so their figures cannot be compared: "
-            f"events are told apart by {result.metrics['split_by']}; name columns in split.by that no dial changes"
+            f"events are told apart by {metrics['split_by']}; name columns in split.by that no dial changes"
         )
-    claimed.note(error=error, run=f"{RUNS_FOLDER}/{target.name}")
-    study.complete(claimed, value)
-    tidy(study)
 
 
 def _figure(metrics: dict[str, Any], metric: str) -> tuple[float, float | None]:
@@ -141,7 +167,7 @@ def _judged_by(metrics: dict[str, Any]) -> str:
 
 
 def tidy(study: Study) -> None:
-    """Keep the runs of the default config and of the best trial so far; remove all others that are complete."""
+    """Keep the runs of the default config and of the best trial so far; remove those that were the best before."""
     with locked(study.folder / "claim.lock"):
         records = study.records()
         best = best_of(records, study.setup.sign)
