@@ -19,6 +19,8 @@ from pathlib import Path
 from mlaas4hep.errors import MLaaSError
 
 _ENDING_S = 20.0
+# A process that heard a signal, and ended in good order for it, ends with this and the signal's number.
+_BY_SIGNAL = 128
 # Processes in one place that died in a row before any trial was begun: it is no accident then.
 MAX_DEATHS = 5
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -86,12 +88,12 @@ class Processes:
                 continue
             if status == 0:
                 self._places.remove(place)
-            elif status > 0:
+            elif 0 < status <= _BY_SIGNAL:
                 raise MLaaSError(
                     f"a worker ended with status {status}; {place.log} ends with\n{_last_lines(place.log)}"
                 )
             else:
-                told.append(self._replace(place, signal.Signals(-status).name))
+                told.append(self._replace(place, signal.Signals(-status if status < 0 else status - _BY_SIGNAL).name))
         return bool(self._places), told
 
     def _replace(self, place: _Place, by: str) -> str:
