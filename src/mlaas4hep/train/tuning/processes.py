@@ -86,6 +86,7 @@ class Processes:
             status = place.process.poll()
             if status is None:
                 continue
+            _hang_up(place.process)
             if status == 0:
                 self._places.remove(place)
             elif 0 < status <= _BY_SIGNAL:
@@ -128,9 +129,12 @@ class Processes:
             except subprocess.TimeoutExpired:
                 place.process.kill()
                 place.process.wait()
-        for place in self._places:
-            if place.process.stdin is not None:
-                place.process.stdin.close()
+            _hang_up(place.process)
+
+
+def _hang_up(process: subprocess.Popen[bytes]) -> None:
+    if process.stdin is not None:
+        process.stdin.close()
 
 
 def _last_lines(log: Path) -> str:
