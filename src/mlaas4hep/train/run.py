@@ -57,7 +57,7 @@ from mlaas4hep.train.lengths import collection_figures, notes
 from mlaas4hep.train.limit import limit_events
 from mlaas4hep.train.lost import lost_since
 from mlaas4hep.train.output import REPORT_FOLDER, draft_folder, write_report, write_run
-from mlaas4hep.train.provenance import provenance, versions
+from mlaas4hep.train.provenance import Begun, own_sources, versions
 from mlaas4hep.train.resume import Attempt, Unfinished, begin, data_facts, refuse_unable
 from mlaas4hep.train.room import refuse_without_room, require_folder
 from mlaas4hep.train.scanned import scanned
@@ -106,6 +106,7 @@ class _Plan:
     threads: int
     max_events: int | None
     scanned: Catalogue
+    begun: Begun
 
     def corrected(self) -> _Plan:
         """With weights that make up for what was lost after the scan: for all that is judged."""
@@ -226,7 +227,9 @@ def _prepare(
     for line in (*config.not_built(), *config.unused()):
         progress.note(line)
     require_folder(config)
-    catalogue = _open(config, max_events, progress)
+    whole = _open(config, progress)
+    begun = Begun.now(config, choice, whole, max_events=max_events, progress=progress)
+    catalogue = whole if max_events is None else limit_events(whole, max_events)
     preprocessor = Preprocessor(config.features, catalogue.types)
     threads = default_threads() if threads is None else threads
     refuse_without_room(config, choice, catalogue, preprocessor)
@@ -253,14 +256,14 @@ def _prepare(
     for line in notes(collection_figures(statistics, config.features.inputs)):
         progress.note(line)
     spec = ModelSpec.seal(config.name, preprocessor=preprocessor, statistics=statistics)
-    return _Plan(config, choice, catalogue, spec, found.files, threads, max_events, catalogue)
+    return _Plan(config, choice, catalogue, spec, found.files, threads, max_events, catalogue, begun)
 
 
-def _open(config: Config, max_events: int | None, progress: Progress) -> Catalogue:
+def _open(config: Config, progress: Progress) -> Catalogue:
     progress.start("opening files", unit="files")
     catalogue = Catalogue.open(config, progress=progress.update)
     progress.close()
-    return catalogue if max_events is None else limit_events(catalogue, max_events)
+    return catalogue
 
 
 def _account(catalogue: Catalogue, statistics: Statistics) -> str:
@@ -370,13 +373,13 @@ def _metrics(
 def _write_bundle(draft: Path, plan: _Plan, learner: Learner, core: Core) -> Bundle:
     with plan.dataset("train", training=False, shuffle=True) as dataset, dataset.epoch(0) as batches:
         rows = first_rows(batches, _PARITY_ROWS)
-    spec = plan.spec.with_provenance(provenance(plan.config, plan.choice, plan.catalogue))
+    spec = plan.spec.with_provenance(plan.begun.told(plan.catalogue, plan.files))
     return write_bundle(
         draft / MODEL_FOLDER,
         spec=spec,
         core=core,
         reference=learner.predict,
         rows=rows,
-        native=plan.choice.native(learner),
+        native={**plan.choice.native(learner), **own_sources(plan.catalogue)},
         report=draft / REPORT_FOLDER,
     )
