@@ -7,7 +7,7 @@ whole file is understood, or one `ConfigError` lists every problem with its path
 
 from mlaas4hep.config.labels import Labels, Rule
 from mlaas4hep.config.on_error import OnError
-from mlaas4hep.config.read import parse_config, read_config
+from mlaas4hep.config.read import parse_config, parse_document, read_config, read_document
 from mlaas4hep.config.values import Cache, Config, Era, Model, Sample, Training, parse_size
 
 __all__ = [
@@ -21,6 +21,8 @@ __all__ = [
     "Sample",
     "Training",
     "parse_config",
+    "parse_document",
     "parse_size",
     "read_config",
+    "read_document",
 ]

@@ -19,6 +19,9 @@ PAGE = "report.html"
 METRICS_FILE = "metrics.json"
 EVALUATION_FILE = "evaluation.json"
 COMPARISON_FILE = "comparison.json"
+SEARCH_FILE = "tune.json"
+TRIALS_FILE = "trials.json"
+SEARCH_PAGE = "tune.html"
 PICTURE_FOLDER = "pictures"
 
 
@@ -59,6 +62,22 @@ _TARGET_PICTURES = [
 ]
 
 
+_SEARCH_PICTURES = {
+    "history": [
+        ("history.png", "History", "Validation part, in the order of beginning; the line is the best so far."),
+        ("learning.png", "Learning", "After each epoch, weighted as in training; dotted: ended early."),
+    ],
+    "dials": [("dials_*.png", "Dials", "The figure against each dial; later trials are darker.")],
+    "importance": [
+        (
+            "importance.png",
+            "Importance of the dials",
+            "Share of each dial in the spread of the figure (fANOVA); of few trials a guess.",
+        ),
+    ],
+}
+
+
 def write_page(folder: Path) -> Path:
     """Draw the page of a run from what lies in its folder.
 
@@ -95,6 +114,13 @@ def write_target_comparison(folder: Path) -> Path:
     return _write(folder, "comparison_targets.html", comparison=comparison, by_target=pictures)
 
 
+def write_search(folder: Path) -> Path:
+    """Draw the page of a search, from the ``tune.json``, the ``trials.json`` and the pictures of its folder."""
+    pictures = {place: list(_found(folder, _SEARCH_PICTURES[place])) for place in _SEARCH_PICTURES}
+    found, trials = _read(folder / SEARCH_FILE), _read(folder / TRIALS_FILE)
+    return _write(folder, "search.html", page=SEARCH_PAGE, search=found, trials=trials["trials"], pictures=pictures)
+
+
 def _numbered(number: int) -> list[tuple[str, str, str]]:
     return [(pattern.format(number), title, words) for pattern, title, words in _TARGET_PICTURES]
 
@@ -110,7 +136,7 @@ def _read(path: Path) -> dict[str, Any]:
     return found
 
 
-def _write(folder: Path, template: str, **values: Any) -> Path:
+def _write(folder: Path, template: str, page: str = PAGE, **values: Any) -> Path:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -126,11 +152,11 @@ def _write(folder: Path, template: str, **values: Any) -> Path:
     environment.globals["measured"] = measured
     environment.filters["expected"] = expected
     environment.filters["chance"] = chance
-    page = folder / PAGE
-    draft = folder / f".{PAGE}.part"
+    environment.filters["dial"] = dial
+    draft = folder / f".{page}.part"
     draft.write_text(environment.get_template(template).render(values), encoding="utf-8")
-    os.replace(draft, page)
-    return page
+    os.replace(draft, folder / page)
+    return folder / page
 
 
 def figure(value: Any, digits: int = 4) -> str:
@@ -200,6 +226,17 @@ def chance(value: float) -> str:
     ('0.345', '< 0.001')
     """
     return f"{value:.3f}" if value >= 0.001 else "< 0.001"
+
+
+def dial(value: Any) -> str:
+    """A value of a dial: numbers to four digits, a dash for none.
+
+    Examples
+    --------
+    >>> dial(0.00123456), dial(128), dial([64, 32]), dial(None)
+    ('0.001235', '128', '[64, 32]', '-')
+    """
+    return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def share(value: float | None, digits: int = 1) -> str:

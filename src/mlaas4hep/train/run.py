@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +48,7 @@ from mlaas4hep.spec.preprocess import Preprocessor
 from mlaas4hep.spec.statistics import Statistics
 from mlaas4hep.spec.targets import TargetScaler
 from mlaas4hep.train import loop
-from mlaas4hep.train.callbacks import History, Progress, Silent
+from mlaas4hep.train.callbacks import History, Progress, Silent, Watch
 from mlaas4hep.train.figures import Judgement, accounts, first_rows, held_out, judge_parts, plain
 from mlaas4hep.train.health import notes_on_inputs, require_labels, require_parts, require_spread, require_targets
 from mlaas4hep.train.interrupt import Interrupt
@@ -107,6 +107,8 @@ class _Plan:
     max_events: int | None
     scanned: Catalogue
     begun: Begun
+    on_epoch: Watch | None = None
+    on_judged: Callable[[dict[str, Any]], None] | None = None
 
     def corrected(self) -> _Plan:
         """With weights that make up for what was lost after the scan: for all that is judged."""
@@ -151,6 +153,8 @@ def train(
     progress: Progress | None = None,
     unfinished: Unfinished = "refuse",
     rescan: bool = False,
+    on_epoch: Watch | None = None,
+    on_judged: Callable[[dict[str, Any]], None] | None = None,
 ) -> RunResult:
     """Train the model of a config; the test part stays closed.
 
@@ -174,6 +178,11 @@ def train(
         far as the model declares it.
     rescan
         Scan the events even where statistics of the same files and declaration are kept from an earlier run.
+    on_epoch
+        Told each epoch of a model that learns batch by batch; what it raises ends the run, of which nothing is left but
+        a checkpoint.
+    on_judged
+        Told the figures before anything is drawn and written; the same holds for what it raises.
 
     Raises
     ------
@@ -196,7 +205,24 @@ def train(
     attempt = begin(config, output=output, max_events=max_events, unfinished=unfinished, progress=told)
     with Interrupt() as interrupt, attempt.kept(told):
         plan = _prepare(config, choice, max_events=max_events, threads=threads, rescan=rescan, progress=told)
+        plan = dataclasses.replace(plan, on_epoch=on_epoch, on_judged=on_judged)
         return _run(plan, attempt, interrupt, told, started)
+
+
+def prepare(
+    config: Config,
+    *,
+    max_events: int | None = None,
+    threads: int | None = None,
+    rescan: bool = False,
+    progress: Progress | None = None,
+) -> None:
+    """All that a run does before it learns: what is wrong with files or config is told, statistics are kept.
+
+    Parameters and errors are those of `train`.
+    """
+    choice = choose(config.model, where=config.path)
+    _prepare(config, choice, max_events=max_events, threads=threads, rescan=rescan, progress=progress or Silent())
 
 
 def _run(plan: _Plan, attempt: Attempt, interrupt: Interrupt, told: Progress, started: float) -> RunResult:
@@ -212,6 +238,8 @@ def _run(plan: _Plan, attempt: Attempt, interrupt: Interrupt, told: Progress, st
     with draft_folder(target) as draft:
         seconds = {"total": time.perf_counter() - started, "until_learned": learned - started}
         metrics = _metrics(plan, core, judgement, history, seconds)
+        if plan.on_judged is not None:
+            plan.on_judged(metrics)
         write_report(draft, metrics, history, judgement.curves)
         bundle = _write_bundle(draft, plan, learner, core)
         metrics |= {"spec_sha256": bundle.spec_sha256, "model_sha256": bundle.model_sha256}
@@ -311,6 +339,7 @@ def _learn(plan: _Plan, attempt: Attempt, interrupt: Interrupt, progress: Progre
             standing=standing,
             interrupt=interrupt,
             progress=progress,
+            on_epoch=plan.on_epoch,
         )
         if left := stream.not_cached:
             progress.note(f"cache: {len(left)} files had no room in it and were read each epoch, such as {left[0]}")
