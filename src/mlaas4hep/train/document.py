@@ -50,6 +50,7 @@ def to_plain(config: Config) -> dict[str, Any]:
         "preproc": None if config.preproc is None else _absolute(config.preproc),
         "redirector": list(config.redirector),
         "on_error": None if str(config.on_error) == "stop" else str(config.on_error),
+        "tracking": None if config.tracking is None else msgspec.to_builtins(config.tracking),
         "cache": None
         if config.cache is None
         else {**msgspec.to_builtins(config.cache), "path": _absolute(config.cache.path)},

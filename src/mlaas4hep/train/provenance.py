@@ -155,7 +155,7 @@ def travelling(config: Config) -> str:
     As text, since the order of its keys counts, and the keys of a contract are sorted.
     """
     plain = to_plain(config)
-    for key in ("cache", "redirector"):
+    for key in ("cache", "redirector", "tracking"):
         plain.pop(key, None)
     plain["samples"] = {
         name: {key: value for key, value in sample.items() if key not in ("files", "friends", "redirector")}

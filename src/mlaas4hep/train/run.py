@@ -61,6 +61,7 @@ from mlaas4hep.train.provenance import Begun, own_sources, versions
 from mlaas4hep.train.resume import Attempt, Unfinished, begin, data_facts, refuse_unable
 from mlaas4hep.train.room import refuse_without_room, require_folder
 from mlaas4hep.train.scanned import scanned
+from mlaas4hep.train.tracking import Tracks, require_address
 
 MODEL_FOLDER = "model"
 _EVALUATION_BATCH = 4096
@@ -202,11 +203,15 @@ def train(
     choice = choose(config.model, where=config.path)
     if unfinished == "resume":
         refuse_unable(choice)
+    require_address(config)
     attempt = begin(config, output=output, max_events=max_events, unfinished=unfinished, progress=told)
     with Interrupt() as interrupt, attempt.kept(told):
         plan = _prepare(config, choice, max_events=max_events, threads=threads, rescan=rescan, progress=told)
-        plan = dataclasses.replace(plan, on_epoch=on_epoch, on_judged=on_judged)
-        return _run(plan, attempt, interrupt, told, started)
+        with Tracks(config, attempt.target, resumed=unfinished == "resume", progress=told) as tracks:
+            plan = dataclasses.replace(plan, on_epoch=tracks.watching(on_epoch), on_judged=on_judged)
+            result = _run(plan, attempt, interrupt, told, started)
+            tracks.result(result.metrics, result.history, result.bundle, result.path)
+        return result
 
 
 def prepare(
