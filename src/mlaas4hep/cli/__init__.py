@@ -24,6 +24,7 @@ COMMANDS = {
     "inspect": ("inspect", "Trees, columns, kinds and ranges of files; --draft writes a first config."),
     "train": ("train", "Train the model of a config; its test part stays closed."),
     "evaluate": ("evaluate", "Open the test part of a run, once, and judge the model on it; compare runs."),
+    "replay": ("replay", "Train a bundle again and say whether it is the same, hash by hash."),
     "tune": ("tune", "Search the dials of a config by the validation part, with several workers."),
     "serve": ("serve", "Answer predictions over HTTP."),
     "predict": ("predict", "Ask a server one question from the shell."),

@@ -57,10 +57,11 @@ from mlaas4hep.train.lengths import collection_figures, notes
 from mlaas4hep.train.limit import limit_events
 from mlaas4hep.train.lost import lost_since
 from mlaas4hep.train.output import REPORT_FOLDER, draft_folder, write_report, write_run
-from mlaas4hep.train.provenance import provenance, versions
+from mlaas4hep.train.provenance import Begun, own_sources, versions
 from mlaas4hep.train.resume import Attempt, Unfinished, begin, data_facts, refuse_unable
 from mlaas4hep.train.room import refuse_without_room, require_folder
 from mlaas4hep.train.scanned import scanned
+from mlaas4hep.train.tracking import Tracks, require_address
 
 MODEL_FOLDER = "model"
 _EVALUATION_BATCH = 4096
@@ -106,6 +107,7 @@ class _Plan:
     threads: int
     max_events: int | None
     scanned: Catalogue
+    begun: Begun
     on_epoch: Watch | None = None
     on_judged: Callable[[dict[str, Any]], None] | None = None
 
@@ -201,11 +203,15 @@ def train(
     choice = choose(config.model, where=config.path)
     if unfinished == "resume":
         refuse_unable(choice)
+    require_address(config)
     attempt = begin(config, output=output, max_events=max_events, unfinished=unfinished, progress=told)
     with Interrupt() as interrupt, attempt.kept(told):
         plan = _prepare(config, choice, max_events=max_events, threads=threads, rescan=rescan, progress=told)
-        plan = dataclasses.replace(plan, on_epoch=on_epoch, on_judged=on_judged)
-        return _run(plan, attempt, interrupt, told, started)
+        with Tracks(config, attempt.target, resumed=unfinished == "resume", progress=told) as tracks:
+            plan = dataclasses.replace(plan, on_epoch=tracks.watching(on_epoch), on_judged=on_judged)
+            result = _run(plan, attempt, interrupt, told, started)
+            tracks.result(result.metrics, result.history, result.bundle, result.path)
+        return result
 
 
 def prepare(
@@ -254,7 +260,9 @@ def _prepare(
     for line in (*config.not_built(), *config.unused()):
         progress.note(line)
     require_folder(config)
-    catalogue = _open(config, max_events, progress)
+    whole = _open(config, progress)
+    begun = Begun.now(config, choice, whole, max_events=max_events, progress=progress)
+    catalogue = whole if max_events is None else limit_events(whole, max_events)
     preprocessor = Preprocessor(config.features, catalogue.types)
     threads = default_threads() if threads is None else threads
     refuse_without_room(config, choice, catalogue, preprocessor)
@@ -281,14 +289,14 @@ def _prepare(
     for line in notes(collection_figures(statistics, config.features.inputs)):
         progress.note(line)
     spec = ModelSpec.seal(config.name, preprocessor=preprocessor, statistics=statistics)
-    return _Plan(config, choice, catalogue, spec, found.files, threads, max_events, catalogue)
+    return _Plan(config, choice, catalogue, spec, found.files, threads, max_events, catalogue, begun)
 
 
-def _open(config: Config, max_events: int | None, progress: Progress) -> Catalogue:
+def _open(config: Config, progress: Progress) -> Catalogue:
     progress.start("opening files", unit="files")
     catalogue = Catalogue.open(config, progress=progress.update)
     progress.close()
-    return catalogue if max_events is None else limit_events(catalogue, max_events)
+    return catalogue
 
 
 def _account(catalogue: Catalogue, statistics: Statistics) -> str:
@@ -399,13 +407,13 @@ def _metrics(
 def _write_bundle(draft: Path, plan: _Plan, learner: Learner, core: Core) -> Bundle:
     with plan.dataset("train", training=False, shuffle=True) as dataset, dataset.epoch(0) as batches:
         rows = first_rows(batches, _PARITY_ROWS)
-    spec = plan.spec.with_provenance(provenance(plan.config, plan.choice, plan.catalogue))
+    spec = plan.spec.with_provenance(plan.begun.told(plan.catalogue, plan.files))
     return write_bundle(
         draft / MODEL_FOLDER,
         spec=spec,
         core=core,
         reference=learner.predict,
         rows=rows,
-        native=plan.choice.native(learner),
+        native={**plan.choice.native(learner), **own_sources(plan.catalogue)},
         report=draft / REPORT_FOLDER,
     )
