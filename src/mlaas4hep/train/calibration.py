@@ -123,9 +123,7 @@ def calibration_of(
         observed, error = _observed(w[own], truth[own])
         mean = float(np.sum(w[own] * p[own]) / sums[n])
         share = float(sums[n] / total)
-        found.append(
-            CalibrationBin(float(edges[n]), float(edges[n + 1]), int(own.sum()), share, mean, observed, error)
-        )
+        found.append(CalibrationBin(float(edges[n]), float(edges[n + 1]), int(own.sum()), share, mean, observed, error))
     return Calibration(
         bins=tuple(found),
         ece=ece,
@@ -151,8 +149,7 @@ def _observed(w: Floats, truth: Floats) -> tuple[float, float]:
 
 
 def _sums(place: NDArray[Any], size: int, values: Floats) -> Floats:
-    found: Floats = np.bincount(place, values, minlength=size)
-    return found
+    return np.bincount(place, values, minlength=size).astype(np.float64)
 
 
 class Calibrations(msgspec.Struct, frozen=True):

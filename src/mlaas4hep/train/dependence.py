@@ -232,7 +232,9 @@ def _kept(one: _Background, of: str, wanted: float, cut: float, signal: float, r
         efficiency_err = np.sqrt(variance) / both
     replicas = _replicas(inside, inside2, random), _replicas(outside, outside2, random)
     spread = _jensen_shannon(replicas[0], replicas[0] + replicas[1])
-    chance = _by_chance(both, share, (effective, float(outside.sum()) ** 2 / max(float(outside2.sum()), 1e-300)), random)
+    chance = _by_chance(
+        both, share, (effective, float(outside.sum()) ** 2 / max(float(outside2.sum()), 1e-300)), random
+    )
     return msgspec.structs.replace(
         told,
         shares=_plain(inside / total),

@@ -21,11 +21,14 @@ import time
 from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 from msgspec.structs import replace
+from numpy.typing import NDArray
 
 from mlaas4hep.backends.protocol import Learner, StreamingLearner, Task
 from mlaas4hep.backends.registry import Choice, choose
@@ -48,6 +51,7 @@ from mlaas4hep.spec.preprocess import Preprocessor
 from mlaas4hep.spec.statistics import Statistics
 from mlaas4hep.spec.targets import TargetScaler
 from mlaas4hep.train import loop
+from mlaas4hep.train.beside import check_beside, read_beside
 from mlaas4hep.train.callbacks import History, Progress, Silent
 from mlaas4hep.train.figures import Judgement, accounts, first_rows, held_out, judge_parts, plain
 from mlaas4hep.train.health import notes_on_inputs, require_labels, require_parts, require_spread, require_targets
@@ -55,6 +59,7 @@ from mlaas4hep.train.interrupt import Interrupt
 from mlaas4hep.train.learning import learn
 from mlaas4hep.train.lengths import collection_figures, notes
 from mlaas4hep.train.limit import limit_events
+from mlaas4hep.train.loop import Judged
 from mlaas4hep.train.lost import lost_since
 from mlaas4hep.train.output import REPORT_FOLDER, draft_folder, write_report, write_run
 from mlaas4hep.train.provenance import provenance, versions
@@ -228,6 +233,7 @@ def _prepare(
     require_folder(config)
     catalogue = _open(config, max_events, progress)
     preprocessor = Preprocessor(config.features, catalogue.types)
+    check_beside(config.features, catalogue)
     threads = default_threads() if threads is None else threads
     refuse_without_room(config, choice, catalogue, preprocessor)
     catalogue, found = scanned(
@@ -332,7 +338,24 @@ def _judge(plan: _Plan, core: Core, progress: Progress) -> Judgement:
             if events and part != "test":
                 dataset = stack.enter_context(plan.dataset(part, training=False, shuffle=part == "train"))
                 streams[part] = (dataset, events)
-        return judge_parts(session.run, plan.spec, streams, progress=progress)
+        observe = partial(_observers, plan, progress) if plan.config.features.observers else None
+        return judge_parts(session.run, plan.spec, streams, progress=progress, observe=observe)
+
+
+def _observers(plan: _Plan, progress: Progress, judged: Judged) -> NDArray[np.float64]:
+    """Of the validation part."""
+    features = plan.config.features
+    found = read_beside(
+        plan.catalogue,
+        features,
+        features.observers,
+        judged,
+        part="validation",
+        threads=plan.threads,
+        max_memory=plan.config.training.max_memory_bytes,
+        progress=progress,
+    )
+    return found.values
 
 
 def _metrics(
