@@ -25,7 +25,7 @@ WORKING_POINTS: tuple[tuple[Literal["background", "signal"], float], ...] = (
     ("signal", 0.5),
 )
 MAX_BINS = 20
-EVENTS_PER_BIN = 25
+EVENTS_PER_BIN = 40
 # Of fewer equal weights nobody knows a shape.
 MIN_EFFECTIVE = 20.0
 _REPLICAS = 400
@@ -75,9 +75,9 @@ class Kept(msgspec.Struct, frozen=True):
     cut
         Events with at least this score are kept.
     signal, background
-        Efficiencies of the cut.
+        Efficiencies of the cut, of all events.
     events, effective
-        Background events kept, and how many of equal weight know as much.
+        Background events kept that have a value, and how many of equal weight know as much.
     shares, shares_err
         By bin, of the background that is kept; empty where ``js`` is null.
     efficiency, efficiency_err
@@ -178,21 +178,24 @@ def dependence_of(
     missing = int(np.count_nonzero(~signal & ~known))
     count = int(np.count_nonzero(others))
     total = float(weight[others].sum())
-    if not (total > 0 and float(weight[signal].sum()) > 0):
-        lack = "background" if not total > 0 else "signal"
+    if not (total > 0 and float(weight[~signal].sum()) > 0 and float(weight[signal].sum()) > 0):
+        lack = "signal" if not float(weight[signal].sum()) > 0 else "background"
         return Dependence((), (), (), count, missing, (), f"the weights of the {lack} do not add up to above zero")
     edges = _edges(value[others], weight[others])
-    if len(edges) < 3:
+    if count < 2 or len(edges) < 3:
         return Dependence((), (), (), count, missing, (), "has one value only, or too few background events")
     place = np.clip(np.searchsorted(edges, value[others], side="right") - 1, 0, len(edges) - 2)
     background = _Background(place, score[others].astype(np.float64), weight[others], len(edges) - 1)
     random = np.random.default_rng(seed)
-    chosen = {"background": others, "signal": signal}
+    chosen = {"background": ~signal, "signal": signal}
     kept = []
     for of, wanted in points:
         cut = _cut(score[chosen[of]], weight[chosen[of]], wanted)
-        own = float(weight[signal & (score >= cut)].sum() / weight[signal].sum())
-        kept.append(_kept(background, of, wanted, cut, own, random))
+        left, cost = (
+            float(weight[chosen[kind] & (score >= cut)].sum() / weight[chosen[kind]].sum())
+            for kind in ("signal", "background")
+        )
+        kept.append(_kept(background, Kept(of, wanted, cut, left, cost, 0, 0.0), random))
     sums, squares = background.sums(np.ones(count, np.bool_))
     errors = np.sqrt(squares) / total
     return Dependence(_plain(edges), _plain(sums / total), _plain(errors), count, missing, tuple(kept))
@@ -200,7 +203,8 @@ def dependence_of(
 
 def _edges(values: Floats, weights: Floats) -> Floats:
     """Bins of equal shares of the weight (its size: a negative one is an event too), where values allow it."""
-    bins = int(np.clip(len(values) // EVENTS_PER_BIN, 1, MAX_BINS))
+    effective = float(weights.sum()) ** 2 / float(np.sum(weights**2))
+    bins = int(np.clip(effective // EVENTS_PER_BIN, 2, MAX_BINS))
     order = np.argsort(values, kind="stable")
     sums = np.cumsum(np.abs(weights[order]))
     inner = np.searchsorted(sums, sums[-1] * np.arange(1, bins) / bins)
@@ -216,13 +220,13 @@ def _cut(scores: NDArray[Any], weights: NDArray[Any], wanted: float) -> float:
     return float(scores[order][first])
 
 
-def _kept(one: _Background, of: str, wanted: float, cut: float, signal: float, random: np.random.Generator) -> Kept:
-    passed = one.scores >= cut
+def _kept(one: _Background, asked: Kept, random: np.random.Generator) -> Kept:
+    passed = one.scores >= asked.cut
     (inside, inside2), (outside, outside2) = one.sums(passed), one.sums(~passed)
     total = float(inside.sum())
     effective = total**2 / float(inside2.sum()) if total > 0 else 0.0
     share = total / float(inside.sum() + outside.sum())
-    told = Kept(of, wanted, cut, signal, share, int(np.count_nonzero(passed)), effective)
+    told = msgspec.structs.replace(asked, events=int(np.count_nonzero(passed)), effective=effective)
     if effective < MIN_EFFECTIVE:
         return told
     both = inside + outside

@@ -196,7 +196,7 @@ def _figures(part: str, judged: Judged, spec: ModelSpec, observers: Floats | Non
 def _negative(weights: Floats) -> tuple[int, float | None]:
     """Events of negative weight, and their share of the size of all weights."""
     size = float(np.abs(weights).sum())
-    share = float(-weights[weights < 0].sum()) / size if size else None
+    share = float(np.abs(weights[weights < 0]).sum()) / size if size else None
     return int(np.count_nonzero(weights < 0)), share
 
 

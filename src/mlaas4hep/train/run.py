@@ -216,7 +216,7 @@ def _run(plan: _Plan, attempt: Attempt, interrupt: Interrupt, told: Progress, st
     with draft_folder(target) as draft:
         seconds = {"total": time.perf_counter() - started, "until_learned": learned - started}
         metrics = _metrics(plan, core, judgement, history, seconds)
-        write_report(draft, metrics, history, judgement.curves)
+        write_report(draft, metrics, history, judgement.curves, held=judgement.parts.get("validation"))
         bundle = _write_bundle(draft, plan, learner, core)
         metrics |= {"spec_sha256": bundle.spec_sha256, "model_sha256": bundle.model_sha256}
         metrics["seconds"]["total"] = round(time.perf_counter() - started, 3)
@@ -368,6 +368,7 @@ def _metrics(
         **held_out(judgement),
         "classes": list(plan.spec.classes),
         "target_names": [one.name for one in plan.spec.targets],
+        "training_weights": plan.config.features.weights.training,
         "events": plan.events,
         "parts": plain(judgement),
         "missing_inputs": core.missing,

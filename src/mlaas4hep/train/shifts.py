@@ -18,6 +18,8 @@ from mlaas4hep.train.loop import Judged
 from mlaas4hep.train.metrics import area_influence
 
 Floats = NDArray[np.float64]
+# Areas of the same events, weighed by another constant, differ by so much.
+_ROUNDING = 1e-12
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -150,7 +152,8 @@ def _area_change(
         alone = np.ones(len(pulls), np.bool_)
         alone[matched] = False
         variance += float(np.sum(pulls[alone] ** 2))
-    return area, area - base, variance**0.5
+    change, error = (value if abs(value) > _ROUNDING else 0.0 for value in (area - base, variance**0.5))
+    return area, change, error
 
 
 def above(scores: Floats, values: Floats, processes: NDArray[np.int64], cuts: Floats, size: int) -> Floats:
