@@ -95,7 +95,7 @@ def write_page(folder: Path) -> Path:
 
 def write_comparison(folder: Path) -> Path:
     """Draw the page that compares runs, from the ``comparison.json`` and the pictures of its folder."""
-    pictures = list(_found(folder, _PICTURES["separation"]))
+    pictures = list(_found(folder, [*_PICTURES["separation"], *_PICTURES["calibration"]]))
     return _write(folder, "comparison.html", comparison=_read(folder / COMPARISON_FILE), pictures=pictures)
 
 

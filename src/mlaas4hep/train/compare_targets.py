@@ -85,6 +85,8 @@ def compare_targets(runs: Mapping[str, EvaluatedRun], target: Path) -> Path:
     lines = [
         _line(run, name, column, one, first, target) for column, one in enumerate(names) for name, run in runs.items()
     ]
+    # The best resolution first, target by target.
+    lines.sort(key=lambda one: (names.index(one.target), one.figures.resolution if one.figures else float("inf")))
     with draft_folder(target) as draft:
         (draft / PICTURE_FOLDER).mkdir()
         for column, one in enumerate(names):

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from mlaas4hep.report.calibration import ReliabilityCurve, draw_calibration
 from mlaas4hep.report.dependence import Shape, draw_efficiency, draw_shapes
 from mlaas4hep.report.style import file_name
-from mlaas4hep.report.variations import VariedBar, draw_variations
+from mlaas4hep.report.variations import MAX_VARIATIONS, VariedBar, draw_variations
 from mlaas4hep.train.calibration import Calibration, Calibrations
 from mlaas4hep.train.dependence import Dependence, Kept
 from mlaas4hep.train.figures import PartFigures
@@ -94,7 +94,10 @@ def draw_changes(variations: Mapping[str, Variation], folder: Path) -> None:
     if not variations:
         return
     for column, signal in enumerate(next(iter(variations.values())).classes):
-        bars = [_bar(name, one, signal) for name, one in variations.items()]
+        chosen = list(variations.items())
+        if len(chosen) > MAX_VARIATIONS:
+            chosen.sort(key=lambda one: -abs(area.difference if (area := one[1].classes[signal]) else 0.0))
+        bars = [_bar(name, one, signal) for name, one in chosen]
         cut = any(one.counting[signal].after is not None for one in variations.values())
         path = folder / f"variations_{column}_{file_name(signal)}.png"
         draw_variations(bars, path, cut="at the best cut" if cut else "before a cut")
