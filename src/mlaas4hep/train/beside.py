@@ -21,7 +21,7 @@ from mlaas4hep.data.prefetch import Prefetch
 from mlaas4hep.data.reader import MAX_READ_BYTES, EventReader, reading_bytes
 from mlaas4hep.data.rows import ENTRY
 from mlaas4hep.data.split import Part
-from mlaas4hep.errors import ConfigError, DataError, DeclarationError, ExpressionError
+from mlaas4hep.errors import ConfigError, DataError, ExpressionError
 from mlaas4hep.spec.expressions import Expression
 from mlaas4hep.spec.features import EVENT, FeatureSpec, InputGroup, Variable
 from mlaas4hep.spec.preprocess import Preprocessor
@@ -188,12 +188,3 @@ def weight_variations(features: FeatureSpec) -> dict[str, str]:
 def value_variations(features: FeatureSpec) -> dict[str, Mapping[str, str]]:
     """All others: they may move events and scores."""
     return {name: one for name, one in features.variations.items() if set(one) != {WEIGHT}}
-
-
-def require_finite(values: Floats, names: Sequence[str]) -> None:
-    """Refuse weights [N, S] of variations that are NaN or infinite."""
-    for column, name in enumerate(names):
-        if bad := int(np.count_nonzero(~np.isfinite(values[:, column]))):
-            raise DeclarationError(
-                f"variations.{name}.{WEIGHT}: is not finite for {bad} of {len(values)} events; mend the expression"
-            )

@@ -91,6 +91,7 @@ def _range(edges: Floats) -> tuple[float, float]:
 
 def draw_changes(variations: Mapping[str, Variation], folder: Path) -> None:
     """A picture for each class taken as signal; the largest changes where not all can be shown."""
+    variations = {name: one for name, one in variations.items() if one.reason is None}
     if not variations:
         return
     for column, signal in enumerate(next(iter(variations.values())).classes):

@@ -143,6 +143,7 @@ def _plain_shifts(shifts: tuple[Shift, ...]) -> dict[str, Any]:
         return {}
     arrays: dict[str, Any] = {"shifts.names": np.array([one.name for one in shifts])}
     arrays["shifts.events"] = np.array([(one.events, one.gained, one.lost) for one in shifts])
+    arrays["shifts.reasons"] = np.array([one.reason for one in shifts])
     arrays["shifts.areas"] = np.stack([one.areas for one in shifts])
     for name in _BY_SCORE:
         for column in range(len(shifts[0].sums)):
@@ -157,5 +158,6 @@ def _shifts(arrays: Mapping[str, NDArray[Any]]) -> tuple[Shift, ...]:
     for place, name in enumerate(names):
         events, gained, lost = arrays["shifts.events"][place].tolist()
         by_score = {key: tuple(arrays[f"shifts.{key}.{n}"][place] for n in range(columns)) for key in _BY_SCORE}
-        found.append(Shift(name, events, gained, lost, arrays["shifts.areas"][place], **by_score))
+        areas, reason = arrays["shifts.areas"][place], str(arrays["shifts.reasons"][place])
+        found.append(Shift(name, events, gained, lost, areas, **by_score, reason=reason))
     return tuple(found)

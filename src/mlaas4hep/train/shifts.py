@@ -60,6 +60,8 @@ class Shift:
         By score, float64 [M, P]: variance of the change of ``sums`` from the number of simulated events.
     counts
         By score, int64 [M, P]: events.
+    reason
+        Why there is none of all that.
     """
 
     name: str
@@ -71,6 +73,15 @@ class Shift:
     squares: tuple[Floats, ...]
     changes: tuple[Floats, ...]
     counts: tuple[NDArray[np.int64], ...]
+    reason: str = ""
+
+    @classmethod
+    def failed(cls, name: str, reason: str, *, cuts: Sequence[Floats], processes: int) -> Shift:
+        """One that cannot be given; the test part is opened once, so that the others must not fail with it."""
+        nothing = tuple(np.zeros((len(one), processes)) for one in cuts)
+        counts = tuple(one.astype(np.int64) for one in nothing)
+        areas = np.full((len(cuts) + 1, 3), np.nan)
+        return cls(name, 0, 0, 0, areas, nothing, nothing, nothing, counts, reason)
 
 
 def shift_of(

@@ -81,6 +81,8 @@ class Variation(msgspec.Struct, frozen=True):
         By score.
     counting
         By class taken as signal.
+    reason
+        Why there are no figures.
     """
 
     replaced: dict[str, str]
@@ -90,6 +92,7 @@ class Variation(msgspec.Struct, frozen=True):
     auc: AreaChange | None
     classes: dict[str, AreaChange | None]
     counting: dict[str, VariedCounting]
+    reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -137,7 +140,10 @@ def variations_of(
             counting={
                 name: _counting(one, nominal, column, name, scan)
                 for column, (name, scan) in enumerate(nominal.scans.items())
-            },
+            }
+            if not one.reason
+            else {},
+            reason=one.reason or None,
         )
         for one in shifts
     }

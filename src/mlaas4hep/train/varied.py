@@ -19,9 +19,9 @@ from mlaas4hep.config import Config
 from mlaas4hep.data.catalogue import Catalogue
 from mlaas4hep.data.dataset import EventDataset
 from mlaas4hep.data.pace import default_threads
-from mlaas4hep.errors import ConfigError
+from mlaas4hep.errors import DeclarationError
 from mlaas4hep.spec.varied import VariedPreprocessor
-from mlaas4hep.train.beside import read_beside, require_finite, value_variations, weight_variations
+from mlaas4hep.train.beside import read_beside, value_variations, weight_variations
 from mlaas4hep.train.callbacks import Progress
 from mlaas4hep.train.counting import cuts_of
 from mlaas4hep.train.figures import positives_of
@@ -97,7 +97,11 @@ def read_test_part(setting: Setting) -> Read:
         more = _beside(setting, [weights[name] for name in group])
         found |= held_against.weights(group, more.values, more.scales)
     for name, replaced in value_variations(features).items():
-        found[name] = held_against.shift(name, _scored(setting, name, replaced))
+        try:
+            found[name] = held_against.shift(name, _scored(setting, name, replaced))
+        except DeclarationError as error:
+            setting.progress.note(f"variations.{name}: {error}")
+            found[name] = held_against.failed(name, str(error))
     return Read(observers, tuple(found[name] for name in features.variations))
 
 
@@ -133,12 +137,17 @@ class _Against:
             name, self._nominal, varied, cuts=self._cuts, processes=self._processes, positives=self._positives
         )
 
+    def failed(self, name: str, reason: str) -> Shift:
+        return Shift.failed(name, reason, cuts=self._cuts, processes=self._processes)
+
     def weights(
         self, names: Sequence[str], values: NDArray[np.float64], scales: NDArray[np.float64]
     ) -> Iterator[tuple[str, Shift]]:
         """Of variations that only weigh the events anew."""
-        require_finite(values, names)
         for column, name in enumerate(names):
+            if bad := int(np.count_nonzero(~np.isfinite(values[:, column]))):
+                yield name, self.failed(name, f"its weight is not finite for {bad} of {len(values)} events")
+                continue
             judged = replace(self._nominal.judged, weights=values[:, column] * scales)
             yield name, self.shift(name, replace(self._nominal, judged=judged))
 
@@ -166,8 +175,7 @@ def _scored(setting: Setting, name: str, replaced: Mapping[str, str]) -> Placed:
             progress.update(len(batch))
     progress.close()
     if not scores:
-        told = f"variations.{name}: selects no event of the test part"
-        raise ConfigError([told], where="variations do not fit the events")
+        raise DeclarationError("selects no event of the test part")
     judged = Judged(np.concatenate(scores), np.concatenate(labels), np.concatenate(weights))
     where = np.concatenate(entries)
     return Placed(judged, where, _processes(setting, where["file"], judged))
