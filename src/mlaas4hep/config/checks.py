@@ -108,6 +108,7 @@ def _expressions(document: Document) -> Iterator[tuple[str, str]]:
         yield from conditions_of(f"samples.{name}.labels", sample.labels)
     yield from conditions_of("labels", document.labels)
     yield from ((f"targets.{name}", text) for name, text in document.targets.items())
+    yield from ((f"observers[{index}]", text) for index, text in enumerate(document.observers))
     for name, replacements in document.variations.items():
         yield from ((f"variations.{name}.{target}", text) for target, text in replacements.items())
 

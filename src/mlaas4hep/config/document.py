@@ -91,6 +91,10 @@ def spell_out(document: Mapping[Any, Any]) -> dict[Any, Any]:
         plain["missing"] = [plain["missing"]]
     if isinstance(plain.get("on_error"), int | float):
         plain["on_error"] = str(plain["on_error"])  # no policy: told with those that there are
+    if "observers" not in plain and "spectators" in plain:
+        plain["observers"] = plain.pop("spectators")
+    if isinstance(plain.get("observers"), str):
+        plain["observers"] = [plain["observers"]]
     if isinstance(plain.get("redirector"), str):
         plain["redirector"] = [plain["redirector"]]
     samples = plain.get("samples")

@@ -221,12 +221,10 @@ class Config(msgspec.Struct, frozen=True):
 
     def not_built(self) -> tuple[str, ...]:
         """What the config says that this version reads but cannot do yet, one line a thing."""
-        lines = []
-        if self.features.variations:
-            lines.append("variations: systematic variations are not evaluated by this version yet")
-        if self.features.observers:
-            lines.append("observers: are not written by this version yet")
-        return tuple(lines)
+        if not self.features.target_texts:
+            return ()
+        given = (("variations", self.features.variations), ("observers", self.features.observers))
+        return tuple(f"{name}: are not evaluated for a regression by this version yet" for name, one in given if one)
 
 
 def parse_size(text: str) -> int:

@@ -21,11 +21,14 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 from msgspec.structs import replace
+from numpy.typing import NDArray
 
 from mlaas4hep.backends.protocol import Learner, StreamingLearner, Task
 from mlaas4hep.backends.registry import Choice, choose
@@ -48,6 +51,7 @@ from mlaas4hep.spec.preprocess import Preprocessor
 from mlaas4hep.spec.statistics import Statistics
 from mlaas4hep.spec.targets import TargetScaler
 from mlaas4hep.train import loop
+from mlaas4hep.train.beside import check_beside, read_beside
 from mlaas4hep.train.callbacks import History, Progress, Silent, Watch
 from mlaas4hep.train.figures import Judgement, accounts, first_rows, held_out, judge_parts, plain
 from mlaas4hep.train.health import notes_on_inputs, require_labels, require_parts, require_spread, require_targets
@@ -55,6 +59,7 @@ from mlaas4hep.train.interrupt import Interrupt
 from mlaas4hep.train.learning import learn
 from mlaas4hep.train.lengths import collection_figures, notes
 from mlaas4hep.train.limit import limit_events
+from mlaas4hep.train.loop import Judged
 from mlaas4hep.train.lost import lost_since
 from mlaas4hep.train.output import REPORT_FOLDER, draft_folder, write_report, write_run
 from mlaas4hep.train.provenance import Begun, own_sources, versions
@@ -245,7 +250,7 @@ def _run(plan: _Plan, attempt: Attempt, interrupt: Interrupt, told: Progress, st
         metrics = _metrics(plan, core, judgement, history, seconds)
         if plan.on_judged is not None:
             plan.on_judged(metrics)
-        write_report(draft, metrics, history, judgement.curves)
+        write_report(draft, metrics, history, judgement.curves, held=judgement.parts.get("validation"))
         bundle = _write_bundle(draft, plan, learner, core)
         metrics |= {"spec_sha256": bundle.spec_sha256, "model_sha256": bundle.model_sha256}
         metrics["seconds"]["total"] = round(time.perf_counter() - started, 3)
@@ -264,6 +269,7 @@ def _prepare(
     begun = Begun.now(config, choice, whole, max_events=max_events, progress=progress)
     catalogue = whole if max_events is None else limit_events(whole, max_events)
     preprocessor = Preprocessor(config.features, catalogue.types)
+    check_beside(config.features, catalogue)
     threads = default_threads() if threads is None else threads
     refuse_without_room(config, choice, catalogue, preprocessor)
     catalogue, found = scanned(
@@ -369,7 +375,24 @@ def _judge(plan: _Plan, core: Core, progress: Progress) -> Judgement:
             if events and part != "test":
                 dataset = stack.enter_context(plan.dataset(part, training=False, shuffle=part == "train"))
                 streams[part] = (dataset, events)
-        return judge_parts(session.run, plan.spec, streams, progress=progress)
+        observe = partial(_observers, plan, progress) if plan.config.features.observers else None
+        return judge_parts(session.run, plan.spec, streams, progress=progress, observe=observe)
+
+
+def _observers(plan: _Plan, progress: Progress, judged: Judged) -> NDArray[np.float64]:
+    """Of the validation part."""
+    features = plan.config.features
+    found = read_beside(
+        plan.catalogue,
+        features,
+        features.observers,
+        judged,
+        part="validation",
+        threads=plan.threads,
+        max_memory=plan.config.training.max_memory_bytes,
+        progress=progress,
+    )
+    return found.values
 
 
 def _metrics(
@@ -382,6 +405,7 @@ def _metrics(
         **held_out(judgement),
         "classes": list(plan.spec.classes),
         "target_names": [one.name for one in plan.spec.targets],
+        "training_weights": plan.config.features.weights.training,
         "events": plan.events,
         "parts": plain(judgement),
         "missing_inputs": core.missing,
