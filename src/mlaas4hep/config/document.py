@@ -97,6 +97,9 @@ def spell_out(document: Mapping[Any, Any]) -> dict[Any, Any]:
         plain["labels"] = _spell_out_labels(plain["labels"])
     if isinstance(plain.get("cache"), str):
         plain["cache"] = {"path": plain["cache"]}
+    split = plain.get("split")
+    if isinstance(split, Mapping) and split.get("folds") is not None:
+        plain["split"] = {"test": 0.0, **split}  # each fold is held out once, in place of a test part
     inputs = plain.get("inputs")
     if isinstance(inputs, Mapping):
         plain["inputs"] = {name: _spell_out_group(group) for name, group in inputs.items()}

@@ -33,6 +33,7 @@ from mlaas4hep.train.importance import Importance
 from mlaas4hep.train.kept import Kept
 from mlaas4hep.train.loop import Judged
 from mlaas4hep.train.metrics import Auc, bootstrap_areas
+from mlaas4hep.train.over_folds import FoldAreas, fold_areas
 from mlaas4hep.train.processes import Processes, processes_of
 
 SEED = 0
@@ -125,7 +126,9 @@ class Evaluation(msgspec.Struct, frozen=True):
     left_out
         Inputs that are not pictured.
     model_sha256
-        Of the graph that gave the scores.
+        Of the graph that gave the scores; with folds that of their mean.
+    folds
+        With folds, the areas of each: the test part then holds the out-of-fold scores of all events.
     """
 
     auc: float | None
@@ -147,6 +150,7 @@ class Evaluation(msgspec.Struct, frozen=True):
     sample_classes: dict[str, str]
     left_out: int
     model_sha256: str
+    folds: FoldAreas | None = None
 
     def plain(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -211,6 +215,7 @@ def evaluation_of(
         sample_classes=kinds.classes,
         left_out=kept.inputs.left_out,
         model_sha256=model_sha256,
+        folds=fold_areas(kept.parts["test"], spec) if test is not None else None,
     )
     return evaluation, judgement.curves
 

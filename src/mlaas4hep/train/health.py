@@ -79,7 +79,8 @@ def require_parts(events: Mapping[Part, int], split: Split, *, identity: str) ->
         What identifies the events does not tell them apart.
     """
     selected = sum(events.values())
-    shares: dict[Part, float] = {"validation": split.validation, "test": split.test}
+    validation, test = split.shares
+    shares: dict[Part, float] = {"validation": validation, "test": test}
     for part, share in shares.items():
         if not events[part] and share * selected >= _SURELY_SOME:
             raise DataError(

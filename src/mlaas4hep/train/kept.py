@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mlaas4hep.data.rows import ENTRY
 from mlaas4hep.data.split import PARTS
 from mlaas4hep.errors import DataError
 from mlaas4hep.spec.features import InputGroup
@@ -30,10 +31,24 @@ _COUNTED = ("read_edges", "seen_edges", "read", "seen", "missing")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ScoredPart:
-    """Scores of a part, and for each event the place of its sample, int16 [N]."""
+    """Scores of a part.
+
+    Parameters
+    ----------
+    judged
+        Scores, labels and weights.
+    samples
+        [N], place of each event's sample.
+    folds
+        [N], the fold whose model gave the score; None without folds.
+    entries
+        [N], file and entry of each event; kept with folds only.
+    """
 
     judged: Judged
     samples: NDArray[np.int64]
+    folds: NDArray[np.int64] | None = None
+    entries: NDArray[Any] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,6 +80,9 @@ def write_kept(kept: Kept, path: Path, *, model_sha256: str) -> None:
         if one.judged.targets is not None:
             arrays[f"{part}.targets"] = one.judged.targets
         arrays[f"{part}.samples"] = one.samples.astype(np.int16)
+        if one.folds is not None and one.entries is not None:
+            arrays[f"{part}.folds"] = one.folds.astype(np.int8)
+            arrays |= {f"{part}.{name}": one.entries[name] for name in ("file", "entry")}
     arrays |= {f"inputs.{name}": getattr(kept.inputs, name) for name in _COUNTED}
     arrays |= {"inputs.names": np.array(kept.inputs.names), "inputs.left_out": np.array(kept.inputs.left_out)}
     if kept.importance is not None:
@@ -109,13 +127,29 @@ def read_kept(path: Path, *, model_sha256: str, groups: tuple[InputGroup, ...]) 
     )
 
 
+def _of_folds(arrays: Mapping[str, NDArray[Any]], part: str) -> tuple[NDArray[np.int64] | None, NDArray[Any] | None]:
+    """Fold and place of each event, where they are kept."""
+    if f"{part}.folds" not in arrays:
+        return None, None
+    columns = [arrays[f"{part}.{name}"] for name in ("file", "entry")]
+    return arrays[f"{part}.folds"].astype(np.int64), entry_places(*columns)
+
+
+def entry_places(file: NDArray[Any], entry: NDArray[Any]) -> NDArray[Any]:
+    """Numbers of files and entries side by side, as batches tell them."""
+    places = np.empty(len(file), dtype=ENTRY)
+    places["file"], places["entry"] = file, entry
+    return places
+
+
 def _kept(arrays: Mapping[str, NDArray[Any]], groups: tuple[InputGroup, ...]) -> Kept:
     parts: dict[str, ScoredPart] = {}
     for part in PARTS:
         if f"{part}.scores" in arrays:
             labels = arrays[f"{part}.labels"].astype(np.int64)
             judged = Judged(arrays[f"{part}.scores"], labels, arrays[f"{part}.weights"], arrays.get(f"{part}.targets"))
-            parts[part] = ScoredPart(judged, arrays[f"{part}.samples"].astype(np.int64))
+            samples = arrays[f"{part}.samples"].astype(np.int64)
+            parts[part] = ScoredPart(judged, samples, *_of_folds(arrays, part))
     names = tuple(arrays["inputs.names"].tolist())
     counted = {name: arrays[f"inputs.{name}"] for name in _COUNTED}
     inputs = InputCounts(names=names, left_out=int(arrays["inputs.left_out"]), **counted)

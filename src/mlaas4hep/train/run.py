@@ -25,7 +25,9 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 from msgspec.structs import replace
+from numpy.typing import NDArray
 
 from mlaas4hep.backends.protocol import Learner, StreamingLearner, Task
 from mlaas4hep.backends.registry import Choice, choose
@@ -151,7 +153,7 @@ def train(
     unfinished: Unfinished = "refuse",
     rescan: bool = False,
 ) -> RunResult:
-    """Train the model of a config; the test part stays closed.
+    """Train the model of a config; the test part stays closed. With ``split.folds`` one model a fold, and their mean.
 
     Parameters
     ----------
@@ -189,12 +191,17 @@ def train(
     told = progress or Silent()
     if seed is not None:
         config = replace(config, training=replace(config.training, seed=seed))
+    if config.features.split.in_folds:
+        from mlaas4hep.train.folds import train_folds  # which comes back here for each of them
+
+        settings: dict[str, Any] = {"threads": threads, "progress": told, "unfinished": unfinished, "rescan": rescan}
+        return train_folds(config, output=output, max_events=max_events, **settings)
     choice = choose(config.model, where=config.path)
     if unfinished == "resume":
         refuse_unable(choice)
     attempt = begin(config, output=output, max_events=max_events, unfinished=unfinished, progress=told)
     with Interrupt() as interrupt, attempt.kept(told):
-        plan = _prepare(config, choice, max_events=max_events, threads=threads, rescan=rescan, progress=told)
+        plan = prepare(config, choice, max_events=max_events, threads=threads, rescan=rescan, progress=told)
         return _run(plan, attempt, interrupt, told, started)
 
 
@@ -220,9 +227,10 @@ def _run(plan: _Plan, attempt: Attempt, interrupt: Interrupt, told: Progress, st
     return RunResult(target, load_bundle(name), metrics, history)
 
 
-def _prepare(
+def prepare(
     config: Config, choice: Choice, *, max_events: int | None, threads: int | None, rescan: bool, progress: Progress
 ) -> _Plan:
+    """Open and scan the files of a config and seal its contract; refuses what cannot be learned from."""
     for line in (*config.not_built(), *config.unused()):
         progress.note(line)
     require_folder(config)
@@ -267,10 +275,11 @@ def _account(catalogue: Catalogue, statistics: Statistics) -> str:
     """Where the entries went, in words."""
     counts = {part: _events_of(statistics, part) for part in PARTS}
     selected = sum(counts.values())
-    return (
-        f"{catalogue}; {selected} selected: {counts['train']} train, {counts['validation']} validate, "
-        f"{counts['test']} test; told apart by {catalogue.identity}"
-    )
+    split = catalogue.features.split
+    parts = f": {counts['train']} train, {counts['validation']} validate, {counts['test']} test"
+    if split.in_folds:
+        parts = f" for {split.num_folds} folds, each held out once"
+    return f"{catalogue}; {selected} selected{parts}; told apart by {catalogue.identity}"
 
 
 def _events_of(statistics: Statistics, part: Part) -> int:
@@ -339,22 +348,29 @@ def _metrics(
     plan: _Plan, core: Core, judgement: Judgement, history: History, seconds: dict[str, float]
 ) -> dict[str, Any]:
     return {
-        "name": plan.config.name,
-        "model": plan.choice.title if plan.choice.file is None else Path(plan.choice.title).name,
-        "task": plan.spec.task,
         **held_out(judgement),
-        "classes": list(plan.spec.classes),
-        "target_names": [one.name for one in plan.spec.targets],
         "events": plan.events,
         "parts": plain(judgement),
         "missing_inputs": core.missing,
-        "split_by": str(plan.catalogue.identity),
         "best_epoch": history.best_epoch,
         "epochs": len(history.records),
         "epoch_unit": history.unit,
+        "seconds": {name: round(value, 3) for name, value in seconds.items()},
+        **facts_of(plan),
+    }
+
+
+def facts_of(plan: _Plan) -> dict[str, Any]:
+    """What a run says of its config and its events, whatever was learned."""
+    return {
+        "name": plan.config.name,
+        "model": plan.choice.title if plan.choice.file is None else Path(plan.choice.title).name,
+        "task": plan.spec.task,
+        "classes": list(plan.spec.classes),
+        "target_names": [one.name for one in plan.spec.targets],
+        "split_by": str(plan.catalogue.identity),
         "seed": plan.seed,
         "max_events": plan.max_events,
-        "seconds": {name: round(value, 3) for name, value in seconds.items()},
         "entries_read": plan.catalogue.num_entries,
         "samples": msgspec.to_builtins(plan.spec.statistics.samples),
         "samples_not_used": list(plan.config.observed),
@@ -367,9 +383,14 @@ def _metrics(
     }
 
 
-def _write_bundle(draft: Path, plan: _Plan, learner: Learner, core: Core) -> Bundle:
+def parity_rows(plan: _Plan) -> dict[str, NDArray[np.float32]]:
+    """Raw inputs of events of the training part, for the gate before a bundle is written."""
     with plan.dataset("train", training=False, shuffle=True) as dataset, dataset.epoch(0) as batches:
-        rows = first_rows(batches, _PARITY_ROWS)
+        return first_rows(batches, _PARITY_ROWS)
+
+
+def _write_bundle(draft: Path, plan: _Plan, learner: Learner, core: Core) -> Bundle:
+    rows = parity_rows(plan)
     spec = plan.spec.with_provenance(provenance(plan.config, plan.choice, plan.catalogue))
     return write_bundle(
         draft / MODEL_FOLDER,
