@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from mlaas4hep.config.labels import Labels, classes_of
-from mlaas4hep.config.values import Cache, Era, Sample, Training
+from mlaas4hep.config.values import Cache, Era, OnDuplicates, Sample, Training
 from mlaas4hep.errors import nearest
 from mlaas4hep.spec.features import InputGroup, Split, Variable, Weights
 
@@ -40,6 +40,7 @@ class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     redirector: tuple[str, ...] = ()
     on_error: str = "stop"
     cache: Cache | None = None
+    duplicates: OnDuplicates = "report"
 
     def groups(self) -> list[InputGroup]:
         """The input groups, in the order of the file."""

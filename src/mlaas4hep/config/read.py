@@ -101,6 +101,7 @@ def _assemble(document: Document, where: str, folder: Path) -> Config:
         preproc=_hook(document.preproc, folder),
         redirector=document.redirector,
         labels=_labels(document.labels, features.classes),
+        duplicates=document.duplicates,
     )
 
 

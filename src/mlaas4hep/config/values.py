@@ -137,9 +137,13 @@ class Cache(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return parse_size(self.limit)
 
 
+OnDuplicates = Literal["report", "refuse", "ignore"]
+
+
 class Config(msgspec.Struct, frozen=True):
     """A whole config; ``path`` is the file it came from, ``classes`` the labels in order.
 
+    ``duplicates`` says what becomes of events that the files hold more than once: told, refused, or not looked for.
     ``preproc`` is the Python file whose ``preprocessing`` sees each event first; what a ``preproc.json`` says stands
     among the features instead.
     """
@@ -157,6 +161,7 @@ class Config(msgspec.Struct, frozen=True):
     preproc: str | None = None
     redirector: tuple[str, ...] = ()
     labels: Labels = Labels()
+    duplicates: OnDuplicates = "report"
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -38,6 +38,7 @@ def to_yaml(config: Config) -> str:
         "training": msgspec.to_builtins(config.training),
         "preproc": None if config.preproc is None else _absolute(config.preproc),
         "redirector": list(config.redirector),
+        "duplicates": None if config.duplicates == "report" else config.duplicates,
         "on_error": None if str(config.on_error) == "stop" else str(config.on_error),
         "cache": None
         if config.cache is None

@@ -95,7 +95,10 @@ def train_folds(
 
 def _holding_out(config: Config, fold: int) -> Config:
     split = config.features.split.holding_out(fold)
-    return msgspec.structs.replace(config, features=msgspec.structs.replace(config.features, split=split))
+    # Duplicates were looked for among all events.
+    return msgspec.structs.replace(
+        config, duplicates="ignore", features=msgspec.structs.replace(config.features, split=split)
+    )
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -32,7 +32,7 @@ from mlaas4hep.train.standing import Keeper, Standing, read_document, standing_o
 Unfinished = Literal["refuse", "resume", "restart"]
 Facts = Mapping[str, Any]
 # Change speed, memory and safety only.
-_FREE = frozenset({"training.checkpoint_s", "training.max_memory", "cache", "cache.path", "cache.limit"})
+_FREE = frozenset({"training.checkpoint_s", "training.max_memory", "cache", "cache.path", "cache.limit", "duplicates"})
 _WIDEST = 60
 
 

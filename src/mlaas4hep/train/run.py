@@ -39,6 +39,7 @@ from mlaas4hep.data.account import Counts
 from mlaas4hep.data.batches import Batch
 from mlaas4hep.data.catalogue import Catalogue
 from mlaas4hep.data.dataset import EventDataset
+from mlaas4hep.data.duplicates import Duplicates
 from mlaas4hep.data.pace import default_threads
 from mlaas4hep.data.split import PARTS, Part
 from mlaas4hep.data.weights import training_sums
@@ -52,7 +53,14 @@ from mlaas4hep.spec.targets import TargetScaler
 from mlaas4hep.train import loop
 from mlaas4hep.train.callbacks import History, Progress, Silent
 from mlaas4hep.train.figures import Judgement, accounts, first_rows, held_out, judge_parts, plain
-from mlaas4hep.train.health import notes_on_inputs, require_labels, require_parts, require_spread, require_targets
+from mlaas4hep.train.health import (
+    notes_on_inputs,
+    require_labels,
+    require_parts,
+    require_spread,
+    require_targets,
+    tell_duplicates,
+)
 from mlaas4hep.train.interrupt import Interrupt
 from mlaas4hep.train.learning import learn
 from mlaas4hep.train.lengths import collection_figures, notes
@@ -108,6 +116,7 @@ class _Plan:
     threads: int
     max_events: int | None
     scanned: Catalogue
+    duplicates: Duplicates | None
 
     def corrected(self) -> _Plan:
         """With weights that make up for what was lost after the scan: for all that is judged."""
@@ -245,7 +254,9 @@ def prepare(
         max_memory=config.training.max_memory_bytes,
         rescan=rescan,
         progress=progress,
+        duplicates=config.duplicates != "ignore",
     )
+    tell_duplicates(found.duplicates, config.duplicates, progress)
     statistics = found.statistics
     require_labels(catalogue, preprocessor, statistics)
     require_targets(statistics)
@@ -261,7 +272,7 @@ def prepare(
     for line in notes(collection_figures(statistics, config.features.inputs)):
         progress.note(line)
     spec = ModelSpec.seal(config.name, preprocessor=preprocessor, statistics=statistics)
-    return _Plan(config, choice, catalogue, spec, found.files, threads, max_events, catalogue)
+    return _Plan(config, choice, catalogue, spec, found.files, threads, max_events, catalogue, found.duplicates)
 
 
 def _open(config: Config, max_events: int | None, progress: Progress) -> Catalogue:
@@ -376,6 +387,7 @@ def facts_of(plan: _Plan) -> dict[str, Any]:
         "samples_not_used": list(plan.config.observed),
         "collections": msgspec.to_builtins(collection_figures(plan.spec.statistics, plan.spec.features.inputs)),
         "files": accounts(plan.catalogue, plan.files),
+        "duplicates": msgspec.to_builtins(plan.duplicates),
         "on_error": str(plan.config.on_error),
         "skipped": [one.as_plain() for one in plan.catalogue.quarantine.records],
         "lost_after_scan": [msgspec.to_builtins(one) for one in lost_since(plan.scanned)],

@@ -22,13 +22,14 @@ def scanned(
     max_memory: int | None,
     rescan: bool,
     progress: Progress,
+    duplicates: bool = False,
 ) -> tuple[Catalogue, ScanResult]:
     """Statistics of a catalogue, kept ones where there are any and ``rescan`` does not forbid it.
 
     Parameters and errors are those of `mlaas4hep.data.scan.scan_files`. Where something had to be left out, all is
     scanned once more with weights that make up for it, in the catalogue that comes back, and nothing is kept.
     """
-    store, key = StatisticsStore.of_user(), scan_key(catalogue, preprocessor)
+    store, key = StatisticsStore.of_user(), scan_key(catalogue, preprocessor, duplicates=duplicates)
     kept = store.find(key, note=progress.note) if key is not None and not rescan else None
     if kept is not None and key is not None:
         progress.note(
@@ -38,7 +39,14 @@ def scanned(
 
     def scan(words: str, catalogue: Catalogue) -> ScanResult:
         progress.start(words, total=catalogue.num_entries)
-        found = scan_files(catalogue, preprocessor, threads=threads, max_memory=max_memory, progress=progress.update)
+        found = scan_files(
+            catalogue,
+            preprocessor,
+            threads=threads,
+            max_memory=max_memory,
+            duplicates=duplicates,
+            progress=progress.update,
+        )
         progress.close()
         return found
 
