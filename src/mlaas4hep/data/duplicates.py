@@ -1,8 +1,8 @@
 """Events that are in the files more than once: in two samples, twice in one, in a copy of a file in another format.
 
-Two events are the same where what identifies them and every column behind the inputs have equal values after the cast
-to the declared types; that is compared by 64-bit hashes. Memory is bounded: beyond `MAX_HELD` events the hashes lie in
-a temporary folder, 16 bytes each, parted by their upper bits, and one part is looked at after the other. Invariant:
+Two events are the same where what identifies them is equal, and so are values of the inputs: generators number the
+events of every sample from one. Compared are 64-bit hashes. Memory is bounded: beyond `MAX_HELD` events the hashes lie
+in a temporary folder, 16 bytes each, parted by their upper bits, and one part is looked at after the other. Invariant:
 what is found does not hang on order, threads or formats, and no duplicate is missed.
 """
 
@@ -21,13 +21,15 @@ from numpy.typing import NDArray
 
 from mlaas4hep.data.catalogue import Catalogue
 from mlaas4hep.data.entries import NO_LABEL, FileEntry
-from mlaas4hep.data.hashing import UInt64, fold, hash_columns
+from mlaas4hep.data.hashing import UInt64, bits_of, mix
 from mlaas4hep.errors import DataError
-from mlaas4hep.spec.columns import Columns, cast
+from mlaas4hep.spec.columns import Columns, Jagged, Nested, cast
 from mlaas4hep.spec.preprocess import Preprocessor
 
 MAX_HELD = 1_000_000
-_KEY = fold(0x74776963)
+# So many values of an event, with its number, are those of no other event.
+MAX_COLUMNS = 8
+_GOLDEN = 0x9E3779B97F4A7C15
 _SEEN = np.dtype([("hash", np.uint64), ("place", np.int64)])
 _GROUP = np.dtype(
     [("hash", np.uint64), ("sample", np.int64), ("count", np.int64), ("place", np.int64), ("again", np.int64)]
@@ -113,7 +115,7 @@ class Duplicates(msgspec.Struct, frozen=True):
 
 
 class EventHasher:
-    """Hashes events by all that tells whether they are the same.
+    """Hashes events by what tells whether they are the same.
 
     Parameters
     ----------
@@ -122,15 +124,40 @@ class EventHasher:
     """
 
     def __init__(self, catalogue: Catalogue, preprocessor: Preprocessor) -> None:
-        names = sorted({*catalogue.identity.columns, *preprocessor.columns})
+        identity = catalogue.identity
+        names = [] if identity.origin == "inputs" else _telling(catalogue, preprocessor)
         self._types = {name: catalogue.types[name] for name in names}
-        identity = "" if catalogue.identity.origin == "inputs" else f"{', '.join(catalogue.identity.columns)} and "
-        self.by = f"{identity}the {len(preprocessor.columns)} columns behind the inputs"
+        words = str(identity) if identity.origin == "inputs" else ", ".join(identity.columns)
+        self.by = f"{words} and the values of {', '.join(names)}" if names else words
 
-    def hashes(self, columns: Columns, num_entries: int) -> UInt64:
-        """One an event, uint64 [N]."""
-        typed = cast(columns, self._types)
-        return hash_columns(_KEY, [typed[name] for name in self._types], num_entries)
+    def told_apart(self, hashes: UInt64, columns: Columns) -> UInt64:
+        """Hashes of identities, uint64 [N], with values of the inputs: of a list its length and its first value."""
+        state = hashes.copy()
+        for column in cast(columns, self._types).values():
+            state ^= bits_of(column) if isinstance(column, np.ndarray) else _first(column)
+            state += np.uint64(_GOLDEN)
+            mix(state)
+        return state
+
+
+def _telling(catalogue: Catalogue, preprocessor: Preprocessor) -> list[str]:
+    """Columns behind the inputs whose values tell events apart best: those with fractions, one value an event first."""
+    kinds = {name: catalogue.types[name] for name in preprocessor.columns - set(catalogue.identity.columns)}
+    wanted = [name for name, one in kinds.items() if one.kind != "nested"]
+    rank = {name: (not kinds[name].dtype.startswith("float"), kinds[name].kind != "flat", name) for name in wanted}
+    return sorted(wanted, key=rank.__getitem__)[:MAX_COLUMNS]
+
+
+def _first(column: Jagged | Nested) -> UInt64:
+    """Length and first value of each list as one word."""
+    if isinstance(column, Nested):
+        raise DataError("lists of lists tell no events apart")
+    counts = column.counts.astype(np.uint64)
+    words = np.zeros(len(counts), dtype=np.uint64)
+    filled = counts > 0
+    words[filled] = bits_of(column.values[column.offsets[:-1][filled]])
+    words ^= counts << np.uint64(48)
+    return words
 
 
 class DuplicateFinder:

@@ -59,7 +59,7 @@ class Events:
         uint8: what became of each entry of the range, those that are not here included (`mlaas4hep.data.fates`); where
         a part was asked for, who of another part would have been delivered is not known.
     hashes
-        uint64 [M]: of all that tells whether two events are the same, where that is asked for.
+        uint64 [M]: of each event's identity, or what the hasher made of it; None of kind ``data``.
     """
 
     start: int
@@ -91,7 +91,7 @@ class EventReader:
     max_read_bytes
         About so many bytes of columns are read at once; longer ranges are read in parts, which changes nothing else.
     hasher
-        Hashes the events beside; None does not.
+        Makes of the hash of each event's identity what tells whether two events are the same.
 
     Raises
     ------
@@ -217,8 +217,10 @@ class EventReader:
         sample = self._catalogue.samples[file.sample]
         num_entries = stop - start
         parts = np.zeros(num_entries, dtype=np.int8)
+        hashes = None
         if self._splitter is not None:
-            parts = self._splitter.parts(columns, num_entries)
+            hashes = self._splitter.hashes(columns, num_entries)
+            parts = self._splitter.parts_of(hashes)
         number = None if part is None else PARTS.index(part)
         in_part = np.ones(num_entries, dtype=np.bool_) if number is None else parts == number
         wanted = in_part
@@ -235,13 +237,15 @@ class EventReader:
         if rows.index is not None:
             columns = compress_columns(columns, _mask(rows.index, num_entries))
             entries, parts = entries[rows.index], parts[rows.index]
+            hashes = None if hashes is None else hashes[rows.index]
             words = None if words is None else words[rows.index]
         selected = rows.kept
         rows, labels = self._truths[sample.number].add_to(rows, columns, words, partial(_place, file, entries))
         fates = fates_of(all_parts, entries[selected & ~rows.kept] - start, entries[rows.kept] - start)
         weights = self._weights(sample, columns, len(entries))
         _check_finite(weights, rows.kept, entries, file)
-        hashes = None if self._hasher is None else self._hasher.hashes(columns, len(entries))
+        if self._hasher is not None and hashes is not None:
+            hashes = self._hasher.told_apart(hashes, columns)
         return Events(start, entries, rows, parts, labels, weights, fates, hashes)
 
     def close(self) -> None:

@@ -77,7 +77,10 @@ class Splitter:
 
     def parts(self, columns: Columns, num_entries: int) -> NDArray[np.int8]:
         """Position in `PARTS` of each event, int8 [N]."""
-        hashes = self._hashes(columns, num_entries)
+        return self.parts_of(self.hashes(columns, num_entries))
+
+    def parts_of(self, hashes: UInt64) -> NDArray[np.int8]:
+        """The same of events whose `hashes` are known."""
         if self._split.num_folds:
             return self._parts_of_folds(hashes)
         place = uniform(hashes)
@@ -87,9 +90,10 @@ class Splitter:
 
     def folds(self, columns: Columns, num_entries: int) -> NDArray[np.int8]:
         """Fold of each event, int8 [N]: 0 to k - 1."""
-        return self._folds(self._hashes(columns, num_entries))
+        return self._folds(self.hashes(columns, num_entries))
 
-    def _hashes(self, columns: Columns, num_entries: int) -> UInt64:
+    def hashes(self, columns: Columns, num_entries: int) -> UInt64:
+        """What the split hangs on: a hash of the identity of each event, uint64 [N]."""
         typed = cast(columns, self._types)
         return hash_columns(self._key, [typed[name] for name in self._types], num_entries)
 

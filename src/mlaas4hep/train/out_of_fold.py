@@ -66,6 +66,11 @@ class FoldScorer:
         models = [one.bundle for one in read_folds(path, split.num_folds)]
         return cls(bundle, models, identity, Splitter(split, identity, types))
 
+    @property
+    def columns(self) -> list[str]:
+        """Raw columns that out-of-fold scores need."""
+        return sorted({*self.bundle.spec.columns, *self.identity.columns})
+
     def score(
         self, columns: Columns, num_entries: int, *, learned: bool
     ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:

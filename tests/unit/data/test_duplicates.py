@@ -102,7 +102,7 @@ def test_equal_event_numbers_of_different_processes_are_different_events(folder:
     assert found(config(folder, samples)) == Duplicates(
         2 * ENTRIES,
         0,
-        "run, luminosityBlock, event and the 2 columns behind the inputs",
+        "run, luminosityBlock, event and the values of met, Jet_pt",
         2 * ENTRIES * (2 * ENTRIES - 1) / 2.0**65,
     )
 
@@ -148,7 +148,7 @@ def test_without_identity_equal_values_of_all_inputs_are_one_event(folder: Path,
     samples = {name: {"files": f"{name}.root", "label": label} for name, label in (("x", "s"), ("y", "t"))}
     duplicates = found(config(tmp_path, samples))
     assert pairs(duplicates) == {("x", "y"): ENTRIES}
-    assert duplicates.by == "the 2 columns behind the inputs"
+    assert duplicates.by == "a hash of the declared inputs (2 columns)"
 
 
 def test_a_config_reports_refuses_or_does_not_look(folder: Path) -> None:
