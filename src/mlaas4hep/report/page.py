@@ -50,6 +50,13 @@ _PICTURES = {
 }
 
 
+# What is another thing where a run has folds.
+_OF_FOLDS = {
+    "roc.png": "Out of fold: each event by the one model that has not seen it, weighted by physics weights.",
+    "loss.png": "Of the validation part of each fold, weighted as in training.",
+}
+
+
 # The same of each target of a regression; {} is its number.
 _TARGET_PICTURES = [
     ("predicted_{}_*.png", "Predicted against true", "Test part, the central 99 %; on the dashed line both agree."),
@@ -73,7 +80,12 @@ def write_page(folder: Path) -> Path:
     """
     evaluation = _read(folder / EVALUATION_FILE) if (folder / EVALUATION_FILE).exists() else None
     run = _read(folder / METRICS_FILE)
-    values: dict[str, Any] = {"pictures": {place: list(_found(folder, _PICTURES[place])) for place in _PICTURES}}
+    words = _OF_FOLDS if run.get("folds") else {}
+    asked = {
+        place: [(file, title, words.get(file, told)) for file, title, told in shown]
+        for place, shown in _PICTURES.items()
+    }
+    values: dict[str, Any] = {"pictures": {place: list(_found(folder, shown)) for place, shown in asked.items()}}
     if run.get("task") == "regression":
         values["by_target"] = [list(_found(folder, _numbered(number))) for number in range(len(run["target_names"]))]
     template = "regression.html" if "by_target" in values else "run.html"
