@@ -12,8 +12,12 @@ import math
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 PAGE = "report.html"
 METRICS_FILE = "metrics.json"
@@ -122,7 +126,9 @@ def _read(path: Path) -> dict[str, Any]:
     return found
 
 
-def _write(folder: Path, template: str, **values: Any) -> Path:
+@cache
+def _environment() -> Environment:
+    """Where templates come from; compiled once a process, since a run of folds draws many pages."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -138,9 +144,13 @@ def _write(folder: Path, template: str, **values: Any) -> Path:
     environment.globals["measured"] = measured
     environment.filters["expected"] = expected
     environment.filters["chance"] = chance
+    return environment
+
+
+def _write(folder: Path, template: str, **values: Any) -> Path:
     page = folder / PAGE
     draft = folder / f".{PAGE}.part"
-    draft.write_text(environment.get_template(template).render(values), encoding="utf-8")
+    draft.write_text(_environment().get_template(template).render(values), encoding="utf-8")
     os.replace(draft, page)
     return page
 
