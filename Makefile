@@ -27,8 +27,8 @@ $(VENV)/.full: $(VENV)/.plain
 quickstart: $(VENV)/.plain  ## from ROOT files to a served prediction, in about a minute
 	$(BIN)/mlaas4hep quickstart
 
-test: $(VENV)/.full  ## all tests, on all cores
-	$(BIN)/python -m pytest -q -n auto
+test: $(VENV)/.full  ## every promise once, in minutes: all tests but the slow ones, on all cores
+	$(BIN)/python -m pytest -q -n auto --dist worksteal -m "not slow"
 
 lint: $(VENV)/.full
 	$(BIN)/ruff check .
@@ -38,8 +38,9 @@ lint: $(VENV)/.full
 types: $(VENV)/.full
 	$(BIN)/mypy
 
-check: lint types  ## lint, types, layers, all tests with coverage: what CI runs
-	MLAAS4HEP_REQUIRE_SERVICES=1 $(BIN)/python -m pytest -q -n auto --cov --cov-report=term --durations=15
+check: lint types  ## lint, types, layers, all tests (the slow ones too) with coverage: what CI runs
+	MLAAS4HEP_REQUIRE_SERVICES=1 MLAAS4HEP_ALL_EXAMPLES=1 \
+	$(BIN)/python -m pytest -q -n auto --dist worksteal --cov --cov-report=term --durations=15
 
 docs: $(VENV)/.full  ## the documentation, in docs/_build
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build

@@ -141,11 +141,12 @@ def _kept(run: _Run, threads: int | None, progress: Progress) -> tuple[Kept, boo
     if path.exists():
         progress.note(f"{run.path}: the test part was opened before; all is made from what {SCORES_FILE} keeps of it")
         return read_kept(path, model_sha256=sha256, groups=run.bundle.spec.features.inputs), False
-    if folds := run.config.features.split.num_folds if run.config.features.split.in_folds else 0:
+    split = run.config.features.split
+    if split.in_folds:
         kept = score_folds(
             run.config,
             run.bundle,
-            read_folds(run.path, folds),
+            read_folds(run.path, split.num_folds),
             max_events=run.metrics["max_events"],
             threads=threads,
             progress=progress,

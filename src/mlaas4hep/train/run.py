@@ -41,14 +41,13 @@ from mlaas4hep.data.catalogue import Catalogue
 from mlaas4hep.data.dataset import EventDataset
 from mlaas4hep.data.duplicates import Duplicates
 from mlaas4hep.data.pace import default_threads
-from mlaas4hep.data.split import PARTS, Part
+from mlaas4hep.data.split import Part
 from mlaas4hep.data.weights import training_sums
 from mlaas4hep.graph.core import Core
 from mlaas4hep.graph.merge import merge
 from mlaas4hep.graph.session import Session
 from mlaas4hep.spec.contract import ModelSpec
 from mlaas4hep.spec.preprocess import Preprocessor
-from mlaas4hep.spec.statistics import Statistics
 from mlaas4hep.spec.targets import TargetScaler
 from mlaas4hep.train import loop
 from mlaas4hep.train.callbacks import History, Progress, Silent
@@ -70,7 +69,8 @@ from mlaas4hep.train.output import REPORT_FOLDER, draft_folder, write_report, wr
 from mlaas4hep.train.provenance import provenance, versions
 from mlaas4hep.train.resume import Attempt, Unfinished, begin, data_facts, refuse_unable
 from mlaas4hep.train.room import refuse_without_room, require_folder
-from mlaas4hep.train.scanned import scanned
+from mlaas4hep.train.scanned import account_of, scanned
+from mlaas4hep.train.scoring import events_by_part
 
 MODEL_FOLDER = "model"
 _EVALUATION_BATCH = 4096
@@ -130,7 +130,7 @@ class _Plan:
     @property
     def events(self) -> dict[Part, int]:
         """Events by part."""
-        return {part: _events_of(self.spec.statistics, part) for part in PARTS}
+        return events_by_part(self.spec.statistics)
 
     def dataset(self, part: Part, *, training: bool, shuffle: bool = False) -> EventDataset:
         """A part as a stream, with training weights for learning or with physics weights for judging."""
@@ -260,15 +260,14 @@ def prepare(
     statistics = found.statistics
     require_labels(catalogue, preprocessor, statistics)
     require_targets(statistics)
-    progress.note(_account(catalogue, statistics))
+    progress.note(account_of(catalogue, statistics))
     if unlabelled := sum(one.unlabelled for one in found.files):
         lack = "lack a target" if config.features.target_texts else "have none of the classes"
         progress.note(f"{unlabelled} selected events {lack}, and are left out")
     for line in notes_on_inputs(statistics, config.features.inputs):
         progress.note(line)
     require_spread(statistics, config.features.inputs)
-    events: dict[Part, int] = {part: _events_of(statistics, part) for part in PARTS}
-    require_parts(events, config.features.split, identity=str(catalogue.identity))
+    require_parts(events_by_part(statistics), config.features.split, identity=str(catalogue.identity))
     for line in notes(collection_figures(statistics, config.features.inputs)):
         progress.note(line)
     spec = ModelSpec.seal(config.name, preprocessor=preprocessor, statistics=statistics)
@@ -280,21 +279,6 @@ def _open(config: Config, max_events: int | None, progress: Progress) -> Catalog
     catalogue = Catalogue.open(config, progress=progress.update)
     progress.close()
     return catalogue if max_events is None else limit_events(catalogue, max_events)
-
-
-def _account(catalogue: Catalogue, statistics: Statistics) -> str:
-    """Where the entries went, in words."""
-    counts = {part: _events_of(statistics, part) for part in PARTS}
-    selected = sum(counts.values())
-    split = catalogue.features.split
-    parts = f": {counts['train']} train, {counts['validation']} validate, {counts['test']} test"
-    if split.in_folds:
-        parts = f" for {split.num_folds} folds, each held out once"
-    return f"{catalogue}; {selected} selected{parts}; told apart by {catalogue.identity}"
-
-
-def _events_of(statistics: Statistics, part: Part) -> int:
-    return sum(int(getattr(one, part)) for one in statistics.samples.values())
 
 
 def _learn(plan: _Plan, attempt: Attempt, interrupt: Interrupt, progress: Progress) -> tuple[Learner, History]:

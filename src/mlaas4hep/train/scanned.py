@@ -11,7 +11,9 @@ from mlaas4hep.data.kept_statistics import StatisticsStore, scan_key, unchanged
 from mlaas4hep.data.quarantine import told
 from mlaas4hep.data.scan import ScanResult, scan_files
 from mlaas4hep.spec.preprocess import Preprocessor
+from mlaas4hep.spec.statistics import Statistics
 from mlaas4hep.train.callbacks import Progress
+from mlaas4hep.train.scoring import events_by_part
 
 
 def scanned(
@@ -60,3 +62,12 @@ def scanned(
     if key is not None and unchanged(catalogue):
         store.keep(key, found, note=progress.note)
     return catalogue.stratified(found.strata), found
+
+
+def account_of(catalogue: Catalogue, statistics: Statistics) -> str:
+    """Where the entries went, in words."""
+    counts, split = events_by_part(statistics), catalogue.features.split
+    parts = f": {counts['train']} train, {counts['validation']} validate, {counts['test']} test"
+    if split.in_folds:
+        parts = f" for {split.num_folds} folds, each held out once"
+    return f"{catalogue}; {sum(counts.values())} selected{parts}; told apart by {catalogue.identity}"
