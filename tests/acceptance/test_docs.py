@@ -16,6 +16,7 @@ import yaml
 
 from mlaas4hep.backends.keras_start import settle_framework
 from mlaas4hep.config import parse_config
+from mlaas4hep.config.search import find_dials, placed
 from mlaas4hep.data.catalogue import Catalogue
 from mlaas4hep.spec.preprocess import Preprocessor
 from tests.doc_blocks import LANGUAGES, Session, blocks_of, matches, setups_of
@@ -112,6 +113,9 @@ def example_types() -> Any:
 def check_config(text: str, place: str) -> None:
     """A whole config stands for itself, a part is put into the example's; both must fit the example's columns."""
     given = yaml.safe_load(text)
+    if dials := find_dials(given, []):  # a search: its default config
+        given = placed(given, {name: dial.start() for name, dial in dials.items()})
+        text = yaml.safe_dump(given, sort_keys=False)
     if not {"samples", "inputs"} <= set(given):
         example = yaml.safe_load((EXAMPLE / "config.yaml").read_text())
         new = example["new_variables"] | given.get("new_variables", {})

@@ -133,7 +133,10 @@ def test_default_boosting_is_the_yardstick(runs: dict[str, EvaluatedRun], folder
 def test_runs_are_compared_event_by_event(runs: dict[str, EvaluatedRun], tmp_path: Path) -> None:
     page = compare([runs["bdt"], runs["mlp"]], output=tmp_path / "both")
     found = json.loads((page.parent / "comparison.json").read_text())
-    first, second = found["runs"]
+    assert [one["figures"]["resolution"] for one in found["runs"]] == sorted(
+        one["figures"]["resolution"] for one in found["runs"]
+    )
+    first, second = sorted(found["runs"], key=lambda one: one["name"])
     assert (first["target"], first["differences"]) == ("energy", {})
     difference, error = second["differences"]["rmse"]
     assert difference == pytest.approx(second["figures"]["rmse"] - first["figures"]["rmse"])
