@@ -169,7 +169,7 @@ def test_one_file_serves_two_samples_whose_selections_differ(train: Callable[...
     assert train(honest, samples=samples).figures["bundle"]
 
 
-@pytest.mark.parametrize("model", ["mlp", "deepsets", "attention", "bdt"])
+@pytest.mark.parametrize("model", ["mlp", "deepsets", pytest.param("attention", marks=pytest.mark.slow), "bdt"])
 def test_a_collection_that_is_empty_in_every_event_is_learned_around(
     train: Callable[..., Trained], tmp_path: Path, model: str
 ) -> None:

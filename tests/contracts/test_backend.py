@@ -177,6 +177,8 @@ def model(spec):
         pytest.importorskip("torch")
 
 
+# The rules of the one below and the collections of tests/unit/backends/test_keras.py, together.
+@pytest.mark.slow
 class TestOwnKerasModelOnCollections(TestOwnEstimator):
     source = """
 import keras
@@ -200,7 +202,7 @@ def model(spec):
         pytest.importorskip("keras")
 
 
-class TestOwnCompiledKerasModel(TestOwnKerasModelOnCollections):
+class TestOwnCompiledKerasModel(TestOwnEstimator):
     source = """
 import keras
 from keras import layers
@@ -215,7 +217,12 @@ def model(spec):
     net.compile(optimizer=keras.optimizers.Nadam(5e-3), loss=loss, metrics=["accuracy"])
     return net
 """
-    dials: ClassVar[dict[str, Any]] = {}  # it was compiled with its own
+
+    @pytest.fixture(scope="class", autouse=True)
+    @classmethod
+    def _needs_keras(cls) -> None:
+        settle_framework()
+        pytest.importorskip("keras")
 
 
 class TestOwnRegressor(OwnFile, RegressionRules):

@@ -74,10 +74,9 @@ used = stream()  # its files are open and its locks were used when the workers b
 before = sorted(tuple(entry) for batch in used.epoch(1) for entry in batch.entries.tolist())
 dataset = TorchDataset(used, epoch=1, entries=True)
 found = {}
-for method in ("fork", "spawn"):
-    for workers in (1, 2):
-        loader = DataLoader(dataset, batch_size=None, num_workers=workers, multiprocessing_context=method)
-        found[f"{method} {workers}"] = entries_of(loader)
+for method, workers in (("fork", 1), ("fork", 2), ("spawn", 2)):  # a spawned one imports torch anew, for seconds
+    loader = DataLoader(dataset, batch_size=None, num_workers=workers, multiprocessing_context=method)
+    found[f"{method} {workers}"] = entries_of(loader)
 show({"all": before, "found": found})
 """
 
@@ -92,8 +91,7 @@ def test_workers_deliver_each_event_once_in_an_order_of_their_number(by_workers:
     """Laws 1 and 2: forked and spawned workers give the same."""
     for batches in by_workers["found"].values():
         assert sorted(chain.from_iterable(batches)) == by_workers["all"]
-    for workers in (1, 2):
-        assert by_workers["found"][f"fork {workers}"] == by_workers["found"][f"spawn {workers}"]
+    assert by_workers["found"]["fork 2"] == by_workers["found"]["spawn 2"]
     orders = {json.dumps(list(chain.from_iterable(one))) for one in by_workers["found"].values()}
     assert len(orders) == 2, "shares have orders of their own"
 
@@ -130,7 +128,7 @@ def test_workers_that_live_on_are_told_the_epoch(small_files: dict[str, Path]) -
 EARLY_STOP = """
 dataset = TorchDataset(stream())
 found = []
-for workers, method in ((0, None), (2, "fork"), (2, "spawn")):
+for workers, method in ((0, None), (2, "fork"), (1, "spawn")):
     batches = iter(DataLoader(dataset, batch_size=None, num_workers=workers, multiprocessing_context=method))
     next(batches)
     del batches
