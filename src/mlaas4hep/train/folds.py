@@ -156,7 +156,7 @@ def _metrics(runs: Sequence[FoldRun], seconds: float) -> dict[str, Any]:
     return {
         **figures,
         "folds": of_folds,
-        "validation": msgspec.to_builtins(areas),
+        "validation": msgspec.json.decode(msgspec.json.encode(areas)),
         "events": {"train": 0, "validation": 0, "test": sum(one.metrics["events"]["test"] for one in runs)},
         "parts": {},
         "missing_inputs": runs[0].metrics["missing_inputs"],

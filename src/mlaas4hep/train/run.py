@@ -414,7 +414,7 @@ def facts_of(plan: _Plan) -> dict[str, Any]:
         "samples_not_used": list(plan.config.observed),
         "collections": msgspec.to_builtins(collection_figures(plan.spec.statistics, plan.spec.features.inputs)),
         "files": accounts(plan.catalogue, plan.files),
-        "duplicates": msgspec.to_builtins(plan.duplicates),
+        "duplicates": msgspec.json.decode(msgspec.json.encode(plan.duplicates)),
         "on_error": str(plan.config.on_error),
         "skipped": [one.as_plain() for one in plan.catalogue.quarantine.records],
         "lost_after_scan": [msgspec.to_builtins(one) for one in lost_since(plan.scanned)],

@@ -102,7 +102,8 @@ def test_each_fold_is_a_whole_run_whose_statistics_leave_it_out(trained: RunResu
         assert run.bundle.spec.statistics.groups["event"][0].count == events["train"]
         assert sum(events.values()) == 2 * ENTRIES
     assert len({one.bundle.spec_sha256 for one in runs}) == FOLDS
-    assert list(trained.metrics["validation"]["values"]) == [one.metrics["auc"] for one in runs]
+    assert trained.metrics["validation"]["values"] == [one.metrics["auc"] for one in runs]
+    assert json.loads((trained.path / "metrics.json").read_text()) == trained.metrics
     page = (trained.path / "report.html").read_text()
     assert "each held out once" in page
     assert "held-out AUC" not in page
