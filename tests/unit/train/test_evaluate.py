@@ -23,6 +23,8 @@ from mlaas4hep.train.evaluate import EvaluatedRun, evaluate
 from mlaas4hep.train.evaluation import Settings
 from mlaas4hep.train.run import train
 
+pytestmark = pytest.mark.usefixtures("plain_pictures")
+
 ENTRIES = 800
 GENERATED = 1000.0
 QUICK = Settings(replicas=30)

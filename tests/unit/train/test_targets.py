@@ -20,6 +20,8 @@ from mlaas4hep.train.reference import reference_auc, reference_targets
 from mlaas4hep.train.residuals import target_figures
 from mlaas4hep.train.run import train
 
+pytestmark = pytest.mark.usefixtures("plain_pictures")
+
 ENTRIES = 3000
 
 
