@@ -89,8 +89,10 @@ def draw_runs_by_true(
             axes.set_ylim(bottom=0.0)
         else:
             axes.axhline(0.0, color="0.4", linestyle="--")
-        place = "upper left" if figure == "Resolution" else "upper right"  # biases fall
-        axes.legend(loc=place, fontsize=15 if len(runs) < 6 else 10)
+        axes.legend(
+            loc="upper left" if figure == "Resolution" else "upper right",  # biases fall
+            fontsize=15 if len(runs) < 6 else 10,
+        )
 
 
 def draw_by_true(
