@@ -138,7 +138,11 @@ def write_target_comparison(folder: Path) -> Path:
     """Draw the page that compares regressions, from the ``comparison.json`` and the pictures of its folder."""
     comparison = _read(folder / COMPARISON_FILE)
     words = "Half the central 68 % of the residuals, in bins of the true value."
-    asked = [[(f"resolution_{number}_*.png", "Resolution", words)] for number in range(len(comparison["targets"]))]
+    bias = "Mean residual in the same bins; what a model leaves open draws it to the mean."
+    asked = [
+        [(f"resolution_{number}_*.png", "Resolution", words), (f"bias_{number}_*.png", "Bias", bias)]
+        for number in range(len(comparison["targets"]))
+    ]
     pictures = [list(_found(folder, one)) for one in asked]
     return _write(folder, "comparison_targets.html", comparison=comparison, by_target=pictures)
 

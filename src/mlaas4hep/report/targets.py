@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mlaas4hep.report.style import COLOURS, Histogram, colour, picture
+from mlaas4hep.report.style import COLOURS, Histogram, colour, line_style, picture
 
 Floats = NDArray[np.float64]
 
@@ -72,17 +72,27 @@ def draw_residuals(train: Histogram, test: Histogram, path: Path, *, target: str
         axes.legend(loc="upper left")
 
 
-def draw_runs_by_true(runs: Mapping[str, Sequence[Point]], path: Path, *, target: str) -> None:
-    """The resolution of several runs in bins of the true value."""
+def draw_runs_by_true(
+    runs: Mapping[str, Sequence[Point]], path: Path, *, target: str, figure: str = "Resolution"
+) -> None:
+    """A figure of several runs in bins of the true value; that of a resolution begins at zero."""
     with picture(path) as axes:
         for number, (name, points) in enumerate(runs.items()):
             means, values = [one.mean for one in points], [one.value for one in points]
             errors = [one.error for one in points]
-            axes.errorbar(means, values, yerr=errors, fmt="o-", color=colour(number), label=name)
+            style = line_style(number)
+            axes.errorbar(means, values, yerr=errors, fmt="o", linestyle=style, color=colour(number), label=name)
         axes.set_xlabel(f"True {target}")
-        axes.set_ylabel(f"Resolution of {target}")
+        axes.set_ylabel(f"{figure} of {target}")
         axes.margins(y=0.25)
-        axes.legend(loc="upper left")
+        if figure == "Resolution":
+            axes.set_ylim(bottom=0.0)
+        else:
+            axes.axhline(0.0, color="0.4", linestyle="--")
+        axes.legend(
+            loc="upper left" if figure == "Resolution" else "upper right",  # biases fall
+            fontsize=15 if len(runs) < 6 else 10,
+        )
 
 
 def draw_by_true(
@@ -120,3 +130,5 @@ def draw_by_true(
         axes.set_xlabel(f"True {target}")
         axes.set_ylabel(f"{figure} of {target}")
         axes.margins(y=0.2)
+        if figure == "Resolution":
+            axes.set_ylim(bottom=0.0)

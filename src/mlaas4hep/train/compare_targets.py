@@ -90,9 +90,11 @@ def compare_targets(runs: Mapping[str, EvaluatedRun], target: Path) -> Path:
     with draft_folder(target) as draft:
         (draft / PICTURE_FOLDER).mkdir()
         for column, one in enumerate(names):
-            points = {name: _resolutions(run, one) for name, run in runs.items()}
-            draw_runs_by_true(points, draft / PICTURE_FOLDER / f"resolution_{column}_{file_name(one)}.png", target=one)
-        figures = {"targets": names, "runs": msgspec.to_builtins(lines)}
+            for figure in ("Resolution", "Bias"):
+                points = {name: _points(run, one, figure.lower()) for name, run in runs.items()}
+                path = draft / PICTURE_FOLDER / f"{figure.lower()}_{column}_{file_name(one)}.png"
+                draw_runs_by_true(points, path, target=one, figure=figure)
+        figures = {"targets": names, "first": next(iter(runs)), "runs": msgspec.to_builtins(lines)}
         (draft / COMPARISON_FILE).write_text(to_json(figures), encoding="utf-8")
         page = write_target_comparison(draft).name
     return target / page
@@ -135,7 +137,7 @@ def _same_events(one: Judged, other: Judged) -> bool:
     return np.array_equal(wanted_of(one), wanted_of(other)) and np.array_equal(one.weights, other.weights)
 
 
-def _resolutions(run: EvaluatedRun, target: str) -> Sequence[Point]:
+def _points(run: EvaluatedRun, target: str, figure: str) -> Sequence[Point]:
     assert run.targets is not None
     bins = run.targets.bins.get(target, ())
-    return [Point(one.low, one.high, one.mean, one.resolution, one.resolution_err) for one in bins]
+    return [Point(one.low, one.high, one.mean, getattr(one, figure), getattr(one, f"{figure}_err")) for one in bins]

@@ -145,7 +145,7 @@ def test_the_page_holds_every_picture_and_the_figures(evaluated: EvaluatedRun) -
     pictures = {path.name for path in (evaluated.path / "pictures").iterdir()}
     assert set(re.findall(r'src="pictures/([^"]+)"', text)) == pictures
     kinds = {re.sub(r"[_.].*", "", name) for name in pictures}
-    assert kinds == {"roc", "loss", "score", "confusion", "importance", "significance", "inputs"}
+    assert kinds == {"roc", "loss", "score", "calibration", "confusion", "importance", "significance", "inputs"}
     assert f"{evaluated.evaluation.auc:.4f}" in text
     assert "2.0 fb" in text
     hidden = [path.name for path in evaluated.path.iterdir() if path.name.startswith(".")]

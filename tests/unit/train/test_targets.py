@@ -143,7 +143,8 @@ def test_runs_are_compared_event_by_event(runs: dict[str, EvaluatedRun], tmp_pat
     assert 0 < error < np.hypot(second["figures"]["rmse_err"], first["figures"]["rmse_err"])
     text = page.read_text()
     assert "Regressions of energy" in text
-    assert (page.parent / "pictures" / "resolution_0_energy.png").exists()
+    for figure in ("resolution", "bias"):
+        assert (page.parent / "pictures" / f"{figure}_0_energy.png").exists()
 
 
 def test_what_cannot_be_learned_is_refused_before_it_is(folder: Path, tmp_path: Path) -> None:
