@@ -295,9 +295,10 @@ def _wanted(work: Workflow, look: Look, notes: list[str]) -> list[str]:
 
 
 def _remarks(params: Params, look: Look, names: Sequence[str]) -> Iterator[str]:
-    asked = {"exclude_branches": params.exclude_branches}
+    # The documentation excludes run, event and luminosityBlock whatever the files are.
+    asked = {"exclude_branches": [name for name in params.exclude_branches if name not in IDENTIFIER]}
     if params.identifier != IDENTIFIER:
-        asked["identifier"] = params.identifier
+        asked["identifier"] = list(params.identifier)
     for key, branches in asked.items():
         yield from (f"{key}: no branch '{one}'{nearest(one, look.names)}" for one in branches if one not in look.names)
     if numbers := [name for name in names if name in IDENTIFIER]:
