@@ -21,6 +21,7 @@ Examples:
   mlaas4hep evaluate runs/tth                               # writes runs/tth/report.html
   mlaas4hep evaluate runs/tth --background-uncertainty 0.3  # again, without opening the events again
   mlaas4hep evaluate runs/mlp runs/bdt -o runs/mlp-bdt      # each, and one page that compares them
+  mlaas4hep evaluate runs/* -o compared                     # all runs of a folder, the best first
   mlaas4hep evaluate runs/tth --json | tail -1              # one line of figures for scripts
 
 \b
@@ -61,7 +62,10 @@ def command(
       RUN/evaluation.json       its figures
       RUN/scores.npz            what is kept of the events: a second evaluation reads this, and says so
 
-    Several runs are also compared on one page.
+    Several runs are also compared on one page: a table with the largest area first, ROC curves and calibrations over
+    each other, and the difference of each pair of runs, taken event by event.
+
+    Observers and systematic variations of the config are read with the test part, once.
     """
     from mlaas4hep.cli.progress import Bars
     from mlaas4hep.train.compare import compare
@@ -71,12 +75,25 @@ def command(
         raise click.UsageError("-o is the folder of a comparison: give several runs. One run gets its page in itself")
     settings = Settings(background_uncertainty=background_uncertainty, replicas=bootstrap)
     bars = Bars(show=progress)
+    if len(runs) > 1:
+        runs = _without_comparisons(runs, bars)
     try:
         done = [evaluate_run(run, bars, settings=settings, threads=threads) for run in runs]
         page = compare(done, output=output) if len(done) > 1 else done[0].report
     finally:
         bars.close()
     click.echo(_as_json(done, page) if as_json else _as_text(done, page))
+
+
+def _without_comparisons(runs: tuple[Path, ...], progress: Progress) -> tuple[Path, ...]:
+    """A pattern such as ``runs/*`` finds the folders of earlier comparisons too."""
+    left = []
+    for run in runs:
+        if (run / "comparison.json").exists() and not (run / "config.yaml").exists():
+            progress.note(f"{run}: is a comparison, not a run: left out")
+        else:
+            left.append(run)
+    return tuple(left) or runs
 
 
 def evaluate_run(

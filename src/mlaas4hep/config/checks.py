@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from mlaas4hep.config.addresses import secrets_in, shown
 from mlaas4hep.config.classes import check_targets, conditions_of
 from mlaas4hep.config.document import Document
 from mlaas4hep.config.on_error import OnError
@@ -107,6 +108,7 @@ def _expressions(document: Document) -> Iterator[tuple[str, str]]:
         yield from conditions_of(f"samples.{name}.labels", sample.labels)
     yield from conditions_of("labels", document.labels)
     yield from ((f"targets.{name}", text) for name, text in document.targets.items())
+    yield from ((f"observers[{index}]", text) for index, text in enumerate(document.observers))
     for name, replacements in document.variations.items():
         yield from ((f"variations.{name}.{target}", text) for target, text in replacements.items())
 
@@ -165,5 +167,19 @@ def _check_reading(document: Document) -> Iterator[str]:
         OnError.parse(document.on_error)
     except ValueError as problem:
         yield f"on_error: {problem}"
+    yield from _tracking(document)
     if document.cache is not None and (not SIZE.match(document.cache.limit) or document.cache.limit_bytes < 1):
         yield f"cache.limit: '{document.cache.limit}' is not a size; write it as '50 GB'"
+
+
+def _tracking(document: Document) -> Iterator[str]:
+    address = document.tracking.mlflow if document.tracking is not None else None
+    if address in (None, "env"):
+        return
+    if not re.match(r"https?://[^/\s]+", address):
+        yield f"tracking.mlflow: '{shown(address)}' is no address of a server; wants http://host:port, or env"
+    for name, _ in secrets_in(address):
+        yield (
+            f"tracking.mlflow: {shown(address)} is written with a credential ({name}), and configs are copied into "
+            "runs; set MLFLOW_TRACKING_TOKEN in the environment instead"
+        )

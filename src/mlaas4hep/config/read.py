@@ -128,6 +128,7 @@ def _assemble(document: Document, where: str, folder: Path) -> Config:
         preproc=_hook(document.preproc, folder),
         redirector=document.redirector,
         labels=_labels(document.labels, features.classes),
+        tracking=document.tracking,
     )
 
 

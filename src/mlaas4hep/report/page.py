@@ -44,6 +44,18 @@ _PICTURES = {
         ("loss.png", "Loss", "Weighted as in training; the dashed line marks the weights that were kept."),
         ("score_*.png", "Score by class", "Training part filled, test part as points; each class adds up to one."),
     ],
+    "calibration": [
+        (
+            "calibration.png",
+            "Calibration",
+            "Observed share against the score; below, where the events are.",
+        ),
+    ],
+    "observers": [
+        ("shape_*.png", "Shape of the background", "Background before and after cuts on the score."),
+        ("efficiency_*.png", "Background efficiency", "By bin; dashed, that of the whole background."),
+    ],
+    "variations": [("variations_*.png", "Systematic variations", "Changes with their paired uncertainties.")],
     "cuts": [("significance_*.png", "Significance", "Against the cut on the score; the dot marks the best cut.")],
     "importance": [("importance.png", "Importance", "Fall when an input is permuted between events.")],
     "inputs": [
@@ -93,6 +105,7 @@ def write_page(folder: Path) -> Path:
     evaluation = _read(folder / EVALUATION_FILE) if (folder / EVALUATION_FILE).exists() else None
     run = _read(folder / METRICS_FILE)
     values: dict[str, Any] = {"pictures": {place: list(_found(folder, _PICTURES[place])) for place in _PICTURES}}
+    values["pictures"]["observers"].sort(key=lambda one: one.file.split("_")[1:3])
     if run.get("task") == "regression":
         values["by_target"] = [list(_found(folder, _numbered(number))) for number in range(len(run["target_names"]))]
     template = "regression.html" if "by_target" in values else "run.html"
@@ -101,7 +114,7 @@ def write_page(folder: Path) -> Path:
 
 def write_comparison(folder: Path) -> Path:
     """Draw the page that compares runs, from the ``comparison.json`` and the pictures of its folder."""
-    pictures = list(_found(folder, _PICTURES["separation"]))
+    pictures = list(_found(folder, [*_PICTURES["separation"], *_PICTURES["calibration"]]))
     return _write(folder, "comparison.html", comparison=_read(folder / COMPARISON_FILE), pictures=pictures)
 
 

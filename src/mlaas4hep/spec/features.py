@@ -141,9 +141,11 @@ class FeatureSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     weights, split
         See there.
     variations
-        Systematic variations by name: replacements of columns, or of ``weight``.
+        Systematic variations by name: expressions that take the place of columns or new variables, or, as ``weight``,
+        of ``weights.event``. The model learns without them; ``evaluate`` tells what they change.
     observers
-        Columns or new variables that are shown and written beside the scores, never given to the model.
+        Columns, new variables or expressions of one number an event, such as a mass, that the model is not given:
+        ``train`` and ``evaluate`` tell what a cut on the score does to their shape. ``spectators`` is the same key.
     missing
         Values that stand for a missing one in any column, such as -999: they become NaN before anything is computed.
         With such values whole-number columns are taken as float64, since a whole number cannot be missing.

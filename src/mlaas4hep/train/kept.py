@@ -1,6 +1,7 @@
 """What `evaluate` keeps of the events in ``RUN/scores.npz``, so that they need not be opened again.
 
-Scores, labels, physics weights and samples of every part, the inputs in histograms, the importance of the inputs.
+Scores, labels, physics weights and samples of every part, observers, the inputs in histograms, their importance, and
+what systematic variations change.
 Invariant: an archive of plain arrays, bound to one graph by its hash; nothing in it is pickled.
 """
 
@@ -22,18 +23,21 @@ from mlaas4hep.spec.features import InputGroup
 from mlaas4hep.train.importance import Importance, permuted_inputs
 from mlaas4hep.train.inputs import InputCounts
 from mlaas4hep.train.loop import Judged
+from mlaas4hep.train.shifts import Shift
 
 SCORES_FILE = "scores.npz"
 _VERSION = 1
+_BY_SCORE = ("sums", "squares", "changes", "counts")
 _COUNTED = ("read_edges", "seen_edges", "read", "seen", "missing")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ScoredPart:
-    """Scores of a part, and for each event the place of its sample, int16 [N]."""
+    """Scores of a part; for each event the place of its sample, int16 [N]; and its S observers, float64 [N, S]."""
 
     judged: Judged
     samples: NDArray[np.int64]
+    observers: NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,11 +52,14 @@ class Kept:
         Of the training part.
     importance
         Measured on the test part; None where it gives no area.
+    shifts
+        Of the systematic variations, measured on the test part.
     """
 
     parts: Mapping[str, ScoredPart]
     inputs: InputCounts
     importance: Importance | None
+    shifts: tuple[Shift, ...] = ()
 
 
 def write_kept(kept: Kept, path: Path, *, model_sha256: str) -> None:
@@ -65,12 +72,15 @@ def write_kept(kept: Kept, path: Path, *, model_sha256: str) -> None:
         if one.judged.targets is not None:
             arrays[f"{part}.targets"] = one.judged.targets
         arrays[f"{part}.samples"] = one.samples.astype(np.int16)
+        if one.observers is not None:
+            arrays[f"{part}.observers"] = one.observers
     arrays |= {f"inputs.{name}": getattr(kept.inputs, name) for name in _COUNTED}
     arrays |= {"inputs.names": np.array(kept.inputs.names), "inputs.left_out": np.array(kept.inputs.left_out)}
     if kept.importance is not None:
         arrays["importance.drops"] = kept.importance.drops
         arrays["importance.errors"] = kept.importance.errors
         arrays["importance.events"] = np.array(kept.importance.events)
+    arrays |= _plain_shifts(kept.shifts)
     draft = path.with_name(f".{path.name}.part")
     with draft.open("wb") as file:
         np.savez_compressed(file, **arrays)
@@ -115,7 +125,8 @@ def _kept(arrays: Mapping[str, NDArray[Any]], groups: tuple[InputGroup, ...]) ->
         if f"{part}.scores" in arrays:
             labels = arrays[f"{part}.labels"].astype(np.int64)
             judged = Judged(arrays[f"{part}.scores"], labels, arrays[f"{part}.weights"], arrays.get(f"{part}.targets"))
-            parts[part] = ScoredPart(judged, arrays[f"{part}.samples"].astype(np.int64))
+            samples, observers = arrays[f"{part}.samples"].astype(np.int64), arrays.get(f"{part}.observers")
+            parts[part] = ScoredPart(judged, samples, observers)
     names = tuple(arrays["inputs.names"].tolist())
     counted = {name: arrays[f"inputs.{name}"] for name in _COUNTED}
     inputs = InputCounts(names=names, left_out=int(arrays["inputs.left_out"]), **counted)
@@ -123,4 +134,30 @@ def _kept(arrays: Mapping[str, NDArray[Any]], groups: tuple[InputGroup, ...]) ->
     if "importance.drops" in arrays:
         drops, errors = arrays["importance.drops"], arrays["importance.errors"]
         importance = Importance(permuted_inputs(groups), drops, errors, int(arrays["importance.events"]))
-    return Kept(parts, inputs, importance)
+    return Kept(parts, inputs, importance, _shifts(arrays))
+
+
+def _plain_shifts(shifts: tuple[Shift, ...]) -> dict[str, Any]:
+    """Of V variations: one array for each figure, and for each figure and score."""
+    if not shifts:
+        return {}
+    arrays: dict[str, Any] = {"shifts.names": np.array([one.name for one in shifts])}
+    arrays["shifts.events"] = np.array([(one.events, one.gained, one.lost) for one in shifts])
+    arrays["shifts.reasons"] = np.array([one.reason for one in shifts])
+    arrays["shifts.areas"] = np.stack([one.areas for one in shifts])
+    for name in _BY_SCORE:
+        for column in range(len(shifts[0].sums)):
+            arrays[f"shifts.{name}.{column}"] = np.stack([getattr(one, name)[column] for one in shifts])
+    return arrays
+
+
+def _shifts(arrays: Mapping[str, NDArray[Any]]) -> tuple[Shift, ...]:
+    names = arrays["shifts.names"].tolist() if "shifts.names" in arrays else []
+    columns = sum(name.startswith("shifts.sums.") for name in arrays)
+    found = []
+    for place, name in enumerate(names):
+        events, gained, lost = arrays["shifts.events"][place].tolist()
+        by_score = {key: tuple(arrays[f"shifts.{key}.{n}"][place] for n in range(columns)) for key in _BY_SCORE}
+        areas, reason = arrays["shifts.areas"][place], str(arrays["shifts.reasons"][place])
+        found.append(Shift(name, events, gained, lost, areas, **by_score, reason=reason))
+    return tuple(found)

@@ -215,7 +215,7 @@ def _config_facts(config: Config, max_events: int | None) -> dict[str, Any]:
     features["inputs"] = {group["name"]: group for group in features["inputs"]}
     for sample in plain["samples"].values():
         del sample["files"], sample["friends"]
-    del plain["path"], plain["model"]["file"]
+    del plain["path"], plain["model"]["file"], plain["tracking"]
     plain["model"] |= plain["model"].pop("dials")
     plain["--max-events"] = max_events
     facts = {key: value for key, value in _flat(plain | features) if key not in _FREE}

@@ -21,11 +21,14 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 from msgspec.structs import replace
+from numpy.typing import NDArray
 
 from mlaas4hep.backends.protocol import Learner, StreamingLearner, Task
 from mlaas4hep.backends.registry import Choice, choose
@@ -48,6 +51,7 @@ from mlaas4hep.spec.preprocess import Preprocessor
 from mlaas4hep.spec.statistics import Statistics
 from mlaas4hep.spec.targets import TargetScaler
 from mlaas4hep.train import loop
+from mlaas4hep.train.beside import check_beside, read_beside
 from mlaas4hep.train.callbacks import History, Progress, Silent, Watch
 from mlaas4hep.train.figures import Judgement, accounts, first_rows, held_out, judge_parts, plain
 from mlaas4hep.train.health import notes_on_inputs, require_labels, require_parts, require_spread, require_targets
@@ -55,12 +59,14 @@ from mlaas4hep.train.interrupt import Interrupt
 from mlaas4hep.train.learning import learn
 from mlaas4hep.train.lengths import collection_figures, notes
 from mlaas4hep.train.limit import limit_events
+from mlaas4hep.train.loop import Judged
 from mlaas4hep.train.lost import lost_since
 from mlaas4hep.train.output import REPORT_FOLDER, draft_folder, write_report, write_run
-from mlaas4hep.train.provenance import provenance, versions
+from mlaas4hep.train.provenance import Begun, own_sources, versions
 from mlaas4hep.train.resume import Attempt, Unfinished, begin, data_facts, refuse_unable
 from mlaas4hep.train.room import refuse_without_room, require_folder
 from mlaas4hep.train.scanned import scanned
+from mlaas4hep.train.tracking import Tracks, require_address
 
 MODEL_FOLDER = "model"
 _EVALUATION_BATCH = 4096
@@ -106,6 +112,7 @@ class _Plan:
     threads: int
     max_events: int | None
     scanned: Catalogue
+    begun: Begun
     on_epoch: Watch | None = None
     on_judged: Callable[[dict[str, Any]], None] | None = None
 
@@ -201,11 +208,15 @@ def train(
     choice = choose(config.model, where=config.path)
     if unfinished == "resume":
         refuse_unable(choice)
+    require_address(config)
     attempt = begin(config, output=output, max_events=max_events, unfinished=unfinished, progress=told)
     with Interrupt() as interrupt, attempt.kept(told):
         plan = _prepare(config, choice, max_events=max_events, threads=threads, rescan=rescan, progress=told)
-        plan = dataclasses.replace(plan, on_epoch=on_epoch, on_judged=on_judged)
-        return _run(plan, attempt, interrupt, told, started)
+        with Tracks(config, attempt.target, resumed=unfinished == "resume", progress=told) as tracks:
+            plan = dataclasses.replace(plan, on_epoch=tracks.watching(on_epoch), on_judged=on_judged)
+            result = _run(plan, attempt, interrupt, told, started)
+            tracks.result(result.metrics, result.history, result.bundle, result.path)
+        return result
 
 
 def prepare(
@@ -239,7 +250,7 @@ def _run(plan: _Plan, attempt: Attempt, interrupt: Interrupt, told: Progress, st
         metrics = _metrics(plan, core, judgement, history, seconds)
         if plan.on_judged is not None:
             plan.on_judged(metrics)
-        write_report(draft, metrics, history, judgement.curves)
+        write_report(draft, metrics, history, judgement.curves, held=judgement.parts.get("validation"))
         bundle = _write_bundle(draft, plan, learner, core)
         metrics |= {"spec_sha256": bundle.spec_sha256, "model_sha256": bundle.model_sha256}
         metrics["seconds"]["total"] = round(time.perf_counter() - started, 3)
@@ -254,8 +265,11 @@ def _prepare(
     for line in (*config.not_built(), *config.unused()):
         progress.note(line)
     require_folder(config)
-    catalogue = _open(config, max_events, progress)
+    whole = _open(config, progress)
+    begun = Begun.now(config, choice, whole, max_events=max_events, progress=progress)
+    catalogue = whole if max_events is None else limit_events(whole, max_events)
     preprocessor = Preprocessor(config.features, catalogue.types)
+    check_beside(config.features, catalogue)
     threads = default_threads() if threads is None else threads
     refuse_without_room(config, choice, catalogue, preprocessor)
     catalogue, found = scanned(
@@ -281,14 +295,14 @@ def _prepare(
     for line in notes(collection_figures(statistics, config.features.inputs)):
         progress.note(line)
     spec = ModelSpec.seal(config.name, preprocessor=preprocessor, statistics=statistics)
-    return _Plan(config, choice, catalogue, spec, found.files, threads, max_events, catalogue)
+    return _Plan(config, choice, catalogue, spec, found.files, threads, max_events, catalogue, begun)
 
 
-def _open(config: Config, max_events: int | None, progress: Progress) -> Catalogue:
+def _open(config: Config, progress: Progress) -> Catalogue:
     progress.start("opening files", unit="files")
     catalogue = Catalogue.open(config, progress=progress.update)
     progress.close()
-    return catalogue if max_events is None else limit_events(catalogue, max_events)
+    return catalogue
 
 
 def _account(catalogue: Catalogue, statistics: Statistics) -> str:
@@ -361,7 +375,24 @@ def _judge(plan: _Plan, core: Core, progress: Progress) -> Judgement:
             if events and part != "test":
                 dataset = stack.enter_context(plan.dataset(part, training=False, shuffle=part == "train"))
                 streams[part] = (dataset, events)
-        return judge_parts(session.run, plan.spec, streams, progress=progress)
+        observe = partial(_observers, plan, progress) if plan.config.features.observers else None
+        return judge_parts(session.run, plan.spec, streams, progress=progress, observe=observe)
+
+
+def _observers(plan: _Plan, progress: Progress, judged: Judged) -> NDArray[np.float64]:
+    """Of the validation part."""
+    features = plan.config.features
+    found = read_beside(
+        plan.catalogue,
+        features,
+        features.observers,
+        judged,
+        part="validation",
+        threads=plan.threads,
+        max_memory=plan.config.training.max_memory_bytes,
+        progress=progress,
+    )
+    return found.values
 
 
 def _metrics(
@@ -374,6 +405,7 @@ def _metrics(
         **held_out(judgement),
         "classes": list(plan.spec.classes),
         "target_names": [one.name for one in plan.spec.targets],
+        "training_weights": plan.config.features.weights.training,
         "events": plan.events,
         "parts": plain(judgement),
         "missing_inputs": core.missing,
@@ -399,13 +431,13 @@ def _metrics(
 def _write_bundle(draft: Path, plan: _Plan, learner: Learner, core: Core) -> Bundle:
     with plan.dataset("train", training=False, shuffle=True) as dataset, dataset.epoch(0) as batches:
         rows = first_rows(batches, _PARITY_ROWS)
-    spec = plan.spec.with_provenance(provenance(plan.config, plan.choice, plan.catalogue))
+    spec = plan.spec.with_provenance(plan.begun.told(plan.catalogue, plan.files))
     return write_bundle(
         draft / MODEL_FOLDER,
         spec=spec,
         core=core,
         reference=learner.predict,
         rows=rows,
-        native=plan.choice.native(learner),
+        native={**plan.choice.native(learner), **own_sources(plan.catalogue)},
         report=draft / REPORT_FOLDER,
     )

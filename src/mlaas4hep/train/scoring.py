@@ -7,7 +7,7 @@ training; the test part holds, sample by sample, the events that the scan counte
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,8 @@ from mlaas4hep.train.inputs import InputCounter
 from mlaas4hep.train.kept import Kept, ScoredPart
 from mlaas4hep.train.limit import limit_events
 from mlaas4hep.train.loop import Judged
+from mlaas4hep.train.shifts import Shift
+from mlaas4hep.train.varied import Setting, read_test_part
 
 _BATCH = 4096
 _SEED = 0
@@ -105,7 +107,12 @@ def score_parts(
     if "test" not in parts:
         return Kept(parts, counter.counts(), None)
     _check_counts(spec.statistics, catalogue, parts["test"], lost or {})
-    return Kept(parts, counter.counts(), _importance(bundle, pick, parts["test"].judged, progress))
+    importance = _importance(bundle, pick, parts["test"].judged, progress)
+    shifts: tuple[Shift, ...] = ()
+    if spec.task != "regression":
+        read = read_test_part(Setting(config, bundle, catalogue, parts["test"].judged, threads, progress))
+        parts["test"], shifts = replace(parts["test"], observers=read.observers), read.shifts
+    return Kept(parts, counter.counts(), importance, shifts)
 
 
 def events_by_part(statistics: Statistics) -> dict[Part, int]:
