@@ -21,6 +21,7 @@ Examples:
   mlaas4hep train config.yaml --max-events 20000            # a quick look
   mlaas4hep train config.yaml --resume                      # goes on after Ctrl-C, a crash or the end of a job
   mlaas4hep train config.yaml --evaluate                    # and open the test part right after
+  mlaas4hep train config.yaml --set 'split={folds: 5}'      # five models; each event is scored by one that never saw it
   mlaas4hep train config.yaml --json | tail -1              # one line of figures for scripts
   mlaas4hep train --files=files.txt --labels=labels.txt --model=my_model.py --params=params.json --fout=model
 
@@ -95,6 +96,9 @@ def command(
 
     The test part stays closed until 'mlaas4hep evaluate' (or --evaluate): who stops by it fits it. Ctrl-C keeps what
     was learned; the same command with --resume goes on.
+
+    With 'split: {folds: 5}' in the config it trains five models, each without one fold of the events, and serves their
+    mean; the whole runs are in runs/NAME/folds/0 to 4. --resume goes on with the fold where it was.
     """
     from mlaas4hep.cli.evaluate import evaluate_run
     from mlaas4hep.cli.original import Options, read_asked, write_model
@@ -160,16 +164,23 @@ def _as_text(result: RunResult, evaluated: EvaluatedRun | None) -> str:
     from mlaas4hep.cli.evaluate import describe, describe_parts
 
     metrics = result.metrics
+    folds = metrics.get("folds", ())
     kept = f"{metrics['epoch_unit']} {metrics['best_epoch']} of {metrics['epochs']} kept"
+    kept = f"{len(folds)} folds with a model each" if folds else kept
     lines = [f"{metrics['model']}: {kept}, {metrics['seconds']['total']:.1f} s"]
     if evaluated is not None:
         lines += describe(evaluated)
     else:
         lines += describe_parts(metrics["parts"])
-        lines.append(
-            f"  {'test':<11}{metrics['events']['test']:>10,} events  not opened: mlaas4hep evaluate {result.path}"
-        )
+        lines += [_fold(one) for one in folds]
+        name, events = "held out" if folds else "test", metrics["events"]["test"]
+        lines.append(f"  {name:<11}{events:>10,} events  not opened: mlaas4hep evaluate {result.path}")
     # A bundle knows its absolute path; the run is told as it was named, and so is all in it.
     bundle = result.path.joinpath(*result.bundle.path.parts[-3:])
     lines += [f"Run:    {result.path}", f"Bundle: {bundle}", f"Page:   {result.report}"]
     return "\n".join([*lines, f"Serve it: mlaas4hep serve {bundle.parent}"])
+
+
+def _fold(one: dict[str, Any]) -> str:
+    area = f"validation AUC {one['auc']:.4f} +- {one['auc_err']:.4f}" if one.get("auc") is not None else ""
+    return f"  fold {one['fold'] + 1:<6}{one['events']['train']:>10,} events  {area}".rstrip()

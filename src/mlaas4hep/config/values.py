@@ -158,9 +158,13 @@ class Tracking(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     bundle: bool = False
 
 
+OnDuplicates = Literal["report", "refuse", "ignore"]
+
+
 class Config(msgspec.Struct, frozen=True):
     """A whole config; ``path`` is the file it came from, ``classes`` the labels in order.
 
+    ``duplicates`` says what becomes of events that the files hold more than once: told, refused, or not looked for.
     ``preproc`` is the Python file whose ``preprocessing`` sees each event first; what a ``preproc.json`` says stands
     among the features instead.
     """
@@ -179,6 +183,7 @@ class Config(msgspec.Struct, frozen=True):
     redirector: tuple[str, ...] = ()
     labels: Labels = Labels()
     tracking: Tracking | None = None
+    duplicates: OnDuplicates = "report"
 
     @property
     def classes(self) -> tuple[str, ...]:

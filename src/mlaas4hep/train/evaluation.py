@@ -33,6 +33,7 @@ from mlaas4hep.train.importance import Importance
 from mlaas4hep.train.kept import Kept
 from mlaas4hep.train.loop import Judged
 from mlaas4hep.train.metrics import Auc, bootstrap_areas
+from mlaas4hep.train.over_folds import FoldAreas, fold_areas
 from mlaas4hep.train.processes import Processes, processes_of
 from mlaas4hep.train.shifts import above
 from mlaas4hep.train.variations import Nominal, Variation, variations_of
@@ -127,11 +128,13 @@ class Evaluation(msgspec.Struct, frozen=True):
     left_out
         Inputs that are not pictured.
     model_sha256
-        Of the graph that gave the scores.
+        Of the graph that gave the scores; with folds that of their mean.
     training_weights
         What the model learned with: ``balanced``, ``physics`` or ``none``.
     variations
         By name, what systematic variations change.
+    folds
+        With folds, the areas of each: the test part then holds the out-of-fold scores of all events.
     """
 
     auc: float | None
@@ -155,6 +158,7 @@ class Evaluation(msgspec.Struct, frozen=True):
     model_sha256: str
     training_weights: str = "balanced"
     variations: dict[str, Variation] = {}
+    folds: FoldAreas | None = None
 
     def plain(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -222,6 +226,7 @@ def evaluation_of(
         model_sha256=model_sha256,
         training_weights=spec.features.weights.training,
         variations=_variations(kept, kinds, scales, counting, spec, settings),
+        folds=fold_areas(kept.parts["test"], spec) if test is not None else None,
     )
     return evaluation, judgement.curves
 

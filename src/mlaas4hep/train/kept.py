@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mlaas4hep.data.rows import ENTRY
 from mlaas4hep.data.split import PARTS
 from mlaas4hep.errors import DataError
 from mlaas4hep.spec.features import InputGroup
@@ -33,11 +34,27 @@ _COUNTED = ("read_edges", "seen_edges", "read", "seen", "missing")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ScoredPart:
-    """Scores of a part; for each event the place of its sample, int16 [N]; and its S observers, float64 [N, S]."""
+    """Scores of a part.
+
+    Parameters
+    ----------
+    judged
+        Scores, labels and weights.
+    samples
+        [N], place of each event's sample.
+    observers
+        float64 [N, S], of S observers.
+    folds
+        [N], the fold whose model gave the score; None without folds.
+    entries
+        [N], file and entry of each event; kept with folds only.
+    """
 
     judged: Judged
     samples: NDArray[np.int64]
     observers: NDArray[np.float64] | None = None
+    folds: NDArray[np.int64] | None = None
+    entries: NDArray[Any] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -74,6 +91,9 @@ def write_kept(kept: Kept, path: Path, *, model_sha256: str) -> None:
         arrays[f"{part}.samples"] = one.samples.astype(np.int16)
         if one.observers is not None:
             arrays[f"{part}.observers"] = one.observers
+        if one.folds is not None and one.entries is not None:
+            arrays[f"{part}.folds"] = one.folds.astype(np.int8)
+            arrays |= {f"{part}.{name}": one.entries[name] for name in ("file", "entry")}
     arrays |= {f"inputs.{name}": getattr(kept.inputs, name) for name in _COUNTED}
     arrays |= {"inputs.names": np.array(kept.inputs.names), "inputs.left_out": np.array(kept.inputs.left_out)}
     if kept.importance is not None:
@@ -119,6 +139,21 @@ def read_kept(path: Path, *, model_sha256: str, groups: tuple[InputGroup, ...]) 
     )
 
 
+def _of_folds(arrays: Mapping[str, NDArray[Any]], part: str) -> tuple[NDArray[np.int64] | None, NDArray[Any] | None]:
+    """Fold and place of each event, where they are kept."""
+    if f"{part}.folds" not in arrays:
+        return None, None
+    columns = [arrays[f"{part}.{name}"] for name in ("file", "entry")]
+    return arrays[f"{part}.folds"].astype(np.int64), entry_places(*columns)
+
+
+def entry_places(file: NDArray[Any], entry: NDArray[Any]) -> NDArray[Any]:
+    """Numbers of files and entries side by side, as batches tell them."""
+    places = np.empty(len(file), dtype=ENTRY)
+    places["file"], places["entry"] = file, entry
+    return places
+
+
 def _kept(arrays: Mapping[str, NDArray[Any]], groups: tuple[InputGroup, ...]) -> Kept:
     parts: dict[str, ScoredPart] = {}
     for part in PARTS:
@@ -126,7 +161,7 @@ def _kept(arrays: Mapping[str, NDArray[Any]], groups: tuple[InputGroup, ...]) ->
             labels = arrays[f"{part}.labels"].astype(np.int64)
             judged = Judged(arrays[f"{part}.scores"], labels, arrays[f"{part}.weights"], arrays.get(f"{part}.targets"))
             samples, observers = arrays[f"{part}.samples"].astype(np.int64), arrays.get(f"{part}.observers")
-            parts[part] = ScoredPart(judged, samples, observers)
+            parts[part] = ScoredPart(judged, samples, observers, *_of_folds(arrays, part))
     names = tuple(arrays["inputs.names"].tolist())
     counted = {name: arrays[f"inputs.{name}"] for name in _COUNTED}
     inputs = InputCounts(names=names, left_out=int(arrays["inputs.left_out"]), **counted)

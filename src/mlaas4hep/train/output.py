@@ -84,6 +84,20 @@ def write_report(
     write_page(folder)
 
 
+def write_fold_report(draft: Path, metrics: dict[str, Any], histories: Sequence[History]) -> None:
+    """`write_report` of a run of folds: the validation loss of each, or the training loss where there is none."""
+    folder = draft / REPORT_FOLDER
+    pictures = folder / PICTURE_FOLDER
+    pictures.mkdir(parents=True)
+    (folder / METRICS_FILE).write_text(to_json(metrics), encoding="utf-8")
+    losses = [
+        LossCurve(f"fold {number}", [record.watched for record in history.records])
+        for number, history in enumerate(histories, start=1)
+    ]
+    draw_loss(losses, pictures / "loss.png", unit=histories[0].unit)
+    write_page(folder)
+
+
 def roc_curves(
     curves: Iterable[Curve], classes: Sequence[str], *, part: str, errors: Mapping[str, float] | None = None
 ) -> list[RocCurve]:
