@@ -67,6 +67,28 @@ class TestKerasMlp(BackendContract):
         pytest.importorskip("keras")
 
 
+class TestJaxMlp(BackendContract):
+    model = Model(name="mlp", backend="jax", dials={**SMALL, "dropout": 0.0})
+
+    @pytest.fixture(scope="class", autouse=True)
+    @classmethod
+    def _needs_jax(cls) -> None:
+        pytest.importorskip("jax")
+
+
+class TestJaxDeepSets(BackendContract):
+    model = Model(
+        name="deepsets",
+        backend="jax",
+        dials={"hidden_object": [16], "latent": 16, "hidden_event": [32, 16], "learning_rate": 5e-3, "dropout": 0.0},
+    )
+
+    @pytest.fixture(scope="class", autouse=True)
+    @classmethod
+    def _needs_jax(cls) -> None:
+        pytest.importorskip("jax")
+
+
 class TestXgboost(BackendContract):
     model = Model(name="xgboost", dials={"trees": 100, "learning_rate": 0.1})
 
