@@ -76,11 +76,12 @@ class TestJaxMlp(BackendContract):
         pytest.importorskip("jax")
 
 
+@pytest.mark.slow
 class TestJaxDeepSets(BackendContract):
     model = Model(
         name="deepsets",
         backend="jax",
-        dials={"hidden_object": [16], "latent": 16, "hidden_event": [32, 16], "learning_rate": 5e-3, "dropout": 0.0},
+        dials={"hidden_object": [16], "latent": 8, "hidden_event": [16], "learning_rate": 5e-3, "dropout": 0.0},
     )
 
     @pytest.fixture(scope="class", autouse=True)
@@ -248,6 +249,42 @@ def model(spec):
         file: Path = tmp_path_factory.mktemp("own") / "my_model.py"
         file.write_text(cls.source, encoding="utf-8")
         return choose(Model(file=str(file)))
+
+
+@pytest.mark.slow
+class TestOwnFunctionsOfJax(TestOwnEstimator):
+    source = """
+import jax
+import jax.numpy as jnp
+
+def init(key, spec):
+    shapes = {one.name: one.shape for one in spec.signature}
+    event, jets, last = shapes["event"][-1], shapes["jets"][-1], max(len(spec.classes) * (len(spec.classes) > 2), 1)
+    keys = jax.random.split(key, 3)
+    return {
+        "each": jax.random.normal(keys[0], (jets, 16)) / jets**0.5,
+        "all": [jax.random.normal(keys[1], (event + 16, 32)) / 4, jnp.zeros(32)],
+        "last": jax.random.normal(keys[2], (32, last)) / 6,
+    }
+
+def apply(params, event, jets, jets_mask):
+    each = jax.nn.relu(jets @ params["each"]) * jets_mask[..., None]
+    weight, bias = params["all"]
+    hidden = jax.nn.silu(jnp.concatenate([event, each.sum(axis=1)], axis=1) @ weight + bias)
+    return hidden @ params["last"]
+"""
+
+    @pytest.fixture(scope="class", autouse=True)
+    @classmethod
+    def _needs_jax(cls) -> None:
+        pytest.importorskip("jax")
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def choice(cls, tmp_path_factory: pytest.TempPathFactory) -> Choice:
+        file: Path = tmp_path_factory.mktemp("own") / "my_model.py"
+        file.write_text(cls.source, encoding="utf-8")
+        return choose(Model(file=str(file), dials={"learning_rate": 5e-3}))
 
 
 class TestOwnRegressor(RegressionRules):

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 
+from mlaas4hep.backends import jax_optimiser
 from mlaas4hep.backends.arrays import unpack
 from mlaas4hep.backends.blame import told_with
 from mlaas4hep.backends.dials import Dials, parse_dials
@@ -25,14 +26,13 @@ from mlaas4hep.backends.jax_network import (
     first_params,
     inputs_of,
 )
-from mlaas4hep.backends.jax_optimiser import OptimiserDials
 from mlaas4hep.backends.losses import loss_of, refuse_loss
 from mlaas4hep.backends.protocol import Capabilities, Learner, Predictor, Task
 from mlaas4hep.errors import ModelError, nearest
 from mlaas4hep.graph.core import FLAT_INPUT
 
 
-class OwnDials(OptimiserDials, frozen=True, forbid_unknown_fields=True):
+class OwnDials(jax_optimiser.OptimiserDials, frozen=True, forbid_unknown_fields=True):
     """Dials of a user's function; those of the training are shared by all models of the backend.
 
     Parameters
@@ -61,7 +61,7 @@ class JaxBackend:
 
     def build(self, model: str, dials: Dials, task: Task) -> Learner:
         """A learner with fresh weights."""
-        if not isinstance(dials, OptimiserDials) or type(dials) is not self.models[model]:
+        if not isinstance(dials, jax_optimiser.OptimiserDials) or type(dials) is not self.models[model]:
             raise ModelError(f"model {model} of backend jax takes no {type(dials).__name__}")
         where = f"{model} (backend jax)"
         refuse_loss(dials, kind=task.kind, title=where)
@@ -109,7 +109,7 @@ def is_pair(found: Any) -> bool:
     return isinstance(found, tuple) and len(found) == 2 and all(map(callable, found))
 
 
-def _functions_of(dials: OptimiserDials, task: Task, where: str) -> Mlp | DeepSets:
+def _functions_of(dials: jax_optimiser.OptimiserDials, task: Task, where: str) -> Mlp | DeepSets:
     if isinstance(dials, MlpDials):
         return Mlp(task.width, task.outputs, dials)
     assert isinstance(dials, DeepSetsDials)
@@ -124,7 +124,7 @@ def _functions_of(dials: OptimiserDials, task: Task, where: str) -> Mlp | DeepSe
 def _learner(
     functions: Functions,
     pair: Pair,
-    dials: OptimiserDials,
+    dials: jax_optimiser.OptimiserDials,
     task: Task,
     *,
     inputs: tuple[str, ...],

@@ -16,6 +16,7 @@ import numpy as np
 from jax.extend import core as jax_core
 from numpy.typing import NDArray
 
+from mlaas4hep.backends.blame import place
 from mlaas4hep.errors import ModelError
 from mlaas4hep.graph.builder import GraphBuilder
 
@@ -86,13 +87,13 @@ class Lowering:
         self._words = words
         self._where = where
         self._events = ""
-        self._equation: Any = None
+        self._equations: list[Any] = []
 
     def trace(self, function: Callable[..., Any], inputs: Mapping[str, tuple[tuple[int, ...], str]]) -> Value:
         """What a function gives for inputs by name, each with its shape without the events and its type."""
         (events,) = jax.export.symbolic_shape("N")
         shapes = [jax.ShapeDtypeStruct((events, *shape), np.dtype(kind)) for shape, kind in inputs.values()]
-        closed = jax.make_jaxpr(function)(*shapes)
+        closed = self._traced(function, shapes)
         self._events = next(iter(inputs))
         given = [Value(name, tuple(one.shape), str(one.dtype)) for name, one in zip(inputs, shapes, strict=True)]
         found = self.run(closed, given)
@@ -101,6 +102,17 @@ class Lowering:
         value: Value = self.full(found[0])
         return value
 
+    def _traced(self, function: Callable[..., Any], shapes: Sequence[Any]) -> Any:
+        try:
+            return jax.make_jaxpr(function)(*shapes)
+        except TypeError as error:
+            if "_DimExpr" not in str(error):
+                raise
+            raise NotCovered(
+                f"{place(self._where, error)}: cannot be written as a graph: the number of events is taken for a whole "
+                "number; write x.shape[0], or -1 in a shape, where it says len(x)"
+            ) from error
+
     def run(self, jaxpr: Any, given: Sequence[Any]) -> list[Any]:
         """What a jaxpr gives: a `Value`, or a constant."""
         constants = jaxpr.consts if isinstance(jaxpr, jax_core.ClosedJaxpr) else ()
@@ -108,7 +120,9 @@ class Lowering:
         table: dict[Any, Any] = dict(zip([*inner.constvars, *inner.invars], [*constants, *given], strict=True))
 
         def read(variable: Any) -> Any:
-            return variable.val if isinstance(variable, jax_core.Literal) else table[variable]
+            if isinstance(variable, jax_core.Literal):
+                return np.asarray(variable.val, variable.aval.dtype)
+            return table[variable]
 
         for equation in inner.eqns:
             found = self._lower(equation, [read(one) for one in equation.invars])
@@ -116,16 +130,20 @@ class Lowering:
         return [read(one) for one in inner.outvars]
 
     def _lower(self, equation: Any, given: Sequence[Any]) -> list[Any]:
-        before, self._equation = self._equation, equation
-        try:
-            return self._found(equation, given)
-        finally:
-            self._equation = before
+        self._equations.append(equation)
+        found = self._found(equation, given)
+        self._equations.pop()
+        return found
 
     def _found(self, equation: Any, given: Sequence[Any]) -> list[Any]:
         name = equation.primitive.name
         if name in _CALLS:
             return self.run(_function_of(equation.params), given)
+        if name == "dim_as_value":
+            self.refuse("it uses the number of events in a batch, so that a score would hang on its neighbours")
+        if name == "cond" and is_constant(given[0]):
+            branches = equation.params["branches"]
+            return self.run(branches[min(max(int(given[0]), 0), len(branches) - 1)], given[1:])
         shapes = [tuple(one.aval.shape) for one in equation.outvars]
         if all(map(is_constant, given)) and not any(is_open(size) for shape in shapes for size in shape):
             found = equation.primitive.bind(*given, **equation.params)
@@ -146,10 +164,13 @@ class Lowering:
         raise NotCovered(f"{self._place()}: cannot be written as a graph: {reason}")
 
     def _place(self) -> str:
-        traceback = getattr(getattr(self._equation, "source_info", None), "traceback", None)
-        frames = traceback.frames if traceback is not None else ()
-        lines = [one.line_num for one in frames if one.file_name == self._where]
-        return f"{self._where}, line {lines[0]}" if lines else self._where
+        # What JAX itself compiled earlier remembers who called it first: the next one out is the user's.
+        for equation in reversed(self._equations):
+            traceback = equation.source_info.traceback
+            lines = [one.line_num for one in traceback.frames if one.file_name == self._where] if traceback else []
+            if lines:
+                return f"{self._where}, line {lines[0]}"
+        return self._where
 
     def name_of(self, value: Any, dtype: str | None = None) -> str:
         """The name of a value or of a constant, cast to a type where it has another."""

@@ -30,7 +30,7 @@ from mlaas4hep.errors import ModelError
 from mlaas4hep.graph.core import Core
 from mlaas4hep.spec.scaling import Tensors
 
-JAX = Capabilities(streams=True, negative_weights=True, masks=True, regression=True, resume="exact", gpu=True)
+JAX = Capabilities(streams=True, negative_weights=True, masks=True, regression=True, resume="exact")
 
 _State = dict[str, Any]
 _SMALL = (16, 64, 256)
@@ -171,7 +171,10 @@ class JaxLearner:
         self.task = network.task
         self.where = network.where
         self.loss = loss
-        self.capabilities = JAX if device.platform == "cpu" else msgspec.structs.replace(JAX, resume="statistical")
+        on_cpu = device.platform == "cpu"
+        # Sums on a GPU come in any order.
+        self.capabilities = JAX if on_cpu else msgspec.structs.replace(JAX, resume="statistical", gpu=True)
+        self.notes = () if on_cpu else (f"{network.where}: learns on {device.device_kind}",)
         self._device = device
         self._settings = settings
         self._single = self.task.threads == 1

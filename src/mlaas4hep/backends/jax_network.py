@@ -206,10 +206,10 @@ class Network:
         wanted = {1, 2} if binary else {self.task.outputs}
         if len(found.shape) != 2 or found.shape[0] != _ROWS or found.shape[1] not in wanted:
             sizes = " or ".join(f"[N, {size}]" for size in sorted(wanted))
-            shape = ["N" if size == _ROWS else int(size) for size in found.shape]
+            shape = ", ".join("N" if size == _ROWS else str(size) for size in found.shape)
             task = self.task
             asked = f"{len(task.targets)} targets" if task.targets else f"{len(task.classes)} classes"
-            raise ModelError(f"apply returns {shape} for {asked}; wants {sizes}")
+            raise ModelError(f"apply returns [{shape}] for {asked}; wants {sizes}")
         if found.dtype != jnp.float32:
             raise ModelError(f"apply returns {found.dtype}; wants float32")
 

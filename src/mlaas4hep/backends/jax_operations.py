@@ -102,9 +102,16 @@ def _square(low: Lowering, settings: Mapping[str, Any], given: Sequence[Any], ou
     return elementwise(low, "Mul", [given[0], given[0]], out, out.dtype)
 
 
+def _erfc(low: Lowering, settings: Mapping[str, Any], given: Sequence[Any], out: Value) -> Value:
+    bell = low.node("Erf", [low.name_of(given[0])])
+    return replace(out, name=low.node("Sub", [low.scalar(1.0), bell]), thin=_thin(given, out))
+
+
 def _integer_pow(low: Lowering, settings: Mapping[str, Any], given: Sequence[Any], out: Value) -> Value:
     """By products of squares, as JAX does it."""
     power, name = int(settings["y"]), low.name_of(given[0])
+    if power == 0:
+        return replace(out, name=low.node("Pow", [name, low.scalar(0.0)]), thin=_thin(given, out))
     found = ""
     for place in range(abs(power).bit_length()):
         if abs(power) >> place & 1:
@@ -112,7 +119,7 @@ def _integer_pow(low: Lowering, settings: Mapping[str, Any], given: Sequence[Any
         name = low.node("Mul", [name, name])
     if power < 0:
         found = low.node("Reciprocal", [found])
-    return replace(out, name=found or low.name_of(np.ones(()), out.dtype), thin=_thin(given, out))
+    return replace(out, name=found, thin=_thin(given, out))
 
 
 def _clamp(low: Lowering, settings: Mapping[str, Any], given: Sequence[Any], out: Value) -> Value:
@@ -238,6 +245,18 @@ def _concatenate(low: Lowering, settings: Mapping[str, Any], given: Sequence[Any
     return replace(out, name=low.node("Concat", parts, axis=axis))
 
 
+def _stack(low: Lowering, settings: Mapping[str, Any], given: Sequence[Any], out: Value) -> Value:
+    axis = low.numbers(settings["axis"])
+    parts = [low.node("Unsqueeze", [low.name_of(low.full(one), out.dtype), axis]) for one in given]
+    return replace(out, name=low.node("Concat", parts, axis=settings["axis"]))
+
+
+def _tile(low: Lowering, settings: Mapping[str, Any], given: Sequence[Any], out: Value) -> Value:
+    repeats = settings["reps"]
+    value = closed(low, low.full(given[0]), [axis for axis, count in enumerate(repeats) if count != 1], "repeats")
+    return replace(out, name=low.node("Tile", [value.name, low.numbers(*repeats)]))
+
+
 def _split(low: Lowering, settings: Mapping[str, Any], given: Sequence[Any], out: Value) -> list[Value]:
     axis, value, start = settings["axis"], low.full(given[0]), 0
     parts = []
@@ -298,6 +317,7 @@ WORDS: Mapping[str, Word] = {
     "logistic": _plain("Sigmoid"),
     "pow": _plain("Pow"),
     "rem": _plain("Mod", fmod=1),
+    "erfc": _erfc,
     "rsqrt": _chain("Sqrt", "Reciprocal"),
     "log1p": _in_double("Log", before=1.0),
     "expm1": _in_double("Exp", after=-1.0),
@@ -332,10 +352,11 @@ WORDS: Mapping[str, Word] = {
     "squeeze": _squeeze,
     "transpose": _transpose,
     "concatenate": _concatenate,
+    "stack": _stack,
+    "tile": _tile,
     "split": _split,
     "slice": _slice,
     "rev": _reverse,
     "pad": _pad,
-    "dim_as_value": _of_the_batch,
     "iota": _of_the_batch,
 }

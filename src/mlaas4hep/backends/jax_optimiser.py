@@ -107,7 +107,7 @@ class OptimiserDials(Dials, frozen=True, forbid_unknown_fields=True):
     huber_delta
         Where Huber's loss turns from squared to absolute, in units of the target's spread.
     device
-        `auto` takes a GPU where JAX has one, else the CPU.
+        `auto` takes a GPU where JAX has one, else the CPU. Nothing was measured on a GPU yet.
     """
 
     learning_rate: float = 1e-3
