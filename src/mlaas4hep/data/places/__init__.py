@@ -59,7 +59,11 @@ class Place(Protocol):
 
 @runtime_checkable
 class ReadsInto(Protocol):
-    """A place that can read into memory of the caller: optional."""
+    """A place at hand, where a read costs no request, that can read into memory of the caller: optional."""
+
+    def expect(self, ranges: Sequence[tuple[int, int]]) -> None:
+        """Ranges that will be read soon: what lies on a slow disk may be fetched meanwhile."""
+        ...
 
     def read_into(self, start: int, target: memoryview) -> None:
         """As many bytes as ``target`` has, from ``start`` on; raises what `Place.read` does."""

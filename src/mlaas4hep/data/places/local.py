@@ -72,6 +72,12 @@ class LocalPlace:
         """See `mlaas4hep.data.places.Place.read`."""
         return [self._read(start, stop) for start, stop in ranges]
 
+    def expect(self, ranges: Sequence[tuple[int, int]]) -> None:
+        """See `mlaas4hep.data.places.ReadsInto`."""
+        if self._file >= 0 and hasattr(os, "posix_fadvise"):
+            for start, stop in ranges:
+                os.posix_fadvise(self._file, start, stop - start, os.POSIX_FADV_WILLNEED)
+
     def read_into(self, start: int, target: memoryview) -> None:
         """See `mlaas4hep.data.places.ReadsInto`."""
         if self._file < 0:

@@ -22,8 +22,8 @@ from mlaas4hep.errors import DataError
 
 GAP_BYTES = 32 * 1024
 """Ranges nearer than this are read as one: the bytes between cost less than another request."""
-JOINED_BYTES = 4 * 2**20
-"""Ranges are not joined beyond this: smaller buffers are given back while others are still in use, and used again."""
+JOINED_BYTES = 256 * 1024
+"""Ranges are not joined beyond this: what is read from a disk at hand is inflated while it lies near the processor."""
 MEMO_BYTES = 64 * 2**20
 
 _KEY = struct.Struct(">ihiIhh")
@@ -214,8 +214,9 @@ class BasketReader:
     ) -> Iterator[list[Basket]]:
         """Baskets, branch by branch.
 
-        All bytes are read at once; a branch is inflated when its turn comes. Baskets that go beyond the entry ``end``
-        are kept for the next read. ``value_bytes`` is asked when the baskets of a branch are inflated.
+        All bytes are asked for at once; a branch is read, where that costs no request, and inflated when its turn
+        comes. Baskets that go beyond the entry ``end`` are kept for the next read. ``value_bytes`` is asked when the
+        baskets of a branch are inflated.
         """
         kept = self._memo
         stored = self._fetch(
@@ -249,7 +250,7 @@ class BasketReader:
         return f"{self._place.url}, tree '{self._tree}', branch '{branch.path}'"
 
     def _fetch(self, wanted: Iterable[tuple[Branch, int]]) -> _Stored:
-        """Stored bytes of baskets, by path and number; neighbours are read together."""
+        """Stored bytes of baskets; neighbours are read together."""
         ranges: list[_Range] = []
         size = self._place.size
         for branch, number in wanted:
@@ -260,24 +261,7 @@ class BasketReader:
                     f"file has {size}"
                 )
             ranges.append((start, start + length, (branch.path, number)))
-        groups = _joined(ranges)
-        if not groups:
-            return {}
-        buffers = self._read([(group[0][0], max(stop for _, stop, _ in group)) for group in groups])
-        found: _Stored = {}
-        for group, buffer in zip(groups, buffers, strict=True):
-            view, origin = memoryview(buffer), group[0][0]
-            for start, stop, key in group:
-                found[key] = view[start - origin : stop - origin]
-        return found
-
-    def _read(self, spans: list[tuple[int, int]]) -> Sequence[Buffer]:
-        if not isinstance(self._place, ReadsInto):
-            return self._place.read(spans)
-        buffers = [recycled(stop - start) for start, stop in spans]
-        for (start, _), buffer in zip(spans, buffers, strict=True):
-            self._place.read_into(start, buffer)
-        return buffers
+        return _Stored(self._place, _joined(ranges))
 
     def _open(
         self, branch: Branch, number: int, first: int, last: int, stored: _Stored, value_bytes: int | None
@@ -285,7 +269,7 @@ class BasketReader:
         try:
             if number >= len(branch.seeks):
                 return _embedded(branch, number, first, last)
-            found = stored.pop((branch.path, number))
+            found = stored.take((branch.path, number))
             return open_basket(branch, number, first, last, found, others=self._names, value_bytes=value_bytes)
         except DamageError as error:
             raise DataError(f"{self.where(branch, number)}: {error}") from error
@@ -308,8 +292,37 @@ def _embedded(branch: Branch, number: int, first: int, last: int) -> Basket:
 ValueBytes = Callable[[Branch, int, int], int | None]
 """Bytes of values that a basket of some entries must have; None where nobody knows."""
 _Key = tuple[str, int]
-_Stored = dict[_Key, memoryview]
 _Range = tuple[int, int, _Key]
+
+
+class _Stored:
+    """Stored bytes of baskets by path and number, in groups that are read as one; each basket is taken once."""
+
+    def __init__(self, place: Place, groups: list[list[_Range]]) -> None:
+        spans = [(group[0][0], max(stop for _, stop, _ in group)) for group in groups]
+        self._found: dict[_Key, memoryview] = {}
+        self._unread: dict[_Key, tuple[ReadsInto, tuple[int, int], list[_Range]]] = {}
+        if isinstance(place, ReadsInto):
+            place.expect(spans)
+            for span, group in zip(spans, groups, strict=True):
+                self._unread.update(dict.fromkeys((key for _, _, key in group), (place, span, group)))
+        elif groups:
+            for group, buffer in zip(groups, place.read(spans), strict=True):
+                self._share(group, memoryview(buffer))
+
+    def take(self, key: _Key) -> memoryview:
+        """Bytes of a basket, read now where that was put off."""
+        if key not in self._found:
+            place, (start, stop), group = self._unread[key]
+            buffer = recycled(stop - start)
+            place.read_into(start, buffer)
+            self._share(group, buffer)
+        return self._found.pop(key)
+
+    def _share(self, group: list[_Range], buffer: memoryview) -> None:
+        origin = group[0][0]
+        for start, stop, key in group:
+            self._found[key] = buffer[start - origin : stop - origin]
 
 
 def _joined(ranges: list[_Range]) -> list[list[_Range]]:
