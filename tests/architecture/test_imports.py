@@ -23,6 +23,8 @@ HEAVY = {
     "matplotlib",
     "scipy",
     "starlette",
+    "optuna",
+    "sqlalchemy",
 }
 
 
@@ -33,7 +35,9 @@ def imported_by(*arguments: str) -> set[str]:
     return {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines()}
 
 
-@pytest.mark.parametrize("command", [[], ["train"], ["evaluate"], ["inspect"], ["serve"], ["predict"], ["quickstart"]])
+@pytest.mark.parametrize(
+    "command", [[], ["train"], ["tune"], ["evaluate"], ["replay"], ["inspect"], ["serve"], ["predict"], ["quickstart"]]
+)
 def test_help_imports_nothing_heavy(command: list[str]) -> None:
     imported = imported_by(*command, "--help")
     assert "click" in imported, "the test must see what is imported"

@@ -24,8 +24,16 @@ COMMANDS = {
     "inspect": ("inspect", "Trees, columns, kinds and ranges of files; --draft writes a first config."),
     "train": ("train", "Train the model of a config; its test part stays closed."),
     "evaluate": ("evaluate", "Open the test part of a run, once, and judge the model on it; compare runs."),
+    "replay": ("replay", "Train a bundle again and say whether it is the same, hash by hash."),
+    "tune": ("tune", "Search the dials of a config by the validation part, with several workers."),
     "serve": ("serve", "Answer predictions over HTTP."),
     "predict": ("predict", "Ask a server one question from the shell."),
+}
+
+# Commands of the original, and what does the same here.
+_OF_THE_ORIGINAL = {
+    "workflow": "train --files=files.txt --labels=labels.txt --model=my_model.py --params=params.json",
+    "reader": "inspect FILE (--fin), with --stats for what --info tells",
 }
 
 EXIT_USER, EXIT_FAILURE, EXIT_INTERRUPTED = 2, 1, 130
@@ -51,6 +59,9 @@ class LazyCommands(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
+        original = _OF_THE_ORIGINAL.get(args[0].removesuffix(".py")) if args else None
+        if original is not None:
+            raise click.UsageError(f"no command '{args[0]}'; it is: mlaas4hep {original}", ctx)
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
             raise click.UsageError(f"no command '{args[0]}'{nearest(args[0], COMMANDS)}", ctx)
         return super().resolve_command(ctx, args)

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from mlaas4hep.config.labels import Labels, classes_of
-from mlaas4hep.config.values import Cache, Era, Sample, Training
+from mlaas4hep.config.values import Cache, Era, OnDuplicates, Sample, Tracking, Training
 from mlaas4hep.errors import nearest
 from mlaas4hep.spec.features import InputGroup, Split, Variable, Weights
 
@@ -40,6 +40,8 @@ class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     redirector: tuple[str, ...] = ()
     on_error: str = "stop"
     cache: Cache | None = None
+    tracking: Tracking | None = None
+    duplicates: OnDuplicates = "report"
 
     def groups(self) -> list[InputGroup]:
         """The input groups, in the order of the file."""
@@ -59,6 +61,7 @@ _SECTIONS: Mapping[str, type[msgspec.Struct]] = {
     "weights": Weights,
     "labels": Labels,
     "cache": Cache,
+    "tracking": Tracking,
 }
 
 
@@ -71,6 +74,7 @@ _SUCH_AS = {
     "weights": "{event: genWeight}",
     "labels": "{signal: ttH}",
     "cache": "{path: /scratch/rows, limit: 50 GB}",
+    "tracking": "{tensorboard: true, mlflow: 'http://localhost:5000'}",
 }
 _SHUFFLES = (
     "window (events are shuffled window by window) or exact (all events, with a cache); they are always shuffled: "
@@ -88,6 +92,10 @@ def spell_out(document: Mapping[Any, Any]) -> dict[Any, Any]:
         plain["missing"] = [plain["missing"]]
     if isinstance(plain.get("on_error"), int | float):
         plain["on_error"] = str(plain["on_error"])  # no policy: told with those that there are
+    if "observers" not in plain and "spectators" in plain:
+        plain["observers"] = plain.pop("spectators")
+    if isinstance(plain.get("observers"), str):
+        plain["observers"] = [plain["observers"]]
     if isinstance(plain.get("redirector"), str):
         plain["redirector"] = [plain["redirector"]]
     samples = plain.get("samples")
@@ -97,6 +105,9 @@ def spell_out(document: Mapping[Any, Any]) -> dict[Any, Any]:
         plain["labels"] = _spell_out_labels(plain["labels"])
     if isinstance(plain.get("cache"), str):
         plain["cache"] = {"path": plain["cache"]}
+    split = plain.get("split")
+    if isinstance(split, Mapping) and split.get("folds") is not None:
+        plain["split"] = {"test": 0.0, **split}  # each fold is held out once, in place of a test part
     inputs = plain.get("inputs")
     if isinstance(inputs, Mapping):
         plain["inputs"] = {name: _spell_out_group(group) for name, group in inputs.items()}

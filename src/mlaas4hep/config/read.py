@@ -17,6 +17,7 @@ from mlaas4hep.config.document import Document, spell_out, take_misplaced
 from mlaas4hep.config.labels import Labels
 from mlaas4hep.config.on_error import OnError
 from mlaas4hep.config.preproc import merge_preproc, read_preproc
+from mlaas4hep.config.search import find_dials
 from mlaas4hep.config.text import load_yaml, override_key
 from mlaas4hep.config.values import Cache, Config, Model
 from mlaas4hep.errors import ConfigError
@@ -39,14 +40,24 @@ def read_config(path: str | Path, *, overrides: Sequence[str] = ()) -> Config:
     ConfigError
         With all problems at once.
     """
-    file = Path(path)
+    return parse_config(_text(path), where=str(path), folder=Path(path).parent, overrides=overrides)
+
+
+def read_document(path: str | Path, *, overrides: Sequence[str] = ()) -> dict[Any, Any]:
+    """The plain values of a config with `overrides`, whatever they mean; parameters and errors as of `read_config`."""
+    document = load_yaml(_text(path), str(path))
+    for override in overrides:
+        override_key(document, override, str(path))
+    return document
+
+
+def _text(path: str | Path) -> str:
     try:
-        text = file.read_text(encoding="utf-8")
+        return Path(path).read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError([f"cannot be read: {error.strerror}"], where=str(path)) from error
     except UnicodeDecodeError as error:
         raise ConfigError([f"is not a text file: {error.reason} at byte {error.start}"], where=str(path)) from error
-    return parse_config(text, where=str(path), folder=file.parent, overrides=overrides)
 
 
 def parse_config(
@@ -56,7 +67,13 @@ def parse_config(
     document = load_yaml(text, where)
     for override in overrides:
         override_key(document, override, where)
+    return parse_document(document, where=where, folder=folder)
+
+
+def parse_document(document: Mapping[Any, Any], *, where: str = "config", folder: Path | None = None) -> Config:
+    """Like `parse_config`, from plain values."""
     written, problems = _with_preproc(spell_out(document), folder or Path())
+    _refuse_search(written, problems, where)
     problems.extend(take_misplaced(written))
     typed = convert(written, Document, "", problems)
     if typed is not INVALID:
@@ -64,6 +81,16 @@ def parse_config(
     if problems:
         raise ConfigError([problem.replace(".event.vars", ".event") for problem in problems], where=where)
     return _assemble(typed, where, folder or Path())
+
+
+def _refuse_search(written: Mapping[Any, Any], problems: list[str], where: str) -> None:
+    """Ranges of a search are no values: each is told, and none is a second mistake of its type."""
+    dials = find_dials(written, problems)
+    if not dials:
+        return
+    lines = [f"{name}: {dial} is a range to be searched: it stands for no single value" for name, dial in dials.items()]
+    hint = f"search it with 'mlaas4hep tune {where}', or give one value, as in --set {next(iter(dials))}=VALUE"
+    raise ConfigError([*problems, *lines[:-1], f"{lines[-1]}; {hint}"], where=where)
 
 
 def _assemble(document: Document, where: str, folder: Path) -> Config:
@@ -101,6 +128,8 @@ def _assemble(document: Document, where: str, folder: Path) -> Config:
         preproc=_hook(document.preproc, folder),
         redirector=document.redirector,
         labels=_labels(document.labels, features.classes),
+        tracking=document.tracking,
+        duplicates=document.duplicates,
     )
 
 

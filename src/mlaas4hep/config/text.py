@@ -70,8 +70,13 @@ def override_key(document: dict[Any, Any], override: str, where: str) -> None:
     place[last] = _load_value(value, override, where)
 
 
+def load_value(text: str) -> Any:
+    """One value; `yaml.YAMLError` where it is none."""
+    return yaml.load(text, Loader=_StrictLoader)
+
+
 def _load_value(value: str, override: str, where: str) -> Any:
     try:
-        return yaml.load(value, Loader=_StrictLoader)
+        return load_value(value)
     except yaml.YAMLError as error:
         raise ConfigError([f"--set {override}: the value is not YAML"], where=where) from error

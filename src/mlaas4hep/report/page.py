@@ -12,13 +12,20 @@ import math
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 PAGE = "report.html"
 METRICS_FILE = "metrics.json"
 EVALUATION_FILE = "evaluation.json"
 COMPARISON_FILE = "comparison.json"
+SEARCH_FILE = "tune.json"
+TRIALS_FILE = "trials.json"
+SEARCH_PAGE = "tune.html"
 PICTURE_FOLDER = "pictures"
 
 
@@ -41,12 +48,31 @@ _PICTURES = {
         ("loss.png", "Loss", "Weighted as in training; the dashed line marks the weights that were kept."),
         ("score_*.png", "Score by class", "Training part filled, test part as points; each class adds up to one."),
     ],
+    "calibration": [
+        (
+            "calibration.png",
+            "Calibration",
+            "Observed share against the score; below, where the events are.",
+        ),
+    ],
+    "observers": [
+        ("shape_*.png", "Shape of the background", "Background before and after cuts on the score."),
+        ("efficiency_*.png", "Background efficiency", "By bin; dashed, that of the whole background."),
+    ],
+    "variations": [("variations_*.png", "Systematic variations", "Changes with their paired uncertainties.")],
     "cuts": [("significance_*.png", "Significance", "Against the cut on the score; the dot marks the best cut.")],
     "importance": [("importance.png", "Importance", "Fall when an input is permuted between events.")],
     "inputs": [
         ("inputs_*_read.png", "Inputs as read", "As read from the files, after the selection."),
         ("inputs_*_seen.png", "Inputs as the model sees them", "The same as the model sees them."),
     ],
+}
+
+
+# What is another thing where a run has folds.
+_OF_FOLDS = {
+    "roc.png": "Out of fold: each event by the one model that has not seen it, weighted by physics weights.",
+    "loss.png": "Of the validation part of each fold, weighted as in training.",
 }
 
 
@@ -57,6 +83,22 @@ _TARGET_PICTURES = [
     ("bias_{}_*.png", "Bias", "Mean residual in bins of the true value that hold about the same number of events."),
     ("resolution_{}_*.png", "Resolution", "Half the central 68 % of the residuals; dashed: of all events."),
 ]
+
+
+_SEARCH_PICTURES = {
+    "history": [
+        ("history.png", "History", "Validation part, in the order of beginning; the line is the best so far."),
+        ("learning.png", "Learning", "After each epoch, weighted as in training; dotted: ended early."),
+    ],
+    "dials": [("dials_*.png", "Dials", "The figure against each dial; later trials are darker.")],
+    "importance": [
+        (
+            "importance.png",
+            "Importance of the dials",
+            "Share of each dial in the spread of the figure (fANOVA); of few trials a guess.",
+        ),
+    ],
+}
 
 
 def write_page(folder: Path) -> Path:
@@ -73,7 +115,13 @@ def write_page(folder: Path) -> Path:
     """
     evaluation = _read(folder / EVALUATION_FILE) if (folder / EVALUATION_FILE).exists() else None
     run = _read(folder / METRICS_FILE)
-    values: dict[str, Any] = {"pictures": {place: list(_found(folder, _PICTURES[place])) for place in _PICTURES}}
+    words = _OF_FOLDS if run.get("folds") else {}
+    asked = {
+        place: [(file, title, words.get(file, told)) for file, title, told in shown]
+        for place, shown in _PICTURES.items()
+    }
+    values: dict[str, Any] = {"pictures": {place: list(_found(folder, shown)) for place, shown in asked.items()}}
+    values["pictures"]["observers"].sort(key=lambda one: one.file.split("_")[1:3])
     if run.get("task") == "regression":
         values["by_target"] = [list(_found(folder, _numbered(number))) for number in range(len(run["target_names"]))]
     template = "regression.html" if "by_target" in values else "run.html"
@@ -82,7 +130,7 @@ def write_page(folder: Path) -> Path:
 
 def write_comparison(folder: Path) -> Path:
     """Draw the page that compares runs, from the ``comparison.json`` and the pictures of its folder."""
-    pictures = list(_found(folder, _PICTURES["separation"]))
+    pictures = list(_found(folder, [*_PICTURES["separation"], *_PICTURES["calibration"]]))
     return _write(folder, "comparison.html", comparison=_read(folder / COMPARISON_FILE), pictures=pictures)
 
 
@@ -93,6 +141,13 @@ def write_target_comparison(folder: Path) -> Path:
     asked = [[(f"resolution_{number}_*.png", "Resolution", words)] for number in range(len(comparison["targets"]))]
     pictures = [list(_found(folder, one)) for one in asked]
     return _write(folder, "comparison_targets.html", comparison=comparison, by_target=pictures)
+
+
+def write_search(folder: Path) -> Path:
+    """Draw the page of a search, from the ``tune.json``, the ``trials.json`` and the pictures of its folder."""
+    pictures = {place: list(_found(folder, _SEARCH_PICTURES[place])) for place in _SEARCH_PICTURES}
+    found, trials = _read(folder / SEARCH_FILE), _read(folder / TRIALS_FILE)
+    return _write(folder, "search.html", page=SEARCH_PAGE, search=found, trials=trials["trials"], pictures=pictures)
 
 
 def _numbered(number: int) -> list[tuple[str, str, str]]:
@@ -110,7 +165,9 @@ def _read(path: Path) -> dict[str, Any]:
     return found
 
 
-def _write(folder: Path, template: str, **values: Any) -> Path:
+@cache
+def _environment() -> Environment:
+    """Where templates come from; compiled once a process, since a run of folds draws many pages."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -126,11 +183,15 @@ def _write(folder: Path, template: str, **values: Any) -> Path:
     environment.globals["measured"] = measured
     environment.filters["expected"] = expected
     environment.filters["chance"] = chance
-    page = folder / PAGE
-    draft = folder / f".{PAGE}.part"
-    draft.write_text(environment.get_template(template).render(values), encoding="utf-8")
-    os.replace(draft, page)
-    return page
+    environment.filters["dial"] = dial
+    return environment
+
+
+def _write(folder: Path, template: str, page: str = PAGE, **values: Any) -> Path:
+    draft = folder / f".{page}.part"
+    draft.write_text(_environment().get_template(template).render(values), encoding="utf-8")
+    os.replace(draft, folder / page)
+    return folder / page
 
 
 def figure(value: Any, digits: int = 4) -> str:
@@ -200,6 +261,17 @@ def chance(value: float) -> str:
     ('0.345', '< 0.001')
     """
     return f"{value:.3f}" if value >= 0.001 else "< 0.001"
+
+
+def dial(value: Any) -> str:
+    """A value of a dial: numbers to four digits, a dash for none.
+
+    Examples
+    --------
+    >>> dial(0.00123456), dial(128), dial([64, 32]), dial(None)
+    ('0.001235', '128', '[64, 32]', '-')
+    """
+    return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def share(value: float | None, digits: int = 1) -> str:

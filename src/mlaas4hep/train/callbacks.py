@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import msgspec
@@ -42,6 +42,10 @@ class EpochRecord(msgspec.Struct, frozen=True):
     def watched(self) -> float:
         """The loss that says which epoch is best."""
         return self.train_loss if self.validation_loss is None else self.validation_loss
+
+
+Watch = Callable[[EpochRecord], None]
+"""Who is told of each epoch of a model that streams, and may end the training by raising."""
 
 
 class History(msgspec.Struct, frozen=True):

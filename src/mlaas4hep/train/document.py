@@ -18,6 +18,17 @@ from mlaas4hep.spec.features import EVENT, InputGroup
 
 def to_yaml(config: Config) -> str:
     """The config as text that `mlaas4hep.config.parse_config` reads; paths are absolute."""
+    return dump(to_plain(config))
+
+
+def dump(plain: Mapping[str, Any]) -> str:
+    """Plain values as YAML, keys in the order given."""
+    text: str = yaml.safe_dump(dict(plain), sort_keys=False, default_flow_style=None, width=110, allow_unicode=True)
+    return text
+
+
+def to_plain(config: Config) -> dict[str, Any]:
+    """The config as plain values, as a file of it would have them; paths are absolute."""
     features = config.features
     plain: dict[str, Any] = {
         "name": config.name,
@@ -38,13 +49,14 @@ def to_yaml(config: Config) -> str:
         "training": msgspec.to_builtins(config.training),
         "preproc": None if config.preproc is None else _absolute(config.preproc),
         "redirector": list(config.redirector),
+        "duplicates": None if config.duplicates == "report" else config.duplicates,
         "on_error": None if str(config.on_error) == "stop" else str(config.on_error),
+        "tracking": None if config.tracking is None else msgspec.to_builtins(config.tracking),
         "cache": None
         if config.cache is None
         else {**msgspec.to_builtins(config.cache), "path": _absolute(config.cache.path)},
     }
-    text: str = yaml.safe_dump(_given(plain), sort_keys=False, default_flow_style=None, width=110, allow_unicode=True)
-    return text
+    return _given(plain)
 
 
 def _sample(sample: Sample) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from contextlib import nullcontext
 
 from mlaas4hep.backends.protocol import InMemoryLearner, Learner, NotingLearner, OutOfCoreLearner, StreamingLearner
 from mlaas4hep.config.values import Training
-from mlaas4hep.train.callbacks import History, Progress
+from mlaas4hep.train.callbacks import History, Progress, Watch
 from mlaas4hep.train.interrupt import Interrupt
 from mlaas4hep.train.loop import Part, learn_in_memory, learn_streaming
 from mlaas4hep.train.out_of_core import learn_out_of_core
@@ -29,6 +29,7 @@ def learn(
     standing: Standing,
     interrupt: Interrupt,
     progress: Progress,
+    on_epoch: Watch | None = None,
 ) -> History:
     """Let a learner learn; afterwards it has its best weights.
 
@@ -50,6 +51,8 @@ def learn(
         Held while a learner that is kept takes its steps.
     progress
         Told how far it is.
+    on_epoch
+        As in `learn_streaming`; a learner that does not learn batch by batch has no epochs to tell of.
     """
     if isinstance(learner, NotingLearner):
         for line in learner.notes:
@@ -65,6 +68,7 @@ def learn(
                 progress=progress,
                 keeper=keeper,
                 standing=standing,
+                on_epoch=on_epoch,
             )
     if isinstance(learner, OutOfCoreLearner):
         return learn_out_of_core(

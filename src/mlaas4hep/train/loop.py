@@ -19,7 +19,7 @@ from mlaas4hep.backends.protocol import InMemoryLearner, RegressionLearner, Roun
 from mlaas4hep.data.batches import Batch
 from mlaas4hep.errors import DataError, ModelError
 from mlaas4hep.spec.targets import Targets, TargetScaler
-from mlaas4hep.train.callbacks import EarlyStopping, EpochRecord, History, Progress, describe
+from mlaas4hep.train.callbacks import EarlyStopping, EpochRecord, History, Progress, Watch, describe
 from mlaas4hep.train.memory import collect, require_memory
 from mlaas4hep.train.metrics import log_loss, mean_auc, mean_loss, weighted_auc
 from mlaas4hep.train.standing import Keeper, Standing, Tally
@@ -164,6 +164,7 @@ def learn_streaming(
     progress: Progress,
     keeper: Keeper | None = None,
     standing: Standing | None = None,
+    on_epoch: Watch | None = None,
 ) -> History:
     """Epochs over a stream until the validation loss rises, or there are enough.
 
@@ -183,6 +184,8 @@ def learn_streaming(
         Visited after each batch; the train stream's batches are then `Positioned`.
     standing
         Where a training stood that goes on here, and that the learner was brought to. None begins.
+    on_epoch
+        Told each epoch's record; what it raises ends the training.
 
     Raises
     ------
@@ -206,6 +209,8 @@ def learn_streaming(
             standing.best = learner.state()
         if keeper is not None:
             keeper.visit(lambda: standing)
+        if on_epoch is not None:
+            on_epoch(record)
     records = tuple(standing.records)
     if standing.best is None:
         return History(records, len(records))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import msgspec
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mlaas4hep.spec.features import InputGroup, Variable
 from mlaas4hep.spec.scaling import FLOAT32_MAX, FeatureSummary, Scaler, flat_names, group_scaling, unflatten
@@ -30,6 +32,26 @@ def test_missing_becomes_zero_and_infinities_stay_finite(kind: str) -> None:
     scaled = scaler(Variable("x", scale=kind)).flat({"event": raw})  # type: ignore[arg-type]
     assert scaled[0, 0] == 0
     assert np.isfinite(scaled).all()
+
+
+@given(st.data())
+def test_without_bounds_the_short_way_gives_the_bits_of_all_steps(data: st.DataObject) -> None:
+    numbers = st.floats(width=32, allow_nan=True, allow_infinity=data.draw(st.booleans()))
+    event = np.array(data.draw(st.lists(numbers, min_size=4, max_size=4)), np.float32).reshape(4, 1)
+    jets = np.array(data.draw(st.lists(numbers, min_size=8, max_size=8)), np.float32).reshape(4, 2, 1)
+    mean, std = data.draw(st.floats(-1e6, 1e6)), data.draw(st.floats(1e-6, 1e6))
+    summary = FeatureSummary(mean, std, None, None, None, None, None)
+    groups = [group_scaling(InputGroup("event", (Variable("x"),)), [summary])]
+    inputs = {"event": event}
+    if data.draw(st.booleans()):
+        groups.append(group_scaling(InputGroup("jets", (Variable("pt"),), 2), [summary]))
+        inputs["jets"] = jets
+    before = {name: values.copy() for name, values in inputs.items()}
+    quick, all_steps = Scaler(groups), Scaler(groups)
+    all_steps._unbounded = False
+    assert quick._unbounded
+    np.testing.assert_array_equal(quick.flat(inputs).view(np.uint32), all_steps.flat(inputs).view(np.uint32))
+    assert all(inputs[name].tobytes() == values.tobytes() for name, values in before.items())
 
 
 def test_clip_comes_before_scaling() -> None:

@@ -1,0 +1,144 @@
+"""The files of a training, told so that another machine can find them again and say whether they are the same.
+
+A file is known by its bytes: SHA-256 of all of a small one, of its two ends and pieces between of a large one. A ROOT
+file has its UUID and the places of everything in it at its ends, so one that was written anew shows; a bit that fell in
+the middle need not. Invariant: no folder of this machine is named, and no credential.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import PurePosixPath
+
+import msgspec
+
+from mlaas4hep.config.addresses import is_address, shown
+from mlaas4hep.data.catalogue import Catalogue
+from mlaas4hep.data.entries import FileEntry
+from mlaas4hep.data.places import open_place
+from mlaas4hep.errors import DataError
+
+WHOLE_BYTES = 4 << 20
+_END_BYTES, _PIECE_BYTES, _PIECES = 64 << 10, 16 << 10, 14
+_AT_ONCE = 8
+
+
+class Origin(msgspec.Struct, frozen=True):
+    """One file.
+
+    Parameters
+    ----------
+    sample, index
+        Whose it is, and its place among the files of the sample.
+    path
+        An address, or the path below the folder that holds all local files of the training.
+    tree, entries
+        What was read, and all entries of it.
+    bytes, identity
+        Its size, and ``sha256:...`` of all bytes or ``sampled-sha256:...`` of some; None where the bytes could not be
+        read again.
+    friends
+        Paths of the files whose trees stood beside it, with their identities.
+    """
+
+    sample: str
+    index: int
+    path: str
+    tree: str
+    entries: int
+    bytes: int | None = None
+    identity: str | None = None
+    friends: tuple[tuple[str, str | None], ...] = ()
+
+
+def identity_of(path: str, replicas: Sequence[str] = ()) -> tuple[int, str]:
+    """Size and identity of a file, by its bytes.
+
+    Raises
+    ------
+    DataError
+        It cannot be read.
+    """
+    place = open_place(path, replicas=replicas)
+    try:
+        size = place.size
+        whole = size <= WHOLE_BYTES
+        digest = hashlib.sha256(b"" if whole else str(size).encode())
+        for piece in place.read([(0, size)] if whole else _pieces(size)):
+            digest.update(piece)
+        return size, f"{'sha256' if whole else 'sampled-sha256'}:{digest.hexdigest()}"
+    finally:
+        place.close()
+
+
+def _pieces(size: int) -> list[tuple[int, int]]:
+    """Both ends, and short pieces evenly between."""
+    step = (size - 2 * _END_BYTES) // (_PIECES + 1)
+    starts = [_END_BYTES + step * number for number in range(1, _PIECES + 1)]
+    return [(0, _END_BYTES), *((one, one + _PIECE_BYTES) for one in starts), (size - _END_BYTES, size)]
+
+
+def origins_of(catalogue: Catalogue, *, progress: Callable[[int], None] = lambda _: None) -> tuple[Origin, ...]:
+    """Every file of a catalogue; one that cannot be read at this moment has no identity.
+
+    Parameters
+    ----------
+    catalogue
+        All files, opened.
+    progress
+        Called with 1 for each file.
+    """
+    short = Shortened(path for file in catalogue.files for path in (file.path, *_friends(file)))
+
+    def told(file: FileEntry) -> Origin:
+        size, identity = _known(file.path, file.replicas)
+        friends = tuple((short(one), _known(one)[1]) for one in _friends(file))
+        progress(1)
+        name, entries = catalogue.samples[file.sample].name, file.tree_entries or file.num_entries
+        return Origin(name, file.index, short(file.path), file.tree, entries, size, identity, friends)
+
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        return tuple(pool.map(told, catalogue.files))
+
+
+def _friends(file: FileEntry) -> tuple[str, ...]:
+    return () if file.opening is None else file.opening.friends
+
+
+def _known(path: str, replicas: Sequence[str] = ()) -> tuple[int | None, str | None]:
+    try:
+        return identity_of(path, replicas)
+    except DataError:
+        return None, None  # the stream says what is wrong with a file that it needs; here it only has no identity
+
+
+class Shortened:
+    """Paths without the folder that holds all that are local; addresses without credentials.
+
+    Examples
+    --------
+    >>> short = Shortened(["/eos/me/2022/a.root", "/eos/me/2023/a.root", "https://me:word@host/b.root"])
+    >>> short("/eos/me/2023/a.root"), short("https://me:word@host/b.root")
+    ('2023/a.root', 'https://host/b.root')
+    """
+
+    def __init__(self, paths: Iterable[str]) -> None:
+        folders = {os.path.dirname(_absolute(one)) for one in map(_plain, paths) if not is_address(one)}
+        self._above = os.path.commonpath(folders) if folders else "/"
+
+    def __call__(self, path: str) -> str:
+        plain = _plain(path)
+        if is_address(plain):
+            return shown(plain)
+        return PurePosixPath(os.path.relpath(_absolute(plain), self._above)).as_posix()
+
+
+def _plain(path: str) -> str:
+    return path.removeprefix("file://")
+
+
+def _absolute(path: str) -> str:
+    return os.path.abspath(os.path.expanduser(path))
