@@ -30,6 +30,7 @@ MODELS = {
     "mlp_sklearn": Model(name="mlp", backend="sklearn"),
     "mlp_torch": Model(name="mlp", backend="torch"),
     "lightgbm": Model(name="lightgbm"),
+    "mlp_jax": Model(name="mlp", backend="jax"),
 }
 Scores = NDArray[Any]
 Step = Callable[[NDArray[np.float32], NDArray[np.int64]], None]
@@ -78,7 +79,7 @@ def in_memory_auc(name: str, config: Config, seed: int) -> float:
         return _plain_lightgbm(parts, seed)
     mean, std = parts[0][0].mean(axis=0), parts[0][0].std(axis=0)
     scaled = [((x - mean) / std, labels, weights) for x, labels, weights in parts]
-    build = _sklearn_network if name == "mlp_sklearn" else _torch_network
+    build = {"mlp_sklearn": _sklearn_network, "mlp_torch": _torch_network, "mlp_jax": _jax_network}[name]
     score = _learn(build, scaled[0], scaled[1], config, seed)
     x, labels, weights = scaled[2]
     return weighted_auc(score(x), labels == 1, weights).value
@@ -178,6 +179,64 @@ def _torch_network(width: int, batch_size: int, seed: int) -> tuple[Any, ...]:
         return found
 
     return step, score, lambda: copy.deepcopy(network.state_dict()), network.load_state_dict
+
+
+def _jax_network(width: int, batch_size: int, seed: int) -> tuple[Any, ...]:
+    """The network and AdamW written out here, with functions of JAX alone."""
+    import jax
+    import jax.numpy as jnp
+
+    from mlaas4hep.backends.jax_models import MlpDials
+
+    dials = MlpDials()
+    sizes = [width, *dials.hidden, 1]
+    random = np.random.default_rng(seed)
+    start = [
+        [random.uniform(-(size**-0.5), size**-0.5, shape).astype(np.float32) for shape in ((size, after), (after,))]
+        for size, after in itertools.pairwise(sizes)
+    ]
+
+    def margin(params: Any, x: Any, key: Any) -> Any:
+        for place, (weight, bias) in enumerate(params):
+            if place:
+                x = jnp.maximum(x, 0)
+                if key is not None:
+                    kept = jax.random.bernoulli(jax.random.fold_in(key, place), 1 - dials.dropout, x.shape)
+                    x = kept * x / (1 - dials.dropout)
+            x = x @ weight + bias
+        return x[:, 0]
+
+    def loss_of(params: Any, x: Any, labels: Any, rows: Any, key: Any) -> Any:
+        found = margin(params, x, key)
+        return jnp.sum(jnp.where(rows, jnp.logaddexp(0, found) - labels * found, 0)) / jnp.sum(rows)
+
+    def updated(state: Any, x: Any, labels: Any, rows: Any) -> Any:
+        params, first, second, count = state
+        slopes = jax.grad(loss_of)(params, x, labels, rows, jax.random.fold_in(jax.random.key(seed), count))
+        count += 1
+        first = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, first, slopes)
+        second = jax.tree.map(lambda v, g: 0.999 * v + 0.001 * g * g, second, slopes)
+
+        def moved(p: Any, m: Any, v: Any) -> Any:
+            way = m / (1 - 0.9**count) / (jnp.sqrt(v / (1 - 0.999**count)) + 1e-8)
+            return p * (1 - dials.learning_rate * dials.weight_decay) - dials.learning_rate * way
+
+        return jax.tree.map(moved, params, first, second), first, second, count
+
+    zeros = jax.tree.map(np.zeros_like, start)
+    state: list[Any] = [(start, zeros, zeros, 0.0)]
+    step_of = jax.jit(updated)
+    scores = jax.jit(lambda params, x: jax.nn.sigmoid(margin(params, x, None)))
+
+    def step(x: NDArray[np.float32], labels: NDArray[np.int64]) -> None:
+        rows = np.arange(batch_size) < len(x)
+        index = np.where(rows, np.arange(batch_size), 0)
+        state[0] = step_of(state[0], x[index], labels[index].astype(np.float32), rows)
+
+    def load(kept: Any) -> None:
+        state[0] = kept
+
+    return step, lambda x: np.asarray(scores(state[0][0], x)), lambda: state[0], load
 
 
 if __name__ == "__main__":

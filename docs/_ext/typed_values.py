@@ -25,7 +25,14 @@ _ENTRY = re.compile(r"(?P<names>[a-z0-9_]+(?:, [a-z0-9_]+)*)\Z")
 
 
 def field_docs(struct: type) -> dict[str, str]:
-    """Text of each entry under ``Parameters`` in the class's NumPy-style docstring, by field name."""
+    """Text of each entry under ``Parameters`` in the docstrings of the class and those it stems from, by field name."""
+    found: dict[str, str] = {}
+    for one in reversed(struct.__mro__):
+        found |= _own_field_docs(one) if issubclass(one, msgspec.Struct) else {}
+    return found
+
+
+def _own_field_docs(struct: type) -> dict[str, str]:
     found: dict[str, list[str]] = {}
     names: list[str] = []
     inside = False

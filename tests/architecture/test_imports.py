@@ -12,6 +12,7 @@ import pytest
 PACKAGE = Path(__file__).parents[2] / "src" / "mlaas4hep"
 HEAVY = {
     "torch",
+    "jax",
     "sklearn",
     "xgboost",
     "lightgbm",

@@ -68,6 +68,29 @@ class TestKerasMlp(BackendContract):
         pytest.importorskip("keras")
 
 
+class TestJaxMlp(BackendContract):
+    model = Model(name="mlp", backend="jax", dials={**SMALL, "dropout": 0.0})
+
+    @pytest.fixture(scope="class", autouse=True)
+    @classmethod
+    def _needs_jax(cls) -> None:
+        pytest.importorskip("jax")
+
+
+@pytest.mark.slow
+class TestJaxDeepSets(BackendContract):
+    model = Model(
+        name="deepsets",
+        backend="jax",
+        dials={"hidden_object": [16], "latent": 8, "hidden_event": [16], "learning_rate": 5e-3, "dropout": 0.0},
+    )
+
+    @pytest.fixture(scope="class", autouse=True)
+    @classmethod
+    def _needs_jax(cls) -> None:
+        pytest.importorskip("jax")
+
+
 class TestXgboost(BackendContract):
     model = Model(name="xgboost", dials={"trees": 100, "learning_rate": 0.1})
 
@@ -223,6 +246,36 @@ def model(spec):
     def _needs_keras(cls) -> None:
         settle_framework()
         pytest.importorskip("keras")
+
+
+@pytest.mark.slow
+class TestOwnFunctionsOfJax(TestOwnEstimator):
+    source = """
+import jax
+import jax.numpy as jnp
+
+def init(key, spec):
+    shapes = {one.name: one.shape for one in spec.signature}
+    event, jets, last = shapes["event"][-1], shapes["jets"][-1], max(len(spec.classes) * (len(spec.classes) > 2), 1)
+    keys = jax.random.split(key, 3)
+    return {
+        "each": jax.random.normal(keys[0], (jets, 16)) / jets**0.5,
+        "all": [jax.random.normal(keys[1], (event + 16, 32)) / 4, jnp.zeros(32)],
+        "last": jax.random.normal(keys[2], (32, last)) / 6,
+    }
+
+def apply(params, event, jets, jets_mask):
+    each = jax.nn.relu(jets @ params["each"]) * jets_mask[..., None]
+    weight, bias = params["all"]
+    hidden = jax.nn.silu(jnp.concatenate([event, each.sum(axis=1)], axis=1) @ weight + bias)
+    return hidden @ params["last"]
+"""
+    dials: ClassVar[dict[str, Any]] = {"learning_rate": 5e-3}
+
+    @pytest.fixture(scope="class", autouse=True)
+    @classmethod
+    def _needs_jax(cls) -> None:
+        pytest.importorskip("jax")
 
 
 class TestOwnRegressor(OwnFile, RegressionRules):

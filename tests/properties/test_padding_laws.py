@@ -30,6 +30,7 @@ TOKENS = {"width": 18, "heads": 3, "hidden_event": [16]}
 MODELS = {
     "deepsets-relu": Model(name="deepsets", dials={**SETS, "activation": "relu"}),
     "deepsets-gelu": Model(name="deepsets", dials={**SETS, "activation": "gelu"}),
+    "deepsets-jax": Model(name="deepsets", backend="jax", dials={**SETS, "activation": "gelu"}),
     "attention-relu": Model(name="attention", dials={**TOKENS, "layers": 3, "activation": "relu"}),
     "attention-gelu": Model(name="attention", dials={**TOKENS, "layers": 1, "activation": "gelu"}),
 }
@@ -80,6 +81,8 @@ SERVED = [
 @pytest.fixture(scope="module", params=SERVED)
 def served(request: pytest.FixtureRequest) -> str:
     """A model and its task."""
+    if "jax" in request.param:
+        pytest.importorskip("jax")
     return str(request.param)
 
 

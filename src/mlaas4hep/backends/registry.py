@@ -26,13 +26,14 @@ BUILT_IN: Mapping[str, str] = {
     "torch": "mlaas4hep.backends.torch:TorchBackend",
     "xgboost": "mlaas4hep.backends.xgboost:XgboostBackend",
     "lightgbm": "mlaas4hep.backends.lightgbm:LightgbmBackend",
+    "jax": "mlaas4hep.backends.jax:JaxBackend",
 }
 MODELS: Mapping[str, tuple[str, ...]] = {
-    "mlp": ("sklearn", "torch", "keras"),
+    "mlp": ("sklearn", "torch", "keras", "jax"),
     "bdt": ("sklearn", "xgboost"),
     "xgboost": ("xgboost",),
     "lightgbm": ("lightgbm",),
-    "deepsets": ("torch",),
+    "deepsets": ("torch", "jax"),
     "attention": ("torch",),
 }
 
@@ -153,7 +154,9 @@ def find_backend(name: str) -> Backend:
 
 
 def backend_of(found: Any, *, where: str) -> Backend:
-    """The backend of the framework that an object comes from."""
+    """The backend of the framework that an object comes from; two functions are of JAX."""
+    if isinstance(found, tuple) and len(found) == 2 and all(map(callable, found)):
+        return find_backend("jax")
     roots = [cls.__module__.partition(".")[0] for cls in type(found).__mro__]
     for name in roots:
         if name in BUILT_IN or name in _third_party():
@@ -161,8 +164,8 @@ def backend_of(found: Any, *, where: str) -> Backend:
     kind = f"{type(found).__module__}.{type(found).__qualname__}"
     raise ModelError(
         f"{where}: model returned a {kind}; wants a torch.nn.Module, a keras.Model, scikit-learn's MLPClassifier or "
-        "HistGradientBoostingClassifier, xgboost's XGBClassifier, or lightgbm's LGBMClassifier; of a regression "
-        "MLPRegressor, HistGradientBoostingRegressor or XGBRegressor"
+        "HistGradientBoostingClassifier, xgboost's XGBClassifier, lightgbm's LGBMClassifier, or two functions of JAX, "
+        "(init, apply); of a regression MLPRegressor, HistGradientBoostingRegressor or XGBRegressor"
     )
 
 

@@ -1,7 +1,8 @@
 """The user's own Python file with ``model(idim)``, ``model(spec)`` or ``model()``: run by path, kept with the bundle.
 
 ``idim`` is the length of the flat view, as in the original; ``spec`` the whole contract. What the function returns is
-handed to the backend of its framework. Invariant: the source that is kept is the very text that was run.
+handed to the backend of its framework; a file with ``init`` and ``apply`` instead gives those two. Invariant: the
+source that is kept is the very text that was run.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from mlaas4hep.backends.stand_ins import builtins_for_user_file
 from mlaas4hep.errors import ModelError, nearest
 
 FUNCTION = "model"
+# A function with parameters, as JAX has it.
+PAIR = ("init", "apply")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,7 +43,7 @@ class UserFile:
     source
         Its text when it was loaded.
     function
-        Its ``model``.
+        Its ``model``, or what gives its ``init`` and ``apply``.
     """
 
     path: str
@@ -101,6 +104,9 @@ def load_user_file(path: str) -> UserFile:
     with told_with(path, "cannot be run"):
         exec(compile(source, path, "exec"), module.__dict__)
     function = module.__dict__.get(FUNCTION)
+    pair = tuple(module.__dict__.get(name) for name in PAIR)
+    if function is None and all(map(callable, pair)):
+        return UserFile(path, source, lambda: pair)
     if not callable(function):
         names = [name for name, value in module.__dict__.items() if callable(value) and not name.startswith("_")]
         raise ModelError(f"{path}: has no function '{FUNCTION}'{nearest(FUNCTION, names)}; write def model(idim): ...")

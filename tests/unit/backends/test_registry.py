@@ -20,6 +20,7 @@ def test_the_table_of_models_says_what_the_backends_say() -> None:
     pytest.importorskip("torch")
     pytest.importorskip("xgboost")
     pytest.importorskip("lightgbm")
+    pytest.importorskip("jax")
     for name in BUILT_IN:
         assert {model for model, backends in MODELS.items() if name in backends} == set(find_backend(name).models)
 
