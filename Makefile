@@ -33,8 +33,8 @@ $(VENV)-mlflow/.made: $(SOURCES)
 	$(VENV)-mlflow/bin/python -m pip install --quiet --disable-pip-version-check mlflow==3.17.2
 	@touch $@
 
-test: $(VENV)/.full  ## all tests, on all cores
-	$(BIN)/python -m pytest -q -n auto
+test: $(VENV)/.full  ## every promise once, in minutes: all tests but the slow ones, on all cores
+	$(BIN)/python -m pytest -q -n auto --dist worksteal -m "not slow"
 
 lint: $(VENV)/.full
 	$(BIN)/ruff check .
@@ -44,8 +44,9 @@ lint: $(VENV)/.full
 types: $(VENV)/.full
 	$(BIN)/mypy
 
-check: lint types $(VENV)-mlflow/.made  ## lint, types, layers, all tests with coverage: what CI runs
-	MLAAS4HEP_REQUIRE_SERVICES=1 $(BIN)/python -m pytest -q -n auto --cov --cov-report=term --durations=15
+check: lint types $(VENV)-mlflow/.made  ## lint, types, layers, all tests (the slow ones too) with coverage: what CI runs
+	MLAAS4HEP_REQUIRE_SERVICES=1 MLAAS4HEP_ALL_EXAMPLES=1 \
+	$(BIN)/python -m pytest -q -n auto --dist worksteal --cov --cov-report=term --durations=15
 
 docs: $(VENV)/.full  ## the documentation, in docs/_build
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build

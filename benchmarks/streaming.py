@@ -3,6 +3,7 @@
 ``python -m benchmarks.streaming --json [--codec zlib|lz4|zstd]`` prints one JSON line. Each figure is the median of
 five measurements of at least 2 million events (wide: 60,000) after a warm-up; opening files lies outside the timed
 part, for uproot as for the stream. ``raw_uproot`` is ``tree.iterate`` of the same columns, step = cluster, one thread;
+``raw_uproot_twice`` is that in two processes at once, so ``raw_twice_raw`` is what a second processor adds here;
 ``decompress`` reads and inflates exactly these columns, checksums verified, and forgets them; ``memcpy`` takes random
 rows in RAM; ``weaver`` and ``rdataloader`` are the peers of `benchmarks.peers`. Columns, events and padding are the
 same for all; the peers' sums over all values are compared with the stream's.
@@ -23,7 +24,7 @@ import numpy as np
 from benchmarks.apart import apart
 from benchmarks.declared import BATCH, catalogue, dataset, read_epoch
 from benchmarks.events import CODECS, NARROW, TREE, WIDE, Layout, events_file
-from benchmarks.limits import InflateOnly, RawUproot, random_rows
+from benchmarks.limits import InflateOnly, RawUproot, RawUprootTwice, random_rows
 from benchmarks.memory import PeakMemory
 from benchmarks.peers.environments import reading
 from benchmarks.turns import Reading, Turns, timed
@@ -42,6 +43,7 @@ PEERS = {
 }
 """By environment: the script, and its figures."""
 RATIOS = {
+    "raw_twice_raw": ("raw_uproot_twice_eps", "raw_uproot_eps"),
     "shuffled_raw": ("stream_shuffled_eps", "raw_uproot_eps"),
     "shuffled_limit": ("stream_shuffled_eps", "decompress_eps"),
     "shuffled_unshuffled": ("stream_shuffled_eps", "stream_eps"),
@@ -66,6 +68,7 @@ def narrow_turns(turns: Turns, path: Path, *, threads: int, cache: Path) -> None
     inflating = InflateOnly(path, NARROW, threads=2)
     reads: dict[str, Callable[[int], int]] = {
         "raw_uproot_eps": RawUproot(path, NARROW).read,
+        "raw_uproot_twice_eps": RawUprootTwice(path, NARROW).read,
         "decompress_eps": inflating.read,
         "stream_eps": partial(read_epoch, ordered),
         "stream_shuffled_eps": partial(read_epoch, shuffled),
@@ -187,7 +190,9 @@ def main(
         ten = [str(events_file(folder, NARROW, codec=codec, number=number)) for number in range(TEN)]
         figures["rss_anon_mb"] = apart(MEMORY_S, memory, [str(path)], threads=threads, epochs=PASSES)
         figures["rss_anon_10x_mb"] = apart(MEMORY_S, memory, ten, threads=threads, epochs=1)
-    cpu_ns = turns.cpu_ns()
+    cpu_ns = {
+        name: one for name, one in turns.cpu_ns().items() if name != "raw_uproot_twice_eps"
+    }  # not of this process
     # By events a CPU-second: nearly the same on a machine that is busy with other things.
     figures["ratios_cpu"] = ratios({name: 1e9 / one for name, one in cpu_ns.items()})
     figures |= {"cpu_ns_per_event": cpu_ns, "reasons": turns.reasons}

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
@@ -12,11 +14,15 @@ from hypothesis import settings
 from mlaas4hep.config import Config, parse_config
 from mlaas4hep.data.catalogue import Catalogue
 from mlaas4hep.data.dataset import EventDataset
+from mlaas4hep.report import style
 from mlaas4hep.spec.columns import Jagged
 from mlaas4hep.spec.preprocess import Preprocessor
 from mlaas4hep.testing import FORMATS, Format, ending, make_events, supports_jagged, write_events
 from mlaas4hep.testing_tables import text_clusters
 from tests.required import pytest_make_collect_report, pytest_runtest_makereport
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # Hooks of pytest, which looks for them here.
 __all__ = ["pytest_make_collect_report", "pytest_runtest_makereport"]
@@ -33,6 +39,28 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """What is kept for later runs stays out of the user's cache."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def plain_pictures() -> Iterator[None]:
+    """Pictures without the field's style and its search for margins, which would be most of a short training.
+
+    For tests of runs, which ask what a picture is called and not how it looks.
+    """
+
+    @contextmanager
+    def plain(path: Path, size: tuple[float, float], *_: object, **__: object) -> Iterator[Figure]:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=size)
+        FigureCanvasAgg(figure)
+        yield figure
+        figure.savefig(path, dpi=20)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(style, "_figure", plain)
         yield
 
 

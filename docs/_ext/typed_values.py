@@ -47,7 +47,7 @@ def type_words(wanted: Any) -> str:
     if origin is Literal:
         return "one of " + ", ".join(f"`{one}`" for one in members)
     if origin in (Union, types.UnionType):
-        return " or ".join(type_words(one) for one in members if one is not type(None))
+        return " or ".join(type_words(one) for one in members if one not in (type(None), msgspec.UnsetType))
     if origin is tuple and members[-1] is Ellipsis:
         return f"list of {type_words(members[0])}".replace("number", "numbers")
     if origin is tuple:
@@ -66,7 +66,7 @@ def default_words(field: Any) -> str:
     value = field.default if field.default is not msgspec.NODEFAULT else field.default_factory()
     if isinstance(value, msgspec.Struct):
         return "all its defaults"
-    if value is None or value in ((), {}, []):
+    if value is None or value is msgspec.UNSET or value in ((), {}, []):
         return "none"
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"

@@ -112,7 +112,7 @@ def _convert_literal(value: Any, choices: tuple[Any, ...], path: str, problems: 
 def _convert_union(value: Any, members: tuple[Any, ...], path: str, problems: list[str]) -> Any:
     if value is None and type(None) in members:
         return None
-    kinds = [member for member in members if member is not type(None)]
+    kinds = [member for member in members if member not in (type(None), msgspec.UnsetType)]
     if len(kinds) == 1:
         return convert(value, kinds[0], path, problems)
     outer = {tuple: list, dict: Mapping}

@@ -16,6 +16,7 @@ import yaml
 
 from mlaas4hep.backends.keras_start import settle_framework
 from mlaas4hep.config import parse_config
+from mlaas4hep.config.search import find_dials, placed
 from mlaas4hep.data.catalogue import Catalogue
 from mlaas4hep.spec.preprocess import Preprocessor
 from tests.doc_blocks import LANGUAGES, Session, blocks_of, matches, setups_of
@@ -23,11 +24,18 @@ from tests.doc_blocks import LANGUAGES, Session, blocks_of, matches, setups_of
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "tth"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-FOLLOWED = [page for page in PAGES if blocks_of(page)]
 
 
 def name_of(page: Path) -> str:
     return str(page.relative_to(ROOT))
+
+
+# A page of many trainings says of itself that it takes long.
+FOLLOWED = [
+    pytest.param(page, marks=[pytest.mark.slow] if "long" in setups_of(page) else [], id=name_of(page))
+    for page in PAGES
+    if blocks_of(page)
+]
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +64,7 @@ def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Session
             del sys.modules[name]
 
 
-@pytest.mark.parametrize("page", FOLLOWED, ids=name_of)
+@pytest.mark.parametrize("page", FOLLOWED)
 def test_a_page_can_be_followed(page: Path, session: Session, request: pytest.FixtureRequest) -> None:
     blocks = blocks_of(page)
     needs = setups_of(page)
@@ -87,6 +95,7 @@ def test_output_is_compared_but_for_the_last_digits() -> None:
     assert not matches("first ... last", "first, second")
 
 
+@pytest.mark.slow
 def test_the_pages_build_without_a_warning(tmp_path: Path) -> None:
     pytest.importorskip("sphinx", reason="the extra 'docs' is not installed")
     build = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", "-d", tmp_path / "trees"]
@@ -104,6 +113,9 @@ def example_types() -> Any:
 def check_config(text: str, place: str) -> None:
     """A whole config stands for itself, a part is put into the example's; both must fit the example's columns."""
     given = yaml.safe_load(text)
+    if dials := find_dials(given, []):  # a search: its default config
+        given = placed(given, {name: dial.start() for name, dial in dials.items()})
+        text = yaml.safe_dump(given, sort_keys=False)
     if not {"samples", "inputs"} <= set(given):
         example = yaml.safe_load((EXAMPLE / "config.yaml").read_text())
         new = example["new_variables"] | given.get("new_variables", {})

@@ -36,7 +36,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-@pytest.mark.parametrize("backend", MODELS)
+@pytest.mark.parametrize("backend", ["sklearn", pytest.param("torch", marks=pytest.mark.slow)])
 def test_killed_at_random_moments_it_ends_with_the_same_weights(config: Path, tmp_path: Path, backend: str) -> None:
     if backend == "torch":
         pytest.importorskip("torch")

@@ -26,7 +26,7 @@ samples: {signal: {files: signal.root}, background: {files: background.root}}
 inputs: {event: [x, y, z]}
 split: {test: 0.1, validation: 0.2}
 model: {name: mlp, hidden: "choice([8], [4])", learning_rate: "log(1e-3, 1e-1)"}
-training: {epochs: 30, patience: 30, batch_size: 32}
+training: {epochs: 12, patience: 12, batch_size: 32}
 """
 
 
@@ -43,9 +43,9 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_with_a_worker_killed_in_the_middle_all_trials_are_made(config: Path, tmp_path: Path) -> None:
-    search, killed, figures = killed_search(config, tmp_path / "search", [], [], trials=6, workers=2)
-    found = outcome(search, killed, figures, trials=6)
-    assert found["ended"] == found["trials"] == 6
+    search, killed, figures = killed_search(config, tmp_path / "search", [], [], trials=5, workers=2)
+    found = outcome(search, killed, figures, trials=5)
+    assert found["ended"] == found["trials"] == 5
     assert (found["killed_state"], found["counts"]["lost"], found["counts"]["failed"]) == ("lost", 1, 0)
     assert len(found["begun_anew_as"]) == 1
     assert found["same_values"]
@@ -70,13 +70,13 @@ def test_ended_in_the_middle_it_goes_on_and_leaves_no_process(config: Path, tmp_
         "-o",
         str(folder),
         "--trials",
-        "4",
+        "3",
         "--no-progress",
     ]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         wait_for_a_trial(folder)
         process.send_signal(number)
-        told = process.communicate(timeout=60)[1]
+        told = process.communicate(timeout=300)[1]
     if number == signal.SIGINT:
         assert process.returncode == 130
         assert f"go on with: mlaas4hep tune --resume {folder}" in told
@@ -84,7 +84,7 @@ def test_ended_in_the_middle_it_goes_on_and_leaves_no_process(config: Path, tmp_
     wait_until(lambda: not Study(folder).workers.names())
     assert run(["tune", "--resume", str(folder), "--no-progress"]) == 0
     records = Study(folder).records()
-    assert sum(one.counts for one in records) == 4
+    assert sum(one.counts for one in records) == 3
     assert all(one.state == "lost" or one.counts for one in records)
     assert (folder / "tune.html").is_file()
 
@@ -95,7 +95,7 @@ def wait_for_a_trial(folder: Path) -> None:
     wait_until(lambda: any(one.state == "running" and one.epochs for one in study.records()))
 
 
-def wait_until(happened: object, *, at_most_s: float = 60.0) -> None:
+def wait_until(happened: object, *, at_most_s: float = 300.0) -> None:
     deadline = time.monotonic() + at_most_s
     while not happened():  # type: ignore[operator]
         assert time.monotonic() < deadline

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 
@@ -85,7 +86,21 @@ class TestLightgbm(BackendContract):
         pytest.importorskip("lightgbm")
 
 
-class TestOwnEstimator(BackendContract):
+class OwnFile:
+    """A model of a user's file: its source, and the dials beside it."""
+
+    source: str
+    dials: ClassVar[dict[str, Any]] = {}
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def choice(cls, tmp_path_factory: pytest.TempPathFactory) -> Choice:
+        file: Path = tmp_path_factory.mktemp("own") / "my_model.py"
+        file.write_text(cls.source, encoding="utf-8")
+        return choose(Model(file=str(file), dials=cls.dials))
+
+
+class TestOwnEstimator(OwnFile, BackendContract):
     source = """
 from sklearn.neural_network import MLPClassifier
 
@@ -93,13 +108,6 @@ def model(idim):
     return MLPClassifier(hidden_layer_sizes=(32, 16), learning_rate_init=5e-3, activation="tanh")
 """
     model = Model(name="own")
-
-    @pytest.fixture(scope="class")
-    @classmethod
-    def choice(cls, tmp_path_factory: pytest.TempPathFactory) -> Choice:
-        file: Path = tmp_path_factory.mktemp("own") / "my_model.py"
-        file.write_text(cls.source, encoding="utf-8")
-        return choose(Model(file=str(file)))
 
 
 class TestOwnTreesWithEarlyStopping(TestOwnEstimator):
@@ -161,18 +169,12 @@ def model(spec):
         net.all[-1] = torch.nn.Linear(32, len(spec.classes))
     return net
 """
+    dials: ClassVar[dict[str, Any]] = {"learning_rate": 5e-3}
 
     @pytest.fixture(scope="class", autouse=True)
     @classmethod
     def _needs_torch(cls) -> None:
         pytest.importorskip("torch")
-
-    @pytest.fixture(scope="class")
-    @classmethod
-    def choice(cls, tmp_path_factory: pytest.TempPathFactory) -> Choice:
-        file: Path = tmp_path_factory.mktemp("own") / "my_model.py"
-        file.write_text(cls.source, encoding="utf-8")
-        return choose(Model(file=str(file), dials={"learning_rate": 5e-3}))
 
 
 class TestOwnKerasModelOnCollections(TestOwnEstimator):
@@ -189,19 +191,13 @@ def model(spec):
     x = layers.Dense(32, activation="relu")(x)
     return keras.Model([event, jets, mask], layers.Dense(1 if len(spec.classes) < 3 else len(spec.classes))(x))
 """
+    dials: ClassVar[dict[str, Any]] = {"learning_rate": 5e-3}
 
     @pytest.fixture(scope="class", autouse=True)
     @classmethod
     def _needs_keras(cls) -> None:
         settle_framework()
         pytest.importorskip("keras")
-
-    @pytest.fixture(scope="class")
-    @classmethod
-    def choice(cls, tmp_path_factory: pytest.TempPathFactory) -> Choice:
-        file: Path = tmp_path_factory.mktemp("own") / "my_model.py"
-        file.write_text(cls.source, encoding="utf-8")
-        return choose(Model(file=str(file), dials={"learning_rate": 5e-3}))
 
 
 class TestOwnCompiledKerasModel(TestOwnKerasModelOnCollections):
@@ -219,16 +215,10 @@ def model(spec):
     net.compile(optimizer=keras.optimizers.Nadam(5e-3), loss=loss, metrics=["accuracy"])
     return net
 """
-
-    @pytest.fixture(scope="class")
-    @classmethod
-    def choice(cls, tmp_path_factory: pytest.TempPathFactory) -> Choice:
-        file: Path = tmp_path_factory.mktemp("own") / "my_model.py"
-        file.write_text(cls.source, encoding="utf-8")
-        return choose(Model(file=str(file)))
+    dials: ClassVar[dict[str, Any]] = {}  # it was compiled with its own
 
 
-class TestOwnRegressor(RegressionRules):
+class TestOwnRegressor(OwnFile, RegressionRules):
     source = """
 from sklearn.neural_network import MLPRegressor
 
@@ -237,13 +227,6 @@ def model(idim):
 """
     model = Model(name="own")
     learns_targets = True
-
-    @pytest.fixture(scope="class")
-    @classmethod
-    def choice(cls, tmp_path_factory: pytest.TempPathFactory) -> Choice:
-        file: Path = tmp_path_factory.mktemp("own") / "my_model.py"
-        file.write_text(cls.source, encoding="utf-8")
-        return choose(Model(file=str(file)))
 
 
 class TestOwnRegressionTrees(TestOwnRegressor):
@@ -277,15 +260,9 @@ def model(spec):
     wide, last = torch.nn.Linear(spec.width, 32), torch.nn.Linear(32, len(spec.targets))
     return torch.nn.Sequential(wide, torch.nn.ReLU(), torch.nn.Linear(32, 32), torch.nn.Tanh(), last)
 """
+    dials: ClassVar[dict[str, Any]] = {"learning_rate": 1e-2}
 
     @pytest.fixture(scope="class", autouse=True)
     @classmethod
     def _needs_torch(cls) -> None:
         pytest.importorskip("torch")
-
-    @pytest.fixture(scope="class")
-    @classmethod
-    def choice(cls, tmp_path_factory: pytest.TempPathFactory) -> Choice:
-        file: Path = tmp_path_factory.mktemp("own") / "my_model.py"
-        file.write_text(cls.source, encoding="utf-8")
-        return choose(Model(file=str(file), dials={"learning_rate": 1e-2}))

@@ -17,6 +17,8 @@ from mlaas4hep.train.callbacks import Silent
 from mlaas4hep.train.run import RunResult, train
 
 ENTRIES, LENGTH = 1500, 4
+pytestmark = pytest.mark.usefixtures("plain_pictures")
+
 CONFIG = """
 samples: {{signal: {{files: signal.root}}, background: {{files: background.root}}}}
 new_variables: {{part_deta: part_eta - jet_eta}}

@@ -17,6 +17,8 @@ from mlaas4hep.serve.service import InferenceService
 from mlaas4hep.spec.columns import Column, Jagged, slice_columns
 from mlaas4hep.train.run import train
 
+pytestmark = pytest.mark.usefixtures("plain_pictures")
+
 EXAMPLE = Path(__file__).parents[2] / "examples" / "tth"
 EVENTS = 1000
 

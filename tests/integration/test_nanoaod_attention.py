@@ -12,6 +12,8 @@ from mlaas4hep.data.source import open_source
 from mlaas4hep.spec.columns import Jagged
 from mlaas4hep.train.run import train
 
+pytestmark = pytest.mark.usefixtures("plain_pictures")
+
 CONFIG = """
 name: nano
 tree: Events

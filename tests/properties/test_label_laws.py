@@ -21,9 +21,10 @@ from mlaas4hep.data.dataset import EventDataset
 from mlaas4hep.data.scan import scan, scan_files
 from mlaas4hep.spec.preprocess import Preprocessor
 from mlaas4hep.testing import make_events, same_batch, write_events
+from tests.examples import examples
 
 NUMBERS = itertools.count()
-SLOW = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+SLOW = settings(max_examples=examples(12), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 COLUMN = "{column: y, classes: {background: 0, signal: [1, 2]}}"
 CONDITIONS = "{expressions: {signal: y == 1 or y == 2, background: y == 0}}"
 

@@ -18,6 +18,7 @@ from mlaas4hep.spec.columns import Jagged
 from mlaas4hep.spec.measuring import NUMPY, Measured, measured
 from mlaas4hep.spec.padding import Assembled, Collection, pad
 from mlaas4hep.spec.sketch import BLOCK
+from tests.examples import examples
 
 DTYPES = ["bool", "int64", "uint64", "float32", "float64"]
 ODD = [np.nan, np.inf, -np.inf, 0.0, -0.0, 1e300, -1e300, 1e-45]
@@ -64,7 +65,7 @@ def bits(found: dict[str, list[Measured]]) -> dict[str, list[tuple[bytes, int, i
 
 
 @given(events())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 def test_columns_give_the_figures_of_their_padded_tensors(given_: tuple[Assembled, NDArray[np.bool_]]) -> None:
     rows, wanted = given_
     features = {"event": len(rows.flats)} if rows.flats else {}
@@ -80,7 +81,7 @@ def test_columns_give_the_figures_of_their_padded_tensors(given_: tuple[Assemble
 
 
 @given(events())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 def test_compiled_loops_find_the_bits_that_numpy_finds(given_: tuple[Assembled, NDArray[np.bool_]]) -> None:
     rows, wanted = given_
     assert bits(measured(rows, wanted, compiled())) == bits(measured(rows, wanted, NUMPY))

@@ -18,6 +18,7 @@ from mlaas4hep.graph.merge import merge
 from mlaas4hep.graph.session import Session
 from mlaas4hep.spec.contract import ModelSpec
 from mlaas4hep.spec.scaling import FeatureScaling, GroupScaling
+from tests.examples import examples
 
 Inputs = dict[str, NDArray[np.float32]]
 # `train` is also the name of a method of every module.
@@ -68,7 +69,15 @@ def padded(rows: Inputs) -> Inputs:
     }
 
 
-@pytest.fixture(scope="module", params=[*(f"{name} binary" for name in MODELS), *REGRESSIONS])
+# Of each architecture and each task one; the others cost seconds of exporting each and wait for `make check`.
+QUICK = ("deepsets-relu binary", "attention-relu regression")
+SERVED = [
+    pytest.param(one, marks=[] if one in QUICK else pytest.mark.slow)
+    for one in (*(f"{name} binary" for name in MODELS), *REGRESSIONS)
+]
+
+
+@pytest.fixture(scope="module", params=SERVED)
 def served(request: pytest.FixtureRequest) -> str:
     """A model and its task."""
     return str(request.param)
@@ -91,7 +100,7 @@ def sessions(served: str) -> tuple[Session, Session]:
     return Session(merge(spec, learner.export())), Session(merge(longer, other.export()))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=examples(20), deadline=None)
 @given(count=st.integers(1, 70), seed=st.integers(0, 2**32 - 1), full=st.booleans())
 def test_more_padding_changes_no_bit_of_a_score(
     sessions: tuple[Session, Session], count: int, seed: int, full: bool
@@ -102,7 +111,7 @@ def test_more_padding_changes_no_bit_of_a_score(
     np.testing.assert_array_equal(sessions[1].run(padded(rows)), scores)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=examples(10), deadline=None)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_where_the_empty_slots_stand_plays_no_role(sessions: tuple[Session, Session], served: str, seed: int) -> None:
     rows = padded(make_rows(20, seed))

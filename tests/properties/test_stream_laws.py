@@ -34,6 +34,7 @@ from mlaas4hep.errors import DataError
 from mlaas4hep.spec.padding import Assembled
 from mlaas4hep.spec.preprocess import Preprocessor
 from mlaas4hep.testing import FORMATS, Format, assert_resumable, make_events, same_batch, supports_jagged, write_events
+from tests.examples import examples
 
 GOLDEN_ORDER = "6849bd24c3ffe9e8c495431fa9bb7377f0c8e9167ac8be5dfd7867d336513d7f"
 
@@ -378,7 +379,7 @@ def entries_of(batches: BatchIterator[Batch]) -> list[tuple[int, int]]:
         return [tuple(entry) for batch in batches for entry in batch.entries.tolist()]
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(
     before=st.sets(st.integers(0, 35), max_size=12),
     later=st.sets(st.integers(0, 35), max_size=12),
@@ -432,7 +433,7 @@ def told(batches: BatchIterator[Any], at_most: int | None = None, *, whole: bool
     return dict(batches.counts)
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(
     bad=st.sets(st.integers(0, 35), max_size=6),
     window=st.integers(5, 150),

@@ -17,6 +17,7 @@ from mlaas4hep.data.source import open_source
 from mlaas4hep.errors import DataError
 from mlaas4hep.spec.columns import Column, Jagged
 from mlaas4hep.testing import same_column
+from tests.examples import examples
 
 CODECS: dict[str, Any] = {
     "none": None,
@@ -74,7 +75,7 @@ def _write(path: Path, columns: dict[str, Column], parts: list[int], codec: Any)
 
 @pytest.mark.parametrize("codec", CODECS)
 @given(tree=trees(), data=st.data())
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=examples(15), deadline=None)
 def test_what_was_written_is_read_by_our_code_and_by_uproot(
     codec: str, tree: tuple[dict[str, Column], list[int]], data: st.DataObject
 ) -> None:
@@ -99,7 +100,7 @@ def test_what_was_written_is_read_by_our_code_and_by_uproot(
 
 @pytest.mark.parametrize("codec", ["zlib", "lz4", "lzma"])
 @given(tree=trees(), data=st.data())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 def test_a_damaged_basket_is_refused_by_name_or_harmless(
     codec: str, tree: tuple[dict[str, Column], list[int]], data: st.DataObject
 ) -> None:

@@ -23,6 +23,7 @@ import numpy as np
 from mlaas4hep.backends.blame import told_with
 from mlaas4hep.backends.keras_start import settle_framework
 from mlaas4hep.backends.protocol import Task
+from mlaas4hep.backends.stand_ins import builtins_for_user_file
 from mlaas4hep.errors import ModelError, nearest
 
 FUNCTION = "model"
@@ -95,6 +96,7 @@ def load_user_file(path: str) -> UserFile:
     # A name of its own: two files called model.py are two modules.
     module = types.ModuleType(f"mlaas4hep_user_{hashlib.sha256(source).hexdigest()[:12]}")
     module.__file__ = path
+    module.__dict__["__builtins__"] = builtins_for_user_file()
     sys.modules[module.__name__] = module
     with told_with(path, "cannot be run"):
         exec(compile(source, path, "exec"), module.__dict__)

@@ -11,8 +11,11 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
+
+import numpy as np
+from numpy.typing import NDArray
 
 from mlaas4hep.bundle.layout import (
     CONFIG_FILE,
@@ -34,8 +37,9 @@ from mlaas4hep.bundle.read import Bundle, load_bundle, versions_of
 from mlaas4hep.errors import BundleError
 from mlaas4hep.graph.core import Core
 from mlaas4hep.graph.invariance import probe_rows
+from mlaas4hep.graph.mean import mean_graph, mean_scores
 from mlaas4hep.graph.merge import merge
-from mlaas4hep.graph.parity import ParityReport, Reference, check_parity
+from mlaas4hep.graph.parity import ParityReport, Reference, check_parity, check_same
 from mlaas4hep.graph.session import Inputs, Session
 from mlaas4hep.spec.contract import ModelSpec
 
@@ -86,13 +90,67 @@ def write_bundle(
     BundleError
         A name that cannot be a folder, a pickle among the native files, or a ``NAME`` with other inputs or scores.
     """
-    target = Path(directory) / spec.name
-    _check_names(spec, native or {})
-    files = {f"{NATIVE_FOLDER}/{name}": data for name, data in (native or {}).items()}
-    config = triton_config(spec)
-    _check_config(target, config)
+    target = _target(directory, spec, native or {})
     model = merge(spec, core)
     parity = check_parity(model, spec=spec, core=core, reference=reference, rows=rows)
+    return _write(target, spec, model, parity, native=native or {}, report=report)
+
+
+def write_mean_bundle(
+    directory: str | Path,
+    *,
+    spec: ModelSpec,
+    models: Sequence[Bundle],
+    rows: Inputs,
+    native: Mapping[str, bytes] | None = None,
+    report: str | Path | None = None,
+) -> Bundle:
+    """Write the mean of several models as one, as `write_bundle` does; their graphs go to ``native/models`` too.
+
+    Parameters
+    ----------
+    directory, rows, native, report
+        As of `write_bundle`.
+    spec
+        The contract: inputs and scores are those of all the models.
+    models
+        Each keeps its own constants of scaling; those of ``spec`` say only where inputs lie.
+
+    Raises
+    ------
+    BundleError, ModelError, ParityError
+        As `write_bundle`.
+    """
+    graphs = [one.model() for one in models]
+    native = {**(native or {}), **{f"models/{number}.onnx": one for number, one in enumerate(graphs)}}
+    target = _target(directory, spec, native)
+    model = mean_graph(spec, graphs)
+
+    def wanted(inputs: Inputs) -> NDArray[np.float32]:
+        return mean_scores([one.predict(inputs) for one in models])
+
+    parity = check_same(model, spec=spec, wanted=wanted, rows=rows)
+    return _write(target, spec, model, parity, native=native, report=report)
+
+
+def _target(directory: str | Path, spec: ModelSpec, native: Mapping[str, bytes]) -> Path:
+    """The folder of the model, once nothing speaks against writing it."""
+    target = Path(directory) / spec.name
+    _check_names(spec, native)
+    _check_config(target, triton_config(spec))
+    return target
+
+
+def _write(
+    target: Path,
+    spec: ModelSpec,
+    model: bytes,
+    parity: ParityReport,
+    *,
+    native: Mapping[str, bytes],
+    report: str | Path | None,
+) -> Bundle:
+    files = {f"{NATIVE_FOLDER}/{name}": data for name, data in native.items()}
     files |= {MODEL_FILE: model, SPEC_FILE: spec.to_json(), README_FILE: readme(spec)}
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{spec.name}-", dir=target.parent) as temporary:
@@ -100,7 +158,7 @@ def write_bundle(
         draft = Path(temporary) / spec.name
         folder = draft / version
         _write_files(folder, files)
-        (draft / CONFIG_FILE).write_bytes(config)
+        (draft / CONFIG_FILE).write_bytes(triton_config(spec))
         if report is not None:
             shutil.copytree(report, folder / REPORT_FOLDER)
         (folder / MANIFEST_FILE).write_bytes(_manifest(folder, spec, model, parity).to_json())

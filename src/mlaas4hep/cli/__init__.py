@@ -31,6 +31,12 @@ COMMANDS = {
     "predict": ("predict", "Ask a server one question from the shell."),
 }
 
+# Commands of the original, and what does the same here.
+_OF_THE_ORIGINAL = {
+    "workflow": "train --files=files.txt --labels=labels.txt --model=my_model.py --params=params.json",
+    "reader": "inspect FILE (--fin), with --stats for what --info tells",
+}
+
 EXIT_USER, EXIT_FAILURE, EXIT_INTERRUPTED = 2, 1, 130
 
 
@@ -54,6 +60,9 @@ class LazyCommands(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
+        original = _OF_THE_ORIGINAL.get(args[0].removesuffix(".py")) if args else None
+        if original is not None:
+            raise click.UsageError(f"no command '{args[0]}'; it is: mlaas4hep {original}", ctx)
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
             raise click.UsageError(f"no command '{args[0]}'{nearest(args[0], COMMANDS)}", ctx)
         return super().resolve_command(ctx, args)

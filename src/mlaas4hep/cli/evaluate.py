@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from mlaas4hep.train.callbacks import Progress
     from mlaas4hep.train.evaluate import EvaluatedRun
     from mlaas4hep.train.evaluation import Settings
+    from mlaas4hep.train.over_folds import FoldAreas
     from mlaas4hep.train.target_evaluation import TargetEvaluation
 
 
@@ -21,6 +22,7 @@ Examples:
   mlaas4hep evaluate runs/tth                               # writes runs/tth/report.html
   mlaas4hep evaluate runs/tth --background-uncertainty 0.3  # again, without opening the events again
   mlaas4hep evaluate runs/mlp runs/bdt -o runs/mlp-bdt      # each, and one page that compares them
+  mlaas4hep evaluate runs/* -o compared                     # all runs of a folder, the best first
   mlaas4hep evaluate runs/tth --json | tail -1              # one line of figures for scripts
 
 \b
@@ -61,7 +63,10 @@ def command(
       RUN/evaluation.json       its figures
       RUN/scores.npz            what is kept of the events: a second evaluation reads this, and says so
 
-    Several runs are also compared on one page.
+    Several runs are also compared on one page: a table with the largest area first, ROC curves and calibrations over
+    each other, and the difference of each pair of runs, taken event by event.
+
+    Observers and systematic variations of the config are read with the test part, once.
     """
     from mlaas4hep.cli.progress import Bars
     from mlaas4hep.train.compare import compare
@@ -71,12 +76,25 @@ def command(
         raise click.UsageError("-o is the folder of a comparison: give several runs. One run gets its page in itself")
     settings = Settings(background_uncertainty=background_uncertainty, replicas=bootstrap)
     bars = Bars(show=progress)
+    if len(runs) > 1:
+        runs = _without_comparisons(runs, bars)
     try:
         done = [evaluate_run(run, bars, settings=settings, threads=threads) for run in runs]
         page = compare(done, output=output) if len(done) > 1 else done[0].report
     finally:
         bars.close()
     click.echo(_as_json(done, page) if as_json else _as_text(done, page))
+
+
+def _without_comparisons(runs: tuple[Path, ...], progress: Progress) -> tuple[Path, ...]:
+    """A pattern such as ``runs/*`` finds the folders of earlier comparisons too."""
+    left = []
+    for run in runs:
+        if (run / "comparison.json").exists() and not (run / "config.yaml").exists():
+            progress.note(f"{run}: is a comparison, not a run: left out")
+        else:
+            left.append(run)
+    return tuple(left) or runs
 
 
 def evaluate_run(
@@ -95,11 +113,14 @@ def figures(run: EvaluatedRun) -> dict[str, Any]:
     evaluation = run.evaluation
     part = evaluation.parts.get("test")
     cuts = {name: one.scan for name, one in evaluation.counting.items()}
+    folds = evaluation.folds
+    of_folds = {} if folds is None else {"auc_mean": folds.areas.mean, "auc_mean_err": folds.areas.error}
     return {
         "auc": evaluation.auc,
         "auc_err": evaluation.auc_err,
         "auc_err_analytic": evaluation.auc_err_analytic,
-        "auc_part": "test",
+        "auc_part": "test" if folds is None else "out of fold",
+        **of_folds,
         "events_test": part.events if part else 0,
         "loss": part.loss if part else None,
         "best_cut": {name: scan.best_cut for name, scan in cuts.items()},
@@ -135,7 +156,7 @@ def describe(run: EvaluatedRun) -> list[str]:
     plain = evaluation.plain()["parts"]
     if "test" in plain:
         plain["test"]["auc_err"] = evaluation.auc_err
-    lines = describe_parts(plain)
+    lines = [*describe_parts(plain), *_describe_folds(evaluation.folds)]
     if len(evaluation.classes) > 1:
         lines += [f"  {name}: AUC {one.auc:.4f} +- {one.auc_err:.4f}" for name, one in evaluation.classes.items()]
     for score, classes in evaluation.compatibility.items():
@@ -148,6 +169,18 @@ def describe(run: EvaluatedRun) -> list[str]:
             best = one.scan.uncertain[one.scan.best]
             lines.append(f"  score of {name} >= {one.scan.best_cut:.4f}: {of} {best:.3g}")
     return lines
+
+
+def _describe_folds(folds: FoldAreas | None) -> Iterator[str]:
+    """What the test part is where it is made of folds."""
+    if folds is None:
+        return
+    yield "  the test part is all events, each scored by the one model that has not seen it"
+    areas = folds.areas
+    told = ", ".join("-" if one is None else f"{one:.4f}" for one in areas.values)
+    if areas.mean is not None and areas.spread is not None and areas.error is not None:
+        told += f"; mean {areas.mean:.4f} +- {areas.error:.4f}, spread {areas.spread:.4f}"
+    yield f"  AUC fold by fold: {told}"
 
 
 def describe_parts(parts: Mapping[str, Mapping[str, Any]]) -> list[str]:

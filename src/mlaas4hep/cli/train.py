@@ -21,7 +21,9 @@ Examples:
   mlaas4hep train config.yaml --max-events 20000            # a quick look
   mlaas4hep train config.yaml --resume                      # goes on after Ctrl-C, a crash or the end of a job
   mlaas4hep train config.yaml --evaluate                    # and open the test part right after
+  mlaas4hep train config.yaml --set 'split={folds: 5}'      # five models; each event is scored by one that never saw it
   mlaas4hep train config.yaml --json | tail -1              # one line of figures for scripts
+  mlaas4hep train --files=files.txt --labels=labels.txt --model=my_model.py --params=params.json --fout=model
 
 \b
 A config:
@@ -37,7 +39,7 @@ A config:
 A first one is drafted by: mlaas4hep inspect FILES --draft
 """
 )
-@click.argument("config", type=click.Path(path_type=Path))
+@click.argument("config", type=click.Path(path_type=Path), required=False)
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="Run directory, not there yet.  [default: runs/NAME]"
 )
@@ -53,8 +55,18 @@ A first one is drafted by: mlaas4hep inspect FILES --draft
 @click.option("--evaluate", "and_evaluate", is_flag=True, help="End with 'mlaas4hep evaluate' of the run.")
 @click.option("--json", "as_json", is_flag=True, help="End with one JSON line of figures on standard output.")
 @click.option("--progress/--no-progress", default=None, help="Draw bars.  [default: on a terminal]")
+@click.option("--files", metavar="LIST", help="Instead of CONFIG, as in the original: a text file with a path a line.")
+@click.option("--labels", metavar="LIST", help="With --files: a label a line, or the name of a column.")
+@click.option("--model", metavar="FILE", help="With --files: a Python file with model(idim).")
+@click.option("--params", type=click.Path(path_type=Path), help="With --files: its keys.  [default: params.json]")
+@click.option("--preproc", metavar="FILE", help="With --files: preproc.json, or Python with preprocessing(rec).")
+@click.option("--specs", type=click.Path(path_type=Path), help="With --files: branches and dimensions of a specs file.")
+@click.option("--dtype", metavar="FORMAT", help="With --files: json, csv, parquet, avro or root; others are refused.")
+@click.option("--fout", type=click.Path(path_type=Path), help="With --files: copy the bundle there; .onnx: its graph.")
+@click.option("--show-config", is_flag=True, help="With --files: print the config that says the same, and stop.")
 def command(
-    config: Path,
+    *,
+    config: Path | None,
     output: Path | None,
     seed: int | None,
     overrides: tuple[str, ...],
@@ -66,6 +78,8 @@ def command(
     and_evaluate: bool,
     as_json: bool,
     progress: bool | None,
+    show_config: bool,
+    **original: Any,
 ) -> None:
     """Learn to tell the classes of CONFIG apart, or its targets: files, inputs and a model in, a run directory out.
 
@@ -82,27 +96,35 @@ def command(
 
     The test part stays closed until 'mlaas4hep evaluate' (or --evaluate): who stops by it fits it. Ctrl-C keeps what
     was learned; the same command with --resume goes on.
+
+    With 'split: {folds: 5}' in the config it trains five models, each without one fold of the events, and serves their
+    mean; the whole runs are in runs/NAME/folds/0 to 4. --resume goes on with the fold where it was.
     """
     from mlaas4hep.cli.evaluate import evaluate_run
+    from mlaas4hep.cli.original import Options, read_asked, write_model
     from mlaas4hep.cli.progress import Bars
-    from mlaas4hep.config import read_config
     from mlaas4hep.train.interrupt import Interrupted
     from mlaas4hep.train.run import train
 
     if resume and restart:
         raise click.UsageError("--resume goes on, --restart begins anew: give one of them")
-    bars = Bars(show=progress)
+    asked = read_asked(config, Options(**original), overrides, show_config=show_config)
+    if asked is None:
+        return
+    bars = Bars(show=asked.progress if progress is None else progress)
     try:
         result = train(
-            read_config(config, overrides=overrides),
+            asked.config,
             output=output,
             seed=seed,
-            max_events=max_events,
+            max_events=max_events or asked.max_events,
             threads=threads,
             progress=bars,
             unfinished="resume" if resume else "restart" if restart else "refuse",
             rescan=rescan,
         )
+        if asked.fout is not None:
+            write_model(result.bundle.path, asked.fout)
         evaluated = evaluate_run(result.path, bars, threads=threads) if and_evaluate else None
     except Interrupted as error:
         bars.close()
@@ -142,16 +164,23 @@ def _as_text(result: RunResult, evaluated: EvaluatedRun | None) -> str:
     from mlaas4hep.cli.evaluate import describe, describe_parts
 
     metrics = result.metrics
+    folds = metrics.get("folds", ())
     kept = f"{metrics['epoch_unit']} {metrics['best_epoch']} of {metrics['epochs']} kept"
+    kept = f"{len(folds)} folds with a model each" if folds else kept
     lines = [f"{metrics['model']}: {kept}, {metrics['seconds']['total']:.1f} s"]
     if evaluated is not None:
         lines += describe(evaluated)
     else:
         lines += describe_parts(metrics["parts"])
-        lines.append(
-            f"  {'test':<11}{metrics['events']['test']:>10,} events  not opened: mlaas4hep evaluate {result.path}"
-        )
+        lines += [_fold(one) for one in folds]
+        name, events = "held out" if folds else "test", metrics["events"]["test"]
+        lines.append(f"  {name:<11}{events:>10,} events  not opened: mlaas4hep evaluate {result.path}")
     # A bundle knows its absolute path; the run is told as it was named, and so is all in it.
     bundle = result.path.joinpath(*result.bundle.path.parts[-3:])
     lines += [f"Run:    {result.path}", f"Bundle: {bundle}", f"Page:   {result.report}"]
     return "\n".join([*lines, f"Serve it: mlaas4hep serve {bundle.parent}"])
+
+
+def _fold(one: dict[str, Any]) -> str:
+    area = f"validation AUC {one['auc']:.4f} +- {one['auc_err']:.4f}" if one.get("auc") is not None else ""
+    return f"  fold {one['fold'] + 1:<6}{one['events']['train']:>10,} events  {area}".rstrip()

@@ -10,6 +10,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from msgspec import UNSET
+
 from mlaas4hep.config.addresses import secrets_in, shown
 from mlaas4hep.config.classes import check_targets, conditions_of
 from mlaas4hep.config.document import Document
@@ -18,7 +20,7 @@ from mlaas4hep.config.samples import check_samples
 from mlaas4hep.config.values import SIZE, Training
 from mlaas4hep.errors import ExpressionError
 from mlaas4hep.spec.expressions import Expression
-from mlaas4hep.spec.features import EVENT, MAX_WIDTH, Split
+from mlaas4hep.spec.features import EVENT, MAX_FOLDS, MAX_WIDTH, Split
 from mlaas4hep.spec.new_variables import MAX_NEW_VARIABLES, circle_line, in_order, too_many
 
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*\Z")
@@ -108,6 +110,7 @@ def _expressions(document: Document) -> Iterator[tuple[str, str]]:
         yield from conditions_of(f"samples.{name}.labels", sample.labels)
     yield from conditions_of("labels", document.labels)
     yield from ((f"targets.{name}", text) for name, text in document.targets.items())
+    yield from ((f"observers[{index}]", text) for index, text in enumerate(document.observers))
     for name, replacements in document.variations.items():
         yield from ((f"variations.{name}.{target}", text) for target, text in replacements.items())
 
@@ -128,8 +131,32 @@ def _check_split(split: Split) -> Iterator[str]:
     for name, share in (("test", split.test), ("validation", split.validation)):
         if not 0 <= share < 1:
             yield f"split.{name}: {share} is not a share of the events; wants 0 to below 1"
+    if split.folds is not UNSET or split.fold is not UNSET:
+        yield from _check_folds(split)
+        return
     if split.test + split.validation >= 1:
         yield f"split: test {split.test} and validation {split.validation} leave nothing to train on"
+
+
+def _check_folds(split: Split) -> Iterator[str]:
+    folds, fold = split.num_folds, split.held_out
+    if split.folds is UNSET:
+        yield f"split.fold: {fold} of how many? wants split.folds beside it, such as {{folds: 5, fold: {fold}}}"
+        return
+    if not 2 <= folds <= MAX_FOLDS:
+        yield f"split.folds: {folds} is no number of folds; wants 2 to {MAX_FOLDS}, such as 5"
+        return
+    if fold is not None and not 0 <= fold < folds:
+        yield f"split.fold: {fold} is none of the {folds} folds; wants 0 to {folds - 1}"
+    if split.test:
+        yield (
+            f"split.test: {split.test} beside folds: each of the {folds} folds is held out once and scored by the "
+            "model that has not seen it, so there is no other test part; leave test out (or 0)"
+        )
+    if split.validation >= 1 - 1 / folds:
+        yield (
+            f"split: validation {split.validation} beside a held-out fold of {1 / folds:.3g} leaves nothing to train on"
+        )
 
 
 def _check_model(model: Any) -> Iterator[str]:

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from mlaas4hep.config.labels import Labels, classes_of
-from mlaas4hep.config.values import Cache, Era, Sample, Tracking, Training
+from mlaas4hep.config.values import Cache, Era, OnDuplicates, Sample, Tracking, Training
 from mlaas4hep.errors import nearest
 from mlaas4hep.spec.features import InputGroup, Split, Variable, Weights
 
@@ -41,6 +41,7 @@ class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     on_error: str = "stop"
     cache: Cache | None = None
     tracking: Tracking | None = None
+    duplicates: OnDuplicates = "report"
 
     def groups(self) -> list[InputGroup]:
         """The input groups, in the order of the file."""
@@ -91,6 +92,10 @@ def spell_out(document: Mapping[Any, Any]) -> dict[Any, Any]:
         plain["missing"] = [plain["missing"]]
     if isinstance(plain.get("on_error"), int | float):
         plain["on_error"] = str(plain["on_error"])  # no policy: told with those that there are
+    if "observers" not in plain and "spectators" in plain:
+        plain["observers"] = plain.pop("spectators")
+    if isinstance(plain.get("observers"), str):
+        plain["observers"] = [plain["observers"]]
     if isinstance(plain.get("redirector"), str):
         plain["redirector"] = [plain["redirector"]]
     samples = plain.get("samples")
@@ -100,6 +105,9 @@ def spell_out(document: Mapping[Any, Any]) -> dict[Any, Any]:
         plain["labels"] = _spell_out_labels(plain["labels"])
     if isinstance(plain.get("cache"), str):
         plain["cache"] = {"path": plain["cache"]}
+    split = plain.get("split")
+    if isinstance(split, Mapping) and split.get("folds") is not None:
+        plain["split"] = {"test": 0.0, **split}  # each fold is held out once, in place of a test part
     inputs = plain.get("inputs")
     if isinstance(inputs, Mapping):
         plain["inputs"] = {name: _spell_out_group(group) for name, group in inputs.items()}

@@ -129,6 +129,7 @@ def _assemble(document: Document, where: str, folder: Path) -> Config:
         redirector=document.redirector,
         labels=_labels(document.labels, features.classes),
         tracking=document.tracking,
+        duplicates=document.duplicates,
     )
 
 

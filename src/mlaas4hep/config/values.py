@@ -158,9 +158,13 @@ class Tracking(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     bundle: bool = False
 
 
+OnDuplicates = Literal["report", "refuse", "ignore"]
+
+
 class Config(msgspec.Struct, frozen=True):
     """A whole config; ``path`` is the file it came from, ``classes`` the labels in order.
 
+    ``duplicates`` says what becomes of events that the files hold more than once: told, refused, or not looked for.
     ``preproc`` is the Python file whose ``preprocessing`` sees each event first; what a ``preproc.json`` says stands
     among the features instead.
     """
@@ -179,6 +183,7 @@ class Config(msgspec.Struct, frozen=True):
     redirector: tuple[str, ...] = ()
     labels: Labels = Labels()
     tracking: Tracking | None = None
+    duplicates: OnDuplicates = "report"
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -221,12 +226,10 @@ class Config(msgspec.Struct, frozen=True):
 
     def not_built(self) -> tuple[str, ...]:
         """What the config says that this version reads but cannot do yet, one line a thing."""
-        lines = []
-        if self.features.variations:
-            lines.append("variations: systematic variations are not evaluated by this version yet")
-        if self.features.observers:
-            lines.append("observers: are not written by this version yet")
-        return tuple(lines)
+        if not self.features.target_texts:
+            return ()
+        given = (("variations", self.features.variations), ("observers", self.features.observers))
+        return tuple(f"{name}: are not evaluated for a regression by this version yet" for name, one in given if one)
 
 
 def parse_size(text: str) -> int:

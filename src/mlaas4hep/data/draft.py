@@ -187,7 +187,7 @@ def _input_lines(
         yield "event:"
         yield from (f"  - {_word(name)}" for name in event)
     for prefix, members in collections.items():
-        yield from _group_lines(_group_name(prefix), members)
+        yield from _group_lines(group_name(prefix), members)
 
 
 def _event_variables(
@@ -207,6 +207,17 @@ def _event_variables(
     return usable[:_MAX_EVENT_VARIABLES], usable[_MAX_EVENT_VARIABLES:]
 
 
+def looks_like_truth(name: str) -> bool:
+    """Whether a column is, by its name, generator truth or a weight, which data do not have.
+
+    Examples
+    --------
+    >>> looks_like_truth("genWeight"), looks_like_truth("Jet_hadronFlavour"), looks_like_truth("Jet_pt")
+    (True, True, False)
+    """
+    return any(pattern.search(name) for pattern in (_TRUTH, _WEIGHT))
+
+
 def _is_input(column: ColumnSummary) -> bool:
     """Says something (not constant), and is neither truth, weight, variation, trigger nor bookkeeping."""
     kept_out = (_TRUTH, _BOOKKEEPING, _BOOKED, _WEIGHT, _VARIATION)
@@ -223,7 +234,7 @@ def _collections(found: Survey) -> dict[str, list[ColumnSummary]]:
     }
     usable = {prefix: _kinematic_first(members) for prefix, members in candidates.items() if members}
     wanted = [prefix for prefix in usable if prefix.lower() in _RECONSTRUCTED] or list(usable)
-    by_name = {_group_name(prefix): prefix for prefix in reversed(wanted[:_MAX_COLLECTIONS])}
+    by_name = {group_name(prefix): prefix for prefix in reversed(wanted[:_MAX_COLLECTIONS])}
     return {prefix: usable[prefix] for prefix in wanted if prefix in by_name.values()}
 
 
@@ -290,7 +301,8 @@ def _name(text: str) -> str:
     return re.sub(r"\W+", "_", text).strip("_") or "sample"
 
 
-def _group_name(prefix: str) -> str:
+def group_name(prefix: str) -> str:
+    """Name of an input group for a collection: ``jets`` for ``Jet``."""
     name = re.sub(r"[^a-z0-9]+", "_", prefix_of(prefix).lower()).strip("_")
     name = name if name[:1].isalpha() else f"group_{name}"
     plural = name if name.endswith("s") else f"{name}s"

@@ -165,7 +165,7 @@ def forecast(config: Config, *, threads: int = 2, progress: Callable[[int], None
     threads = readers(catalogue, threads)
     preprocessor = Preprocessor(catalogue.features, catalogue.types)
     notes: list[str] = []
-    key = scan_key(catalogue, preprocessor)
+    key = scan_key(catalogue, preprocessor, duplicates=config.duplicates != "ignore")
     kept = None if key is None else StatisticsStore.of_user().find(key, note=notes.append)
     if kept is not None:  # the order hangs on what the scan found
         catalogue = catalogue.stratified(kept.strata)

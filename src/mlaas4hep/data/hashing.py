@@ -140,19 +140,20 @@ def _words(column: Column) -> UInt64:
     """One word an event."""
     if isinstance(column, Nested):
         return _hash_lists(Jagged(column.offsets, _hash_lists(column.inner)))
-    return _hash_lists(column) if isinstance(column, Jagged) else _bits(column)
+    return _hash_lists(column) if isinstance(column, Jagged) else bits_of(column)
 
 
 def _hash_lists(column: Jagged) -> UInt64:
     counts = column.counts
     slots = np.arange(len(column.values), dtype=np.uint64) - np.repeat(column.offsets[:-1], counts).astype(np.uint64)
-    hashed = fold_array(fold_array(0, slots), _bits(column.values))
+    hashed = fold_array(fold_array(0, slots), bits_of(column.values))
     running = np.zeros(len(hashed) + 1, dtype=np.uint64)
     np.cumsum(hashed, out=running[1:])  # modulo 2^64, so differences are exact
     return fold_array(running[column.offsets[1:]] - running[column.offsets[:-1]], counts)
 
 
-def _bits(values: NDArray[Any]) -> UInt64:
+def bits_of(values: NDArray[Any]) -> UInt64:
+    """The bits of plain values, with -0 as 0 and all NaN alike."""
     if values.dtype.kind != "f":
         return values.astype(np.uint64)
     plain = values + values.dtype.type(0)  # turns -0 into 0

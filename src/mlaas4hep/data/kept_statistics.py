@@ -111,7 +111,7 @@ class StatisticsStore:
                 path.unlink(missing_ok=True)
 
 
-def scan_key(catalogue: Catalogue, preprocessor: Preprocessor) -> str | None:
+def scan_key(catalogue: Catalogue, preprocessor: Preprocessor, *, duplicates: bool = False) -> str | None:
     """SHA-256 of all that the result of a scan depends on; None where it cannot be told by them.
 
     That is so where a file has no identity, where something is left out because it cannot be read (what is kept are
@@ -119,8 +119,8 @@ def scan_key(catalogue: Catalogue, preprocessor: Preprocessor) -> str | None:
 
     Files by their content (`mlaas4hep.data.places.Place.identity`), trees, entries and clusters; the declaration, less
     what the scan does not look at (scaling, observers, variations, training weights); samples with their selections,
-    labels or rules for them, and factors; types of columns; this package's version and code, numpy's version and the
-    kind of machine.
+    labels or rules for them, and factors; types of columns; whether duplicates are looked for;
+    this package's version and code, numpy's version and the kind of machine.
     """
     if catalogue.hook is not None or catalogue.quarantine or not all(file.identity for file in catalogue.files):
         return None
@@ -134,6 +134,7 @@ def scan_key(catalogue: Catalogue, preprocessor: Preprocessor) -> str | None:
         "columns": sorted(preprocessor.columns),
         "samples": [(one.name, one.label, one.rule, one.selection, one.scale) for one in catalogue.samples],
         "files": [_file(one) for one in catalogue.files],
+        "duplicates": duplicates,
     }
     return hashlib.sha256(msgspec.json.encode(document, order="deterministic")).hexdigest()
 

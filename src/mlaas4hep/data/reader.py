@@ -16,8 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlaas4hep.data.catalogue import Catalogue
+from mlaas4hep.data.duplicates import EventHasher
 from mlaas4hep.data.entries import FileEntry, SampleEntry
 from mlaas4hep.data.fates import Fates, fates_of, unreadable
+from mlaas4hep.data.hashing import UInt64
 from mlaas4hep.data.hooked import KEPT
 from mlaas4hep.data.pool import SourcePool
 from mlaas4hep.data.quarantine import Skipped, outside, reason_of, units
@@ -56,6 +58,8 @@ class Events:
     fates
         uint8: what became of each entry of the range, those that are not here included (`mlaas4hep.data.fates`); where
         a part was asked for, who of another part would have been delivered is not known.
+    hashes
+        uint64 [M]: of each event's identity, or what the hasher made of it; None of kind ``data``.
     """
 
     start: int
@@ -65,6 +69,7 @@ class Events:
     labels: NDArray[np.int64]
     weights: NDArray[np.float64]
     fates: Fates
+    hashes: UInt64 | None = None
 
 
 class _Wish(NamedTuple):
@@ -85,6 +90,8 @@ class EventReader:
         Columns to tensors.
     max_read_bytes
         About so many bytes of columns are read at once; longer ranges are read in parts, which changes nothing else.
+    hasher
+        Makes of the hash of each event's identity what tells whether two events are the same.
 
     Raises
     ------
@@ -93,8 +100,14 @@ class EventReader:
     """
 
     def __init__(
-        self, catalogue: Catalogue, preprocessor: Preprocessor, *, max_read_bytes: int = MAX_READ_BYTES
+        self,
+        catalogue: Catalogue,
+        preprocessor: Preprocessor,
+        *,
+        max_read_bytes: int = MAX_READ_BYTES,
+        hasher: EventHasher | None = None,
     ) -> None:
+        self._hasher = hasher
         self._catalogue = catalogue
         self._max_read_bytes = max_read_bytes
         self._preprocessor = preprocessor
@@ -204,8 +217,10 @@ class EventReader:
         sample = self._catalogue.samples[file.sample]
         num_entries = stop - start
         parts = np.zeros(num_entries, dtype=np.int8)
+        hashes = None
         if self._splitter is not None:
-            parts = self._splitter.parts(columns, num_entries)
+            hashes = self._splitter.hashes(columns, num_entries)
+            parts = self._splitter.parts_of(hashes)
         number = None if part is None else PARTS.index(part)
         in_part = np.ones(num_entries, dtype=np.bool_) if number is None else parts == number
         wanted = in_part
@@ -222,13 +237,16 @@ class EventReader:
         if rows.index is not None:
             columns = compress_columns(columns, _mask(rows.index, num_entries))
             entries, parts = entries[rows.index], parts[rows.index]
+            hashes = None if hashes is None else hashes[rows.index]
             words = None if words is None else words[rows.index]
         selected = rows.kept
         rows, labels = self._truths[sample.number].add_to(rows, columns, words, partial(_place, file, entries))
         fates = fates_of(all_parts, entries[selected & ~rows.kept] - start, entries[rows.kept] - start)
         weights = self._weights(sample, columns, len(entries))
         _check_finite(weights, rows.kept, entries, file)
-        return Events(start, entries, rows, parts, labels, weights, fates)
+        if self._hasher is not None and hashes is not None:
+            hashes = self._hasher.told_apart(hashes, columns)
+        return Events(start, entries, rows, parts, labels, weights, fates, hashes)
 
     def close(self) -> None:
         """Close the files."""

@@ -8,7 +8,9 @@ whatever the number of threads (law 9).
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import TypeVar
 
 import msgspec
 import numpy as np
@@ -16,7 +18,9 @@ from numpy.typing import NDArray
 
 from mlaas4hep.data.account import Counts
 from mlaas4hep.data.catalogue import Catalogue
+from mlaas4hep.data.duplicates import DuplicateFinder, Duplicates, EventHasher
 from mlaas4hep.data.entries import SampleEntry, Strata
+from mlaas4hep.data.hashing import UInt64
 from mlaas4hep.data.measuring import loops
 from mlaas4hep.data.owners import Owners
 from mlaas4hep.data.pace import readers, reading_unit
@@ -34,6 +38,9 @@ from mlaas4hep.spec.statistics import SampleCounts, Statistics, WeightSums
 
 Taken = tuple[NDArray[np.int64], NDArray[np.int64]]
 """Entries and labels of the events that a sample selects."""
+Hashed = tuple[NDArray[np.int64], UInt64]
+"""Entries of the events that a sample selects, and what tells whether two are the same."""
+Word = TypeVar("Word", np.int64, np.uint64)
 
 
 @dataclass(frozen=True)
@@ -66,11 +73,14 @@ class ScanResult:
         What became of the entries of each file, in catalogue order (law 8).
     strata
         Of each file: see `mlaas4hep.data.strata`.
+    duplicates
+        Events that are there more than once; None where they were not looked for.
     """
 
     statistics: Statistics
     files: tuple[Counts, ...]
     strata: tuple[Strata, ...]
+    duplicates: Duplicates | None = None
 
 
 def scan(
@@ -91,6 +101,7 @@ def scan_files(
     *,
     threads: int = 2,
     max_memory: int | None = None,
+    duplicates: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> ScanResult:
     """Read every event of a catalogue once.
@@ -103,6 +114,8 @@ def scan_files(
         That read ahead; changes speed only.
     max_memory
         Bytes that columns may take while they are read; changes no figure. None leaves it at some 100 MB a thread.
+    duplicates
+        Whether to look for events that are there more than once (`mlaas4hep.data.duplicates`).
     progress
         Called with a number of further events done, in the caller's thread.
 
@@ -123,45 +136,56 @@ def scan_files(
     plan = Plan(catalogue.files, catalogue.num_entries or 1, shuffle=False, chunk_entries=entries)
     threads = readers(catalogue, threads)
     read_bytes = MAX_READ_BYTES if max_memory is None else reading_bytes(max_memory // 2, threads=threads)
-    reader = EventReader(catalogue, preprocessor, max_read_bytes=min(read_bytes, MAX_READ_BYTES))
+    hasher = EventHasher(catalogue, preprocessor) if duplicates else None
+    reader = EventReader(catalogue, preprocessor, max_read_bytes=min(read_bytes, MAX_READ_BYTES), hasher=hasher)
 
     measuring = loops(catalogue.num_entries * preprocessor.features.width)
     owners, tally = Owners(catalogue), ClassTally(catalogue)
 
-    def measure(chunk: Chunk) -> tuple[StatisticsAccumulator, Counts, Taken | None, Met | None]:
+    def measure(chunk: Chunk) -> tuple[StatisticsAccumulator, Counts, Taken | None, Met | None, Hashed | None]:
         file = catalogue.files[chunk.file]
         partial, counts = _accumulator(preprocessor, measuring), Counts()
         taken: list[Taken] = []
         weighed: list[Weighed] = []
+        hashed: list[Hashed] = []
         scale = catalogue.samples[file.sample].scale
         for events in reader.read(file, chunk.start, chunk.stop):
             _add_inputs(partial, events, preprocessor, measuring)
             kept = events.rows.kept
             weighed.append(Weighed(events.parts[kept], events.labels[kept], events.weights[kept] * scale))
             counts += Counts.of(events.fates)
+            if events.hashes is not None:
+                hashed.append((events.entries[kept], events.hashes[kept]))
             if owners.wants(file) or tally.wants(file):
                 taken.append((events.entries[kept], events.labels[kept]))
         # Sums over the whole chunk: they must not hang on how it was cut to save memory.
         _add_counts(partial, Weighed.concat(weighed), counts, catalogue.samples[file.sample], catalogue.classes)
         joined = _joined(taken) if taken else None
         met = tally.meet(file, (chunk.start, chunk.stop), *joined) if joined is not None and tally.wants(file) else None
-        return partial, counts, joined if owners.wants(file) else None, met
+        return partial, counts, joined if owners.wants(file) else None, met, _joined(hashed) if hashed else None
 
     total = _empty(catalogue, preprocessor, measuring)
     files = [Counts()] * len(catalogue.files)
-    with Prefetch(measure, tuple(plan.chunks()), threads=threads, ahead=(threads + 1) * entries) as results:
-        for chunk, (partial, counts, taken, met) in results:
+    with ExitStack() as stack:
+        finder = stack.enter_context(DuplicateFinder(catalogue, hasher.by)) if hasher is not None else None
+        results = stack.enter_context(
+            Prefetch(measure, tuple(plan.chunks()), threads=threads, ahead=(threads + 1) * entries)
+        )
+        for chunk, (partial, counts, taken, met, hashed) in results:
             total.merge(partial)
             if taken is not None:
                 owners.claim(catalogue.files[chunk.file], *taken)
             if met is not None:
                 tally.add(catalogue.files[chunk.file], met)
+            if finder is not None and hashed is not None:
+                finder.add(catalogue.files[chunk.file], *hashed)
             files[chunk.file] += counts
             if progress is not None:
                 progress(chunk.num_entries)
+        found = None if finder is None else finder.find()
     reader.close()
     owners.check()
-    return ScanResult(total.seal(), tuple(files), tally.strata())
+    return ScanResult(total.seal(), tuple(files), tally.strata(), found)
 
 
 def _empty(catalogue: Catalogue, preprocessor: Preprocessor, loops: Loops) -> StatisticsAccumulator:
@@ -210,5 +234,5 @@ def _add_counts(
         total.add_class(name, WeightSums.of(events.weights[own]))
 
 
-def _joined(taken: list[Taken]) -> Taken:
+def _joined(taken: list[tuple[NDArray[np.int64], NDArray[Word]]]) -> tuple[NDArray[np.int64], NDArray[Word]]:
     return np.concatenate([one for one, _ in taken]), np.concatenate([one for _, one in taken])

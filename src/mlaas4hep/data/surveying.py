@@ -278,7 +278,10 @@ class Survey:
         """Names that are only used later, in observers and variations: a typo is told now."""
         features = self.config.features
         known = [*self._columns, *features.new_variables]
-        named = [(f"observers[{index}]", name) for index, name in enumerate(features.observers)]
+        named = []
+        for index, text in enumerate(features.observers):
+            needs = [text] if text in known else sorted(_needs(text, known))
+            named += [(f"observers[{index}]", name) for name in needs]
         for variation, replacements in features.variations.items():
             path = f"variations.{variation}"
             named += [(f"{path}.{target}", target) for target in replacements if target != "weight"]

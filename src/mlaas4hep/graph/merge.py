@@ -61,7 +61,7 @@ def merge(spec: ModelSpec, core: Core) -> bytes:
     merged = graph.model(
         input_infos(spec.scaling), [value_info("scores", np.float32, [len(spec.score_names)])], opset=opset
     )
-    return _finished(merged, model, opset)
+    return finished(merged, model, opset)
 
 
 def _check_limits(spec: ModelSpec) -> None:
@@ -160,7 +160,8 @@ def _restored(graph: GraphBuilder, value: str, scaler: TargetScaler) -> str:
     return graph.node("Cast", [moved], attributes={"to": onnx.TensorProto.FLOAT})
 
 
-def _finished(merged: onnx.ModelProto, core: onnx.ModelProto, opset: int) -> bytes:
+def finished(merged: onnx.ModelProto, core: onnx.ModelProto, opset: int) -> bytes:
+    """Canonical bytes of a joined graph, with the operator sets of what it was joined from; checked."""
     del merged.opset_import[:]
     merged.opset_import.extend(core.opset_import)
     merged.ir_version = _ir_version(opset)

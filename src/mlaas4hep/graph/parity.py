@@ -78,17 +78,31 @@ def check_parity(model: bytes, *, spec: ModelSpec, core: Core, reference: Refere
     ParityError
         With the worst row, both scores and the difference.
     """
-    sorts = _gate_rows(spec.scaling, core, rows)
+    return check_same(
+        model, spec=spec, wanted=lambda batch: _wanted(reference, batch, spec), rows=rows, thresholds=core.thresholds
+    )
+
+
+def check_same(
+    model: bytes,
+    *,
+    spec: ModelSpec,
+    wanted: Reference,
+    rows: Inputs,
+    thresholds: NDArray[np.float64] | None = None,
+) -> ParityReport:
+    """`check_parity` with scores that are wanted in the units of the contract, whoever gives them."""
+    sorts = _gate_rows(spec.scaling, thresholds, rows)
     flat = np.concatenate([one.flat for one in sorts])
     inputs = unflatten(spec.scaling, flat)
     session = Session(model)
     served = np.concatenate([session.run(batch) for batch in batches(inputs, BATCHES[-1])])
-    wanted = np.concatenate([_wanted(reference, batch, spec) for batch in batches(inputs, BATCHES[-1])])
-    bar = _bar(spec, wanted[: len(sorts[0].flat)])
-    difference = difference_of(spec, served, wanted)
+    asked = np.concatenate([np.asarray(wanted(one), np.float64) for one in batches(inputs, BATCHES[-1])])
+    bar = _bar(spec, asked[: len(sorts[0].flat)])
+    difference = difference_of(spec, served, asked)
     difference[~np.isfinite(difference)] = np.inf
     if difference.max() > bar:
-        raise ParityError(_explain(spec, sorts, served, wanted, difference, bar))
+        raise ParityError(_explain(spec, sorts, served, asked, difference, bar))
     changed = find_variance(model, unflatten(spec.scaling, flat[_evenly(len(flat), BATCHES[-1])]))
     if changed:
         raise ParityError(f"model '{spec.name}' breaks batch invariance: {changed[0]}; nothing was written")
@@ -137,7 +151,7 @@ def _scale(scores: NDArray[np.float64]) -> float:
     return float(np.abs(scores).max(initial=0.0)) or 1.0
 
 
-def _gate_rows(groups: tuple[GroupScaling, ...], core: Core, rows: Inputs) -> list[_Rows]:
+def _gate_rows(groups: tuple[GroupScaling, ...], thresholds: NDArray[np.float64] | None, rows: Inputs) -> list[_Rows]:
     """All rows to try, by sort; the real ones first."""
     real = flatten(groups, rows)
     real = real[_evenly(len(real), MAX_REAL_ROWS)]
@@ -150,8 +164,8 @@ def _gate_rows(groups: tuple[GroupScaling, ...], core: Core, rows: Inputs) -> li
         _Rows("one value missing", _holes(base)),
         _Rows("full collections", _full_rows(groups, base)),
     ]
-    if core.thresholds is not None and len(core.thresholds):
-        sorts.append(_Rows("next to a tree threshold", _threshold_rows(core.thresholds, base)))
+    if thresholds is not None and len(thresholds):
+        sorts.append(_Rows("next to a tree threshold", _threshold_rows(thresholds, base)))
     return sorts
 
 

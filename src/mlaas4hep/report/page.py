@@ -12,8 +12,12 @@ import math
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 PAGE = "report.html"
 METRICS_FILE = "metrics.json"
@@ -44,12 +48,31 @@ _PICTURES = {
         ("loss.png", "Loss", "Weighted as in training; the dashed line marks the weights that were kept."),
         ("score_*.png", "Score by class", "Training part filled, test part as points; each class adds up to one."),
     ],
+    "calibration": [
+        (
+            "calibration.png",
+            "Calibration",
+            "Observed share against the score; below, where the events are.",
+        ),
+    ],
+    "observers": [
+        ("shape_*.png", "Shape of the background", "Background before and after cuts on the score."),
+        ("efficiency_*.png", "Background efficiency", "By bin; dashed, that of the whole background."),
+    ],
+    "variations": [("variations_*.png", "Systematic variations", "Changes with their paired uncertainties.")],
     "cuts": [("significance_*.png", "Significance", "Against the cut on the score; the dot marks the best cut.")],
     "importance": [("importance.png", "Importance", "Fall when an input is permuted between events.")],
     "inputs": [
         ("inputs_*_read.png", "Inputs as read", "As read from the files, after the selection."),
         ("inputs_*_seen.png", "Inputs as the model sees them", "The same as the model sees them."),
     ],
+}
+
+
+# What is another thing where a run has folds.
+_OF_FOLDS = {
+    "roc.png": "Out of fold: each event by the one model that has not seen it, weighted by physics weights.",
+    "loss.png": "Of the validation part of each fold, weighted as in training.",
 }
 
 
@@ -92,7 +115,13 @@ def write_page(folder: Path) -> Path:
     """
     evaluation = _read(folder / EVALUATION_FILE) if (folder / EVALUATION_FILE).exists() else None
     run = _read(folder / METRICS_FILE)
-    values: dict[str, Any] = {"pictures": {place: list(_found(folder, _PICTURES[place])) for place in _PICTURES}}
+    words = _OF_FOLDS if run.get("folds") else {}
+    asked = {
+        place: [(file, title, words.get(file, told)) for file, title, told in shown]
+        for place, shown in _PICTURES.items()
+    }
+    values: dict[str, Any] = {"pictures": {place: list(_found(folder, shown)) for place, shown in asked.items()}}
+    values["pictures"]["observers"].sort(key=lambda one: one.file.split("_")[1:3])
     if run.get("task") == "regression":
         values["by_target"] = [list(_found(folder, _numbered(number))) for number in range(len(run["target_names"]))]
     template = "regression.html" if "by_target" in values else "run.html"
@@ -101,7 +130,7 @@ def write_page(folder: Path) -> Path:
 
 def write_comparison(folder: Path) -> Path:
     """Draw the page that compares runs, from the ``comparison.json`` and the pictures of its folder."""
-    pictures = list(_found(folder, _PICTURES["separation"]))
+    pictures = list(_found(folder, [*_PICTURES["separation"], *_PICTURES["calibration"]]))
     return _write(folder, "comparison.html", comparison=_read(folder / COMPARISON_FILE), pictures=pictures)
 
 
@@ -136,7 +165,9 @@ def _read(path: Path) -> dict[str, Any]:
     return found
 
 
-def _write(folder: Path, template: str, page: str = PAGE, **values: Any) -> Path:
+@cache
+def _environment() -> Environment:
+    """Where templates come from; compiled once a process, since a run of folds draws many pages."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -153,8 +184,12 @@ def _write(folder: Path, template: str, page: str = PAGE, **values: Any) -> Path
     environment.filters["expected"] = expected
     environment.filters["chance"] = chance
     environment.filters["dial"] = dial
+    return environment
+
+
+def _write(folder: Path, template: str, page: str = PAGE, **values: Any) -> Path:
     draft = folder / f".{page}.part"
-    draft.write_text(environment.get_template(template).render(values), encoding="utf-8")
+    draft.write_text(_environment().get_template(template).render(values), encoding="utf-8")
     os.replace(draft, folder / page)
     return folder / page
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mlaas4hep.report.style import colour, picture
+from mlaas4hep.report.style import colour, line_style, picture
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,8 @@ def draw_roc(curves: Sequence[RocCurve], path: Path, *, several: bool = False) -
         floor = min((_smallest(curve.background) for curve in curves), default=1e-3)
         for number, curve in enumerate(curves):
             label = f"{curve.label}: AUC {curve.auc:.3f} $\\pm$ {curve.auc_err:.3f}"
-            axes.plot(curve.signal, np.maximum(curve.background, floor / 2), color=colour(number), label=label)
+            values = np.maximum(curve.background, floor / 2)
+            axes.plot(curve.signal, values, color=colour(number), linestyle=line_style(number), label=label)
         diagonal = np.geomspace(floor, 1.0, 100)
         axes.plot(diagonal, diagonal, color="0.6", linestyle=":", label="guessing")
         axes.set_yscale("log")
@@ -81,7 +82,7 @@ def draw_roc(curves: Sequence[RocCurve], path: Path, *, several: bool = False) -
         axes.set_ylim(floor, 1.5)
         axes.set_xlabel("Efficiency of the class" if several else "Signal efficiency")
         axes.set_ylabel("Efficiency of all other classes" if several else "Background efficiency")
-        axes.legend(loc="lower right")
+        axes.legend(loc="lower right", fontsize=15 if len(curves) < 6 else 10)
 
 
 def _smallest(efficiency: NDArray[np.float64]) -> float:

@@ -7,6 +7,7 @@ give the same bytes.
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,6 +74,22 @@ def colour(number: int) -> str:
     return COLOURS[number % len(COLOURS)]
 
 
+def line_style(number: int) -> str:
+    """Style of a line by its place: full for the first six, then dashed, dash-dotted, dotted."""
+    return ("-", "--", "-.", ":")[number // len(COLOURS) % 4]
+
+
+def file_name(text: str) -> str:
+    """A name that every file system takes.
+
+    Examples
+    --------
+    >>> file_name("t t-bar/l+")
+    't_t-bar_l_'
+    """
+    return re.sub(r"[^A-Za-z0-9.-]", "_", text)
+
+
 @contextlib.contextmanager
 def picture(path: Path, *, note: str = "Simulation", size: tuple[float, float] = _SIZE) -> Iterator[Axes]:
     """One pair of axes, written to a file when the block ends; ``note`` stands above its right end."""
@@ -81,6 +98,26 @@ def picture(path: Path, *, note: str = "Simulation", size: tuple[float, float] =
         yield axes
         axes.set_title("mlaas4hep", loc="left", fontsize=18, fontweight="bold")
         axes.set_title(note, loc="right", fontsize=16)
+
+
+@contextlib.contextmanager
+def two_pictures(path: Path, *, note: str = "Simulation") -> Iterator[tuple[Axes, Axes]]:
+    """A large pair of axes above a small one that shares its horizontal axis."""
+    with _figure(path, (8.0, 8.4), _FONT, layout="constrained") as figure:
+        above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+        yield above, below
+        above.set_title("mlaas4hep", loc="left", fontsize=18, fontweight="bold")
+        above.set_title(note, loc="right", fontsize=16)
+
+
+@contextlib.contextmanager
+def side_by_side(path: Path, *, height: float, note: str = "Simulation") -> Iterator[tuple[Axes, Axes]]:
+    """Two pairs of axes with one vertical axis."""
+    with _figure(path, (13.0, height), _FONT, layout="constrained") as figure:
+        left, right = figure.subplots(1, 2, sharey=True)
+        yield left, right
+        left.set_title("mlaas4hep", loc="left", fontsize=18, fontweight="bold")
+        right.set_title(note, loc="right", fontsize=16)
 
 
 @contextlib.contextmanager

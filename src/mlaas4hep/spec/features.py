@@ -21,6 +21,7 @@ _GROUP_NAME = re.compile(r"[a-z][a-z0-9_]*\Z")
 MAX_VARIABLES = 4096
 MAX_LENGTH = 256
 MAX_WIDTH = 16384
+MAX_FOLDS = 100
 MAX_TARGETS = 64
 
 
@@ -113,15 +114,48 @@ class Split(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Columns that identify an event; empty takes run, luminosityBlock, event where the files have them, else a hash
         of the declared inputs.
     test, validation
-        Shares of all events.
+        Shares of all events. With ``folds`` each fold is held out once, in place of a test part.
     seed
         Key of the hash: another seed, another split.
+    folds
+        Number k of folds, each with a model of its own that learns from the others.
+    fold
+        The one of them, 0 to k - 1, that is held out: its events are the test part. Without it nothing is.
     """
 
     by: tuple[str, ...] = ()
     test: float = 0.2
     validation: float = 0.1
     seed: int = 0
+    # Unset ones are not written: a contract without folds says what it always said.
+    folds: int | msgspec.UnsetType = msgspec.UNSET
+    fold: int | msgspec.UnsetType = msgspec.UNSET
+
+    @property
+    def num_folds(self) -> int:
+        """Number of folds, 0 where there are none."""
+        return self.folds or 0
+
+    @property
+    def held_out(self) -> int | None:
+        """The fold that is held out; None where none is."""
+        return None if self.fold is msgspec.UNSET else self.fold
+
+    @property
+    def in_folds(self) -> bool:
+        """Whether it stands for all folds together rather than for a training."""
+        return self.num_folds > 0 and self.held_out is None
+
+    @property
+    def shares(self) -> tuple[float, float]:
+        """Expected shares of validation and test part among all events."""
+        if not self.num_folds:
+            return self.validation, self.test
+        return (0.0, 0.0) if self.held_out is None else (self.validation, 1 / self.num_folds)
+
+    def holding_out(self, fold: int) -> Split:
+        """The split of the training that holds out one of the folds."""
+        return msgspec.structs.replace(self, fold=fold)
 
 
 class FeatureSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -141,9 +175,11 @@ class FeatureSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     weights, split
         See there.
     variations
-        Systematic variations by name: replacements of columns, or of ``weight``.
+        Systematic variations by name: expressions that take the place of columns or new variables, or, as ``weight``,
+        of ``weights.event``. The model learns without them; ``evaluate`` tells what they change.
     observers
-        Columns or new variables that are shown and written beside the scores, never given to the model.
+        Columns, new variables or expressions of one number an event, such as a mass, that the model is not given:
+        ``train`` and ``evaluate`` tell what a cut on the score does to their shape. ``spectators`` is the same key.
     missing
         Values that stand for a missing one in any column, such as -999: they become NaN before anything is computed.
         With such values whole-number columns are taken as float64, since a whole number cannot be missing.

@@ -200,6 +200,11 @@ class Preprocessor:
         """Type of a column or new variable."""
         return self._types[name]
 
+    @property
+    def known(self) -> Mapping[str, ColumnType]:
+        """Types of all columns and new variables."""
+        return self._types
+
     def _roots(self) -> Iterator[str]:
         for group in self.features.inputs:
             yield from (variable.name for variable in group.variables)
@@ -311,6 +316,14 @@ class _Events:
     def _compute(self, names: Iterable[str]) -> None:
         for step in self._new.steps_to(names, known=self._columns):
             self._columns[step] = self._new.expressions[step].evaluate(self._columns, self.num_entries)
+
+
+def evaluate_together(expressions: Mapping[str, Expression], typed: Columns, new: NewVariables) -> dict[str, Column]:
+    """Values of several expressions over the same typed columns, by the name of each."""
+    if not expressions:
+        return {}
+    events = _Events(typed, new, len(next(iter(typed.values()))))
+    return {name: events.evaluate(one) for name, one in expressions.items()}
 
 
 def truncated_objects(lengths: NDArray[np.int64], length: int) -> int:

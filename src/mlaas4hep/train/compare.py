@@ -1,26 +1,32 @@
-"""Runs side by side: one table and one picture of their test parts.
+"""Runs side by side: one sorted table of their test parts, their ROC curves and calibrations over each other.
 
-Where two runs judge the same events, their areas are compared event by event. Invariant: only what the runs keep is
-read; no file of events is opened.
+Where two runs judge the same events, their areas are compared event by event, each with each. Invariant: only what the
+runs keep is read; no file of events is opened.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import permutations
 from pathlib import Path
 
 import msgspec
 import numpy as np
 
 from mlaas4hep.errors import UserError
+from mlaas4hep.report.calibration import draw_calibration
 from mlaas4hep.report.page import COMPARISON_FILE, PICTURE_FOLDER, write_comparison
 from mlaas4hep.report.plots import RocCurve, draw_roc
 from mlaas4hep.train.compare_targets import compare_targets
+from mlaas4hep.train.draw_judgement import WEIGHTS, reliability_curve
 from mlaas4hep.train.evaluate import EvaluatedRun
 from mlaas4hep.train.loop import Judged
 from mlaas4hep.train.metrics import area_influence, roc_curve
 from mlaas4hep.train.output import draft_folder, free_path, to_json
+
+# More curves cannot be told apart in one picture; the table has all runs.
+MAX_CURVES = 12
 
 
 class Compared(msgspec.Struct, frozen=True):
@@ -33,7 +39,11 @@ class Compared(msgspec.Struct, frozen=True):
     events_test, auc, auc_err, loss
         Of the test part.
     difference, difference_err
-        Area minus that of the first run with its uncertainty; null where the test parts are not the same events.
+        Area minus that of the first run given with its uncertainty; null where the test parts are not the same events.
+    ece, ece_err, ece_expected, brier, brier_err
+        Calibration of the score of the signal (the last class) with the weights that the model learned with.
+    training_weights
+        Those.
     best_significance
         At the best cut on the score of the signal.
     seconds
@@ -52,6 +62,21 @@ class Compared(msgspec.Struct, frozen=True):
     difference_err: float | None
     best_significance: float | None
     seconds: float
+    ece: float | None
+    ece_err: float | None
+    ece_expected: float | None
+    brier: float | None
+    brier_err: float | None
+    training_weights: str
+
+
+class Pair(msgspec.Struct, frozen=True):
+    """Area of one run minus that of another on the same events, with its paired uncertainty."""
+
+    one: str
+    other: str
+    difference: float
+    difference_err: float
 
 
 def compare(runs: Sequence[EvaluatedRun], *, output: str | Path | None = None) -> Path:
@@ -60,7 +85,7 @@ def compare(runs: Sequence[EvaluatedRun], *, output: str | Path | None = None) -
     Parameters
     ----------
     runs
-        Evaluated; the others are compared with the first.
+        Evaluated, as many as there are.
     output
         A folder that is not there yet; ``runs/comparison`` (or ``comparison-2``, ...) where None.
 
@@ -83,17 +108,22 @@ def compare(runs: Sequence[EvaluatedRun], *, output: str | Path | None = None) -
                 f"{', '.join(first.metrics['classes'])}: runs are compared where their classes are the same"
             )
     target = free_path(output, "comparison")
-    names = _names(runs)
-    lines = [_line(run, name, first, target) for run, name in zip(runs, names, strict=True)]
+    named = dict(zip(_names(runs), runs, strict=True))
+    first_name = next(iter(named))
+    ranked = sorted(named.items(), key=lambda one: -(one[1].evaluation.auc or 0.0))
+    pairs = _pairs(dict(ranked))
+    lines = [_line(run, name, pairs.get((name, first_name)), target) for name, run in ranked]
     with draft_folder(target) as draft:
         (draft / PICTURE_FOLDER).mkdir()
-        curves = [curve for run, name in zip(runs, names, strict=True) for curve in _curves(run, name)]
-        if curves:
-            draw_roc(curves, draft / PICTURE_FOLDER / "roc.png", several=len(first.metrics["classes"]) > 2)
+        _draw(dict(ranked[:MAX_CURVES]), draft / PICTURE_FOLDER)
+        above = [(one.name, other.name) for place, one in enumerate(lines) for other in lines[place + 1 :]]
         figures = {
             "classes": first.metrics["classes"],
             "background_uncertainty": first.evaluation.background_uncertainty,
+            "first": first_name,
+            "drawn": min(len(ranked), MAX_CURVES),
             "runs": msgspec.to_builtins(lines),
+            "pairs": [msgspec.to_builtins(Pair(*key, *pairs[key])) for key in above if key in pairs],
         }
         (draft / COMPARISON_FILE).write_text(to_json(figures), encoding="utf-8")
         page = write_comparison(draft).name
@@ -117,10 +147,11 @@ def _names(runs: Sequence[EvaluatedRun]) -> list[str]:
     raise UserError(f"{paths[0]}: is given twice; a run is not compared with itself")
 
 
-def _line(run: EvaluatedRun, name: str, first: EvaluatedRun, target: Path) -> Compared:
-    difference, error = (None, None) if run is first else _difference(run, first)
+def _line(run: EvaluatedRun, name: str, difference: tuple[float, float] | None, target: Path) -> Compared:
     evaluation, metrics = run.evaluation, run.metrics
     part = evaluation.parts.get("test")
+    calibration = None if part is None else part.calibration.get(metrics["classes"][-1])
+    learned = None if calibration is None else calibration.learned
     counting = list(evaluation.counting.values())
     scan = counting[-1].scan if counting else None
     return Compared(
@@ -132,28 +163,52 @@ def _line(run: EvaluatedRun, name: str, first: EvaluatedRun, target: Path) -> Co
         auc=evaluation.auc,
         auc_err=evaluation.auc_err,
         loss=part.loss if part else None,
-        difference=difference,
-        difference_err=error,
+        difference=difference[0] if difference else None,
+        difference_err=difference[1] if difference else None,
         best_significance=None if scan is None or scan.best is None else scan.uncertain[scan.best],
         seconds=metrics["seconds"]["total"],
+        ece=learned.ece if learned else None,
+        ece_err=learned.ece_err if learned else None,
+        ece_expected=learned.ece_expected if learned else None,
+        brier=learned.brier if learned else None,
+        brier_err=learned.brier_err if learned else None,
+        training_weights=evaluation.training_weights,
     )
 
 
-def _difference(run: EvaluatedRun, first: EvaluatedRun) -> tuple[float | None, float | None]:
-    """Of the areas, with the uncertainty that is left when the fluctuations of the common events cancel."""
-    one, other = run.test, first.test
-    if one is None or other is None or run.evaluation.auc is None or not _same_events(one, other):
-        return None, None
-    positives = _positives(run)
-    (area, pull), (base, other_pull) = (
-        area_influence(judged.scores, judged.labels, positives, judged.weights) for judged in (one, other)
-    )
-    return area - base, float(np.sqrt(np.sum((pull - other_pull) ** 2)))
+def _pairs(runs: Mapping[str, EvaluatedRun]) -> dict[tuple[str, str], tuple[float, float]]:
+    """Differences of areas, with the uncertainty that is left when the fluctuations of the common events cancel."""
+    pulls = {}
+    for name, run in runs.items():
+        if run.test is not None and run.evaluation.auc is not None:
+            test = run.test
+            pulls[name] = test, *area_influence(test.scores, test.labels, _positives(run), test.weights)
+    found = {}
+    for one, other in permutations(pulls, 2):
+        (judged, area, pull), (base, other_area, other_pull) = pulls[one], pulls[other]
+        if _same_events(judged, base):
+            found[one, other] = area - other_area, float(np.sqrt(np.sum((pull - other_pull) ** 2)))
+    return found
 
 
 def _same_events(one: Judged, other: Judged) -> bool:
     """Equal labels and weights in the order of the files: the same split of the same selection."""
     return np.array_equal(one.labels, other.labels) and np.array_equal(one.weights, other.weights)
+
+
+def _draw(runs: Mapping[str, EvaluatedRun], folder: Path) -> None:
+    curves = [curve for name, run in runs.items() for curve in _curves(run, name)]
+    if not curves:
+        return
+    first = next(iter(runs.values()))
+    draw_roc(curves, folder / "roc.png", several=len(first.metrics["classes"]) > 2)
+    signal = first.metrics["classes"][-1]
+    found = {name: run.evaluation.parts["test"].calibration.get(signal) for name, run in runs.items() if run.test}
+    shown = [reliability_curve(name, one.learned) for name, one in found.items() if one is not None]
+    if shown:
+        weights = {run.evaluation.training_weights for run in runs.values()}
+        words = WEIGHTS[weights.pop()] if len(weights) == 1 else "each with its training weights"
+        draw_calibration(shown, folder / "calibration.png", weights=words)
 
 
 def _positives(run: EvaluatedRun) -> list[int]:

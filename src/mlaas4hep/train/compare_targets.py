@@ -15,8 +15,8 @@ import numpy as np
 
 from mlaas4hep.errors import UserError
 from mlaas4hep.report.page import COMPARISON_FILE, PICTURE_FOLDER, write_target_comparison
+from mlaas4hep.report.style import file_name
 from mlaas4hep.report.targets import Point, draw_runs_by_true
-from mlaas4hep.train.draw import file_name
 from mlaas4hep.train.evaluate import EvaluatedRun
 from mlaas4hep.train.loop import Judged
 from mlaas4hep.train.output import draft_folder, to_json
@@ -85,6 +85,8 @@ def compare_targets(runs: Mapping[str, EvaluatedRun], target: Path) -> Path:
     lines = [
         _line(run, name, column, one, first, target) for column, one in enumerate(names) for name, run in runs.items()
     ]
+    # The best resolution first, target by target.
+    lines.sort(key=lambda one: (names.index(one.target), one.figures.resolution if one.figures else float("inf")))
     with draft_folder(target) as draft:
         (draft / PICTURE_FOLDER).mkdir()
         for column, one in enumerate(names):

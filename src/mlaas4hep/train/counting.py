@@ -115,9 +115,7 @@ def scan_cuts(events: Weighed, *, uncertainty: float) -> Scan:
 
     ``uncertainty`` is the relative one of the background; that of the simulation is added in quadrature.
     """
-    own = events.scores[events.is_signal]
-    ranks = np.quantile(own, np.linspace(0, 1, _QUANTILE_CUTS)) if len(own) else np.zeros(0)
-    cuts = np.unique(np.concatenate([np.linspace(0, 1, _LINEAR_CUTS, endpoint=False), ranks]))
+    cuts = cuts_of(events.scores, events.is_signal)
     order = np.argsort(events.scores, kind="stable")
     first = np.searchsorted(events.scores[order], cuts, side="left")
     weights, signal = events.weights[order], events.is_signal[order]
@@ -139,6 +137,14 @@ def scan_cuts(events: Weighed, *, uncertainty: float) -> Scan:
         uncertain=_plain(uncertain),
         best=best,
     )
+
+
+def cuts_of(scores: Floats, is_signal: NDArray[np.bool_]) -> Floats:
+    """Cuts [M] that are offered, rising: evenly from 0 to 1, and evenly in the efficiency of the signal."""
+    own = scores[is_signal]
+    ranks = np.quantile(own, np.linspace(0, 1, _QUANTILE_CUTS)) if len(own) else np.zeros(0)
+    found: Floats = np.unique(np.concatenate([np.linspace(0, 1, _LINEAR_CUTS, endpoint=False), ranks]))
+    return found
 
 
 def _above(values: Floats, first: NDArray[np.int64]) -> Floats:

@@ -49,6 +49,7 @@ def to_plain(config: Config) -> dict[str, Any]:
         "training": msgspec.to_builtins(config.training),
         "preproc": None if config.preproc is None else _absolute(config.preproc),
         "redirector": list(config.redirector),
+        "duplicates": None if config.duplicates == "report" else config.duplicates,
         "on_error": None if str(config.on_error) == "stop" else str(config.on_error),
         "tracking": None if config.tracking is None else msgspec.to_builtins(config.tracking),
         "cache": None

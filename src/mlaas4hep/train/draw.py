@@ -6,7 +6,6 @@ whole, the page last, so that an interrupted evaluation leaves the old page with
 
 from __future__ import annotations
 
-import re
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -19,9 +18,10 @@ from mlaas4hep.report.inputs import PER_PICTURE, InputPanel, draw_inputs
 from mlaas4hep.report.page import EVALUATION_FILE, PICTURE_FOLDER, write_page
 from mlaas4hep.report.plots import draw_roc
 from mlaas4hep.report.scores import Confusion, ScoreOfClass, draw_confusion, draw_scores
-from mlaas4hep.report.style import Histogram
+from mlaas4hep.report.style import Histogram, file_name
 from mlaas4hep.report.verdict import ImportanceBar, SignificanceCurve, draw_importance, draw_significance
 from mlaas4hep.train.distributions import shares
+from mlaas4hep.train.draw_judgement import draw_changes, draw_part
 from mlaas4hep.train.evaluation import Evaluation, Matrix
 from mlaas4hep.train.figures import Curve
 from mlaas4hep.train.inputs import InputCounts
@@ -84,6 +84,8 @@ def draw(folder: Path, evaluation: Evaluation, kept: Kept, curves: Sequence[Curv
     for number, curve in enumerate(_significances(evaluation)):
         path = folder / f"significance_{number}_{file_name(curve.name)}.png"
         draw_significance(curve, path, uncertainty=evaluation.background_uncertainty, note=note)
+    draw_part(evaluation.parts.get("test"), folder, training_weights=evaluation.training_weights)
+    draw_changes(evaluation.variations, folder)
     draw_counts(folder, kept.inputs, classes)
 
 
@@ -149,14 +151,3 @@ def _by_class(edges: Floats, counts: Floats, classes: Sequence[str]) -> list[His
         for label, name in enumerate(classes)
         if totals[label, 0] > 0
     ]
-
-
-def file_name(text: str) -> str:
-    """A name that every file system takes.
-
-    Examples
-    --------
-    >>> file_name("t t-bar/l+")
-    't_t-bar_l_'
-    """
-    return re.sub(r"[^A-Za-z0-9.-]", "_", text)

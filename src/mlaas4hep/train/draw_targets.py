@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mlaas4hep.report.style import Histogram
+from mlaas4hep.report.style import Histogram, file_name
 from mlaas4hep.report.targets import Plane, Point, draw_by_true, draw_predicted, draw_residuals
 from mlaas4hep.report.verdict import ImportanceBar, draw_importance
 from mlaas4hep.train.distributions import shares
-from mlaas4hep.train.draw import draw_counts, file_name, publish
+from mlaas4hep.train.draw import draw_counts, publish
 from mlaas4hep.train.kept import Kept
 from mlaas4hep.train.loop import Judged
 from mlaas4hep.train.residuals import TargetBin, TargetFigures

@@ -24,6 +24,8 @@ from mlaas4hep.train.callbacks import Progress, Silent
 from mlaas4hep.train.draw import write_evaluation
 from mlaas4hep.train.draw_targets import write_target_evaluation
 from mlaas4hep.train.evaluation import Evaluation, Settings, evaluation_of
+from mlaas4hep.train.fold_scoring import score_folds
+from mlaas4hep.train.folds import read_folds
 from mlaas4hep.train.kept import SCORES_FILE, Kept, read_kept, write_kept
 from mlaas4hep.train.loop import Judged
 from mlaas4hep.train.scoring import score_parts
@@ -139,6 +141,18 @@ def _kept(run: _Run, threads: int | None, progress: Progress) -> tuple[Kept, boo
     if path.exists():
         progress.note(f"{run.path}: the test part was opened before; all is made from what {SCORES_FILE} keeps of it")
         return read_kept(path, model_sha256=sha256, groups=run.bundle.spec.features.inputs), False
+    split = run.config.features.split
+    if split.in_folds:
+        kept = score_folds(
+            run.config,
+            run.bundle,
+            read_folds(run.path, split.num_folds),
+            max_events=run.metrics["max_events"],
+            threads=threads,
+            progress=progress,
+        )
+        write_kept(kept, path, model_sha256=sha256)
+        return kept, True
     kept = score_parts(
         run.config,
         run.bundle,

@@ -33,7 +33,10 @@ from mlaas4hep.train.importance import Importance
 from mlaas4hep.train.kept import Kept
 from mlaas4hep.train.loop import Judged
 from mlaas4hep.train.metrics import Auc, bootstrap_areas
+from mlaas4hep.train.over_folds import FoldAreas, fold_areas
 from mlaas4hep.train.processes import Processes, processes_of
+from mlaas4hep.train.shifts import above
+from mlaas4hep.train.variations import Nominal, Variation, variations_of
 
 SEED = 0
 
@@ -125,7 +128,13 @@ class Evaluation(msgspec.Struct, frozen=True):
     left_out
         Inputs that are not pictured.
     model_sha256
-        Of the graph that gave the scores.
+        Of the graph that gave the scores; with folds that of their mean.
+    training_weights
+        What the model learned with: ``balanced``, ``physics`` or ``none``.
+    variations
+        By name, what systematic variations change.
+    folds
+        With folds, the areas of each: the test part then holds the out-of-fold scores of all events.
     """
 
     auc: float | None
@@ -147,6 +156,9 @@ class Evaluation(msgspec.Struct, frozen=True):
     sample_classes: dict[str, str]
     left_out: int
     model_sha256: str
+    training_weights: str = "balanced"
+    variations: dict[str, Variation] = {}
+    folds: FoldAreas | None = None
 
     def plain(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -181,7 +193,8 @@ def evaluation_of(
         Of the graph that gave the scores.
     """
     judged = {part: one.judged for part, one in kept.parts.items()}
-    judgement = judgement_of(judged, spec)
+    observers = {part: one.observers for part, one in kept.parts.items() if one.observers is not None}
+    judgement = judgement_of(judged, spec, observers=observers)
     test = judged.get("test")
     area, classes = _areas(judgement, test, spec, settings.replicas)
     figures = judgement.parts.get("test")
@@ -211,8 +224,38 @@ def evaluation_of(
         sample_classes=kinds.classes,
         left_out=kept.inputs.left_out,
         model_sha256=model_sha256,
+        training_weights=spec.features.weights.training,
+        variations=_variations(kept, kinds, scales, counting, spec, settings),
+        folds=fold_areas(kept.parts["test"], spec) if test is not None else None,
     )
     return evaluation, judgement.curves
+
+
+def _variations(
+    kept: Kept,
+    kinds: Processes,
+    scales: Mapping[str, float | None],
+    counting: Mapping[str, Counting],
+    spec: ModelSpec,
+    settings: Settings,
+) -> dict[str, Variation]:
+    test = kept.parts.get("test")
+    if test is None or not kept.shifts:
+        return {}
+    judged = test.judged
+    places = test.samples * len(spec.classes) + judged.labels
+    size = kept.shifts[0].sums[0].shape[1]
+    cells = np.full(size, -1, np.int64)
+    cells[places] = kinds.places
+    cuts = [np.array(one.scan.cuts) for one in counting.values()]
+    columns = [judged.scores[:, column].astype(np.float64) for column in range(len(cuts))]
+    sums, squares = (
+        [above(scores, weights, places, at, size) for scores, at in zip(columns, cuts, strict=True)]
+        for weights in (judged.weights, judged.weights**2)
+    )
+    scans = {name: one.scan for name, one in counting.items()}
+    nominal = Nominal(sums, squares, scans, kinds, cells, scales, settings.background_uncertainty)
+    return variations_of(kept.shifts, nominal, spec.features.variations)
 
 
 def _areas(

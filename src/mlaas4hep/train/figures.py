@@ -22,23 +22,32 @@ from mlaas4hep.data.catalogue import Catalogue
 from mlaas4hep.data.weights import training_factors
 from mlaas4hep.errors import DataError
 from mlaas4hep.spec.contract import ModelSpec
+from mlaas4hep.train.calibration import Calibrations, calibration_of
 from mlaas4hep.train.callbacks import Progress
+from mlaas4hep.train.dependence import Dependence, dependence_of
 from mlaas4hep.train.loop import Judged, judge
 from mlaas4hep.train.metrics import Auc, Roc, class_sums, mean_auc, roc_curve, weighted_auc
 from mlaas4hep.train.target_figures import TargetPartFigures, target_part
 
+Floats = NDArray[np.float64]
 Score = Callable[[dict[str, NDArray[np.float32]]], NDArray[np.float32]]
 # Scores of a part are held in memory, 20 bytes an event; so many are enough for the fourth digit of an area.
 MAX_TRAIN_EVENTS = 1_000_000
 
 
 class ClassFigures(msgspec.Struct, frozen=True):
-    """Events of one class in one part, the sum of their physics weights, and the area against the rest."""
+    """Events of one class in one part, the sum of their physics weights, and the area against the rest.
+
+    ``negative`` is how many of them have a negative weight, ``negative_share`` the size of those weights as a share of
+    the size of all; null where all weights are zero.
+    """
 
     events: int
     sum_weights: float
     auc: float | None = None
     auc_err: float | None = None
+    negative: int = 0
+    negative_share: float | None = None
 
 
 class PartFigures(msgspec.Struct, frozen=True):
@@ -56,6 +65,10 @@ class PartFigures(msgspec.Struct, frozen=True):
         By class.
     reason
         Why a figure is null.
+    calibration
+        By score; nothing where there is no area.
+    dependence
+        By score and observer, where the config names observers and the part is held out.
     """
 
     events: int
@@ -65,6 +78,8 @@ class PartFigures(msgspec.Struct, frozen=True):
     loss: float | None
     classes: dict[str, ClassFigures]
     reason: str | None = None
+    calibration: dict[str, Calibrations] = {}
+    dependence: dict[str, dict[str, Dependence]] = {}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -87,7 +102,12 @@ class Judgement:
 
 
 def judge_parts(
-    score: Score, spec: ModelSpec, streams: Mapping[str, tuple[Iterable[Batch], int]], *, progress: Progress
+    score: Score,
+    spec: ModelSpec,
+    streams: Mapping[str, tuple[Iterable[Batch], int]],
+    *,
+    progress: Progress,
+    observe: Callable[[Judged], Floats] | None = None,
 ) -> Judgement:
     """Judge a model on parts of the data.
 
@@ -102,6 +122,8 @@ def judge_parts(
         `MAX_TRAIN_EVENTS` are judged.
     progress
         Told event by event.
+    observe
+        Gives the observers [N, S] of the events of the validation part.
     """
     judged = {}
     for part, (batches, events) in streams.items():
@@ -110,17 +132,21 @@ def judge_parts(
             score, at_most(batches, MAX_TRAIN_EVENTS) if part == "train" else batches, update=progress.update
         )
         progress.close()
-    return judgement_of(judged, spec)
+    held = judged.get("validation")
+    observers = {} if observe is None or held is None else {"validation": observe(held)}
+    return judgement_of(judged, spec, observers=observers)
 
 
-def judgement_of(judged: Mapping[str, Judged], spec: ModelSpec) -> Judgement:
-    """Figures and curves of parts whose scores are known."""
+def judgement_of(
+    judged: Mapping[str, Judged], spec: ModelSpec, *, observers: Mapping[str, Floats] | None = None
+) -> Judgement:
+    """Figures and curves of parts whose scores are known; ``observers`` [N, S] of those parts that have them."""
     if spec.task == "regression":
         return Judgement({}, (), {part: target_part(one, spec) for part, one in judged.items()})
     parts: dict[str, PartFigures] = {}
     curves: list[Curve] = []
     for part, one in judged.items():
-        parts[part], own = _figures(part, one, spec)
+        parts[part], own = _figures(part, one, spec, (observers or {}).get(part))
         curves.extend(own)
     return Judgement(parts, tuple(curves))
 
@@ -135,9 +161,12 @@ def at_most(batches: Iterable[Batch], events: int) -> Iterable[Batch]:
             return
 
 
-def _figures(part: str, judged: Judged, spec: ModelSpec) -> tuple[PartFigures, list[Curve]]:
+def _figures(part: str, judged: Judged, spec: ModelSpec, observers: Floats | None) -> tuple[PartFigures, list[Curve]]:
     sums = class_sums(judged.labels, judged.weights, len(spec.classes))
-    classes = {name: ClassFigures(*one) for name, one in zip(spec.classes, sums, strict=True)}
+    classes = {
+        name: ClassFigures(*one, None, None, *_negative(judged.weights[judged.labels == label]))
+        for label, (name, one) in enumerate(zip(spec.classes, sums, strict=True))
+    }
     negative = int((judged.weights < 0).sum())
     try:
         curves = _curves(part, judged, spec)
@@ -147,7 +176,60 @@ def _figures(part: str, judged: Judged, spec: ModelSpec) -> tuple[PartFigures, l
         return PartFigures(len(judged.labels), negative, None, None, None, classes, str(error)), []
     for curve in curves:
         classes[curve.name] = msgspec.structs.replace(classes[curve.name], auc=curve.auc.value, auc_err=curve.auc.error)
-    return PartFigures(len(judged.labels), negative, area.value, area.error, loss, classes), curves
+    calibration = {
+        name: _calibrations(judged, spec, column, positives_of(spec)[column])
+        for column, name in enumerate(spec.score_names)
+    }
+    found = PartFigures(
+        events=len(judged.labels),
+        negative=negative,
+        auc=area.value,
+        auc_err=area.error,
+        loss=loss,
+        classes=classes,
+        calibration={name: one for name, one in calibration.items() if one is not None},
+        dependence={} if observers is None or not observers.size else _dependence(judged, spec, observers),
+    )
+    return found, curves
+
+
+def _negative(weights: Floats) -> tuple[int, float | None]:
+    """Events of negative weight, and their share of the size of all weights."""
+    size = float(np.abs(weights).sum())
+    share = float(np.abs(weights[weights < 0]).sum()) / size if size else None
+    return int(np.count_nonzero(weights < 0)), share
+
+
+def _calibrations(judged: Judged, spec: ModelSpec, column: int, label: int) -> Calibrations | None:
+    scores, own = judged.scores[:, column], judged.labels == label
+    try:
+        learned = calibration_of(scores, own, _training_weights(judged, spec))
+        physics = calibration_of(scores, own, judged.weights)
+    except DataError:
+        return None  # weights that do not add up to a positive number, or scores that are no probabilities
+    return Calibrations(learned, physics, _odds(spec) if len(spec.classes) == 2 else None)
+
+
+def _odds(spec: ModelSpec) -> float | None:
+    """Of two classes, the ratio of signal to background in physics weights over that in training weights."""
+    if spec.features.weights.training == "physics":
+        return 1.0
+    background, signal = (spec.statistics.classes[name] for name in spec.classes)
+    physics = signal.sum_weights / background.sum_weights
+    learned = 1.0 if spec.features.weights.training == "balanced" else signal.events / background.events
+    return physics / learned
+
+
+def _dependence(judged: Judged, spec: ModelSpec, observers: Floats) -> dict[str, dict[str, Dependence]]:
+    return {
+        name: {
+            observer: dependence_of(
+                judged.scores[:, column], judged.labels == label, judged.weights, observers[:, place]
+            )
+            for place, observer in enumerate(spec.features.observers)
+        }
+        for column, (name, label) in enumerate(zip(spec.score_names, positives_of(spec), strict=True))
+    }
 
 
 def _curves(part: str, judged: Judged, spec: ModelSpec) -> list[Curve]:

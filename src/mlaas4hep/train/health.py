@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from mlaas4hep.config.values import OnDuplicates
 from mlaas4hep.data.catalogue import Catalogue
+from mlaas4hep.data.duplicates import Duplicates
 from mlaas4hep.data.label_values import unmatched
 from mlaas4hep.data.split import Part
 from mlaas4hep.data.weights import require_classes
@@ -15,9 +17,11 @@ from mlaas4hep.errors import DataError
 from mlaas4hep.spec.features import InputGroup, Split
 from mlaas4hep.spec.preprocess import Preprocessor
 from mlaas4hep.spec.statistics import FeatureStatistics, Statistics
+from mlaas4hep.train.callbacks import Progress
 
 # Fewer expected events than this may all miss a part by chance.
 _SURELY_SOME = 10
+MAX_TOLD = 8
 
 
 def require_labels(catalogue: Catalogue, preprocessor: Preprocessor, statistics: Statistics) -> None:
@@ -79,7 +83,8 @@ def require_parts(events: Mapping[Part, int], split: Split, *, identity: str) ->
         What identifies the events does not tell them apart.
     """
     selected = sum(events.values())
-    shares: dict[Part, float] = {"validation": split.validation, "test": split.test}
+    validation, test = split.shares
+    shares: dict[Part, float] = {"validation": validation, "test": test}
     for part, share in shares.items():
         if not events[part] and share * selected >= _SURELY_SOME:
             raise DataError(
@@ -107,3 +112,24 @@ def require_targets(statistics: Statistics) -> None:
                 f"targets.{name}: is {one.minimum:.6g} in every event of the training part: nothing to learn; check "
                 "its expression and the preselection"
             )
+
+
+def tell_duplicates(found: Duplicates | None, wish: OnDuplicates, progress: Progress) -> None:
+    """Say which events the files hold more than once.
+
+    Raises
+    ------
+    DataError
+        There are some, and the config refuses them.
+    """
+    lines = [] if found is None else list(found.lines())
+    if lines and wish == "refuse":
+        told = "\n".join(f"  - {line}" for line in lines[:MAX_TOLD])
+        raise DataError(
+            f"events are in the files more than once, and the config says duplicates: refuse\n{told}\n"
+            "Leave a file out, or give the samples selections that exclude each other"
+        )
+    for line in lines[:MAX_TOLD]:
+        progress.note(line)
+    if len(lines) > MAX_TOLD:
+        progress.note(f"duplicates: {len(lines) - MAX_TOLD} more pairs of samples; metrics.json lists them")

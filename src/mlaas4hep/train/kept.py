@@ -1,6 +1,7 @@
 """What `evaluate` keeps of the events in ``RUN/scores.npz``, so that they need not be opened again.
 
-Scores, labels, physics weights and samples of every part, the inputs in histograms, the importance of the inputs.
+Scores, labels, physics weights and samples of every part, observers, the inputs in histograms, their importance, and
+what systematic variations change.
 Invariant: an archive of plain arrays, bound to one graph by its hash; nothing in it is pickled.
 """
 
@@ -16,24 +17,44 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mlaas4hep.data.rows import ENTRY
 from mlaas4hep.data.split import PARTS
 from mlaas4hep.errors import DataError
 from mlaas4hep.spec.features import InputGroup
 from mlaas4hep.train.importance import Importance, permuted_inputs
 from mlaas4hep.train.inputs import InputCounts
 from mlaas4hep.train.loop import Judged
+from mlaas4hep.train.shifts import Shift
 
 SCORES_FILE = "scores.npz"
 _VERSION = 1
+_BY_SCORE = ("sums", "squares", "changes", "counts")
 _COUNTED = ("read_edges", "seen_edges", "read", "seen", "missing")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ScoredPart:
-    """Scores of a part, and for each event the place of its sample, int16 [N]."""
+    """Scores of a part.
+
+    Parameters
+    ----------
+    judged
+        Scores, labels and weights.
+    samples
+        [N], place of each event's sample.
+    observers
+        float64 [N, S], of S observers.
+    folds
+        [N], the fold whose model gave the score; None without folds.
+    entries
+        [N], file and entry of each event; kept with folds only.
+    """
 
     judged: Judged
     samples: NDArray[np.int64]
+    observers: NDArray[np.float64] | None = None
+    folds: NDArray[np.int64] | None = None
+    entries: NDArray[Any] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,11 +69,14 @@ class Kept:
         Of the training part.
     importance
         Measured on the test part; None where it gives no area.
+    shifts
+        Of the systematic variations, measured on the test part.
     """
 
     parts: Mapping[str, ScoredPart]
     inputs: InputCounts
     importance: Importance | None
+    shifts: tuple[Shift, ...] = ()
 
 
 def write_kept(kept: Kept, path: Path, *, model_sha256: str) -> None:
@@ -65,12 +89,18 @@ def write_kept(kept: Kept, path: Path, *, model_sha256: str) -> None:
         if one.judged.targets is not None:
             arrays[f"{part}.targets"] = one.judged.targets
         arrays[f"{part}.samples"] = one.samples.astype(np.int16)
+        if one.observers is not None:
+            arrays[f"{part}.observers"] = one.observers
+        if one.folds is not None and one.entries is not None:
+            arrays[f"{part}.folds"] = one.folds.astype(np.int8)
+            arrays |= {f"{part}.{name}": one.entries[name] for name in ("file", "entry")}
     arrays |= {f"inputs.{name}": getattr(kept.inputs, name) for name in _COUNTED}
     arrays |= {"inputs.names": np.array(kept.inputs.names), "inputs.left_out": np.array(kept.inputs.left_out)}
     if kept.importance is not None:
         arrays["importance.drops"] = kept.importance.drops
         arrays["importance.errors"] = kept.importance.errors
         arrays["importance.events"] = np.array(kept.importance.events)
+    arrays |= _plain_shifts(kept.shifts)
     draft = path.with_name(f".{path.name}.part")
     with draft.open("wb") as file:
         np.savez_compressed(file, **arrays)
@@ -109,13 +139,29 @@ def read_kept(path: Path, *, model_sha256: str, groups: tuple[InputGroup, ...]) 
     )
 
 
+def _of_folds(arrays: Mapping[str, NDArray[Any]], part: str) -> tuple[NDArray[np.int64] | None, NDArray[Any] | None]:
+    """Fold and place of each event, where they are kept."""
+    if f"{part}.folds" not in arrays:
+        return None, None
+    columns = [arrays[f"{part}.{name}"] for name in ("file", "entry")]
+    return arrays[f"{part}.folds"].astype(np.int64), entry_places(*columns)
+
+
+def entry_places(file: NDArray[Any], entry: NDArray[Any]) -> NDArray[Any]:
+    """Numbers of files and entries side by side, as batches tell them."""
+    places = np.empty(len(file), dtype=ENTRY)
+    places["file"], places["entry"] = file, entry
+    return places
+
+
 def _kept(arrays: Mapping[str, NDArray[Any]], groups: tuple[InputGroup, ...]) -> Kept:
     parts: dict[str, ScoredPart] = {}
     for part in PARTS:
         if f"{part}.scores" in arrays:
             labels = arrays[f"{part}.labels"].astype(np.int64)
             judged = Judged(arrays[f"{part}.scores"], labels, arrays[f"{part}.weights"], arrays.get(f"{part}.targets"))
-            parts[part] = ScoredPart(judged, arrays[f"{part}.samples"].astype(np.int64))
+            samples, observers = arrays[f"{part}.samples"].astype(np.int64), arrays.get(f"{part}.observers")
+            parts[part] = ScoredPart(judged, samples, observers, *_of_folds(arrays, part))
     names = tuple(arrays["inputs.names"].tolist())
     counted = {name: arrays[f"inputs.{name}"] for name in _COUNTED}
     inputs = InputCounts(names=names, left_out=int(arrays["inputs.left_out"]), **counted)
@@ -123,4 +169,30 @@ def _kept(arrays: Mapping[str, NDArray[Any]], groups: tuple[InputGroup, ...]) ->
     if "importance.drops" in arrays:
         drops, errors = arrays["importance.drops"], arrays["importance.errors"]
         importance = Importance(permuted_inputs(groups), drops, errors, int(arrays["importance.events"]))
-    return Kept(parts, inputs, importance)
+    return Kept(parts, inputs, importance, _shifts(arrays))
+
+
+def _plain_shifts(shifts: tuple[Shift, ...]) -> dict[str, Any]:
+    """Of V variations: one array for each figure, and for each figure and score."""
+    if not shifts:
+        return {}
+    arrays: dict[str, Any] = {"shifts.names": np.array([one.name for one in shifts])}
+    arrays["shifts.events"] = np.array([(one.events, one.gained, one.lost) for one in shifts])
+    arrays["shifts.reasons"] = np.array([one.reason for one in shifts])
+    arrays["shifts.areas"] = np.stack([one.areas for one in shifts])
+    for name in _BY_SCORE:
+        for column in range(len(shifts[0].sums)):
+            arrays[f"shifts.{name}.{column}"] = np.stack([getattr(one, name)[column] for one in shifts])
+    return arrays
+
+
+def _shifts(arrays: Mapping[str, NDArray[Any]]) -> tuple[Shift, ...]:
+    names = arrays["shifts.names"].tolist() if "shifts.names" in arrays else []
+    columns = sum(name.startswith("shifts.sums.") for name in arrays)
+    found = []
+    for place, name in enumerate(names):
+        events, gained, lost = arrays["shifts.events"][place].tolist()
+        by_score = {key: tuple(arrays[f"shifts.{key}.{n}"][place] for n in range(columns)) for key in _BY_SCORE}
+        areas, reason = arrays["shifts.areas"][place], str(arrays["shifts.reasons"][place])
+        found.append(Shift(name, events, gained, lost, areas, **by_score, reason=reason))
+    return tuple(found)

@@ -20,7 +20,8 @@ from mlaas4hep.report.page import METRICS_FILE, PICTURE_FOLDER, write_page
 from mlaas4hep.report.plots import LossCurve, RocCurve, draw_loss, draw_roc
 from mlaas4hep.train.callbacks import History
 from mlaas4hep.train.document import to_yaml
-from mlaas4hep.train.figures import Curve
+from mlaas4hep.train.draw_judgement import draw_part
+from mlaas4hep.train.figures import Curve, PartFigures
 
 REPORT_FOLDER = "report"
 
@@ -57,8 +58,15 @@ def draft_folder(target: Path) -> Iterator[Path]:
         raise
 
 
-def write_report(draft: Path, metrics: dict[str, Any], history: History, curves: Sequence[Curve]) -> None:
-    """What goes into the run and, as a copy, into the bundle."""
+def write_report(
+    draft: Path,
+    metrics: dict[str, Any],
+    history: History,
+    curves: Sequence[Curve],
+    *,
+    held: PartFigures | None = None,
+) -> None:
+    """What goes into the run and, as a copy, into the bundle; ``held`` are the figures of the validation part."""
     folder = draft / REPORT_FOLDER
     pictures = folder / PICTURE_FOLDER
     pictures.mkdir(parents=True)
@@ -72,6 +80,21 @@ def write_report(draft: Path, metrics: dict[str, Any], history: History, curves:
     shown = roc_curves(curves, metrics["classes"], part="validation")
     if shown:
         draw_roc(shown, pictures / "roc.png", several=len(metrics["classes"]) > 2)
+    draw_part(held, pictures, training_weights=metrics.get("training_weights", "balanced"))
+    write_page(folder)
+
+
+def write_fold_report(draft: Path, metrics: dict[str, Any], histories: Sequence[History]) -> None:
+    """`write_report` of a run of folds: the validation loss of each, or the training loss where there is none."""
+    folder = draft / REPORT_FOLDER
+    pictures = folder / PICTURE_FOLDER
+    pictures.mkdir(parents=True)
+    (folder / METRICS_FILE).write_text(to_json(metrics), encoding="utf-8")
+    losses = [
+        LossCurve(f"fold {number}", [record.watched for record in history.records])
+        for number, history in enumerate(histories, start=1)
+    ]
+    draw_loss(losses, pictures / "loss.png", unit=histories[0].unit)
     write_page(folder)
 
 

@@ -32,7 +32,7 @@ from mlaas4hep.train.standing import Keeper, Standing, read_document, standing_o
 Unfinished = Literal["refuse", "resume", "restart"]
 Facts = Mapping[str, Any]
 # Change speed, memory and safety only.
-_FREE = frozenset({"training.checkpoint_s", "training.max_memory", "cache", "cache.path", "cache.limit"})
+_FREE = frozenset({"training.checkpoint_s", "training.max_memory", "cache", "cache.path", "cache.limit", "duplicates"})
 _WIDEST = 60
 
 
@@ -135,7 +135,7 @@ class Attempt:
         """Note what the data says; `UserError` where it was other data that the training began with."""
         self.data = facts
         if self.saved is not None:
-            _require_equal(self.saved, read_document(self.saved).data, facts)
+            require_equal(self.saved.file, read_document(self.saved).data, facts)
 
 
 def begin(
@@ -164,13 +164,13 @@ def begin(
     if unfinished == "resume" and output is not None:
         _refuse_finished(Path(output))
     target = free_path(output, config.name)
-    attempt = Attempt(target, CheckpointFolder(target), _config_facts(config, max_events))
+    attempt = Attempt(target, CheckpointFolder(target), config_facts(config, max_events))
     attempt.folder.require_free()
     if unfinished == "resume":
         attempt.saved = _saved(attempt.folder)
         if attempt.saved.damage is not None:
             progress.note(f"{attempt.saved.damage}; the one before it is taken")
-        _require_equal(attempt.saved, read_document(attempt.saved).config, attempt.config)
+        require_equal(attempt.saved.file, read_document(attempt.saved).config, attempt.config)
     elif unfinished == "refuse" and attempt.folder.found:
         raise UserError(
             f"{attempt.folder.path}: this run was interrupted {_described(attempt.folder)}. Go on with --resume, begin "
@@ -208,7 +208,7 @@ def data_facts(choice: Choice, catalogue: Catalogue, spec: ModelSpec, *, order: 
     return facts
 
 
-def _config_facts(config: Config, max_events: int | None) -> dict[str, Any]:
+def config_facts(config: Config, max_events: int | None) -> dict[str, Any]:
     """What a config says by key, without places of files: those may move."""
     plain = msgspec.to_builtins(config)
     features = plain.pop("features")
@@ -231,14 +231,15 @@ def _flat(plain: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]
             yield f"{above}{key}", value
 
 
-def _require_equal(saved: Saved, then: Facts, now: Facts) -> None:
+def require_equal(file: Path, then: Facts, now: Facts) -> None:
+    """`UserError` that names each fact in which what a file kept differs from what is asked for now."""
     lines = [_difference(key, then.get(key), now.get(key)) for key in {**then, **now} if then.get(key) != now.get(key)]
     if not lines:
         return
     raise UserError(
         "\n".join(
             [
-                f"{saved.file}: was kept by a run that is not this one, so it cannot go on as this one:",
+                f"{file}: was kept by a run that is not this one, so it cannot go on as this one:",
                 *(f"  - {line}" for line in lines),
                 "Put that back, or begin anew with --restart or another -o",
             ]

@@ -21,11 +21,14 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 from msgspec.structs import replace
+from numpy.typing import NDArray
 
 from mlaas4hep.backends.protocol import Learner, StreamingLearner, Task
 from mlaas4hep.backends.registry import Choice, choose
@@ -37,30 +40,40 @@ from mlaas4hep.data.account import Counts
 from mlaas4hep.data.batches import Batch
 from mlaas4hep.data.catalogue import Catalogue
 from mlaas4hep.data.dataset import EventDataset
+from mlaas4hep.data.duplicates import Duplicates
 from mlaas4hep.data.pace import default_threads
-from mlaas4hep.data.split import PARTS, Part
+from mlaas4hep.data.split import Part
 from mlaas4hep.data.weights import training_sums
 from mlaas4hep.graph.core import Core
 from mlaas4hep.graph.merge import merge
 from mlaas4hep.graph.session import Session
 from mlaas4hep.spec.contract import ModelSpec
 from mlaas4hep.spec.preprocess import Preprocessor
-from mlaas4hep.spec.statistics import Statistics
 from mlaas4hep.spec.targets import TargetScaler
 from mlaas4hep.train import loop
+from mlaas4hep.train.beside import check_beside, read_beside
 from mlaas4hep.train.callbacks import History, Progress, Silent, Watch
 from mlaas4hep.train.figures import Judgement, accounts, first_rows, held_out, judge_parts, plain
-from mlaas4hep.train.health import notes_on_inputs, require_labels, require_parts, require_spread, require_targets
+from mlaas4hep.train.health import (
+    notes_on_inputs,
+    require_labels,
+    require_parts,
+    require_spread,
+    require_targets,
+    tell_duplicates,
+)
 from mlaas4hep.train.interrupt import Interrupt
 from mlaas4hep.train.learning import learn
 from mlaas4hep.train.lengths import collection_figures, notes
 from mlaas4hep.train.limit import limit_events
+from mlaas4hep.train.loop import Judged
 from mlaas4hep.train.lost import lost_since
 from mlaas4hep.train.output import REPORT_FOLDER, draft_folder, write_report, write_run
 from mlaas4hep.train.provenance import Begun, own_sources, versions
 from mlaas4hep.train.resume import Attempt, Unfinished, begin, data_facts, refuse_unable
 from mlaas4hep.train.room import refuse_without_room, require_folder
-from mlaas4hep.train.scanned import scanned
+from mlaas4hep.train.scanned import account_of, scanned
+from mlaas4hep.train.scoring import events_by_part
 from mlaas4hep.train.tracking import Tracks, require_address
 
 MODEL_FOLDER = "model"
@@ -108,6 +121,7 @@ class _Plan:
     max_events: int | None
     scanned: Catalogue
     begun: Begun
+    duplicates: Duplicates | None
     on_epoch: Watch | None = None
     on_judged: Callable[[dict[str, Any]], None] | None = None
 
@@ -123,7 +137,7 @@ class _Plan:
     @property
     def events(self) -> dict[Part, int]:
         """Events by part."""
-        return {part: _events_of(self.spec.statistics, part) for part in PARTS}
+        return events_by_part(self.spec.statistics)
 
     def dataset(self, part: Part, *, training: bool, shuffle: bool = False) -> EventDataset:
         """A part as a stream, with training weights for learning or with physics weights for judging."""
@@ -157,7 +171,7 @@ def train(
     on_epoch: Watch | None = None,
     on_judged: Callable[[dict[str, Any]], None] | None = None,
 ) -> RunResult:
-    """Train the model of a config; the test part stays closed.
+    """Train the model of a config; the test part stays closed. With ``split.folds`` one model a fold, and their mean.
 
     Parameters
     ----------
@@ -200,34 +214,23 @@ def train(
     told = progress or Silent()
     if seed is not None:
         config = replace(config, training=replace(config.training, seed=seed))
+    if config.features.split.in_folds:
+        from mlaas4hep.train.folds import train_folds  # which comes back here for each of them
+
+        settings: dict[str, Any] = {"threads": threads, "progress": told, "unfinished": unfinished, "rescan": rescan}
+        return train_folds(config, output=output, max_events=max_events, **settings)
     choice = choose(config.model, where=config.path)
     if unfinished == "resume":
         refuse_unable(choice)
     require_address(config)
     attempt = begin(config, output=output, max_events=max_events, unfinished=unfinished, progress=told)
     with Interrupt() as interrupt, attempt.kept(told):
-        plan = _prepare(config, choice, max_events=max_events, threads=threads, rescan=rescan, progress=told)
+        plan = prepare(config, choice, max_events=max_events, threads=threads, rescan=rescan, progress=told)
         with Tracks(config, attempt.target, resumed=unfinished == "resume", progress=told) as tracks:
             plan = dataclasses.replace(plan, on_epoch=tracks.watching(on_epoch), on_judged=on_judged)
             result = _run(plan, attempt, interrupt, told, started)
             tracks.result(result.metrics, result.history, result.bundle, result.path)
         return result
-
-
-def prepare(
-    config: Config,
-    *,
-    max_events: int | None = None,
-    threads: int | None = None,
-    rescan: bool = False,
-    progress: Progress | None = None,
-) -> None:
-    """All that a run does before it learns: what is wrong with files or config is told, statistics are kept.
-
-    Parameters and errors are those of `train`.
-    """
-    choice = choose(config.model, where=config.path)
-    _prepare(config, choice, max_events=max_events, threads=threads, rescan=rescan, progress=progress or Silent())
 
 
 def _run(plan: _Plan, attempt: Attempt, interrupt: Interrupt, told: Progress, started: float) -> RunResult:
@@ -245,7 +248,7 @@ def _run(plan: _Plan, attempt: Attempt, interrupt: Interrupt, told: Progress, st
         metrics = _metrics(plan, core, judgement, history, seconds)
         if plan.on_judged is not None:
             plan.on_judged(metrics)
-        write_report(draft, metrics, history, judgement.curves)
+        write_report(draft, metrics, history, judgement.curves, held=judgement.parts.get("validation"))
         bundle = _write_bundle(draft, plan, learner, core)
         metrics |= {"spec_sha256": bundle.spec_sha256, "model_sha256": bundle.model_sha256}
         metrics["seconds"]["total"] = round(time.perf_counter() - started, 3)
@@ -254,9 +257,10 @@ def _run(plan: _Plan, attempt: Attempt, interrupt: Interrupt, told: Progress, st
     return RunResult(target, load_bundle(name), metrics, history)
 
 
-def _prepare(
+def prepare(
     config: Config, choice: Choice, *, max_events: int | None, threads: int | None, rescan: bool, progress: Progress
 ) -> _Plan:
+    """Open and scan the files of a config and seal its contract; refuses what cannot be learned from."""
     for line in (*config.not_built(), *config.unused()):
         progress.note(line)
     require_folder(config)
@@ -264,6 +268,7 @@ def _prepare(
     begun = Begun.now(config, choice, whole, max_events=max_events, progress=progress)
     catalogue = whole if max_events is None else limit_events(whole, max_events)
     preprocessor = Preprocessor(config.features, catalogue.types)
+    check_beside(config.features, catalogue)
     threads = default_threads() if threads is None else threads
     refuse_without_room(config, choice, catalogue, preprocessor)
     catalogue, found = scanned(
@@ -273,23 +278,24 @@ def _prepare(
         max_memory=config.training.max_memory_bytes,
         rescan=rescan,
         progress=progress,
+        duplicates=config.duplicates != "ignore",
     )
+    tell_duplicates(found.duplicates, config.duplicates, progress)
     statistics = found.statistics
     require_labels(catalogue, preprocessor, statistics)
     require_targets(statistics)
-    progress.note(_account(catalogue, statistics))
+    progress.note(account_of(catalogue, statistics))
     if unlabelled := sum(one.unlabelled for one in found.files):
         lack = "lack a target" if config.features.target_texts else "have none of the classes"
         progress.note(f"{unlabelled} selected events {lack}, and are left out")
     for line in notes_on_inputs(statistics, config.features.inputs):
         progress.note(line)
     require_spread(statistics, config.features.inputs)
-    events: dict[Part, int] = {part: _events_of(statistics, part) for part in PARTS}
-    require_parts(events, config.features.split, identity=str(catalogue.identity))
+    require_parts(events_by_part(statistics), config.features.split, identity=str(catalogue.identity))
     for line in notes(collection_figures(statistics, config.features.inputs)):
         progress.note(line)
     spec = ModelSpec.seal(config.name, preprocessor=preprocessor, statistics=statistics)
-    return _Plan(config, choice, catalogue, spec, found.files, threads, max_events, catalogue, begun)
+    return _Plan(config, choice, catalogue, spec, found.files, threads, max_events, catalogue, begun, found.duplicates)
 
 
 def _open(config: Config, progress: Progress) -> Catalogue:
@@ -297,20 +303,6 @@ def _open(config: Config, progress: Progress) -> Catalogue:
     catalogue = Catalogue.open(config, progress=progress.update)
     progress.close()
     return catalogue
-
-
-def _account(catalogue: Catalogue, statistics: Statistics) -> str:
-    """Where the entries went, in words."""
-    counts = {part: _events_of(statistics, part) for part in PARTS}
-    selected = sum(counts.values())
-    return (
-        f"{catalogue}; {selected} selected: {counts['train']} train, {counts['validation']} validate, "
-        f"{counts['test']} test; told apart by {catalogue.identity}"
-    )
-
-
-def _events_of(statistics: Statistics, part: Part) -> int:
-    return sum(int(getattr(one, part)) for one in statistics.samples.values())
 
 
 def _learn(plan: _Plan, attempt: Attempt, interrupt: Interrupt, progress: Progress) -> tuple[Learner, History]:
@@ -369,34 +361,60 @@ def _judge(plan: _Plan, core: Core, progress: Progress) -> Judgement:
             if events and part != "test":
                 dataset = stack.enter_context(plan.dataset(part, training=False, shuffle=part == "train"))
                 streams[part] = (dataset, events)
-        return judge_parts(session.run, plan.spec, streams, progress=progress)
+        observe = partial(_observers, plan, progress) if plan.config.features.observers else None
+        return judge_parts(session.run, plan.spec, streams, progress=progress, observe=observe)
+
+
+def _observers(plan: _Plan, progress: Progress, judged: Judged) -> NDArray[np.float64]:
+    """Of the validation part."""
+    features = plan.config.features
+    found = read_beside(
+        plan.catalogue,
+        features,
+        features.observers,
+        judged,
+        part="validation",
+        threads=plan.threads,
+        max_memory=plan.config.training.max_memory_bytes,
+        progress=progress,
+    )
+    return found.values
 
 
 def _metrics(
     plan: _Plan, core: Core, judgement: Judgement, history: History, seconds: dict[str, float]
 ) -> dict[str, Any]:
     return {
-        "name": plan.config.name,
-        "model": plan.choice.title if plan.choice.file is None else Path(plan.choice.title).name,
-        "task": plan.spec.task,
         **held_out(judgement),
-        "classes": list(plan.spec.classes),
-        "target_names": [one.name for one in plan.spec.targets],
+        "training_weights": plan.config.features.weights.training,
         "events": plan.events,
         "parts": plain(judgement),
         "missing_inputs": core.missing,
-        "split_by": str(plan.catalogue.identity),
         "best_epoch": history.best_epoch,
         "epochs": len(history.records),
         "epoch_unit": history.unit,
+        "seconds": {name: round(value, 3) for name, value in seconds.items()},
+        **facts_of(plan),
+    }
+
+
+def facts_of(plan: _Plan) -> dict[str, Any]:
+    """What a run says of its config and its events, whatever was learned."""
+    return {
+        "name": plan.config.name,
+        "model": plan.choice.title if plan.choice.file is None else Path(plan.choice.title).name,
+        "task": plan.spec.task,
+        "classes": list(plan.spec.classes),
+        "target_names": [one.name for one in plan.spec.targets],
+        "split_by": str(plan.catalogue.identity),
         "seed": plan.seed,
         "max_events": plan.max_events,
-        "seconds": {name: round(value, 3) for name, value in seconds.items()},
         "entries_read": plan.catalogue.num_entries,
         "samples": msgspec.to_builtins(plan.spec.statistics.samples),
         "samples_not_used": list(plan.config.observed),
         "collections": msgspec.to_builtins(collection_figures(plan.spec.statistics, plan.spec.features.inputs)),
         "files": accounts(plan.catalogue, plan.files),
+        "duplicates": msgspec.to_builtins(plan.duplicates),
         "on_error": str(plan.config.on_error),
         "skipped": [one.as_plain() for one in plan.catalogue.quarantine.records],
         "lost_after_scan": [msgspec.to_builtins(one) for one in lost_since(plan.scanned)],
@@ -404,9 +422,14 @@ def _metrics(
     }
 
 
-def _write_bundle(draft: Path, plan: _Plan, learner: Learner, core: Core) -> Bundle:
+def parity_rows(plan: _Plan) -> dict[str, NDArray[np.float32]]:
+    """Raw inputs of events of the training part, for the gate before a bundle is written."""
     with plan.dataset("train", training=False, shuffle=True) as dataset, dataset.epoch(0) as batches:
-        rows = first_rows(batches, _PARITY_ROWS)
+        return first_rows(batches, _PARITY_ROWS)
+
+
+def _write_bundle(draft: Path, plan: _Plan, learner: Learner, core: Core) -> Bundle:
+    rows = parity_rows(plan)
     spec = plan.spec.with_provenance(plan.begun.told(plan.catalogue, plan.files))
     return write_bundle(
         draft / MODEL_FOLDER,

@@ -11,7 +11,9 @@ from mlaas4hep.data.kept_statistics import StatisticsStore, scan_key, unchanged
 from mlaas4hep.data.quarantine import told
 from mlaas4hep.data.scan import ScanResult, scan_files
 from mlaas4hep.spec.preprocess import Preprocessor
+from mlaas4hep.spec.statistics import Statistics
 from mlaas4hep.train.callbacks import Progress
+from mlaas4hep.train.scoring import events_by_part
 
 
 def scanned(
@@ -22,13 +24,14 @@ def scanned(
     max_memory: int | None,
     rescan: bool,
     progress: Progress,
+    duplicates: bool = False,
 ) -> tuple[Catalogue, ScanResult]:
     """Statistics of a catalogue, kept ones where there are any and ``rescan`` does not forbid it.
 
     Parameters and errors are those of `mlaas4hep.data.scan.scan_files`. Where something had to be left out, all is
     scanned once more with weights that make up for it, in the catalogue that comes back, and nothing is kept.
     """
-    store, key = StatisticsStore.of_user(), scan_key(catalogue, preprocessor)
+    store, key = StatisticsStore.of_user(), scan_key(catalogue, preprocessor, duplicates=duplicates)
     kept = store.find(key, note=progress.note) if key is not None and not rescan else None
     if kept is not None and key is not None:
         progress.note(
@@ -38,7 +41,14 @@ def scanned(
 
     def scan(words: str, catalogue: Catalogue) -> ScanResult:
         progress.start(words, total=catalogue.num_entries)
-        found = scan_files(catalogue, preprocessor, threads=threads, max_memory=max_memory, progress=progress.update)
+        found = scan_files(
+            catalogue,
+            preprocessor,
+            threads=threads,
+            max_memory=max_memory,
+            duplicates=duplicates,
+            progress=progress.update,
+        )
         progress.close()
         return found
 
@@ -52,3 +62,12 @@ def scanned(
     if key is not None and unchanged(catalogue):
         store.keep(key, found, note=progress.note)
     return catalogue.stratified(found.strata), found
+
+
+def account_of(catalogue: Catalogue, statistics: Statistics) -> str:
+    """Where the entries went, in words."""
+    counts, split = events_by_part(statistics), catalogue.features.split
+    parts = f": {counts['train']} train, {counts['validation']} validate, {counts['test']} test"
+    if split.in_folds:
+        parts = f" for {split.num_folds} folds, each held out once"
+    return f"{catalogue}; {sum(counts.values())} selected{parts}; told apart by {catalogue.identity}"

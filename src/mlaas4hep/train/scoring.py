@@ -6,8 +6,8 @@ training; the test part holds, sample by sample, the events that the scan counte
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,8 @@ from mlaas4hep.data.pace import default_threads
 from mlaas4hep.data.split import PARTS, Part
 from mlaas4hep.errors import DataError
 from mlaas4hep.graph.core import Missing
+from mlaas4hep.graph.session import Inputs
+from mlaas4hep.spec.contract import ModelSpec
 from mlaas4hep.spec.preprocess import Preprocessor
 from mlaas4hep.spec.statistics import Statistics
 from mlaas4hep.train.callbacks import Progress
@@ -31,8 +33,10 @@ from mlaas4hep.train.inputs import InputCounter
 from mlaas4hep.train.kept import Kept, ScoredPart
 from mlaas4hep.train.limit import limit_events
 from mlaas4hep.train.loop import Judged
+from mlaas4hep.train.shifts import Shift
+from mlaas4hep.train.varied import Setting, read_test_part
 
-_BATCH = 4096
+BATCH = 4096
 _SEED = 0
 
 
@@ -73,14 +77,14 @@ def score_parts(
     DataError
         Files that are missing or hold other events than when the model was trained.
     """
-    catalogue = _catalogue(config, max_events, progress)
+    catalogue = open_catalogue(config, max_events, progress)
     catalogue.leave_out(skipped)
     catalogue = catalogue.corrected()
     preprocessor = Preprocessor(config.features, catalogue.types)
     spec = bundle.spec
     events = events_by_part(spec.statistics)
     counter = InputCounter(spec, missing)
-    pick = _Picker(events["test"], rows_for(len(permuted_inputs(spec.features.inputs)), events["test"]))
+    pick = Picker(events["test"], rows_for(len(permuted_inputs(spec.features.inputs)), events["test"]))
     watchers = {"train": counter.watch, "validation": _as_it_is, "test": pick.watch}
     parts: dict[str, ScoredPart] = {}
     for part in PARTS:
@@ -91,7 +95,7 @@ def score_parts(
             catalogue,
             preprocessor,
             part=part,
-            batch_size=_BATCH,
+            batch_size=BATCH,
             shuffle=part == "train",
             shuffle_window=config.training.shuffle_window,
             seed=config.training.seed,
@@ -100,12 +104,17 @@ def score_parts(
             cache=config.cache,
         ) as dataset:
             batches = at_most(dataset, MAX_TRAIN_EVENTS) if part == "train" else dataset
-            parts[part] = _score(bundle, watchers[part](batches), catalogue, progress)
+            parts[part] = score_batches(bundle, watchers[part](batches), catalogue, progress)
         progress.close()
     if "test" not in parts:
         return Kept(parts, counter.counts(), None)
-    _check_counts(spec.statistics, catalogue, parts["test"], lost or {})
-    return Kept(parts, counter.counts(), _importance(bundle, pick, parts["test"].judged, progress))
+    check_counts(spec.statistics, catalogue, parts["test"], lost or {})
+    importance = importance_of(spec, pick, parts["test"].judged, lambda _: bundle.predict, progress)
+    shifts: tuple[Shift, ...] = ()
+    if spec.task != "regression":
+        read = read_test_part(Setting(config, bundle, catalogue, parts["test"].judged, threads, progress))
+        parts["test"], shifts = replace(parts["test"], observers=read.observers), read.shifts
+    return Kept(parts, counter.counts(), importance, shifts)
 
 
 def events_by_part(statistics: Statistics) -> dict[Part, int]:
@@ -113,7 +122,8 @@ def events_by_part(statistics: Statistics) -> dict[Part, int]:
     return {part: sum(int(getattr(one, part)) for one in statistics.samples.values()) for part in PARTS}
 
 
-def _catalogue(config: Config, max_events: int | None, progress: Progress) -> Catalogue:
+def open_catalogue(config: Config, max_events: int | None, progress: Progress) -> Catalogue:
+    """The files that a run was trained on."""
     progress.start("opening files", unit="files")
     catalogue = Catalogue.open(config, progress=progress.update)
     progress.close()
@@ -125,7 +135,7 @@ def _as_it_is(batches: Iterable[Batch]) -> Iterable[Batch]:
 
 
 @dataclass(slots=True)
-class _Picker:
+class Picker:
     """Holds the inputs of every k-th event of a stream, so many that ``wanted`` come together."""
 
     events: int
@@ -158,15 +168,20 @@ class _Picker:
         return inputs, np.concatenate(self._places)
 
 
-def _score(bundle: Bundle, batches: Iterable[Batch], catalogue: Catalogue, progress: Progress) -> ScoredPart:
+def score_batches(
+    bundle: Bundle, batches: Iterable[Batch], catalogue: Catalogue, progress: Progress, *, places: bool = False
+) -> ScoredPart:
+    """Scores of a stream by a model; `DataError` where it is empty. With ``places`` told which event is which."""
     sample_of = np.array([file.sample for file in catalogue.files], np.int64)
-    scores, labels, weights, samples = [], [], [], []
+    scores, labels, weights, samples, entries = [], [], [], [], []
     targets: list[NDArray[np.float32]] = []
     for batch in batches:
         scores.append(bundle.predict(batch.inputs))
         labels.append(batch.labels)
         weights.append(batch.weights)
         samples.append(sample_of[batch.entries["file"]])
+        if places:
+            entries.append(batch.entries.copy())
         if batch.targets is not None:
             targets.append(batch.targets.copy())
         progress.update(len(batch))
@@ -174,10 +189,10 @@ def _score(bundle: Bundle, batches: Iterable[Batch], catalogue: Catalogue, progr
         raise DataError("a part that held events when the model was trained is empty now; were the files changed?")
     given = np.concatenate(targets) if targets else None
     judged = Judged(np.concatenate(scores), np.concatenate(labels), np.concatenate(weights), given)
-    return ScoredPart(judged, np.concatenate(samples))
+    return ScoredPart(judged, np.concatenate(samples), entries=np.concatenate(entries) if places else None)
 
 
-def _check_counts(statistics: Statistics, catalogue: Catalogue, test: ScoredPart, lost: Mapping[str, int]) -> None:
+def check_counts(statistics: Statistics, catalogue: Catalogue, test: ScoredPart, lost: Mapping[str, int]) -> None:
     """Events of the test part, sample by sample, are those that the scan counted before the training."""
     found = np.bincount(test.samples, minlength=len(catalogue.samples))
     for sample, count in zip(catalogue.samples, found.tolist(), strict=True):
@@ -189,22 +204,32 @@ def _check_counts(statistics: Statistics, catalogue: Catalogue, test: ScoredPart
             )
 
 
-def _importance(bundle: Bundle, pick: _Picker, test: Judged, progress: Progress) -> Importance | None:
+def importance_of(
+    spec: ModelSpec,
+    pick: Picker,
+    test: Judged,
+    scorer: Callable[[NDArray[np.int64]], Callable[[Inputs], NDArray[np.float32]]],
+    progress: Progress,
+) -> Importance | None:
+    """Of the events that a picker holds; None where they give no figure.
+
+    ``scorer`` gives what scores those events, told by their places in ``test``.
+    """
     inputs, places = pick.rows()
     targets = None if test.targets is None else test.targets[places]
     judged = Judged(test.scores[places], test.labels[places], test.weights[places], targets)
-    groups = bundle.spec.features.inputs
+    groups = spec.features.inputs
     try:
         judged.auc() if targets is None else judged.loss()
     except DataError:
         return None  # a class without events or weight: no area, so no fall of it
     progress.start("permuting inputs", total=REPEATS * len(permuted_inputs(groups)) * len(places))
     importance = permutation_importance(
-        bundle.predict,
+        scorer(places),
         inputs,
         judged,
         groups=groups,
-        positives=positives_of(bundle.spec),
+        positives=positives_of(spec),
         seed=_SEED,
         update=progress.update,
     )

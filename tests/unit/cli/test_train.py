@@ -12,6 +12,8 @@ import pytest
 from mlaas4hep.cli import run
 from mlaas4hep.testing import write_events
 
+pytestmark = pytest.mark.usefixtures("plain_pictures")
+
 CONFIG = """
 tree: Events
 samples:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from mlaas4hep.config import Config, parse_config, read_config
@@ -54,8 +55,20 @@ def test_the_config_of_the_design_is_understood_whole() -> None:
 
 
 def test_what_is_read_but_not_built_yet_is_named() -> None:
-    lines = parse_config(WHOLE).not_built()
+    config = parse_config(WHOLE)
+    assert config.not_built() == ()
+    regression = msgspec.structs.replace(config.features, classes=(), targets={"m": "HT"})
+    lines = msgspec.structs.replace(config, features=regression).not_built()
     assert [line.split(":")[0] for line in lines] == ["variations", "observers"]
+
+
+def test_spectators_are_observers() -> None:
+    named = WHOLE.replace("observers:", "spectators:")
+    assert named != WHOLE
+    assert parse_config(named).features == parse_config(WHOLE).features
+    assert parse_config(WHOLE.replace("observers: [HT]", "spectators: HT")).features.observers == ("HT",)
+    with pytest.raises(ConfigError, match=r"observers\[0\]"):
+        parse_config(WHOLE.replace("observers: [HT]", "observers: ['HT +']"))
 
 
 def test_samples_of_kind_data_are_told_apart_and_said_to_be_unused() -> None:

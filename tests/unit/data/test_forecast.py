@@ -147,7 +147,7 @@ def test_kept_statistics_are_known(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert not forecast(config).statistics_kept
     catalogue = Catalogue.open(config)
     preprocessor = Preprocessor(config.features, catalogue.types)
-    key = scan_key(catalogue, preprocessor)
+    key = scan_key(catalogue, preprocessor, duplicates=True)  # as a config asks that says nothing of them
     assert key is not None
     StatisticsStore.of_user().keep(key, scan_files(catalogue, preprocessor), note=pytest.fail)
     assert forecast(config).statistics_kept

@@ -195,7 +195,7 @@ def test_strata_are_kept_with_the_statistics_and_a_forecast_knows_them(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     config = declared(folder, BY_COLUMN)
-    config = replace(config, training=replace(config.training, shuffle_window=1_000))
+    config = replace(config, training=replace(config.training, shuffle_window=1_000), duplicates="ignore")
     catalogue = Catalogue.open(config)
     preprocessor = Preprocessor(config.features, catalogue.types)
     before = forecast(config).order

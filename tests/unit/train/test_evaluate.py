@@ -23,6 +23,8 @@ from mlaas4hep.train.evaluate import EvaluatedRun, evaluate
 from mlaas4hep.train.evaluation import Settings
 from mlaas4hep.train.run import train
 
+pytestmark = pytest.mark.usefixtures("plain_pictures")
+
 ENTRIES = 800
 GENERATED = 1000.0
 QUICK = Settings(replicas=30)
@@ -210,20 +212,28 @@ def test_runs_are_compared_event_by_event(evaluated: EvaluatedRun, network: Eval
     text = page.read_text(encoding="utf-8")
     assert 'href="../bdt/report.html"' in text
     assert 'href="../mlp/report.html"' in text
-    lines = json.loads((runs / "both" / "comparison.json").read_text(encoding="utf-8"))["runs"]
-    assert lines[0]["difference"] is None
-    assert lines[1]["difference"] == pytest.approx(lines[1]["auc"] - lines[0]["auc"])
-    assert 0 < lines[1]["difference_err"] < np.hypot(lines[0]["auc_err"], lines[1]["auc_err"])
-    assert (runs / "both" / "pictures" / "roc.png").exists()
+    found = json.loads((runs / "both" / "comparison.json").read_text(encoding="utf-8"))
+    assert found["first"] == "bdt"
+    lines = {one["name"]: one for one in found["runs"]}
+    assert [one["auc"] for one in found["runs"]] == sorted((one["auc"] for one in lines.values()), reverse=True)
+    bdt, mlp = lines["bdt"], lines["mlp"]
+    assert bdt["difference"] is None
+    assert mlp["difference"] == pytest.approx(mlp["auc"] - bdt["auc"])
+    assert 0 < mlp["difference_err"] < np.hypot(bdt["auc_err"], mlp["auc_err"])
+    (pair,) = found["pairs"]
+    assert (pair["one"], pair["other"]) == tuple(one["name"] for one in found["runs"])
+    assert abs(pair["difference"]) == pytest.approx(abs(mlp["difference"]))
+    assert mlp["ece"] == network.evaluation.parts["test"].calibration["tth"].learned.ece
+    assert {one.name for one in (runs / "both" / "pictures").iterdir()} == {"roc.png", "calibration.png"}
 
 
 def test_another_test_part_is_compared_without_a_difference(
     evaluated: EvaluatedRun, other_split: EvaluatedRun, tmp_path: Path
 ) -> None:
     compare([evaluated, other_split], output=tmp_path / "both")
-    lines = json.loads((tmp_path / "both" / "comparison.json").read_text(encoding="utf-8"))["runs"]
-    assert lines[1]["auc"] is not None
-    assert lines[1]["difference"] is None
+    found = json.loads((tmp_path / "both" / "comparison.json").read_text(encoding="utf-8"))
+    assert all(one["auc"] is not None and one["difference"] is None for one in found["runs"])
+    assert found["pairs"] == []
 
 
 def test_what_cannot_be_compared_is_told(evaluated: EvaluatedRun, three: EvaluatedRun, tmp_path: Path) -> None:

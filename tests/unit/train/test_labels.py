@@ -23,6 +23,8 @@ from mlaas4hep.train.loop import Judged
 from mlaas4hep.train.processes import processes_of
 from mlaas4hep.train.run import train
 
+pytestmark = pytest.mark.usefixtures("plain_pictures")
+
 ENTRIES = 1500
 
 

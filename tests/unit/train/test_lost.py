@@ -17,6 +17,8 @@ from mlaas4hep.train.run import train
 from mlaas4hep.train.scanned import scanned
 from tests.unit.train.test_run import ENTRIES, columns, config
 
+pytestmark = pytest.mark.usefixtures("plain_pictures")
+
 
 def break_cluster(path: Path, cluster: int) -> None:
     """As a bad sector does: other bytes in the same file of the same time."""

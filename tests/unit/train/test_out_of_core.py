@@ -21,6 +21,8 @@ from mlaas4hep.train.loop import Part
 from mlaas4hep.train.out_of_core import learn_out_of_core
 from mlaas4hep.train.run import train
 
+pytestmark = pytest.mark.usefixtures("plain_pictures")
+
 
 class FixedStream:
     """40 events."""

@@ -18,6 +18,8 @@ from mlaas4hep.train.interrupt import Interrupt, Interrupted
 from mlaas4hep.train.resume import Unfinished
 from mlaas4hep.train.run import train
 
+pytestmark = pytest.mark.usefixtures("plain_pictures")
+
 TREES = """
 from sklearn.ensemble import HistGradientBoostingClassifier
 

@@ -17,6 +17,8 @@ from mlaas4hep.testing import write_events
 from mlaas4hep.train import run
 from mlaas4hep.train.run import train
 
+pytestmark = pytest.mark.usefixtures("plain_pictures")
+
 ENTRIES = 900
 INPUTS = {"event": ["met"], "jets": {"vars": ["Jet_pt", "Jet_eta"], "length": 3, "sort": "-Jet_pt"}}
 TRAINING = {"epochs": 3, "shuffle_window": 500}

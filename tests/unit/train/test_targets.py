@@ -20,6 +20,8 @@ from mlaas4hep.train.reference import reference_auc, reference_targets
 from mlaas4hep.train.residuals import target_figures
 from mlaas4hep.train.run import train
 
+pytestmark = pytest.mark.usefixtures("plain_pictures")
+
 ENTRIES = 3000
 
 
@@ -131,7 +133,10 @@ def test_default_boosting_is_the_yardstick(runs: dict[str, EvaluatedRun], folder
 def test_runs_are_compared_event_by_event(runs: dict[str, EvaluatedRun], tmp_path: Path) -> None:
     page = compare([runs["bdt"], runs["mlp"]], output=tmp_path / "both")
     found = json.loads((page.parent / "comparison.json").read_text())
-    first, second = found["runs"]
+    assert [one["figures"]["resolution"] for one in found["runs"]] == sorted(
+        one["figures"]["resolution"] for one in found["runs"]
+    )
+    first, second = sorted(found["runs"], key=lambda one: one["name"])
     assert (first["target"], first["differences"]) == ("energy", {})
     difference, error = second["differences"]["rmse"]
     assert difference == pytest.approx(second["figures"]["rmse"] - first["figures"]["rmse"])

@@ -18,13 +18,15 @@ from mlaas4hep.testing import write_events
 
 pytest.importorskip("optuna", reason="the extra 'tune' is not installed")
 
+from mlaas4hep.train import output
 from mlaas4hep.train.callbacks import Silent
+from mlaas4hep.train.run import train
 from mlaas4hep.train.tuning.journal import JournalFile
 from mlaas4hep.train.tuning.processes import Processes
 from mlaas4hep.train.tuning.results import write_results
-from mlaas4hep.train.tuning.setup import read_setup, setup_of
+from mlaas4hep.train.tuning.setup import Metric, read_setup, setup_of
 from mlaas4hep.train.tuning.study import MAX_TRIES, Claimed, Study, TakenAwayError, best_of
-from mlaas4hep.train.tuning.verdict import verdict_of
+from mlaas4hep.train.tuning.verdict import compare_runs, verdict_of
 from mlaas4hep.train.tuning.work import work
 from mlaas4hep.train.tuning.workers import GRACE_S, Workers
 
@@ -39,6 +41,15 @@ model:
 training: {epochs: 2, batch_size: 64}
 """
 START = {"model.hidden": [4], "model.learning_rate": 0.002}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_pictures_of_runs() -> Iterator[None]:
+    """They are tested elsewhere, and take longer than these trainings."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(output, "draw_loss", lambda *_, **__: None)
+        patch.setattr(output, "draw_roc", lambda *_, **__: None)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -252,6 +263,25 @@ class TestVerdict:
     @pytest.mark.parametrize(("gain", "beats"), [(0.0, False), (-0.1, False), (0.1, True)])
     def test_without_any_uncertainty_only_a_gain_counts(self, gain: float, beats: bool) -> None:
         assert verdict_of(gain, 0.0, events=10, trials=20).beats is beats
+
+
+@pytest.mark.parametrize("metric", ["auc", "loss"])
+def test_two_runs_are_compared_on_the_same_events(config: Path, tmp_path: Path, metric: Metric) -> None:
+    task = [] if metric == "auc" else ["targets={z: x + y}"]
+    figures = []
+    for name, epochs in (("short", 1), ("long", 6)):
+        chosen = ["model={name: mlp, hidden: [8]}", f"training.epochs={epochs}", *task]
+        result = train(read_config(config, overrides=chosen), output=tmp_path / name, threads=1)
+        figures.append(result.metrics["parts"]["validation"][metric])
+    names = {"metric": metric, "trials": 1, "max_events": None, "progress": Silent()}
+    found = compare_runs(tmp_path / "long", tmp_path / "short", **names)  # type: ignore[arg-type]
+    assert found is not None
+    assert found.difference > 0
+    assert found.difference == pytest.approx((figures[1] - figures[0]) * (1 if metric == "auc" else -1), rel=1e-4)
+    assert 0 < found.error < 1
+    back = compare_runs(tmp_path / "short", tmp_path / "long", **names)  # type: ignore[arg-type]
+    assert back is not None
+    assert (back.difference, back.error, back.beats) == (-found.difference, found.error, False)
 
 
 @pytest.fixture(scope="module")

@@ -301,23 +301,21 @@ class _Stored:
     def __init__(self, place: Place, groups: list[list[_Range]]) -> None:
         spans = [(group[0][0], max(stop for _, stop, _ in group)) for group in groups]
         self._found: dict[_Key, memoryview] = {}
-        self._place = place
+        self._unread: dict[_Key, tuple[ReadsInto, tuple[int, int], list[_Range]]] = {}
         if isinstance(place, ReadsInto):
             place.expect(spans)
-            self._unread = {one[2]: (span, group) for span, group in zip(spans, groups, strict=True) for one in group}
-            return
-        self._unread = {}
-        if groups:
+            for span, group in zip(spans, groups, strict=True):
+                self._unread.update(dict.fromkeys((key for _, _, key in group), (place, span, group)))
+        elif groups:
             for group, buffer in zip(groups, place.read(spans), strict=True):
                 self._share(group, memoryview(buffer))
 
     def take(self, key: _Key) -> memoryview:
         """Bytes of a basket, read now where that was put off."""
         if key not in self._found:
-            (start, stop), group = self._unread[key]
-            assert isinstance(self._place, ReadsInto)
+            place, (start, stop), group = self._unread[key]
             buffer = recycled(stop - start)
-            self._place.read_into(start, buffer)
+            place.read_into(start, buffer)
             self._share(group, buffer)
         return self._found.pop(key)
 

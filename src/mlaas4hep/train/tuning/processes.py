@@ -19,6 +19,8 @@ from pathlib import Path
 from mlaas4hep.errors import MLaaSError
 
 _ENDING_S = 20.0
+# A process that heard a signal, and ended in good order for it, ends with this and the signal's number.
+_BY_SIGNAL = 128
 # Processes in one place that died in a row before any trial was begun: it is no accident then.
 MAX_DEATHS = 5
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -84,14 +86,15 @@ class Processes:
             status = place.process.poll()
             if status is None:
                 continue
+            _hang_up(place.process)
             if status == 0:
                 self._places.remove(place)
-            elif status > 0:
+            elif 0 < status <= _BY_SIGNAL:
                 raise MLaaSError(
                     f"a worker ended with status {status}; {place.log} ends with\n{_last_lines(place.log)}"
                 )
             else:
-                told.append(self._replace(place, signal.Signals(-status).name))
+                told.append(self._replace(place, signal.Signals(-status if status < 0 else status - _BY_SIGNAL).name))
         return bool(self._places), told
 
     def _replace(self, place: _Place, by: str) -> str:
@@ -126,9 +129,12 @@ class Processes:
             except subprocess.TimeoutExpired:
                 place.process.kill()
                 place.process.wait()
-        for place in self._places:
-            if place.process.stdin is not None:
-                place.process.stdin.close()
+            _hang_up(place.process)
+
+
+def _hang_up(process: subprocess.Popen[bytes]) -> None:
+    if process.stdin is not None:
+        process.stdin.close()
 
 
 def _last_lines(log: Path) -> str:

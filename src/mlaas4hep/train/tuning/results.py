@@ -127,7 +127,8 @@ def words_of(
         return f"Trial {best.number} and the default config were not judged by the same events: {told}."
     gain = f"a gain of {verdict.difference:.4f} +- {verdict.error:.4f} on the same {verdict.events:,} events"
     shown = f"{verdict.chance_of_best:.2g}" if verdict.chance_of_best >= 1e-3 else "below 0.001"
-    chance = f"The chance of that for the best of {verdict.trials} trials no better than the default is {shown}."
+    tried = f"the best of {verdict.trials} trials" if verdict.trials > 1 else "a trial"
+    chance = f"The chance of that for {tried} no better than the default is {shown}."
     if verdict.beats:
         return f"Trial {best.number} beats the default config: {told}, {gain}. {chance}"
     return f"No trial is shown to beat the default config: the best, trial {best.number}, has {told}, {gain}. {chance}"

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlaas4hep.errors import UserError
+from mlaas4hep.backends.registry import choose
+from mlaas4hep.errors import ConfigError, UserError
 from mlaas4hep.report.page import SEARCH_PAGE
 from mlaas4hep.train.callbacks import Progress, Silent
 from mlaas4hep.train.interrupt import Interrupt
@@ -111,9 +112,15 @@ def tune(
     start = setup.start()
     setup.check(start)
     default = setup.ordinary(start)
+    if default.features.split.in_folds:
+        raise ConfigError(
+            f"{default.path}: split.folds: a search goes by one validation part; leave folds out of the search, and "
+            "train its best.yaml with them"
+        )
     target = _free(output, f"{default.name}-tune")
     with Interrupt():
-        prepare(default, max_events=max_events, threads=threads, rescan=rescan, progress=told)
+        choice = choose(default.model, where=default.path)
+        prepare(default, choice, max_events=max_events, threads=threads, rescan=rescan, progress=told)
     _make(target)
     Study.begin(target, setup, start)
     for line in _described(setup, start):

@@ -88,18 +88,28 @@ def work(search: Path, *, threads: int | None = None, progress: Progress | None 
 
 
 def _run_trial(study: Study, claimed: Claimed, threads: int | None, told: Progress) -> None:
-    """One trial, whatever becomes of it; an error that nobody foresaw is written down and goes on upwards."""
+    """One trial, whatever becomes of it."""
     target = study.folder / RUNS_FOLDER / f"trial-{claimed.number}"
     told.note(f"trial {claimed.number}: {to_json(claimed.values).strip()}")
+    try:
+        _learn_and_tell(study, claimed, target, threads, told)
+    except TakenAwayError as error:
+        told.note(str(error))
+        shutil.rmtree(target, ignore_errors=True)
+    finally:
+        CheckpointFolder(target).remove()
+
+
+def _learn_and_tell(study: Study, claimed: Claimed, target: Path, threads: int | None, told: Progress) -> None:
+    """An error that nobody foresaw is written down and goes on upwards."""
     try:
         _learn(study, claimed, target, threads, told)
     except Pruned:
         study.pruned(claimed)
     except NotKept as done:
         study.complete(claimed, done.value)
-    except TakenAwayError as error:
-        told.note(str(error))
-        shutil.rmtree(target, ignore_errors=True)
+    except TakenAwayError:
+        raise
     except (MLaaSError, MemoryError) as error:
         told.note(f"trial {claimed.number} failed: {error}")
         study.failed(claimed, str(error) or "out of memory")
@@ -109,8 +119,6 @@ def _run_trial(study: Study, claimed: Claimed, threads: int | None, told: Progre
     except Exception as error:
         study.failed(claimed, f"{type(error).__name__}: {error}")
         raise
-    finally:
-        CheckpointFolder(target).remove()
 
 
 def _learn(study: Study, claimed: Claimed, target: Path, threads: int | None, told: Progress) -> None:
