@@ -97,6 +97,7 @@ def test_a_server_knows_parameters_epochs_figures_hashes_and_files(server: str, 
     )
     files = {one["path"] for one in asked(server, f"mlflow/artifacts/list?run_id={run_id}")["files"]}
     assert files == {"report.html", "metrics.json", "config.yaml", "history.csv", "pictures", "model"}
-    address = f"{server}/get-artifact?path=model/model/1/model.onnx&run_uuid={run_id}"
+    place = f"1/{run_id}/artifacts/model/{done.bundle.name}/1/model.onnx"
+    address = f"{server}/api/2.0/mlflow-artifacts/artifacts/{place}"
     with urllib.request.urlopen(address, timeout=60) as answer:
         assert answer.read() == done.bundle.model()

@@ -26,6 +26,7 @@ COMMANDS = {
     "evaluate": ("evaluate", "Open the test part of a run, once, and judge the model on it; compare runs."),
     "replay": ("replay", "Train a bundle again and say whether it is the same, hash by hash."),
     "tune": ("tune", "Search the dials of a config by the validation part, with several workers."),
+    "benchmark": ("benchmark", "How fast a config runs here: read, pack, train, score; compare machines."),
     "serve": ("serve", "Answer predictions over HTTP."),
     "predict": ("predict", "Ask a server one question from the shell."),
 }
