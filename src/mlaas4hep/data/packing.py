@@ -14,11 +14,11 @@ from typing import Any
 import numba
 import numpy as np
 from llvmlite import ir
-from numba.core import cgutils, types
+from numba.core import types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from mlaas4hep.data.kernel import address
+from mlaas4hep.data.kernel import address, copy_bytes, soon
 from mlaas4hep.data.rows import Beside, Rows
 from mlaas4hep.errors import DataError
 from mlaas4hep.spec.padding import Assembled, Collection
@@ -57,32 +57,6 @@ def _put(context: Any, address: Any, value: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(types.uint64, types.float32), generate
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def _copy(context: Any, target: Any, source: Any, count: Any) -> Any:
-    """Copy bytes from an address to another."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        target, source = (builder.inttoptr(one, ir.IntType(8).as_pointer()) for one in arguments[:2])
-        cgutils.raw_memcpy(builder, target, source, arguments[2], 1)
-        return context.get_dummy_value()
-
-    return types.void(types.uint64, types.uint64, types.uint64), generate
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def _soon(context: Any, address: Any) -> Any:
-    """Have the processor fetch what is at an address, whatever that is: it never faults."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
-        kind = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
-        fetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
-        builder.call(fetch, [builder.inttoptr(arguments[0], byte), number(0), number(2), number(1)])
-        return context.get_dummy_value()
-
-    return types.void(types.uint64), generate
 
 
 _single, _single_swapped = _loader(types.float32, 32), _loader(types.float32, 32, swapped=True)
@@ -197,7 +171,7 @@ def _fetch(runs, columns, offsets, low, high):  # type: ignore[no-untyped-def]  
         while begin < end:
             at, stop = _ulong(begin) + first * size, _ulong(begin) + last * size
             while at < stop:
-                _soon(at)
+                soon(at)
                 at += _LINE
             begin += _8
 
@@ -214,7 +188,7 @@ def _fill(runs, columns, offsets, orders, missing, slots, table, row_bytes):  # 
             continue
         into = table + np.uint64(slots[row]) * row_bytes
         by_8 = np.uint64(row) * _8
-        _copy(into + flat_bytes, nothing, empty)
+        copy_bytes(into + flat_bytes, nothing, empty)
         for one in range(len(runs)):
             begin = columns + np.uint64(runs[one, _BEGIN]) * _8
             end = columns + np.uint64(runs[one, _END]) * _8

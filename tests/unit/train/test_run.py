@@ -138,7 +138,7 @@ def test_a_run_directory_holds_all_that_it_promises(files: Path, tmp_path: Path)
         "pictures",
         "report.html",
     ]
-    assert left_behind(tmp_path / "run" / "pictures") == ["loss.png", "roc.png"]
+    assert left_behind(tmp_path / "run" / "pictures") == ["calibration.png", "loss.png", "roc.png"]
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text(encoding="utf-8"))
     assert metrics == result.metrics
     assert 0.6 < metrics["auc"] < 1.0
