@@ -121,6 +121,9 @@ class Choice:
 Dial = Range | Choice
 
 
+_NUMBER = re.compile(r"\s*[-+.\d]")
+
+
 def find_dials(document: Mapping[Any, Any], problems: list[str]) -> dict[str, Dial]:
     """What is to be searched, by path (``model.learning_rate``), in the order of the document.
 
@@ -143,14 +146,25 @@ def find_dials(document: Mapping[Any, Any], problems: list[str]) -> dict[str, Di
         if called is None or called["kind"] not in KINDS or path[-1] == "sort":
             continue
         if path[0] not in SECTIONS or name in _NEVER:
-            if name in _NEVER or path[0] in ("split", "weights"):
+            if name in _NEVER or (path[0] in ("split", "weights") and _is_range(called)):
                 problems.append(f"{name}: {_kept_fixed(name)}; what may be searched stands below {', '.join(SECTIONS)}")
             continue
+        if path[0] == "inputs" and not _is_range(called) and not _NUMBER.match(called["arguments"]):
+            continue  # an expression, such as log(MET_pt)
         try:
             found[name] = _dial(called["kind"], called["arguments"])
         except ValueError as error:
             problems.append(f"{name}: {text.strip()}: {error}")
     return found
+
+
+def _is_range(called: re.Match[str]) -> bool:
+    """Whether it has the arguments of a range: ``log(genWeight)`` is an expression."""
+    try:
+        _dial(called["kind"], called["arguments"])
+    except ValueError:
+        return False
+    return True
 
 
 def _kept_fixed(name: str) -> str:

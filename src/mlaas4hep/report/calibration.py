@@ -65,7 +65,7 @@ def draw_calibration(curves: Sequence[ReliabilityCurve], path: Path, *, weights:
         axes.legend(loc="upper left", fontsize=15 if len(curves) < 5 else 11, ncols=1 if len(curves) < 7 else 2)
         below.set_yscale("log")
         smallest = min((float(one.shares.min()) for one in curves if len(one.shares)), default=0.1)
-        below.set_ylim(10 ** np.floor(np.log10(max(smallest, 1e-6))), 1.0)
+        below.set_ylim(min(10 ** np.floor(np.log10(max(smallest, 1e-6))), 0.1), 1.0)  # one bin of all events: from 0.1
         below.set_xlim(0.0, 1.0)
         below.set_xlabel(f"Mean score by bin, {weights}")
         below.set_ylabel("Share")

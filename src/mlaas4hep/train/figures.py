@@ -274,7 +274,8 @@ def first_rows(batches: Iterable[Batch], number: int) -> dict[str, NDArray[np.fl
 
 def plain(judgement: Judgement) -> dict[str, Any]:
     """Figures by part as plain values for JSON."""
-    figures: dict[str, Any] = msgspec.to_builtins(judgement.targets or judgement.parts)
+    # Through JSON, so that what a run returns is what stands in its file: lists, never tuples.
+    figures: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(judgement.targets or judgement.parts))
     return figures
 
 

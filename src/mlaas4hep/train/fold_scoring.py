@@ -160,8 +160,8 @@ def joined(parts: Sequence[ScoredPart]) -> ScoredPart:
             np.concatenate(targets) if targets else None,
         ),
         np.concatenate([one.samples for one in parts]),
-        np.concatenate(folds),
-        np.concatenate(entries),
+        folds=np.concatenate(folds),
+        entries=np.concatenate(entries),
     )
 
 

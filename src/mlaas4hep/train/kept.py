@@ -139,12 +139,12 @@ def read_kept(path: Path, *, model_sha256: str, groups: tuple[InputGroup, ...]) 
     )
 
 
-def _of_folds(arrays: Mapping[str, NDArray[Any]], part: str) -> tuple[NDArray[np.int64] | None, NDArray[Any] | None]:
+def _of_folds(arrays: Mapping[str, NDArray[Any]], part: str) -> dict[str, NDArray[Any]]:
     """Fold and place of each event, where they are kept."""
     if f"{part}.folds" not in arrays:
-        return None, None
+        return {}
     columns = [arrays[f"{part}.{name}"] for name in ("file", "entry")]
-    return arrays[f"{part}.folds"].astype(np.int64), entry_places(*columns)
+    return {"folds": arrays[f"{part}.folds"].astype(np.int64), "entries": entry_places(*columns)}
 
 
 def entry_places(file: NDArray[Any], entry: NDArray[Any]) -> NDArray[Any]:
@@ -161,7 +161,7 @@ def _kept(arrays: Mapping[str, NDArray[Any]], groups: tuple[InputGroup, ...]) ->
             labels = arrays[f"{part}.labels"].astype(np.int64)
             judged = Judged(arrays[f"{part}.scores"], labels, arrays[f"{part}.weights"], arrays.get(f"{part}.targets"))
             samples, observers = arrays[f"{part}.samples"].astype(np.int64), arrays.get(f"{part}.observers")
-            parts[part] = ScoredPart(judged, samples, observers, *_of_folds(arrays, part))
+            parts[part] = ScoredPart(judged, samples, observers, **_of_folds(arrays, part))
     names = tuple(arrays["inputs.names"].tolist())
     counted = {name: arrays[f"inputs.{name}"] for name in _COUNTED}
     inputs = InputCounts(names=names, left_out=int(arrays["inputs.left_out"]), **counted)

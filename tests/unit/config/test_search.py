@@ -148,3 +148,13 @@ def test_values_in_their_places_make_an_ordinary_config() -> None:
 )
 def test_a_search_begins_at_the_default(dial: Dial, usual: object, start: object) -> None:
     assert dial.start(usual) == pytest.approx(start)
+
+
+def test_a_logarithm_of_a_column_is_an_expression() -> None:
+    problems: list[str] = []
+    document = {
+        "inputs": {"event": ["log(MET_pt)"], "jets": {"vars": ["log(Jet_pt)"], "length": "int(3, 12)"}},
+        "weights": {"event": "log(genWeight)"},
+    }
+    assert list(find_dials(document, problems)) == ["inputs.jets.length"]
+    assert problems == []
