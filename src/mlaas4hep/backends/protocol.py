@@ -159,6 +159,13 @@ class NotingLearner(Learner, Protocol):
 
 
 @runtime_checkable
+class PlacedLearner(Learner, Protocol):
+    """One that says where it learns: ``cpu``, ``cuda:0``; without it that is the CPU."""
+
+    device: str
+
+
+@runtime_checkable
 class StreamingLearner(Learner, Protocol):
     """Learns batch by batch."""
 
