@@ -224,13 +224,26 @@ class JaxLearner:
 
     def predict(self, inputs: Tensors) -> Scores:
         """Scores [N, C], float32."""
+        return self._scores(inputs, self._device)
+
+    def predict_on_cpu(self, inputs: Tensors) -> Scores:
+        """The same, by the CPU, where JAX has not been told to leave it alone (``JAX_PLATFORMS``)."""
+        try:
+            device = jax.devices("cpu")[0]
+        except RuntimeError:
+            device = self._device
+        return self._scores(inputs, device)
+
+    def _scores(self, inputs: Tensors, device: Any) -> Scores:
         prepared = self.network.prepare(inputs)
         count = len(prepared[0])
         if count == 0:
             return np.zeros((0, self.task.outputs), np.float32)
         tensors = [_filled(one, rounded_up(count)) for one in prepared]
-        with told_with(self.where, "apply failed"), settled(self._device):
-            found = _compiled(_scores, self._single)(self._way, self._shown, self._fixed, tensors)
+        with told_with(self.where, "apply failed"), settled(device):
+            held = self._shown, self._fixed
+            held = held if device == self._device else jax.device_put(held, device)
+            found = _compiled(_scores, self._single)(self._way, *held, tensors)
         return np.asarray(found)[:count]
 
     def state(self) -> dict[str, NDArray[Any]]:

@@ -205,10 +205,21 @@ class TorchLearner:
 
     def predict(self, inputs: Tensors) -> Scores:
         """Scores [N, C], float32."""
-        self._shown.eval()
+        return self._scores(self._shown, inputs)
+
+    def predict_on_cpu(self, inputs: Tensors) -> Scores:
+        """The same, by the CPU."""
+        return self._scores(self._on_cpu(), inputs)
+
+    def _scores(self, network: Network, inputs: Tensors) -> Scores:
+        network.eval()
         with told_with(self.where, "the module failed"), self._settled(), torch.inference_mode():
-            scores: NDArray[np.float32] = self._shown(*self._shown.prepare(inputs)).cpu().numpy()
+            scores: NDArray[np.float32] = network(*network.prepare(inputs)).cpu().numpy()
         return scores
+
+    def _on_cpu(self) -> Network:
+        """The network that is shown, copied where it is elsewhere."""
+        return self._shown if self.placement.on_cpu else copy.deepcopy(self._shown).place(Placement())
 
     def state(self) -> dict[str, NDArray[Any]]:
         """A copy of all parameters and buffers."""
@@ -241,8 +252,7 @@ class TorchLearner:
 
     def export(self) -> Core:
         """The network by torch's exporter, on the CPU."""
-        on_cpu = self.placement.on_cpu
-        shown = self._shown if on_cpu else copy.deepcopy(self._shown).place(Placement())
+        shown = self._on_cpu()
         rows = {group.name: np.zeros((3, *group.shape), np.float32) for group in self.task.groups}
         with told_with(self.where, "the module cannot be written as a graph"):
             model = export_network(shown.eval(), shown.prepare(rows))

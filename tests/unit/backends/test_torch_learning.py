@@ -15,7 +15,7 @@ torch = pytest.importorskip("torch")
 
 from mlaas4hep.backends.average import Average  # noqa: E402
 from mlaas4hep.backends.learning import LearningDials, Schedule  # noqa: E402
-from mlaas4hep.backends.protocol import Task  # noqa: E402
+from mlaas4hep.backends.protocol import MovedLearner, Task, reference_of  # noqa: E402
 from mlaas4hep.backends.registry import choose  # noqa: E402
 from mlaas4hep.backends.torch import TorchLearner  # noqa: E402
 from mlaas4hep.backends.torch_checkpoint import blend  # noqa: E402
@@ -25,7 +25,7 @@ from mlaas4hep.backends.torch_optimiser import Optimiser, shorten  # noqa: E402
 from mlaas4hep.config import Model  # noqa: E402
 from mlaas4hep.errors import ConfigError, ModelError  # noqa: E402
 from mlaas4hep.graph.merge import merge  # noqa: E402
-from mlaas4hep.graph.session import Session  # noqa: E402
+from mlaas4hep.graph.parity import check_parity  # noqa: E402
 from mlaas4hep.testing_backends import make_events, make_spec, teach  # noqa: E402
 from mlaas4hep.testing_resume import assert_learner_resumable  # noqa: E402
 
@@ -249,6 +249,16 @@ def test_weights_that_were_learned_elsewhere_are_read_on_the_cpu() -> None:
     np.testing.assert_array_equal(read.predict(rows), learner.predict(rows))
 
 
+@pytest.mark.parametrize("backend", ["torch", "jax"])
+def test_graphs_are_held_against_scores_of_the_cpu(backend: str) -> None:
+    pytest.importorskip(backend)
+    learner = choose(Model(name="mlp", backend=backend, dials={"hidden": [8]})).build(Task.of(make_spec(), seed=1))
+    rows = make_events(50).inputs
+    assert isinstance(learner, MovedLearner)
+    assert reference_of(learner) == learner.predict_on_cpu
+    np.testing.assert_allclose(reference_of(learner)(rows), learner.predict(rows), atol=1e-5)
+
+
 @on_a_gpu
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
 @pytest.mark.parametrize("model", ["mlp", "deepsets", "attention"])
@@ -261,8 +271,9 @@ def test_on_a_gpu_it_learns_resumes_and_serves_what_it_scores(model: str, precis
     assert torch.equal(torch.cuda.get_rng_state(), before)
     assert learner.device.startswith("cuda")
     assert learner.capabilities.resume == "statistical"
-    served = Session(merge(make_spec(), learner.export())).run(rows)
-    np.testing.assert_allclose(served, learner.predict(rows), atol=1e-5)
+    spec, core = make_spec(), learner.export()
+    check_parity(merge(spec, core), spec=spec, core=core, reference=reference_of(learner), rows=events.inputs)
+    np.testing.assert_allclose(learner.predict_on_cpu(rows), learner.predict(rows), atol=1e-5)
     for device in ("cuda", "cpu"):
         settings = dials | {"device": device, "precision": "float32"}
         other = build(model, **settings)
