@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mlaas4hep.cli.looking import end, located, tell
+from mlaas4hep.cli.looking import end, located, tell, tell_others
 from mlaas4hep.cli.table import size
 from mlaas4hep.errors import counted
 
@@ -70,16 +70,17 @@ def _config(files: Sequence[str], config: Path | None, tree: str | None) -> tupl
 
     if config is not None and not files:
         return read_config(config), {}
-    paths, missing = located(files)
     if config is None:
+        paths, missing = located(files)
         seen = survey(paths, tree=tree)
+        tell_others(seen.left_out)
         drafted = parse_config(draft_config(seen))
         there = {name: one for name, one in drafted.samples.items() if TO_FILL_IN not in one.files}
         return msgspec.structs.replace(drafted, samples=there), missing | seen.refused
     declared = read_config(config)
     name, first = next(iter(declared.samples.items()))
-    sample = msgspec.structs.replace(first, files=paths, tree=tree or first.tree, selection=None)
-    return msgspec.structs.replace(declared, samples={name: sample}), missing
+    sample = msgspec.structs.replace(first, files=tuple(files), tree=tree or first.tree, selection=None)
+    return msgspec.structs.replace(declared, samples={name: sample}), {}
 
 
 def _report(found: Forecast) -> Iterator[str]:
