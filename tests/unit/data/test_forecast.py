@@ -14,6 +14,7 @@ from mlaas4hep.data.forecast import forecast
 from mlaas4hep.data.kept_statistics import StatisticsStore, scan_key
 from mlaas4hep.data.pace import FAR_THREADS
 from mlaas4hep.data.pool import SourcePool
+from mlaas4hep.data.root.ttree import TTreeSource
 from mlaas4hep.data.rows import SIDE_BYTES
 from mlaas4hep.data.scan import scan_files
 from mlaas4hep.data.source import Weighed, open_source
@@ -122,6 +123,24 @@ def test_bytes_are_those_of_the_columns_that_are_read(tmp_path: Path, format: Fo
         half = source.weigh(readable, 0, 500).stored
         assert half <= source.weigh(readable, 0, 1000).stored
         assert source.weigh(readable, 0, 0).stored == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "tree"),
+    [("ntuples/cms_muons_100k.root", "Events"), ("higgs/Higgs_data.root", "sig_tree")],
+)
+def test_baskets_that_were_never_flushed_weigh_too(test_data: Path, name: str, tree: str) -> None:
+    path = test_data / name
+    with open_source(str(path), tree) as source:
+        assert isinstance(source, TTreeSource)
+        names, entries = list(source.table.plans), source.num_entries
+        weight = source.weigh(names, 0, entries)
+        embedded = sum(len(basket.data) for branch in source.table.branches.values() for basket in branch.embedded)
+        flushed = sum(int(branch.stored.sum()) for branch in source.table.branches.values())
+        assert embedded > 0
+        assert flushed + embedded / 4 < weight.stored < flushed + embedded
+        assert weight.stored < path.stat().st_size
+        assert source.weigh(names, entries - 1, entries).stored > source.weigh(names, entries, entries).stored == 0
 
 
 def test_formats_that_do_not_tell_bytes_are_said_not_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
