@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import os
 import threading
 import warnings
 from collections.abc import Sequence
@@ -82,7 +83,7 @@ class RowCache:
 
     def file(self, source: str) -> CachedFile:
         """What is kept of a source, given the identity of its content, its tree, and the sample's selection."""
-        key = hashlib.sha256(f"{FORMAT}\n{self._declaration}\n{source}".encode()).hexdigest()[:40]
+        key = key_of(self._declaration, source)
         with self._lock:
             if key not in self._files:
                 self._use(key)
@@ -135,8 +136,7 @@ class RowCache:
         DataError
             They do not fit below the limit, or on the disk.
         """
-        # Half a byte an entry and some a file are more than journals take.
-        needed = kept_bytes(rows, self._width, entries) + entries // 2 + 512 * len(files)
+        needed = bytes_of_all(rows, self._width, entries, files=len(files))
         found = self._open_room().account([one.path.name for one in files])
         what = f"cache {self.folder}: shuffle: exact keeps all {rows} rows on disk, which needs {in_words(needed)}"
         if needed > self._limit - found.others:
@@ -191,6 +191,26 @@ class RowCache:
             told, self._warned = self._warned, True
         if not told:
             warnings.warn(text, CacheWarning, stacklevel=2)
+
+
+def key_of(declaration: str, source: str) -> str:
+    """Name of what is kept of a source."""
+    return hashlib.sha256(f"{FORMAT}\n{declaration}\n{source}".encode()).hexdigest()[:40]
+
+
+def bytes_of_all(rows: int, width: int, entries: int, *, files: int) -> int:
+    """Bytes on disk of all rows: half a byte an entry and some a file are more than journals take."""
+    return kept_bytes(rows, width, entries) + entries // 2 + 512 * files
+
+
+def why_not_usable(folder: Path) -> str | None:
+    """Why a folder for kept rows cannot be made or written; None where it can, as far as can be told without trying."""
+    there = next(one for one in (folder, *folder.absolute().parents) if one.exists())
+    code = errno.ENOTDIR if not there.is_dir() else errno.EACCES
+    if there.is_dir() and os.access(there, os.W_OK | os.X_OK):
+        return None
+    code = errno.EROFS if os.statvfs(there).f_flag & os.ST_RDONLY else code
+    return f"cache {folder}: cannot be written: {os.strerror(code)}"
 
 
 def require_folder(folder: str | Path) -> None:

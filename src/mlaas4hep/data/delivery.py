@@ -95,11 +95,7 @@ class Delivery:
         """What is kept of a file; None where there is no cache."""
         if self._cache is None or self._catalogue.hook is not None:  # a function may depend on anything
             return None
-        sample = self._catalogue.samples[file.sample]
-        source = f"{file.identity}\n{file.tree}\n{sample.selection}\n{sample.label}"
-        if sample.rule is not None:
-            source += f"\n{sample.rule}\n{self._catalogue.classes}"
-        return self._cache.file(source)
+        return self._cache.file(source_of(self._catalogue, file))
 
     def weigh(self, rows: Rows) -> Rows:
         """Turn the weights of kept rows, those of the generator, into those of the stream, in place."""
@@ -124,7 +120,7 @@ class Delivery:
         DataError
             With what is needed and what there is.
         """
-        rows = self._known_rows(statistics)
+        rows = known_rows(self._catalogue, statistics)
         if self._cache is not None and rows is not None and self.lacking():
             files = [kept for _, kept in self._all_kept()]
             self._cache.require(files, rows=rows, entries=self._catalogue.num_entries)
@@ -137,7 +133,7 @@ class Delivery:
 
     def readable(self, file: FileEntry) -> tuple[tuple[int, int], ...]:
         """Entry ranges of a file that are not in quarantine."""
-        return tuple(outside(0, file.num_entries, self._catalogue.quarantine.ranges(file.number)))
+        return readable_ranges(self._catalogue, file)
 
     def keep(self, chunk: Chunk) -> None:
         """Read what the cache lacks of a chunk, and deliver nothing."""
@@ -160,14 +156,6 @@ class Delivery:
             kept = self.kept_of(file)
             if kept is not None:
                 yield file, kept
-
-    def _known_rows(self, statistics: Statistics | None) -> int | None:
-        if statistics is not None:
-            return sum(int(getattr(one, part)) for one in statistics.samples.values() for part in PARTS)
-        features, samples = self._catalogue.features, self._catalogue.samples
-        if features.preselection or features.target_texts or any(one.selection or one.rule for one in samples):
-            return None
-        return sum(high - low for file in self._catalogue.files for low, high in self.readable(file))
 
     def _through_cache(
         self, kept: CachedFile, file: FileEntry, block: Block | None, start: int, stop: int
@@ -207,6 +195,28 @@ class Delivery:
             return np.ones(len(labels))
         # Without classes there is one factor; events without a label are not kept, theirs means nothing.
         return generated * scales * self._factors.take(labels, mode="clip")
+
+
+def readable_ranges(catalogue: Catalogue, file: FileEntry) -> tuple[tuple[int, int], ...]:
+    """Entry ranges of a file that are not in quarantine."""
+    return tuple(outside(0, file.num_entries, catalogue.quarantine.ranges(file.number)))
+
+
+def known_rows(catalogue: Catalogue, statistics: Statistics | None) -> int | None:
+    """Rows of all files: those that a scan counted, or all where nothing selects; None where nobody knows yet."""
+    if statistics is not None:
+        return sum(int(getattr(one, part)) for one in statistics.samples.values() for part in PARTS)
+    features, samples = catalogue.features, catalogue.samples
+    if features.preselection or features.target_texts or any(one.selection or one.rule for one in samples):
+        return None
+    return sum(high - low for file in catalogue.files for low, high in readable_ranges(catalogue, file))
+
+
+def source_of(catalogue: Catalogue, file: FileEntry) -> str:
+    """What names the rows of a file besides the declaration: its content and its sample."""
+    sample = catalogue.samples[file.sample]
+    source = f"{file.identity}\n{file.tree}\n{sample.selection}\n{sample.label}"
+    return source if sample.rule is None else f"{source}\n{sample.rule}\n{catalogue.classes}"
 
 
 def declaration(catalogue: Catalogue, preprocessor: Preprocessor) -> str:
