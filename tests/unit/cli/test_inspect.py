@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from mlaas4hep.cli import run as run_command_line
 from mlaas4hep.cli.inspect import command
 from mlaas4hep.config import parse_config
+from mlaas4hep.data.places.endings import has_known_ending
 from mlaas4hep.errors import DataError
 from mlaas4hep.testing import make_events, write_events
 from tests.unit.data.test_quarantine import break_cluster
@@ -44,6 +46,28 @@ def test_a_column_that_cannot_be_read_is_listed_with_its_reason(test_data: Path)
     output = CliRunner().invoke(command, [str(test_data / "ntuples/uproot-Zmumu.root")], catch_exceptions=False).output
     assert "1 column that cannot be read:" in output
     assert "text, not numbers" in output
+
+
+@pytest.mark.slow  # some of them are asked always, in the tests of the survey
+def test_every_real_file_gives_a_table_or_one_clear_refusal(
+    test_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = sorted(path for path in test_data.rglob("*") if path.is_file())
+    assert paths
+    for path in paths:
+        status = run_command_line(["inspect", str(path), "--max-events", "100"])
+        said = capsys.readouterr()
+        assert "Traceback" not in said.err, path
+        if status == 0:
+            assert said.out.startswith("tree "), path
+            assert "figures of " in said.out, path
+            assert not said.err, path
+        else:
+            assert status == 2, path
+            assert said.err.startswith(f"Error: {path}: "), said.err
+            assert not said.out, path
+            # Beside the files may lie a page that tells where they are from.
+            assert path.parent.name == "broken" or not has_known_ending(path.name), said.err
 
 
 def test_a_missing_file_is_the_users_mistake(tmp_path: Path) -> None:
