@@ -115,7 +115,8 @@ def _scaled(groups: Sequence[InputGroup], raw: Sequence[NDArray[np.float32]]) ->
     for group in groups:
         shape = (-1, group.length or 1, len(group.variables))
         parts = [_with_logarithms(group, part[:, start : start + group.width].reshape(shape)) for part in raw]
-        mean, std = (figure(parts[0], axis=(0, 1), dtype=np.float64) for figure in (np.nanmean, np.nanstd))
+        # In float32 the square of 1e24 is infinite.
+        mean, std = (figure(parts[0].astype(np.float64), axis=(0, 1)) for figure in (np.nanmean, np.nanstd))
         for inputs, part in zip(found, parts, strict=True):
             values = np.nan_to_num((part - mean) / np.where(std > 0, std, 1.0)).astype(np.float32)
             inputs[group.name] = values if group.length else values[:, 0]

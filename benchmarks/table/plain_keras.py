@@ -31,6 +31,7 @@ class KerasPeer:
         adam = keras.optimizers.AdamW(dials.learning_rate, weight_decay=dials.weight_decay, epsilon=1e-8)
         self.model.compile(optimizer=adam, loss=kind(from_logits=True), jit_compile=False)
         self.shown = keras.models.clone_model(self.model)
+        self.to_numpy = keras.ops.convert_to_numpy
 
     def step(self, inputs: Inputs, labels: NDArray[np.int64], shares: NDArray[np.float32]) -> None:
         """Keras divides by the number of rows."""
@@ -45,7 +46,7 @@ class KerasPeer:
     def scores(self, weights: Arrays, inputs: Inputs) -> NDArray[Any]:
         """By a copy of the network that is never learned."""
         self.shown.set_weights(list(weights))
-        logits = np.asarray(self.shown(inputs[FLAT], training=False), np.float64)
+        logits = self.to_numpy(self.shown(inputs[FLAT], training=False)).astype(np.float64)
         if logits.shape[1] == 1:
             return np.asarray(1 / (1 + np.exp(-logits)))
         powers = np.exp(logits - logits.max(axis=1, keepdims=True))
