@@ -6,7 +6,7 @@ import tempfile
 import time
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from msgspec.structs import replace
@@ -26,48 +26,56 @@ from mlaas4hep.train.run import train
 Scores = NDArray[Any]
 
 
+class _Sides(NamedTuple):
+    """One fold of all sides: scores of its events by side, CPU seconds, and the epoch or round that was kept."""
+
+    scores: dict[str, Scores]
+    cpu_seconds: tuple[float, float]
+    best_epoch: int
+
+
 def measure(dataset: str, model: str, seed: int, *, folds: int, events: int, epochs: int | None) -> Line:
-    """Train and judge both sides fold by fold."""
+    """Train and judge all sides fold by fold."""
     every = [Which(dataset, seed, fold, folds, events, epochs) for fold in range(folds)]
-    seconds = {"streamed": 0.0, "in_memory": 0.0}
-    scores: dict[str, list[Scores]] = {side: [] for side in SIDES}
-    by_fold, best = [], []
-    for which in every:
-        fold = in_memory(which)
-        started = time.process_time()
-        ours, epoch = _streamed(which, model, fold)
-        between = time.process_time()
-        peers = ROWS[model].peer(fold, which.config().training)
-        seconds["streamed"] += between - started
-        seconds["in_memory"] += time.process_time() - between
-        best.append(epoch)
-        found = dict(zip(SIDES, (ours, peers, _boosting(which)), strict=True))
-        test = fold.test
-        by_fold.append({side: round(area(one, test.labels, test.physics).value, 6) for side, one in found.items()})
-        for side, one in found.items():
-            scores[side].append(one)
+    found = [_both(which, model) for which in every]
     tests = [in_memory(which).test for which in every]
     labels, weights = (np.concatenate([getattr(one, name) for one in tests]) for name in ("labels", "physics"))
-    areas = {side: area(np.concatenate(all_), labels, weights) for side, all_ in scores.items()}
+    all_ = {side: np.concatenate([one.scores[side] for one in found]) for side in SIDES}
+    areas = {side: area(scores, labels, weights) for side, scores in all_.items()}
+    by_fold = [
+        {side: round(area(scores, test.labels, test.physics).value, 6) for side, scores in one.scores.items()}
+        for one, test in zip(found, tests, strict=True)
+    ]
     difference = paired(*([one[side] for one in by_fold] for side in SIDES[:2]))
+    seconds = [round(sum(own), 1) for own in zip(*(one.cpu_seconds for one in found), strict=True)]
     return {
         "dataset": dataset,
         "model": model,
         "seed": seed,
         "events": len(labels),
         "classes": np.bincount(labels).tolist(),
-        "area": "of two classes" if scores["auc"][0].shape[1] == 1 else "mean of one class against the rest",
+        "area": "of two classes" if all_["auc"].shape[1] == 1 else "mean of one class against the rest",
         **{side: round(one.value, 5) for side, one in areas.items()},
         "auc_err": round(areas["auc"].error, 5),
         "difference": difference.mean,
         "difference_err": difference.error,
         "by_fold": by_fold,
-        "best_epochs": best,
+        "best_epochs": [one.best_epoch for one in found],
         "folds": folds,
         "limit": events,
         "epochs": epochs,
-        "cpu_seconds": {name: round(value, 1) for name, value in seconds.items()},
+        "cpu_seconds": dict(zip(("streamed", "in_memory"), seconds, strict=True)),
     }
+
+
+def _both(which: Which, model: str) -> _Sides:
+    fold = in_memory(which)
+    started = time.process_time()
+    ours, best_epoch = _streamed(which, model, fold)
+    between = time.process_time()
+    peers = ROWS[model].peer(fold, which.config().training)
+    seconds = between - started, time.process_time() - between
+    return _Sides(dict(zip(SIDES, (ours, peers, _boosting(which)), strict=True)), seconds, best_epoch)
 
 
 def _streamed(which: Which, model: str, fold: Fold) -> tuple[Scores, int]:
