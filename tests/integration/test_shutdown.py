@@ -185,7 +185,7 @@ from mlaas4hep.data.into.torch import TorchDataset
 for batch in DataLoader(TorchDataset(stream), batch_size=None, num_workers=2):
     print(len(batch["labels"]))
 """
-TRAINING = """
+TRAINING = r"""
 import sys
 from mlaas4hep.config import parse_config
 from mlaas4hep.train.callbacks import Silent
@@ -243,7 +243,7 @@ def test_a_signal_ends_what_waits_for_a_silent_server_and_leaves_no_process(
             # Until all have ended who hold its output: workers, too.
             _, told = process.communicate(timeout=SOON_S)
             assert process.returncode == -how if what is not TRAINING else process.returncode != 0
-            assert in_session(process.pid) == []
+            wait_for(lambda: in_session(process.pid) == [])  # workers close their output first
             assert ("interrupted" if what is TRAINING else "KeyboardInterrupt" if how == signal.SIGINT else "") in told
         finally:
             for left in in_session(process.pid):
