@@ -16,6 +16,7 @@ from mlaas4hep.arguments import names_of, path_of, require
 from mlaas4hep.config.checks import MODEL_NAME, check
 from mlaas4hep.config.document import Document, spell_out, take_misplaced
 from mlaas4hep.config.labels import Labels
+from mlaas4hep.config.nearby import nearest_file
 from mlaas4hep.config.on_error import OnError
 from mlaas4hep.config.preproc import merge_preproc, read_preproc
 from mlaas4hep.config.search import find_dials
@@ -56,6 +57,8 @@ def _text(path: str | Path) -> str:
     path = path_of(path, "config")
     try:
         return Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise ConfigError([f"does not exist{nearest_file(Path(path))}"], where=str(path)) from error
     except OSError as error:
         raise ConfigError([f"cannot be read: {error.strerror}"], where=str(path)) from error
     except UnicodeDecodeError as error:
@@ -141,11 +144,13 @@ def _with_preproc(written: dict[Any, Any], folder: Path) -> tuple[dict[Any, Any]
     named = written.get("preproc")
     if not isinstance(named, str) or named.endswith(".py"):
         return written, []
+    path = Path(_from_folder(named, folder))
     if not named.endswith(".json"):
         wanted = "a .json file (new_branch, flat_cut, jagged_cut) or a .py file with preprocessing(rec)"
-        return written, [f"preproc: wants {wanted}; found '{named}'"]
+        close = "" if path.exists() else nearest_file(path, any_ending=True)
+        return written, [f"preproc: wants {wanted}; found '{named}'{close}"]
     try:
-        return merge_preproc(written, read_preproc(Path(_from_folder(named, folder))), f"preproc '{named}'")
+        return merge_preproc(written, read_preproc(path), f"preproc '{named}'")
     except ConfigError as error:
         return written, [f"preproc: {error.where}: {problem}" for problem in error.problems]
 

@@ -149,7 +149,8 @@ class Expression:
         except PlaceError as problem:
             raise _error(problem, self.text, self.where) from None
         except MisfitError as problem:
-            raise DeclarationError(f"{self.where}: {problem}\n  {self.text}") from None
+            caret = "" if problem.at is None else f"\n  {' ' * problem.at}^"
+            raise DeclarationError(f"{self.where}: {problem}\n  {self.text}{caret}") from None
         if isinstance(self._root, Name):
             return value
         if isinstance(value, np.ndarray) and value.ndim == 0:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import msgspec
 import pytest
 
@@ -197,9 +199,15 @@ def test_relative_paths_start_at_the_config(tmp_path: object) -> None:
     assert config.name == "analysis"
 
 
-def test_a_file_that_is_not_there_or_not_yaml_is_one_message() -> None:
-    with pytest.raises(ConfigError, match=r"nowhere\.yaml: 1 problem\n  - cannot be read: No such file"):
-        read_config("nowhere.yaml")
+def test_a_file_that_is_not_there_or_not_yaml_is_one_message(tmp_path: Path) -> None:
+    (tmp_path / "analysis.yml").write_text(SMALL)
+    (tmp_path / "analysys.root").touch()
+    with pytest.raises(
+        ConfigError, match=r"analysys\.yaml: 1 problem\n  - does not exist; did you mean 'analysis.yml'\?"
+    ):
+        read_config(tmp_path / "analysys.yaml")
+    with pytest.raises(ConfigError, match=r"does not exist \(the folder .*/runs/old does not exist; .* does\)"):
+        read_config(tmp_path / "runs" / "old" / "analysis.yml")
     with pytest.raises(ConfigError, match="line 1, column"):
         parse_config("samples: [a: b: c")
 
