@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from mlaas4hep.arguments import names_of, path_of, require
 from mlaas4hep.config.checks import MODEL_NAME, check
 from mlaas4hep.config.document import Document, spell_out, take_misplaced
 from mlaas4hep.config.labels import Labels
@@ -47,12 +48,13 @@ def read_config(path: str | Path, *, overrides: Sequence[str] = ()) -> Config:
 def read_document(path: str | Path, *, overrides: Sequence[str] = ()) -> dict[Any, Any]:
     """The plain values of a config with `overrides`, whatever they mean; parameters and errors as of `read_config`."""
     document = load_yaml(_text(path), str(path))
-    for override in overrides:
+    for override in names_of(overrides, "overrides"):
         override_key(document, override, str(path))
     return document
 
 
 def _text(path: str | Path) -> str:
+    path = path_of(path, "config")
     try:
         return Path(path).read_text(encoding="utf-8")
     except FileNotFoundError as error:
@@ -67,8 +69,9 @@ def parse_config(
     text: str, *, where: str = "config", folder: Path | None = None, overrides: Sequence[str] = ()
 ) -> Config:
     """Like `read_config`, from text; ``folder`` is where relative paths start (default: the working directory)."""
+    require(text, str, "text", hint="parse_document takes plain values, read_config a file")
     document = load_yaml(text, where)
-    for override in overrides:
+    for override in names_of(overrides, "overrides"):
         override_key(document, override, where)
     return parse_document(document, where=where, folder=folder)
 

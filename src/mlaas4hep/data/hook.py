@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mlaas4hep.arguments import path_of
 from mlaas4hep.config.nearby import nearest_file
 from mlaas4hep.errors import DataError, DeclarationError, nearest
 from mlaas4hep.spec.columns import Column, Columns, ColumnType, DType, Jagged, Kind, Nested
@@ -97,7 +98,7 @@ class RecordHook:
         DataError
             It is not there, cannot be run, or has no such function.
         """
-        return cls.compile(path, _read(Path(path)))
+        return cls.compile(path, _read(path_of(path, "preproc", error=DataError)))
 
     @classmethod
     def compile(cls, path: str, source: bytes) -> RecordHook:

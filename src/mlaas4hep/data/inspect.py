@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from mlaas4hep.arguments import text_paths, whole
 from mlaas4hep.data.comparing import SharedColumns
 from mlaas4hep.data.quarantine import reason_of
 from mlaas4hep.data.source import ONLY_TABLE, ColumnInfo, Source, list_trees, open_source
@@ -160,9 +161,8 @@ def survey(paths: Sequence[str], *, tree: str | None = None, max_events: int = D
     DataError
         No file can be read, or a tree that no file has. Where some cannot, the others are looked at.
     """
-    if max_events < 1:
-        raise DataError(f"max_events must be at least 1, got {max_events}")
-    held = find_tree(paths, tree)
+    max_events = whole(max_events, "max_events", least=1, error=DataError)
+    held = find_tree(text_paths(paths, "paths", error=DataError), tree)
     look = _look(held.paths, held.name, max(max_events // len(held.paths), 1))
     looked_at = max((len(column) for column in look.columns.values()), default=0)
     paths = tuple(path for path in held.paths if path not in look.refused)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from mlaas4hep.arguments import require
 from mlaas4hep.errors import DeclarationError, ExpressionError
 from mlaas4hep.spec.columns import Column, Columns, ColumnType, values_of, with_values
 from mlaas4hep.spec.nodes import Events, Name, Node
@@ -82,6 +83,7 @@ class Expression:
             It cannot be read, holds something that is not accepted, or is too long, deep or large; points at
             the character.
         """
+        require(text, str, "an expression")
         text = tidy(text)
         try:
             root = read(text)

@@ -106,6 +106,24 @@ def test_three_mistakes_are_reported_at_once_each_with_its_path() -> None:
         ("training: {shuffle: exakt}", "training.shuffle: 'exakt' is none of window, exact; did you mean 'exact'?"),
         ("training: 5", "training: wants a mapping such as {epochs: 60, batch_size: 256}; found 5"),
         ("split: 0.3", "split: wants a mapping such as {test: 0.2, validation: 0.1}; found 0.3"),
+        (
+            "on_error: skip up to 200 %",
+            "on_error: 'skip up to 200 %': a share of the entries is above 0 % and at most 100",
+        ),
+        (
+            "on_error: skip up to 0 %",
+            "on_error: 'skip up to 0 %': a share of the entries is above 0 % and at most 100 %",
+        ),
+        (
+            "on_error: skip up to -3 %",
+            "on_error: 'skip up to -3 %': a share of the entries is above 0 % and at most 100 %",
+        ),
+        (
+            "on_error: skip up to nan %",
+            "on_error: 'skip up to nan %': a share of the entries is above 0 % and at most 100 %",
+        ),
+        ("on_error: skip up to -3", "on_error: 'skip up to -3': a number of files or clusters is 1 or more"),
+        ("training: {seed: -1}", "training.seed: -1 is out of range; wants a whole number from 0 to 4294967295"),
         ("on_error: 5", "on_error: '5' is not known; write stop, skip, skip up to 5 (files or clusters)"),
         (
             "cache: 100",
