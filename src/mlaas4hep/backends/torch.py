@@ -34,6 +34,7 @@ from mlaas4hep.backends.protocol import (
 from mlaas4hep.backends.torch_built_in import BUILT_IN, NetworkDials
 from mlaas4hep.backends.torch_checkpoint import module_arrays, optimiser_arrays, recover_module, recover_optimiser
 from mlaas4hep.backends.torch_network import Network, OutputKind, export_network, generator_at, inputs_of
+from mlaas4hep.backends.torch_norm import weigh_events
 from mlaas4hep.backends.weights import require_finite
 from mlaas4hep.errors import ModelError, nearest
 from mlaas4hep.graph.core import FLAT_INPUT, Core
@@ -161,6 +162,7 @@ class TorchLearner:
         self.task = network.task
         self.where = where
         self.loss = loss_of(dials)
+        self.notes = network.notes
         self._settings = settings
         self._average = Average(dials.averaging)
         self._shown = copy.deepcopy(network) if dials.averaging else network
@@ -183,6 +185,7 @@ class TorchLearner:
         shares = torch.from_numpy((weights / total).astype(np.float32))
         # One row has no spread: batch normalisation would refuse it.
         self.network.train(len(truth) > 1)
+        weigh_events(self.network, shares)
         with told_with(self.where, "the module failed"), _threads(self.task), self._own_randomness():
             self._optimiser.zero_grad(set_to_none=True)
             each = self.network.losses(self.network.prepare(inputs), torch.from_numpy(truth), self.loss)
