@@ -64,6 +64,7 @@ IMAGE = {
     "y": "eta",
     "bins": [8, 8],
     "range": [[-100, 200], [-3, 3]],
+    "latent": 8,
     "hidden_event": [32, 16],
     "learning_rate": 5e-3,
     "dropout": 0.0,

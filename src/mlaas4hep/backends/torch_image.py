@@ -14,10 +14,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
-from mlaas4hep.backends.dials import Dials, bad_sizes
+from mlaas4hep.backends.dials import Dials, bad_sizes, out_of_range
 from mlaas4hep.backends.losses import LossName
 from mlaas4hep.backends.protocol import Task
-from mlaas4hep.backends.torch_models import Activation, multi_layer, ranges_of
+from mlaas4hep.backends.torch_models import Activation, activation_of, multi_layer, ranges_of
 from mlaas4hep.errors import ModelError, nearest
 from mlaas4hep.graph.core import MASK_SUFFIX
 from mlaas4hep.spec.scaling import FeatureScaling, GroupScaling, Scaler
@@ -46,6 +46,8 @@ class ImageDials(Dials, frozen=True, forbid_unknown_fields=True):
         Pixels along x and along y.
     range
         First and last edge along x, and along y, in the variables' own units. Objects beyond are not seen.
+    latent
+        How many numbers the image becomes, so that a few variables of the event are not lost beside it.
     hidden_event
         Sizes of the hidden layers that see what was found in the image, together with the variables of the event.
     activation
@@ -64,6 +66,7 @@ class ImageDials(Dials, frozen=True, forbid_unknown_fields=True):
     value: tuple[str, ...] = ()
     bins: tuple[int, int] = (32, 32)
     range: tuple[tuple[float, float], tuple[float, float]] = ((-0.8, 0.8), (-0.8, 0.8))
+    latent: int = 64
     hidden_event: tuple[int, ...] = (64,)
     activation: Activation = "relu"
     dropout: float = 0.1
@@ -85,7 +88,8 @@ class ImageDials(Dials, frozen=True, forbid_unknown_fields=True):
         if not all(low < high for low, high in self.range):
             found = [list(ends) for ends in self.range]
             lines.append(f"range: {found} is out of range; wants the lower end first, as in [[-0.8, 0.8], [-0.8, 0.8]]")
-        return lines + bad_sizes("hidden_event", self.hidden_event) + ranges_of(self)
+        lines += out_of_range(self, above_zero=("latent",)) + bad_sizes("hidden_event", self.hidden_event)
+        return lines + ranges_of(self)
 
 
 class Image(torch.nn.Module):
@@ -168,13 +172,14 @@ class ImageNetwork(torch.nn.Module):
         self.collection = group.name
         self.flat = tuple(one.name for one in event)
         self.image, self.trunk = Image(group, dials), trunk
-        width = found + 1 + sum(one.width for one in event)
+        self.found = torch.nn.Sequential(torch.nn.Linear(found, dials.latent), activation_of(dials.activation))
+        width = dials.latent + 1 + sum(one.width for one in event)
         self.head = multi_layer(width, dials.hidden_event, outputs, dials.activation, dials.dropout)
 
     def forward(self, **inputs: torch.Tensor) -> torch.Tensor:
         """Logits [N, outputs] of scaled groups, [N, F] or [N, K, F], with ``<collection>_mask`` [N, K]."""
         mask = inputs[self.collection + MASK_SUFFIX]
-        found = self.trunk(self.image(inputs[self.collection], mask))
+        found = self.found(self.trunk(self.image(inputs[self.collection], mask)))
         # Objects beyond the image are counted here.
         count = (mask.to(torch.float32).sum(dim=1, keepdim=True) + 1.0).log()
         return self.head(torch.cat([found, count, *(inputs[name] for name in self.flat)], dim=1))
