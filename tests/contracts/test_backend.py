@@ -72,7 +72,7 @@ IMAGE = {
 
 
 class TestTorchCnn(BackendContract):
-    model = Model(name="cnn", dials={**IMAGE, "channels": [8, 8]})
+    model = Model(name="cnn", dials={**IMAGE, "channels": [8, 8], "learning_rate": 3e-3})
 
     @pytest.fixture(scope="class", autouse=True)
     @classmethod
@@ -83,7 +83,7 @@ class TestTorchCnn(BackendContract):
 # Fifty layers, though thin ones, take minutes for all rules.
 @pytest.mark.slow
 class TestTorchResNet50(BackendContract):
-    model = Model(name="resnet50", dials={**IMAGE, "width": 4, "value": ["pt"]})
+    model = Model(name="resnet50", dials={**IMAGE, "width": 2, "value": ["pt"], "learning_rate": 2.5e-3})
 
     @pytest.fixture(scope="class", autouse=True)
     @classmethod
