@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from urllib.parse import SplitResult, parse_qsl, urlsplit, urlunsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit, urlunsplit
 
 from mlaas4hep.errors import DataError
 
 # Names of query parameters that sign or authorise: AWS, Google and Azure, WLCG doors (authz), CloudFront and others.
 _SECRET = re.compile(
-    r"amz|goog|token|authz?$|authorization|cred|secret|passw|ticket|key|policy$|(^|[-_])sig(nature)?$|^cap\.|^xrd\.",
+    r"amz|goog|token|jwt|bearer|delegation|session|assertion|authz?$|authorization|cred|secret|passw|(^|[-_])pwd|ticket|key"
+    r"|policy$|(^|[-_])sig(nature)?$|^cap\.|^xrd\.",
     re.IGNORECASE,
 )
+# Values that give themselves away under whatever name: signed tokens, and long words of chance.
+_SECRET_VALUE = re.compile(r"eyJ[\w-]+\.|[A-Za-z0-9+_=-]{48,}\Z")
 
 
 def is_address(path: str) -> bool:
@@ -39,8 +42,14 @@ def shown(url: str) -> str:
         return f"{url.partition('://')[0]}://..." if is_address(url) else url
     if not any(secrets_in(url)):
         return url
-    query = "&".join(one for one in parts.query.split("&") if not _SECRET.search(one.partition("=")[0]))
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, query, ""))
+    query = "&".join(one for one in parts.query.split("&") if not _is_secret(*one.partition("=")[::2]))
+    path, *beside = parts.path.split(";")
+    path = ";".join([path, *(one for one in beside if not _is_secret(*one.partition("=")[::2]))])
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], path, query, ""))
+
+
+def _is_secret(name: str, value: str) -> bool:
+    return bool(_SECRET.search(name) or _SECRET_VALUE.match(unquote(value)))
 
 
 def split_address(url: str) -> SplitResult:
@@ -75,8 +84,9 @@ def secrets_in(url: str) -> Iterator[tuple[str, str]]:
         return
     user, found, _ = parts.netloc.rpartition("@")
     # root://user@host names an account, no secret; it is needed to reach the file.
-    if found and (":" in user or parts.scheme in ("http", "https", "dav", "davs")):
+    if found and (":" in user or parts.scheme in ("http", "https", "dav", "davs", "ftp")):
         yield "user and password", user
-    for name, value in parse_qsl(parts.query, keep_blank_values=True):
-        if _SECRET.search(name):
+    beside = "&".join((*parts.path.split(";")[1:], parts.query, parts.fragment))
+    for name, value in parse_qsl(beside, keep_blank_values=True):
+        if _is_secret(name, value):
             yield name, value

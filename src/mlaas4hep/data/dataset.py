@@ -31,10 +31,10 @@ from mlaas4hep.data.ragged import RaggedBatch, RaggedSlots, ReadRagged, to_ragge
 from mlaas4hep.data.reader import MAX_READ_BYTES, EventReader, reading_bytes
 from mlaas4hep.data.recycled import forget
 from mlaas4hep.data.rows import SIDE_BYTES, Rows, S, pays_compiling, permuter, writer
-from mlaas4hep.data.split import Part
+from mlaas4hep.data.split import PARTS, Part
 from mlaas4hep.data.truth import target_texts
 from mlaas4hep.data.weights import class_factors
-from mlaas4hep.errors import DataError
+from mlaas4hep.errors import DataError, nearest
 from mlaas4hep.spec.preprocess import Preprocessor
 from mlaas4hep.spec.statistics import Statistics
 
@@ -115,8 +115,19 @@ class EventDataset:
             ("threads", threads, 0),
             ("chunk_entries", chunk_entries if chunk_entries is not None else 1, 1),
         ):
-            if value < least:
-                raise DataError(f"{name} must be at least {least}, got {value}")
+            if not hasattr(value, "__index__") or value < least:
+                raise DataError(f"{name} must be a whole number of at least {least}, got {value!r}")
+        for name, word, known in (
+            ("shuffle", shuffle, (True, False, "exact")),
+            ("weights", weights, ("training", "physics")),
+            ("part", part, (None, *PARTS)),
+        ):
+            if word not in known:
+                raise DataError(
+                    f"{name}={word!r} is none of {', '.join(map(repr, known))}{nearest(str(word), map(str, known))}"
+                )
+        if cache is not None and not isinstance(cache, Cache):
+            raise DataError(f"cache={cache!r} is no Cache; write cache=Cache({str(cache)!r}), of mlaas4hep.config")
         if catalogue.kind == "data" and (part is not None or weights == "training"):
             raise DataError("samples of kind data are not learned from: they have no parts and no training weights")
         self.catalogue = catalogue

@@ -196,6 +196,7 @@ class Delivery:
             yield events.start, ReadRows(self.weigh(own)), events.fates
 
     def _from_cache(self, kept: CachedFile, file: FileEntry, block: Block, start: int, stop: int) -> _Told:
+        kept.check(block)
         table, sides = kept.read(block, start, stop, part_number(self._part))
         return start, ReadRows(self.weigh(rows_of(file.number, table, sides))), kept.fates(block, start, stop)
 

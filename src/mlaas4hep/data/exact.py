@@ -76,6 +76,8 @@ class KeptRows:
             if kept is None:
                 raise DataError(f"{file.path}: is not kept")
             segments = _segments(delivery, file, kept)
+            for _, _, block in segments:
+                kept.check(block)
             table, sides = kept.map([block for _, _, block in segments])
             self._tables.append(table)
             self._sides.append(sides)

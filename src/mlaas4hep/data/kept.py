@@ -65,6 +65,7 @@ class CachedFile:
         self.path, self.width = path, width
         self._lock = threading.Lock()
         self._notes = Journal()
+        self._checked: set[Block] = set()
         self._refresh()
 
     @property
@@ -264,6 +265,26 @@ class CachedFile:
                 low, high = bisect_left(rows, start, key=entry), bisect_left(rows, stop, key=entry)
                 found.append((first + low, high - low))
         return found
+
+    def check(self, block: Block) -> None:
+        """Whether the entries of a block rise within its range, part by part; looked at once.
+
+        Raises
+        ------
+        LostError
+            They do not: the disk says something else than was written; or they are not there any more.
+        """
+        if block in self._checked:
+            return
+        sides = self._bytes(block, "sides", block.row * 8 * SIDES, sum(block.parts) * 8 * SIDES)
+        entries = np.frombuffer(sides, np.int64).reshape(-1, SIDES)[:, 0]
+        for part in range(len(block.parts)):
+            first, count = block.rows_of(part)
+            own = entries[first - block.row : first - block.row + count]
+            if count and (own[0] < block.start or own[-1] >= block.stop or np.any(own[1:] <= own[:-1])):
+                name = self._name(block.made, "sides")
+                raise LostError(f"{name}: what is kept of the entries {block.start} to {block.stop} is damaged")
+        self._checked.add(block)
 
     def _rows(self, block: Block, first: int, count: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         table = np.frombuffer(self._bytes(block, "table", first * 4 * self.width, count * 4 * self.width), np.float32)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import entry_points
 from types import TracebackType
 from typing import Any, Protocol, Self, runtime_checkable
@@ -203,7 +204,8 @@ class SourceFormat(Protocol):
         ...
 
 
-def formats() -> dict[str, SourceFormat]:
+@cache  # asking what is installed takes as long as opening a file
+def formats() -> Mapping[str, SourceFormat]:
     """All known formats by name: the built-in ones and those of installed packages."""
     found: dict[str, SourceFormat] = {}
     for name, place in _BUILT_IN.items():

@@ -19,7 +19,6 @@ from mlaas4hep.config import Config, Tracking
 from mlaas4hep.config.text import load_yaml
 from mlaas4hep.errors import UserError
 from mlaas4hep.train.callbacks import EpochRecord, History, Progress, Watch
-from mlaas4hep.train.interrupt import Interrupted
 from mlaas4hep.train.mlflow import MlflowRun
 from mlaas4hep.train.provenance import travelling, versions
 from mlaas4hep.train.tensorboard import ENDING, EventFile
@@ -103,9 +102,10 @@ class Tracks:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        killed = isinstance(error, Interrupted | KeyboardInterrupt)
+        # What is no failure ends a run early: a signal, or a search that has seen enough of it.
+        failed = isinstance(error, Exception)
         for one in self._everyone:
-            one.end("FINISHED" if error is None else "KILLED" if killed else "FAILED")
+            one.end("FINISHED" if error is None else "FAILED" if failed else "KILLED")
         self._tell()
 
     def _tell(self) -> None:

@@ -298,6 +298,22 @@ def test_what_is_removed_while_it_is_used_comes_from_its_source_again(
         assert all(map(same_batch, expected[0], read(kept, 0))), "it was kept again"
 
 
+def test_places_that_are_damaged_on_the_disk_come_from_the_source_again(
+    stream: Callable[..., EventDataset], tmp_path: Path
+) -> None:
+    expected = read(stream(folder=None, shuffle=True), 1)
+    read(stream(shuffle=True), 0)
+    for one in (tmp_path / "cache").glob("*.sides"):
+        data = bytearray(one.read_bytes())
+        data[100:1500] = bytes(byte ^ 0x40 for byte in data[100:1500])
+        one.write_bytes(data)
+    with pytest.warns(CacheWarning, match="is damaged; it is read from its source again"):
+        again = read(stream(shuffle=True), 1)
+    assert all(same_batch(one, other) for one, other in zip(again, expected, strict=True))
+    with pytest.raises(DataError, match="is damaged"):
+        read(stream(shuffle="exact"), 1)
+
+
 def test_counts_of_a_part_of_what_is_kept_are_those_of_the_source(stream: Callable[..., EventDataset]) -> None:
     with stream(chunk_entries=50) as kept:
         kept.fill_cache()

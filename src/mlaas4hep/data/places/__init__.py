@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from importlib.metadata import entry_points
 from typing import Protocol, runtime_checkable
 
@@ -104,6 +105,7 @@ def scheme_of(url: str) -> str:
     return scheme.lower() if found else LOCAL
 
 
+@cache  # asking what is installed takes as long as opening a file
 def place_kinds() -> Mapping[str, str]:
     """Known schemes, and where their kinds are: built-in ones and those of installed packages."""
     return {**{entry.name: entry.value for entry in entry_points(group=GROUP)}, **_BUILT_IN}

@@ -127,11 +127,18 @@ def test_a_proxy_is_loaded_for_servers_that_ask(proxy: Path) -> None:
         ("https://host/a.root?sig=s&sv=2", "https://host/a.root?sv=2"),
         ("root://host//a.root?authz=Bearer%20x", "root://host//a.root"),
         ("root://me@host//a.root", "root://me@host//a.root"),
+        ("https://host/a.root?jwt=x&bearer=y&pwd=z&delegation=d", "https://host/a.root"),
+        ("https://host/a.root?x=eyJhbGciOiJSUzI1NiJ9.e30.c2ln&n=1", "https://host/a.root?n=1"),
+        ("https://host/a.root?x=" + 8 * "s3Cr3t" + "&n=1", "https://host/a.root?n=1"),
+        ("https://host/a.root;token=x?n=1", "https://host/a.root?n=1"),
+        ("https://host/a.root?n=1#token=x", "https://host/a.root?n=1"),
+        ("https://host/a.root?file=store/mc/RunIISummer20UL18NanoAODv9/a.root", None),
         ("https://host/a.root?sample=signal", "https://host/a.root?sample=signal"),
         ("/data/me:word@host/a.root?token=1", "/data/me:word@host/a.root?token=1"),
     ],
 )
-def test_what_is_shown_of_an_address(address: str, name: str) -> None:
+def test_what_is_shown_of_an_address(address: str, name: str | None) -> None:
+    name = name or address
     assert shown(address) == name
     assert any(secrets_in(address)) == (address != name)
     assert shown(name) == name
