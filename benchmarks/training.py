@@ -48,7 +48,7 @@ from mlaas4hep.train.loop import Part, learn_streaming
 from mlaas4hep.train.machine import machine
 from mlaas4hep.train.provenance import versions
 
-DIALS = MlpDials(hidden=(128, 64))
+DIALS = MlpDials(hidden=(128, 64), device="cpu")
 PEER_S = 900.0
 LATER = 3
 """Streamed epochs after the first."""

@@ -85,6 +85,7 @@ def test_evaluating_what_is_no_run_is_one_message_and_status_2(tmp_path: Path) -
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.slow
 def test_two_runs_of_one_config_and_seed_give_equal_hashes(tmp_path: Path) -> None:
     short = ["--set", "training.epochs=2", "--json"]
     one, other = (

@@ -36,6 +36,7 @@ model: {{name: attention, width: 16, heads: 2, learning_rate: 3.0e-3, averaging:
 """
 
 
+@pytest.mark.slow
 def test_real_nanoaod_is_learned_from_whatever_an_event_lacks(test_data: Path, tmp_path: Path) -> None:
     pytest.importorskip("torch")
     folder = test_data / "nanoaod"

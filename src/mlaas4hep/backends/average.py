@@ -34,10 +34,14 @@ class Average:
         self.share = share
         self.steps = 0
 
+    def next_share(self) -> float:
+        """Count a step, and say what the past keeps at it."""
+        self.steps += 1
+        return min(self.share, (1 + self.steps) / (10 + self.steps))
+
     def update(self, average: Arrays, latest: Arrays) -> None:
         """Bring arrays by name one step closer to the latest, in place; integers are copied."""
-        self.steps += 1
-        kept = min(self.share, (1 + self.steps) / (10 + self.steps))
+        kept = self.next_share()
         for name, values in average.items():
             _blend(values, latest[name], kept)
 

@@ -77,7 +77,9 @@ class JaxBackend:
         if model not in self.models:
             raise ModelError(f"native weights: model '{model}' is none of backend jax{nearest(model, self.models)}")
         owner = f"{model} (backend jax)"
-        dials = parse_dials(settings["dials"], self.models[model], owner=owner, where="native weights")
+        # Learned wherever that was: scores are those of the CPU.
+        given = settings["dials"] | {"device": "cpu"}
+        dials = parse_dials(given, self.models[model], owner=owner, where="native weights")
         learner = self.build(model, dials, task)
         assert isinstance(learner, JaxLearner)
         learner.restore(arrays)

@@ -19,6 +19,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from mlaas4hep.backends import devices
 from mlaas4hep.backends.arrays import below, pack, under
 from mlaas4hep.backends.blame import told_with
 from mlaas4hep.backends.jax_network import Form, Leaves, Network
@@ -30,7 +31,7 @@ from mlaas4hep.errors import ModelError
 from mlaas4hep.graph.core import Core
 from mlaas4hep.spec.scaling import Tensors
 
-JAX = Capabilities(streams=True, negative_weights=True, masks=True, regression=True, resume="exact")
+JAX = Capabilities(streams=True, negative_weights=True, masks=True, regression=True, resume="exact", gpu=True)
 
 _State = dict[str, Any]
 _SMALL = (16, 64, 256)
@@ -38,9 +39,10 @@ _SMALL = (16, 64, 256)
 
 def device_of(asked: str, where: str) -> Any:
     """The device of a dial ``device``."""
+    kind, number = devices.asked(asked)
     try:
-        return jax.devices()[0] if asked == "auto" else jax.devices(asked)[0]
-    except RuntimeError as error:
+        return jax.devices()[0] if kind == "auto" else jax.devices(kind)[number or 0]
+    except (RuntimeError, IndexError) as error:
         kinds = sorted({one.platform for one in jax.devices()})
         raise ModelError(f"{where}: model.device: {asked} is not there; JAX has {', '.join(kinds)} here") from error
 
@@ -173,7 +175,8 @@ class JaxLearner:
         self.loss = loss
         on_cpu = device.platform == "cpu"
         # Sums on a GPU come in any order.
-        self.capabilities = JAX if on_cpu else msgspec.structs.replace(JAX, resume="statistical", gpu=True)
+        self.capabilities = JAX if on_cpu else msgspec.structs.replace(JAX, resume="statistical")
+        self.device = "cpu" if on_cpu else f"{device.platform}:{device.id}"
         self.notes = () if on_cpu else (f"{network.where}: learns on {device.device_kind}",)
         self._device = device
         self._settings = settings
@@ -221,13 +224,26 @@ class JaxLearner:
 
     def predict(self, inputs: Tensors) -> Scores:
         """Scores [N, C], float32."""
+        return self._scores(inputs, self._device)
+
+    def predict_on_cpu(self, inputs: Tensors) -> Scores:
+        """The same, by the CPU, where JAX has not been told to leave it alone (``JAX_PLATFORMS``)."""
+        try:
+            device = jax.devices("cpu")[0]
+        except RuntimeError:
+            device = self._device
+        return self._scores(inputs, device)
+
+    def _scores(self, inputs: Tensors, device: Any) -> Scores:
         prepared = self.network.prepare(inputs)
         count = len(prepared[0])
         if count == 0:
             return np.zeros((0, self.task.outputs), np.float32)
         tensors = [_filled(one, rounded_up(count)) for one in prepared]
-        with told_with(self.where, "apply failed"), settled(self._device):
-            found = _compiled(_scores, self._single)(self._way, self._shown, self._fixed, tensors)
+        with told_with(self.where, "apply failed"), settled(device):
+            held = self._shown, self._fixed
+            held = held if device == self._device else jax.device_put(held, device)
+            found = _compiled(_scores, self._single)(self._way, *held, tensors)
         return np.asarray(found)[:count]
 
     def state(self) -> dict[str, NDArray[Any]]:

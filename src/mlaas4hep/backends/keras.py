@@ -17,7 +17,9 @@ import keras  # noqa: E402
 
 from mlaas4hep.backends.arrays import unpack  # noqa: E402
 from mlaas4hep.backends.blame import told_with  # noqa: E402
+from mlaas4hep.backends.devices import device_problems  # noqa: E402
 from mlaas4hep.backends.dials import Dials, bad_sizes, out_of_range, parse_dials  # noqa: E402
+from mlaas4hep.backends.keras_device import device_of  # noqa: E402
 from mlaas4hep.backends.keras_learner import KERAS, KerasLearner, require_exportable, way_of  # noqa: E402
 from mlaas4hep.backends.keras_loss import meaning_of_output, name_of, own_loss, single_loss  # noqa: E402
 from mlaas4hep.backends.keras_network import InputKind, Network, OutputKind  # noqa: E402
@@ -45,6 +47,9 @@ class MlpDials(Dials, frozen=True, forbid_unknown_fields=True):
     averaging
         The scores are those of the weights averaged over the steps, of which the past keeps this share at each step;
         0 takes the last weights.
+    device
+        `auto` is where the framework under Keras puts things: TensorFlow and JAX on a GPU that they see, PyTorch on the
+        CPU. Any other word has to be that, or is refused with what to set.
     """
 
     hidden: tuple[int, ...] = (128, 64)
@@ -53,14 +58,19 @@ class MlpDials(Dials, frozen=True, forbid_unknown_fields=True):
     learning_rate: float = 1e-3
     weight_decay: float = 0.01
     averaging: float = 0.998
+    device: str = "auto"
 
     def problems(self) -> list[str]:
         """What is out of range."""
-        return bad_sizes("hidden", self.hidden) + out_of_range(
-            self,
-            above_zero=("learning_rate",),
-            at_least_zero=("weight_decay",),
-            between={"dropout": (0, 0.95), "averaging": (0, 0.99999)},
+        return (
+            bad_sizes("hidden", self.hidden)
+            + out_of_range(
+                self,
+                above_zero=("learning_rate",),
+                at_least_zero=("weight_decay",),
+                between={"dropout": (0, 0.95), "averaging": (0, 0.99999)},
+            )
+            + device_problems(self.device)
         )
 
 
@@ -79,6 +89,8 @@ class OwnDials(Dials, frozen=True, forbid_unknown_fields=True):
     inputs
         What a model without named inputs is given: the ``flat`` view, which null is too, or ``groups``, all input
         groups and masks in a dictionary.
+    device
+        As for the built-in network.
     """
 
     learning_rate: float | None = None
@@ -86,10 +98,11 @@ class OwnDials(Dials, frozen=True, forbid_unknown_fields=True):
     averaging: float = 0.0
     output: OutputKind | None = None
     inputs: InputKind | None = None
+    device: str = "auto"
 
     def problems(self) -> list[str]:
         """What is out of range."""
-        problems = out_of_range(self, between={"averaging": (0, 0.99999)})
+        problems = out_of_range(self, between={"averaging": (0, 0.99999)}) + device_problems(self.device)
         if self.learning_rate is not None:
             problems += out_of_range(self, above_zero=("learning_rate",))
         if self.weight_decay is not None:
@@ -114,7 +127,7 @@ class KerasBackend:
         where = f"{model} (backend keras)"
         with seeded(task.seed):
             network = Network(_mlp(dials, task), task, inputs=None, where=where)
-        own = OwnDials(dials.learning_rate, dials.weight_decay, dials.averaging, "logits")
+        own = OwnDials(dials.learning_rate, dials.weight_decay, dials.averaging, "logits", device=dials.device)
         return _learner(network, own, model=model, dials=dials)
 
     def load(self, files: Mapping[str, bytes], task: Task) -> Predictor:
@@ -123,7 +136,10 @@ class KerasBackend:
         model = settings["model"]
         if model not in self.models:
             raise ModelError(f"native weights: model '{model}' is none of backend keras{nearest(model, self.models)}")
-        dials = parse_dials(settings["dials"], MlpDials, owner=f"{model} (backend keras)", where="native weights")
+        # Wherever it was learned: scores are those of the framework here.
+        dials = parse_dials(
+            settings["dials"] | {"device": "auto"}, MlpDials, owner=f"{model} (backend keras)", where="native weights"
+        )
         learner = self.build(model, dials, task)
         assert isinstance(learner, KerasLearner)
         learner.restore(arrays)
@@ -154,6 +170,7 @@ def _mlp(dials: MlpDials, task: Task) -> keras.Model:
 def _learner(network: Network, own: OwnDials, *, model: str, dials: Dials) -> KerasLearner:
     """Try the model out, compile it where nobody has, and see that it can be written as a graph."""
     keras_model, where = network.model, network.where
+    device = device_of(own.device, where)
     with told_with(where, "the model failed"), seeded(network.task.seed):
         found = network.try_out()
     compiled = keras_model.compiled
@@ -169,7 +186,7 @@ def _learner(network: Network, own: OwnDials, *, model: str, dials: Dials) -> Ke
     require_exportable(network)
     notes = (_note(keras_model, loss, where),) if compiled else ()
     settings = _settings(model, dials, output=network.output)
-    return KerasLearner(network, loss, averaging=own.averaging, settings=settings, notes=notes)
+    return KerasLearner(network, loss, averaging=own.averaging, settings=settings, device=device, notes=notes)
 
 
 def _require_agreement(model: keras.Model, own: OwnDials, where: str) -> None:

@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager
 from typing import Any, Literal
 
 import keras
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -29,7 +30,9 @@ from mlaas4hep.errors import ModelError
 from mlaas4hep.graph.core import Core
 from mlaas4hep.spec.scaling import Tensors
 
-KERAS = Capabilities(streams=True, negative_weights=True, masks=True, resume="exact")
+# PyTorch under Keras is held to the CPU, see `keras_start`.
+_SEES_GPUS = keras.config.backend() != "torch"
+KERAS = Capabilities(streams=True, negative_weights=True, masks=True, resume="exact", gpu=_SEES_GPUS)
 
 Way = Literal["batch", "train_step", "fit"]
 
@@ -56,19 +59,29 @@ class KerasLearner:
         Share of the past in the average of the weights.
     settings
         Written beside the weights.
+    device
+        Where it learns, ``cpu`` or ``gpu``.
     notes
         What the user should be told.
     """
 
-    capabilities = KERAS
-
     def __init__(
-        self, network: Network, loss: Any, *, averaging: float, settings: Mapping[str, Any], notes: Sequence[str] = ()
+        self,
+        network: Network,
+        loss: Any,
+        *,
+        averaging: float,
+        settings: Mapping[str, Any],
+        device: str = "cpu",
+        notes: Sequence[str] = (),
     ) -> None:
         self.network = network
         self.task = network.task
         self.where = network.where
-        self.notes = tuple(notes)
+        self.device = device
+        # Sums on a GPU come in any order.
+        self.capabilities = KERAS if device == "cpu" else msgspec.structs.replace(KERAS, resume="statistical")
+        self.notes = (*notes, *(() if device == "cpu" else (f"{network.where}: learns on a GPU",)))
         self._model = network.model
         self._settings = settings
         self._form = form_of_labels(loss, network.columns)

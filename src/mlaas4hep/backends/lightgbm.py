@@ -12,7 +12,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import lightgbm
+import numpy as np
 
+from mlaas4hep.backends.devices import asked, cuda_devices, cuda_or_cpu, device_problems
 from mlaas4hep.backends.dials import Dials, out_of_range
 from mlaas4hep.backends.lightgbm_learner import BOOSTING, MAX_BIN, MODEL_FILE, SAMPLE, BoostedTrees, BoostingLearner
 from mlaas4hep.backends.lightgbm_trees import read_forest
@@ -87,6 +89,9 @@ class BoostingDials(Dials, frozen=True, forbid_unknown_fields=True):
         Events that the bins are made from, drawn with the seed of the run; 20 bytes a value for a moment.
     early_stopping_round
         Rounds without a better validation loss before it stops.
+    device
+        `cpu`; `cuda` or `cuda:1`, which wants LightGBM built with CUDA; or `auto`, which takes such a GPU where it can.
+        On a GPU the trees are not the same to the bit. LightGBM's own `gpu`, of OpenCL, is not taken.
     """
 
     num_iterations: int = 1000
@@ -102,6 +107,7 @@ class BoostingDials(Dials, frozen=True, forbid_unknown_fields=True):
     max_bin: int = MAX_BIN
     bin_construct_sample_cnt: int = SAMPLE
     early_stopping_round: int = 50
+    device: str = "cpu"
 
     def problems(self) -> list[str]:
         """What is out of range."""
@@ -124,7 +130,7 @@ class BoostingDials(Dials, frozen=True, forbid_unknown_fields=True):
         ]
         if self.max_depth == 0 or self.max_depth < -1:
             problems.append(f"max_depth: {self.max_depth!r} is out of range; wants above 0, or -1 for no limit")
-        return problems
+        return problems + device_problems(self.device)
 
 
 class LightgbmBackend:
@@ -154,6 +160,7 @@ class LightgbmBackend:
             "feature_fraction": dials.feature_fraction,
             "max_bin": dials.max_bin,
             "bin_construct_sample_cnt": dials.bin_construct_sample_cnt,
+            **_device(dials.device, f"{model} (backend lightgbm)"),
         }
         return BoostingLearner(parameters, rounds=dials.num_iterations, patience=dials.early_stopping_round, task=task)
 
@@ -195,6 +202,35 @@ class LightgbmBackend:
         if given["random_state"] is not None:
             parameters["seed"] = _seed(given["random_state"], where)
         return BoostingLearner(parameters, rounds=int(given["n_estimators"]), patience=given.get(_PATIENCE), task=task)
+
+
+def _device(device: str, where: str) -> dict[str, Any]:
+    """LightGBM's parameters for where it learns; none for the CPU."""
+    install = (
+        "build LightGBM with it (pip install --no-binary lightgbm --config-settings=cmake.define.USE_CUDA=ON lightgbm)"
+    )
+    kind = asked(device).kind
+    built = kind != "cpu" and (kind != "auto" or cuda_devices() > 0) and _has_cuda()
+    found, problem = cuda_or_cpu(device, built=built, install=install)
+    if problem is not None:
+        raise ModelError(f"{where}: device: {device} cannot be used: {problem}")
+    if found == "cpu":
+        return {}
+    number = asked(found).number
+    rows = {"force_col_wise": False, "force_row_wise": True}  # all that LightGBM knows there
+    return {"device_type": "cuda", **rows, **({} if number is None else {"gpu_device_id": number})}
+
+
+def _has_cuda() -> bool:
+    """Whether this LightGBM was built with CUDA: it says so only when it is asked to learn."""
+    rows = lightgbm.Dataset(np.zeros((2, 1)), np.array([0.0, 1.0]), params={"verbosity": -1})
+    try:
+        lightgbm.Booster({"objective": "binary", "device_type": "cuda", "verbosity": -1}, rows)
+    except lightgbm.basic.LightGBMError as error:
+        if "not enabled in this build" in str(error):
+            return False
+        raise ModelError(f"LightGBM cannot learn on a CUDA GPU here: {error}; give device: cpu") from error
+    return True
 
 
 def _refused(given: Mapping[str, Any]) -> list[str]:

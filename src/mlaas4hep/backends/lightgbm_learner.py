@@ -27,7 +27,7 @@ from mlaas4hep.errors import DataError, ModelError
 from mlaas4hep.graph.core import Core
 from mlaas4hep.spec.scaling import Scaler, Tensors
 
-BOOSTING = Capabilities(streams=False, missing_native=True)
+BOOSTING = Capabilities(streams=False, missing_native=True, gpu=True)
 MODEL_FILE, SETTINGS_FILE = "lightgbm.txt", "lightgbm_settings.json"
 MAX_BIN, SAMPLE = 255, 200_000
 
@@ -91,6 +91,8 @@ class BoostingLearner:
 
     def __init__(self, parameters: Mapping[str, Any], *, rounds: int, patience: int | None, task: Task) -> None:
         self.parameters = _of_task(task) | dict(parameters)
+        self.device = str(self.parameters.get("device_type", "cpu"))
+        self.notes = () if self.device == "cpu" else (f"model lightgbm: learns on {self.device}",)
         self.rounds = rounds
         self.patience = patience
         self.task = task

@@ -14,7 +14,7 @@ table for one that does not; an event of weight 2 is learned like two events of 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -156,6 +156,29 @@ class NotingLearner(Learner, Protocol):
     """One that has something to tell of how it learns; the run tells it before it begins."""
 
     notes: Sequence[str]
+
+
+@runtime_checkable
+class PlacedLearner(Learner, Protocol):
+    """One that says where it learns: ``cpu``, ``cuda:0``; without it that is the CPU."""
+
+    device: str
+
+
+@runtime_checkable
+class MovedLearner(PlacedLearner, Protocol):
+    """One whose `predict` runs on a GPU, and that can do the same on the CPU, where graphs are served."""
+
+    def predict_on_cpu(self, inputs: Tensors) -> Scores:
+        """As `predict`."""
+
+
+def reference_of(learner: Learner) -> Callable[[Tensors], Scores]:
+    """What a graph is held against: the framework's own scores, by the CPU where it can.
+
+    Sums of float32 in another order differ by as much as a graph may.
+    """
+    return learner.predict_on_cpu if isinstance(learner, MovedLearner) else learner.predict
 
 
 @runtime_checkable

@@ -14,6 +14,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostin
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 
 from mlaas4hep.backends.arrays import unpack
+from mlaas4hep.backends.devices import device_problems
 from mlaas4hep.backends.dials import Dials, bad_sizes, out_of_range
 from mlaas4hep.backends.forest import StoredForest
 from mlaas4hep.backends.losses import refuse_loss
@@ -39,6 +40,8 @@ class MlpDials(Dials, frozen=True, forbid_unknown_fields=True):
     averaging
         The scores are those of the weights averaged over the steps, of which the past keeps this share at each step;
         0 takes the last weights. Single steps of small batches then matter less.
+    device
+        `auto` and `cpu` are the CPU; scikit-learn has no other.
     """
 
     hidden: tuple[int, ...] = (128, 64)
@@ -46,13 +49,15 @@ class MlpDials(Dials, frozen=True, forbid_unknown_fields=True):
     learning_rate: float = 2e-3
     l2: float = 4e-3
     averaging: float = 0.998
+    device: str = "auto"
 
     def problems(self) -> list[str]:
         """What is out of range."""
         ranges = out_of_range(
             self, above_zero=("learning_rate",), at_least_zero=("l2",), between={"averaging": (0, 0.99999)}
         )
-        return bad_sizes("hidden", self.hidden) + ranges
+        on_gpu = device_problems(self.device, only_cpu="for a GPU take backend: torch")
+        return bad_sizes("hidden", self.hidden) + ranges + on_gpu
 
 
 class BdtDials(Dials, frozen=True, forbid_unknown_fields=True):
@@ -76,6 +81,8 @@ class BdtDials(Dials, frozen=True, forbid_unknown_fields=True):
         Rounds without a better validation loss before it stops.
     loss
         Of a regression; classes are learned by cross-entropy. scikit-learn's boosting has no Huber loss.
+    device
+        `auto` and `cpu` are the CPU; scikit-learn has no other.
     """
 
     trees: int = 500
@@ -87,6 +94,7 @@ class BdtDials(Dials, frozen=True, forbid_unknown_fields=True):
     bins: int = 255
     patience: int = 20
     loss: Literal["squared", "absolute"] = "squared"
+    device: str = "auto"
 
     def problems(self) -> list[str]:
         """What is out of range."""
@@ -95,7 +103,7 @@ class BdtDials(Dials, frozen=True, forbid_unknown_fields=True):
             above_zero=("trees", "learning_rate", "min_events", "patience"),
             at_least_zero=("l2",),
             between={"bins": (2, 255), "leaves": (2, 65536), "depth": (1, 64)},
-        )
+        ) + device_problems(self.device, only_cpu="for a GPU take backend: xgboost")
 
 
 class SklearnBackend:

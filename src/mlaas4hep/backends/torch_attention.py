@@ -13,9 +13,9 @@ from collections.abc import Sequence
 import torch
 from torch.nn import functional
 
-from mlaas4hep.backends.dials import Dials, bad_sizes, out_of_range
-from mlaas4hep.backends.losses import LossName
+from mlaas4hep.backends.dials import bad_sizes, out_of_range
 from mlaas4hep.backends.torch_models import Activation, activation_of, multi_layer, ranges_of
+from mlaas4hep.backends.torch_optimiser import TorchDials
 from mlaas4hep.graph.core import MASK_SUFFIX
 from mlaas4hep.spec.scaling import GroupScaling
 
@@ -29,8 +29,8 @@ _ROWS = 32
 _WIDENING = 2
 
 
-class AttentionDials(Dials, frozen=True, forbid_unknown_fields=True):
-    """Dials of the particle transformer.
+class AttentionDials(TorchDials, frozen=True, forbid_unknown_fields=True):
+    """Dials of the particle transformer; those of the training are shared by all models of the backend.
 
     Parameters
     ----------
@@ -46,10 +46,6 @@ class AttentionDials(Dials, frozen=True, forbid_unknown_fields=True):
         Between the layers.
     dropout
         Share of the values that is set to 0 in a step.
-    learning_rate, weight_decay
-        Of AdamW.
-    averaging, loss, huber_delta
-        As for `mlp`.
     """
 
     width: int = 64
@@ -58,11 +54,6 @@ class AttentionDials(Dials, frozen=True, forbid_unknown_fields=True):
     hidden_event: tuple[int, ...] = (64,)
     activation: Activation = "relu"
     dropout: float = 0.1
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.01
-    averaging: float = 0.998
-    loss: LossName = "squared"
-    huber_delta: float = 0.3
 
     def problems(self) -> list[str]:
         """What is out of range."""

@@ -14,10 +14,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
-from mlaas4hep.backends.dials import Dials, bad_sizes, out_of_range
-from mlaas4hep.backends.losses import LossName
+from mlaas4hep.backends.dials import bad_sizes, out_of_range
 from mlaas4hep.backends.protocol import Task
 from mlaas4hep.backends.torch_models import Activation, activation_of, multi_layer, ranges_of
+from mlaas4hep.backends.torch_optimiser import TorchDials
 from mlaas4hep.errors import ModelError, nearest
 from mlaas4hep.graph.core import MASK_SUFFIX
 from mlaas4hep.spec.scaling import FeatureScaling, GroupScaling, Scaler
@@ -30,8 +30,8 @@ _LOG_LIMIT = float(np.log(_LIMIT))
 _TAILS = (0.005, 0.995)
 
 
-class ImageDials(Dials, frozen=True, forbid_unknown_fields=True):
-    """Dials of the image, shared by all networks that see one.
+class ImageDials(TorchDials, frozen=True, forbid_unknown_fields=True):
+    """Dials of the image, shared by all networks that see one; those of the training are shared by all of the backend.
 
     Parameters
     ----------
@@ -54,10 +54,6 @@ class ImageDials(Dials, frozen=True, forbid_unknown_fields=True):
         Between these layers.
     dropout
         Share of their values that is set to 0 in a step.
-    learning_rate, weight_decay
-        Of AdamW.
-    averaging, loss, huber_delta
-        As for `mlp`.
     """
 
     collection: str | None = None
@@ -70,11 +66,6 @@ class ImageDials(Dials, frozen=True, forbid_unknown_fields=True):
     hidden_event: tuple[int, ...] = (64,)
     activation: Activation = "relu"
     dropout: float = 0.1
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.01
-    averaging: float = 0.998
-    loss: LossName = "squared"
-    huber_delta: float = 0.3
 
     def problems(self) -> list[str]:
         """What is missing or out of range."""

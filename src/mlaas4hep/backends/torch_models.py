@@ -13,8 +13,8 @@ from typing import Literal
 
 import torch
 
-from mlaas4hep.backends.dials import Dials, bad_sizes, out_of_range
-from mlaas4hep.backends.losses import LossName
+from mlaas4hep.backends.dials import bad_sizes, out_of_range
+from mlaas4hep.backends.torch_optimiser import TorchDials
 from mlaas4hep.graph.core import MASK_SUFFIX
 from mlaas4hep.spec.scaling import GroupScaling
 
@@ -30,8 +30,8 @@ _ACTIVATIONS: Mapping[str, Callable[[], torch.nn.Module]] = {
 _FLOOR = -1e9
 
 
-class MlpDials(Dials, frozen=True, forbid_unknown_fields=True):
-    """Dials of the network.
+class MlpDials(TorchDials, frozen=True, forbid_unknown_fields=True):
+    """Dials of the network; those of the training are shared by all models of the backend.
 
     Parameters
     ----------
@@ -41,33 +41,21 @@ class MlpDials(Dials, frozen=True, forbid_unknown_fields=True):
         Between the layers.
     dropout
         Share of the hidden values that is set to 0 in a step.
-    learning_rate, weight_decay
-        Of AdamW.
-    averaging
-        The scores are those of the weights averaged over the steps, of which the past keeps this share at each step;
-        0 takes the last weights.
-    loss
-        Of a regression; classes are learned by cross-entropy.
-    huber_delta
-        Where Huber's loss turns from squared to absolute, in units of the target's spread.
     """
 
     hidden: tuple[int, ...] = (128, 64)
     activation: Activation = "relu"
     dropout: float = 0.2
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.01
-    averaging: float = 0.998
-    loss: LossName = "squared"
-    huber_delta: float = 0.3
 
     def problems(self) -> list[str]:
         """What is out of range."""
         return bad_sizes("hidden", self.hidden) + ranges_of(self)
 
 
-class DeepSetsDials(Dials, frozen=True, forbid_unknown_fields=True):
+class DeepSetsDials(TorchDials, frozen=True, forbid_unknown_fields=True):
     """Dials of the network on collections (Zaheer et al. 2017; energy flow networks, Komiske et al. 2019).
+
+    Those of the training are shared by all models of the backend.
 
     Parameters
     ----------
@@ -81,12 +69,6 @@ class DeepSetsDials(Dials, frozen=True, forbid_unknown_fields=True):
         Between the layers.
     dropout
         Share of the hidden values of the event that is set to 0 in a step.
-    learning_rate, weight_decay
-        Of AdamW.
-    averaging
-        As for `mlp`.
-    loss, huber_delta
-        As for `mlp`.
     """
 
     hidden_object: tuple[int, ...] = (64, 64)
@@ -95,10 +77,6 @@ class DeepSetsDials(Dials, frozen=True, forbid_unknown_fields=True):
     activation: Activation = "relu"
     dropout: float = 0.1
     learning_rate: float = 3e-3
-    weight_decay: float = 0.01
-    averaging: float = 0.998
-    loss: LossName = "squared"
-    huber_delta: float = 0.3
 
     def problems(self) -> list[str]:
         """What is out of range."""
@@ -106,14 +84,9 @@ class DeepSetsDials(Dials, frozen=True, forbid_unknown_fields=True):
         return sizes + out_of_range(self, above_zero=("latent",)) + ranges_of(self)
 
 
-def ranges_of(dials: Dials) -> list[str]:
+def ranges_of(dials: TorchDials) -> list[str]:
     """What is out of range among the dials that all networks share."""
-    return out_of_range(
-        dials,
-        above_zero=("learning_rate", "huber_delta"),
-        at_least_zero=("weight_decay",),
-        between={"dropout": (0, 0.95), "averaging": (0, 0.99999)},
-    )
+    return out_of_range(dials, between={"dropout": (0, 0.95)}) + TorchDials.problems(dials)
 
 
 class DeepSets(torch.nn.Module):

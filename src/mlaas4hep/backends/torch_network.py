@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from mlaas4hep.backends.losses import SQUARED, Loss
 from mlaas4hep.backends.protocol import Task
+from mlaas4hep.backends.torch_device import Placement
 from mlaas4hep.errors import ModelError, nearest
 from mlaas4hep.graph.core import FLAT_INPUT, MASK_SUFFIX, OPSET
 from mlaas4hep.spec.scaling import Scaler, Tensors
@@ -78,14 +79,21 @@ class Network(torch.nn.Module):
         self.notes: tuple[str, ...] = ()
         self.output: OutputKind | Literal["values"] = _VALUES if task.kind == "regression" else output
         self._scaler = Scaler(task.groups)
+        self.placement = Placement()
+
+    def place(self, placement: Placement) -> Network:
+        """Move it, in place; what it is given is moved there too."""
+        self.placement = placement
+        self.to(placement.device)
+        return self
 
     def prepare(self, inputs: Tensors) -> tuple[torch.Tensor, ...]:
         """What the module is given for raw input groups."""
         if self.inputs == (FLAT_INPUT,):
-            return (torch.from_numpy(self._scaler.flat(inputs)),)
+            return (self.placement.put(self._scaler.flat(inputs)),)
         arrays: dict[str, NDArray[Any]] = dict(self._scaler.tensors(inputs))
         arrays |= {f"{name}{MASK_SUFFIX}": mask for name, mask in self._scaler.masks(inputs).items()}
-        return tuple(torch.from_numpy(np.ascontiguousarray(arrays[name])) for name in self.inputs)
+        return tuple(self.placement.put(np.ascontiguousarray(arrays[name])) for name in self.inputs)
 
     def raw(self, *tensors: torch.Tensor) -> torch.Tensor:
         """The module's output as [N, columns]."""
@@ -103,8 +111,13 @@ class Network(torch.nn.Module):
         return found[:, 1:] if self.task.outputs == 1 and found.shape[1] == 2 else found
 
     def losses(self, tensors: tuple[torch.Tensor, ...], truth: torch.Tensor, loss: Loss = SQUARED) -> torch.Tensor:
-        """Cross-entropy of each event, [N]; of a regression ``loss``, the mean over the targets."""
-        found = self.raw(*tensors)
+        """Cross-entropy of each event, [N]; of a regression ``loss``, the mean over the targets.
+
+        In the precision of the placement the module alone is computed, not the loss.
+        """
+        with self.placement.rounding():
+            found = self.raw(*tensors)
+        found = found.float() if found.dtype == torch.bfloat16 else found
         if self.output == _VALUES:
             return _of_residuals(found - truth, loss)
         return self._cross_entropy(found, truth)
@@ -187,7 +200,8 @@ def _quiet(logger: str) -> Iterator[None]:
 def generator_at(seed: int) -> Iterator[None]:
     """torch's generator at a seed, and afterwards as it was."""
     before = torch.get_rng_state()
-    torch.manual_seed(seed)
+    # `torch.manual_seed` would seed the generators of GPUs, too.
+    torch.default_generator.manual_seed(seed)
     try:
         yield
     finally:

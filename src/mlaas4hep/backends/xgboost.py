@@ -13,6 +13,7 @@ from typing import Any
 
 import xgboost
 
+from mlaas4hep.backends.devices import cuda_or_cpu, device_problems
 from mlaas4hep.backends.dials import Dials, out_of_range
 from mlaas4hep.backends.losses import LossName, refuse_loss
 from mlaas4hep.backends.protocol import Capabilities, Learner, Predictor, Task
@@ -55,7 +56,6 @@ _DECIDED = (
 )
 _ONLY: Mapping[str, tuple[Any, ...]] = {
     "booster": ("gbtree",),
-    "device": ("cpu",),
     "enable_categorical": (False,),
     "multi_strategy": ("one_output_per_tree",),
     "sampling_method": ("uniform",),
@@ -99,6 +99,9 @@ class BoostingDials(Dials, frozen=True, forbid_unknown_fields=True):
         Of a regression; classes are learned by cross-entropy. ``huber`` is XGBoost's smooth kin of it, pseudo-Huber.
     huber_delta
         Where that turns from squared to absolute, in units of the target's spread.
+    device
+        `cpu`; `cuda` or `cuda:1`, which wants XGBoost with CUDA, and the bins of all events in memory; or `auto`, which
+        takes such a GPU where it can. On a GPU the trees are not the same to the bit.
     """
 
     trees: int = 1000
@@ -111,6 +114,7 @@ class BoostingDials(Dials, frozen=True, forbid_unknown_fields=True):
     patience: int = 50
     loss: LossName = "squared"
     huber_delta: float = 0.3
+    device: str = "cpu"
 
     def problems(self) -> list[str]:
         """What is out of range."""
@@ -122,7 +126,7 @@ class BoostingDials(Dials, frozen=True, forbid_unknown_fields=True):
         )
         if self.subsample > 1:
             problems.append(f"subsample: {self.subsample!r} is out of range; wants above 0 to 1")
-        return problems
+        return problems + device_problems(self.device)
 
 
 class XgboostBackend:
@@ -146,6 +150,7 @@ class XgboostBackend:
             "reg_lambda": dials.l2,
             "subsample": dials.subsample,
             "max_bin": dials.bins,
+            "device": _device(dials.device, f"{model} (backend xgboost)"),
             **_objective(dials, task, model),
         }
         return BoostingLearner(parameters, rounds=dials.trees, patience=dials.patience, task=task)
@@ -180,12 +185,23 @@ class XgboostBackend:
         if problems:
             raise ModelError(f"{where}: {kind.__name__}: {'; '.join(problems)}")
         parameters = {name: given[name] for name in _KEPT if given[name] is not None}
+        parameters["device"] = _device(given["device"] or "cpu", f"{where}: {kind.__name__}")
         if task.kind == "regression":
             parameters["objective"] = given["objective"]
         if given["random_state"] is not None:
             parameters["seed"] = _seed(given["random_state"], where)
         rounds = _DEFAULT_ROUNDS if given["n_estimators"] is None else int(given["n_estimators"])
         return BoostingLearner(parameters, rounds=rounds, patience=given["early_stopping_rounds"], task=task)
+
+
+def _device(device: str, where: str) -> str:
+    """Where XGBoost learns: it would fall back to the CPU with no more than a warning."""
+    built = bool(xgboost.build_info().get("USE_CUDA"))
+    install = "install 'xgboost' in the place of 'xgboost-cpu' (pip uninstall xgboost-cpu; pip install xgboost)"
+    found, problem = cuda_or_cpu(device, built=built, install=install)
+    if problem is not None:
+        raise ModelError(f"{where}: device: {device} cannot be used: {problem}")
+    return found
 
 
 def _objective(dials: BoostingDials, task: Task, model: str) -> dict[str, Any]:
@@ -206,7 +222,9 @@ def _refused(given: Mapping[str, Any], only: Mapping[str, tuple[Any, ...]]) -> l
     for name, value in given.items():
         if value is None or name in _KEPT or name in _DECIDED:
             continue
-        if name == "missing":
+        if name == "device":
+            problems += device_problems(value)
+        elif name == "missing":
             if not (isinstance(value, float) and value != value):
                 problems.append(f"missing={value!r}: missing values are NaN here; leave it")
         elif name not in only:

@@ -27,7 +27,7 @@ from mlaas4hep.errors import DataError, ModelError
 from mlaas4hep.graph.core import Core
 from mlaas4hep.spec.scaling import Scaler, Tensors
 
-BOOSTING = Capabilities(streams=False, out_of_core=True, missing_native=True, regression=True)
+BOOSTING = Capabilities(streams=False, out_of_core=True, missing_native=True, regression=True, gpu=True)
 MODEL_FILE, SETTINGS_FILE = "xgboost.json", "xgboost_settings.json"
 MAX_BIN = 256
 
@@ -53,7 +53,8 @@ class BoostedTrees:
         self.booster = booster
         self.task = task
         self._scaler = Scaler(task.groups)
-        booster.set_param({"nthread": task.threads})
+        # Scores are those of the CPU, wherever the trees were learned.
+        booster.set_param({"nthread": task.threads, "device": "cpu"})
 
     @cached_property
     def forest(self) -> Forest:
@@ -103,6 +104,9 @@ class BoostingLearner:
 
     def __init__(self, parameters: Mapping[str, Any], *, rounds: int, patience: int | None, task: Task) -> None:
         self.parameters = _with_metric(_of_task(task) | dict(parameters))
+        self.device = str(self.parameters.get("device", "cpu"))
+        on_gpu = f"model xgboost: learns on {self.device}, with the bins of all events in memory"
+        self.notes = () if self.device == "cpu" else (on_gpu,)
         self.rounds = rounds
         self.patience = patience
         self.task = task
@@ -125,12 +129,17 @@ class BoostingLearner:
         depth = min(int(self.parameters.get("max_depth") or 6), 16)
         histograms = width * self._bins * 16 * 2**depth
         learning = rows * (32 + 20 * outputs) + validation_rows * (10 + 8 * outputs) + histograms
+        if self.device != "cpu":
+            learning += events * width * (1 if self._bins < MAX_BIN else 2)
         return int(pages + max(sketches, learning))
 
     def disk_estimate(self, rows: int, validation_rows: int) -> int:
-        """XGBoost's cache: at most a bin number of 4 bytes and its copy by columns a value, and 16 bytes an event."""
+        """XGBoost's cache: at most a bin number of 4 bytes and its copy by columns a value, and 16 bytes an event.
+
+        None for a GPU.
+        """
         own = 2 if self._bins <= MAX_BIN else 4
-        return (rows + validation_rows) * (self.task.width * (4 + own) + 16)
+        return (rows + validation_rows) * (self.task.width * (4 + own) + 16) if self.device == "cpu" else 0
 
     @property
     def _bins(self) -> int:
@@ -165,13 +174,10 @@ class BoostingLearner:
     def _matrix(
         self, pages: Pages, scale: float, cache: Path, *, binned_like: xgboost.DMatrix | None = None
     ) -> xgboost.DMatrix:
-        return xgboost.ExtMemQuantileDMatrix(
-            _PageIterator(pages, scale, cache),
-            missing=np.nan,
-            nthread=self.task.threads,
-            max_bin=self._bins,
-            ref=binned_like,
-        )
+        """Bins on disk; for a GPU in memory, since XGBoost reads disk for it only from pages that lie on the GPU."""
+        kind = xgboost.ExtMemQuantileDMatrix if self.device == "cpu" else xgboost.QuantileDMatrix
+        iterator = _PageIterator(pages, scale, cache if self.device == "cpu" else None)
+        return kind(iterator, missing=np.nan, nthread=self.task.threads, max_bin=self._bins, ref=binned_like)
 
     @property
     def learned(self) -> BoostedTrees:
@@ -249,11 +255,11 @@ def _survey(pages: Pages, task: Task, *, part: str) -> float:
 class _PageIterator(xgboost.DataIter):
     """Hands pages to XGBoost, which asks for all of them several times."""
 
-    def __init__(self, pages: Pages, scale: float, cache: Path) -> None:
+    def __init__(self, pages: Pages, scale: float, cache: Path | None) -> None:
         self._pages = pages
         self._scale = scale
         self._rest: Iterator[Table] = iter(pages)
-        super().__init__(cache_prefix=str(cache))
+        super().__init__(cache_prefix=None if cache is None else str(cache))
 
     def reset(self) -> None:
         """Back to the first page."""

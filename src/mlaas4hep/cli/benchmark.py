@@ -17,6 +17,7 @@ Examples:
   mlaas4hep benchmark config.yaml                            # some seconds a stage
   mlaas4hep benchmark config.yaml --seconds 20 -o laptop.json
   mlaas4hep benchmark config.yaml --set model='{name: mlp, backend: torch}' -o torch.json
+  mlaas4hep benchmark config.yaml --device cuda -o gpu.json  # the same config, on a GPU
   mlaas4hep benchmark --compare laptop.json tier2.json       # side by side, ratios to the first
   mlaas4hep benchmark config.yaml --set samples.ttH.files='root://host//store/ttH/*.root' -o far.json
 """
@@ -27,10 +28,9 @@ Examples:
 @click.option("--max-events", type=click.IntRange(1), default=200_000, show_default=True, help="Entries to use in all.")
 @click.option(
     "--device",
-    type=click.Choice(["auto", "cpu", "cuda"]),
-    default="auto",
-    show_default=True,
-    help="That learns; refused by name where the model cannot use it.",
+    metavar="DEVICE",
+    help="That learns: auto, cpu, gpu, cuda, cuda:1 or mps; refused by name where the model cannot use it.  "
+    "[default: as the config says]",
 )
 @click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one key of the config; may be repeated."
@@ -44,7 +44,7 @@ def command(
     compare: bool,
     seconds: float,
     max_events: int,
-    device: str,
+    device: str | None,
     overrides: tuple[str, ...],
     output: Path | None,
     threads: int | None,

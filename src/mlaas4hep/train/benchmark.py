@@ -17,9 +17,9 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from mlaas4hep.backends.protocol import InMemoryLearner, Learner, StreamingLearner, Task
+from mlaas4hep.backends.protocol import InMemoryLearner, Learner, PlacedLearner, StreamingLearner, Task
 from mlaas4hep.backends.registry import Choice, choose
-from mlaas4hep.config import Config
+from mlaas4hep.config import Config, Model
 from mlaas4hep.data.batches import Batch
 from mlaas4hep.data.catalogue import Catalogue
 from mlaas4hep.data.dataset import EventDataset
@@ -150,7 +150,7 @@ def benchmark(
     seconds: float,
     max_events: int | None,
     threads: int | None = None,
-    device: str = "auto",
+    device: str | None = None,
     progress: Progress,
 ) -> Table:
     """Measure every stage.
@@ -166,17 +166,16 @@ def benchmark(
     threads
         That read ahead.
     device
-        ``auto``, ``cpu`` or ``cuda``.
+        For the model's dial of this name, in the place of what the config says: ``auto``, ``cpu``, ``cuda``.
     progress
         Told how far it is.
 
     Raises
     ------
     UserError
-        Whatever is wrong with config, files or model; a device that the model cannot use.
+        Whatever is wrong with config, files or model; a device that the model cannot use, or a model without the dial.
     """
-    choice = choose(config.model, where=config.path)
-    used = _device(choice, device)
+    choice = choose(_placed(config.model, device), where=config.path)
     threads = default_threads() if threads is None else threads
     progress.start("opening files", unit="files")
     catalogue = Catalogue.open(config, progress=progress.update)
@@ -199,16 +198,13 @@ def benchmark(
     rates["train"] = _train(bench, learner)
     rates["score"] = _score(bench, learner)
     made = datetime.now(UTC).isoformat(timespec="seconds")
+    used = learner.device if isinstance(learner, PlacedLearner) else "cpu"
     return Table(config.name, choice.title, rates, used, threads, machine(), versions(), made)
 
 
-def _device(choice: Choice, asked: str) -> str:
-    """What learns; `ModelError` where a model cannot use what was asked for."""
-    if asked != "cuda":
-        return "cpu"
-    if choice.backend is not None and choice.file is None and choice.backend.capabilities(choice.model).gpu:
-        return "cuda"
-    raise ModelError(f"--device cuda: model {choice.title} learns on the CPU in this version; give --device cpu")
+def _placed(model: Model, device: str | None) -> Model:
+    """The model with a device for its dial, where one is asked for."""
+    return model if device is None else msgspec.structs.replace(model, dials=dict(model.dials) | {"device": device})
 
 
 def _read(bench: _Bench, columns: Sequence[str]) -> Rate:

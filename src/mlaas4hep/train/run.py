@@ -30,7 +30,7 @@ import numpy as np
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from mlaas4hep.backends.protocol import Learner, StreamingLearner, Task
+from mlaas4hep.backends.protocol import Learner, StreamingLearner, Task, reference_of
 from mlaas4hep.backends.registry import Choice, choose
 from mlaas4hep.backends.weights import refuse_negative
 from mlaas4hep.bundle import Bundle, load_bundle
@@ -435,7 +435,7 @@ def _write_bundle(draft: Path, plan: _Plan, learner: Learner, core: Core) -> Bun
         draft / MODEL_FOLDER,
         spec=spec,
         core=core,
-        reference=learner.predict,
+        reference=reference_of(learner),
         rows=rows,
         native={**plan.choice.native(learner), **own_sources(plan.catalogue)},
         report=draft / REPORT_FOLDER,

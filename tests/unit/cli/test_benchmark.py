@@ -70,7 +70,10 @@ def test_tables_lie_side_by_side_with_ratios_to_the_first(config: Path, capsys: 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--device", "cuda"], "model mlp (backend sklearn) learns on the CPU in this version"),
+        (
+            ["--device", "cuda"],
+            "model.device: 'cuda' cannot be used: this model learns on the CPU; for a GPU take backend: torch",
+        ),
         (["--compare"], "--compare wants two tables or more"),
         (["toy.yaml"], "give one CONFIG"),
     ],

@@ -196,6 +196,7 @@ print(events, max(seen) - start, sum(one.stat().st_size for one in Path(large).i
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
 def test_text_of_many_rows_is_read_within_the_memory_that_is_allowed(tmp_path: Path) -> None:
     random = np.random.default_rng(0)

@@ -116,7 +116,7 @@ def _learn_and_tell(study: Study, claimed: Claimed, target: Path, threads: int |
     except KeyboardInterrupt:
         study.hand_back(claimed)
         raise
-    except Exception as error:
+    except Exception as error:  # a mistake of ours: the study is told, so that nobody waits for the trial
         study.failed(claimed, f"{type(error).__name__}: {error}")
         raise
 
@@ -204,7 +204,7 @@ def main() -> None:
         sys.exit(128 + error.number)
     except UserError as error:
         sys.exit(f"Error: {error}")
-    except Exception:
+    except Exception:  # the log of a worker is all that is left of it
         traceback.print_exc()
         sys.exit(1)
 
