@@ -83,7 +83,7 @@ class TestTorchCnn(BackendContract):
 # Fifty layers, though thin ones, take minutes for all rules.
 @pytest.mark.slow
 class TestTorchResNet50(BackendContract):
-    model = Model(name="resnet50", dials={**IMAGE, "width": 2, "value": ["pt"], "learning_rate": 2.5e-3})
+    model = Model(name="resnet50", dials={**IMAGE, "width": 2, "value": ["pt"], "learning_rate": 1e-2})
 
     @pytest.fixture(scope="class", autouse=True)
     @classmethod
