@@ -16,6 +16,7 @@ import torch
 
 from mlaas4hep.backends.dials import bad_sizes, out_of_range
 from mlaas4hep.backends.protocol import Task
+from mlaas4hep.backends.torch_device import unrounded
 from mlaas4hep.backends.torch_models import Activation, activation_of, multi_layer, ranges_of
 from mlaas4hep.backends.torch_optimiser import TorchDials
 from mlaas4hep.errors import ModelError, nearest
@@ -115,7 +116,14 @@ class Image(torch.nn.Module):
         self.register_buffer(name, torch.tensor(np.asarray(values, np.float32)), persistent=False)
 
     def forward(self, objects: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Pixels [N, channels, bins of x, bins of y] of scaled objects [N, K, F] and their mask [N, K]."""
+        """Pixels [N, channels, bins of x, bins of y] of scaled objects [N, K, F] and their mask [N, K].
+
+        In float32 always: eight bits would lose the soft objects of a pixel.
+        """
+        with unrounded(objects):
+            return self._drawn(objects, mask)
+
+    def _drawn(self, objects: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         across = _in_bins(objects[..., self.columns[0]], self.edges_x) & mask.unsqueeze(-1)
         along = _in_bins(objects[..., self.columns[1]], self.edges_y).to(torch.float32)
         rows = torch.where(across, 1.0, 0.0).transpose(1, 2)

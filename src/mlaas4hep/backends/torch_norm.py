@@ -11,6 +11,8 @@ from __future__ import annotations
 import torch
 from torch.nn import functional
 
+from mlaas4hep.backends.torch_device import unrounded
+
 _EPSILON = 1e-5
 # What one batch moves the running figures by.
 _MOMENTUM = 0.1
@@ -41,7 +43,11 @@ class EventNorm(torch.nn.Module):
         self.shares: torch.Tensor | None = None
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Of [N, channels, H, W]; by the batch while it learns, else by the running figures."""
+        """Of [N, channels, H, W]; by the batch while it learns, else by the running figures. In float32 always."""
+        with unrounded(images):
+            return self._normalised(images if images.dtype == torch.float32 else images.float())
+
+    def _normalised(self, images: torch.Tensor) -> torch.Tensor:
         if not self.training:
             return functional.batch_norm(
                 images, self.mean, self.variance, self.scale, self.shift, training=False, eps=_EPSILON

@@ -265,3 +265,18 @@ def test_with_equal_weights_it_is_the_batch_normalisation_of_pytorch() -> None:
     torch.testing.assert_close(ours.mean, theirs.running_mean)
     # The running variance of PyTorch is that of a sample, with one row fewer.
     torch.testing.assert_close((ours.variance - 0.9) * 400 / 399, theirs.running_var - 0.9)
+
+
+def test_pixels_and_running_figures_stay_float32_in_mixed_precision() -> None:
+    rows = jets(30, 7)
+    exact = pixels(rows, value=["pt"])
+    images = torch.randn(16, 3, 5, 5, generator=torch.Generator().manual_seed(2)) + 9
+    plain, mixed = EventNorm(3), EventNorm(3)
+    plain(images.bfloat16().float())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        drawn = pixels(rows, value=["pt"])
+        assert mixed(images.bfloat16()).dtype == torch.float32
+        assert (torch.eye(2) @ torch.eye(2)).dtype == torch.bfloat16  # so it is on
+    np.testing.assert_array_equal(drawn, exact)
+    assert torch.equal(mixed.mean, plain.mean)
+    assert torch.equal(mixed.variance, plain.variance)
