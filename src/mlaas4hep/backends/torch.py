@@ -21,6 +21,7 @@ from mlaas4hep.backends.arrays import below, pack, under, unpack
 from mlaas4hep.backends.average import Average
 from mlaas4hep.backends.blame import told_with
 from mlaas4hep.backends.dials import Dials, parse_dials
+from mlaas4hep.backends.learning import LearningDials
 from mlaas4hep.backends.losses import loss_of, refuse_loss
 from mlaas4hep.backends.protocol import (
     Arrays,
@@ -144,7 +145,7 @@ class TorchLearner:
     def __init__(
         self,
         network: Network,
-        dials: TorchDials,
+        dials: LearningDials,
         *,
         settings: Mapping[str, Any],
         where: str = "backend torch",
