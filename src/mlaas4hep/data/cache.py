@@ -11,20 +11,21 @@ import errno
 import hashlib
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mlaas4hep.data.fates import Fates
+from mlaas4hep.data.journal import Block
 from mlaas4hep.data.kept import CachedFile, LostError, kept_bytes
 from mlaas4hep.data.room import NoRoomError, Room, free_on_disk, in_words
 from mlaas4hep.data.rows import ENTRY, Rows
 from mlaas4hep.data.split import PARTS
 from mlaas4hep.errors import DataError
 
-FORMAT = 2
+FORMAT = 3
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -47,6 +48,8 @@ class RowCache:
         Names everything that decides what a row holds, but for the source itself.
     required
         Whether rows that cannot be kept are an error; else the stream goes on without keeping them.
+    checked
+        See `CachedFile`; what another cache knew may be handed on.
 
     Raises
     ------
@@ -55,13 +58,21 @@ class RowCache:
     """
 
     def __init__(
-        self, folder: str | Path, *, limit_bytes: int, width: int, declaration: str, required: bool = False
+        self,
+        folder: str | Path,
+        *,
+        limit_bytes: int,
+        width: int,
+        declaration: str,
+        required: bool = False,
+        checked: set[Block] | None = None,
     ) -> None:
         self.folder = Path(folder)
         self._limit = limit_bytes
         self._width = width
         self._declaration = declaration
         self._required = required
+        self._checked = set[Block]() if checked is None else checked
         self._lock = threading.RLock()
         self._files: dict[str, CachedFile] = {}
         self._left_out: dict[str, None] = {}
@@ -86,7 +97,8 @@ class RowCache:
         with self._lock:
             if key not in self._files:
                 self._use(key)
-                self._files[key] = CachedFile(self.folder / key, self._width)
+                self._files[key] = CachedFile(self.folder / key, self._width, checked=self._checked)
+                self.renew(self._files[key])  # before any of it is used: else that would not be kept again
             return self._files[key]
 
     def keep(self, kept: CachedFile, start: int, rows: Rows, fates: Fates, *, name: str) -> None:
@@ -109,9 +121,20 @@ class RowCache:
         except OSError as error:
             self._stop(name, self._reason(error, kept_bytes(len(rows), self._width, len(fates))), warn=True)
 
-    def lose(self, error: LostError) -> None:
-        """Note that kept rows are gone and come from the source again."""
-        self._warn(f"{error}; it is read from its source again")
+    def renew(self, kept: CachedFile) -> None:
+        """Begin anew what is damaged as a whole: all of it comes from the source again; see `lose`."""
+        if damage := kept.damage:
+            self._lose(kept.renew, f"{kept.path}: {damage}")
+
+    def lose(self, kept: CachedFile, block: Block, error: LostError) -> None:
+        """Drop a block that is gone or damaged: its entries come from the source again, and are kept again.
+
+        Raises
+        ------
+        DataError
+            That cannot be written down, and the rows are required.
+        """
+        self._lose(lambda: kept.drop(block), str(error))
 
     def settle(self, kept: CachedFile) -> None:
         """Make what is kept of a source survive the machine, where that can be written."""
@@ -165,6 +188,13 @@ class RowCache:
         """Say that an entry is in use; what cannot be said may be removed by others, and then comes from its source."""
         try:
             self._open_room().use(key)
+        except OSError as error:
+            self._stop("", self._reason(error, 0), warn=True)
+
+    def _lose(self, forget: Callable[[], None], reason: str) -> None:
+        self._warn(f"{reason}; it is read from its source again")
+        try:
+            forget()
         except OSError as error:
             self._stop("", self._reason(error, 0), warn=True)
 

@@ -23,10 +23,10 @@ from mlaas4hep.data.delivery import Delivery, open_cache
 from mlaas4hep.data.exact import ExactOrder, KeptRows
 from mlaas4hep.data.filling import Filling, Work
 from mlaas4hep.data.fingerprint import fingerprint
+from mlaas4hep.data.journal import Block
 from mlaas4hep.data.memory import Shares, buffers, for_rows, share_memory
 from mlaas4hep.data.pace import readers, reading_unit
 from mlaas4hep.data.plan import Plan
-from mlaas4hep.data.prefetch import Prefetch
 from mlaas4hep.data.ragged import RaggedBatch, RaggedSlots, ReadRagged, to_ragged_batch
 from mlaas4hep.data.reader import MAX_READ_BYTES, EventReader, reading_bytes
 from mlaas4hep.data.recycled import forget
@@ -153,6 +153,7 @@ class EventDataset:
         self._width = preprocessor.features.width + self.num_targets
         self._row_bytes = 4 * self._width + SIDE_BYTES
         self._kept_in = cache
+        self._checked: set[Block] = set()
         self._factors = class_factors(catalogue.classes, preprocessor.features, weights, statistics)
         self._inherited: object = None
         self._open()
@@ -166,7 +167,9 @@ class EventDataset:
         self._shares = self._share(max_memory)
         self._ahead = self._read_ahead()
         self._reader = EventReader(self.catalogue, self.preprocessor, max_read_bytes=self._read_bytes(max_memory))
-        self._cache = open_cache(cache, self.catalogue, self.preprocessor, self._width, required=self._exact)
+        # What a process knows to be whole need not be looked at again by the workers that it starts.
+        settings: dict[str, Any] = {"required": self._exact, "checked": self._checked}
+        self._cache = open_cache(cache, self.catalogue, self.preprocessor, self._width, **settings)
         self._delivery = Delivery(
             self.catalogue,
             self._reader,
@@ -378,7 +381,9 @@ class EventDataset:
         return Gathered(read, place, account, rest=rows.rest(self.rank, self.ranks), rows=order.num_rows)
 
     def fill_cache(self, progress: Callable[[int], None] | None = None) -> None:
-        """Read what the cache lacks: an order over all rows needs all of them. At once where nothing is missing.
+        """Read what the cache lacks: an order over all rows needs all of them.
+
+        What is kept is compared with its checksums, once a process, and read anew where it is damaged.
 
         Parameters
         ----------
@@ -390,11 +395,5 @@ class EventDataset:
         DataError
             They do not fit, or cannot be read.
         """
-        lacking = self._in_this_process().lacking()
-        plan = Plan(lacking, self._shares.window, shuffle=False, chunk_entries=self._shares.chunk)
-        chunks = tuple(replace(one, file=lacking[one.file].number) for one in plan.chunks())
-        ahead = (self.threads + 1) * self._shares.chunk
-        with Prefetch(self._delivery.keep, chunks, threads=self.threads, ahead=ahead) as done:
-            for chunk, _ in done:
-                if progress is not None:
-                    progress(chunk.num_entries)
+        delivery = self._in_this_process()
+        delivery.fill(self._shares, threads=self.threads, progress=progress)
