@@ -10,6 +10,7 @@ with its own status, and with whoever started it. Its pictures are those of `tes
 from __future__ import annotations
 
 import atexit
+import contextlib
 import importlib
 import json
 import os
@@ -92,13 +93,15 @@ def _serve(place: str) -> None:
     """Fork for every command that is asked, until the process that started this one is gone."""
     _import_all()
     assert threading.active_count() == 1, "a fork takes no thread along"
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks how they ended
     with socket.socket(socket.AF_UNIX) as door:
         door.bind(place)
         door.listen()
         print(_READY, flush=True)
         while True:
             happened, _, _ = select.select([door, sys.stdin], [], [])
+            with contextlib.suppress(ChildProcessError):  # there is none
+                while os.waitpid(-1, os.WNOHANG)[0]:
+                    pass
             if sys.stdin in happened:
                 return
             line, _ = door.accept()
@@ -125,7 +128,6 @@ def _import_all() -> None:
 
 def _attend(line: socket.socket) -> NoReturn:
     """Run one command in a process of its own and tell how it ended; it does not outlive its caller."""
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     head, streams, _, _ = socket.recv_fds(line, 8, 3)
     asked = b""
     while len(asked) < int.from_bytes(head, "big"):

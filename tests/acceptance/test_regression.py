@@ -82,7 +82,13 @@ def run(*arguments: str | Path, cwd: Path, started: Sequence[str] | None = None)
     return done.stdout
 
 
-@pytest.fixture(scope="module", params=MODELS)
+# One that streams and one that learns in one go; the others keep the rules of tests/contracts.
+QUICK = ("mlp", "bdt")
+
+
+@pytest.fixture(
+    scope="module", params=[pytest.param(one, marks=[] if one in QUICK else pytest.mark.slow) for one in MODELS]
+)
 def trained(folder: Path, request: pytest.FixtureRequest) -> tuple[Path, dict[str, Any]]:
     """A run directory and the last line of its training."""
     backend = {"deepsets": "torch", "xgboost": "xgboost"}.get(request.param)

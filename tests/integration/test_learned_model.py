@@ -49,7 +49,9 @@ def _holes(column: Any) -> Any:
     return column
 
 
-@pytest.mark.parametrize("model", ["mlp", "bdt", "deepsets", "attention", "xgboost", "lightgbm"])
+@pytest.mark.parametrize(
+    "model", ["mlp", "bdt", "deepsets", pytest.param("attention", marks=pytest.mark.slow), "xgboost", "lightgbm"]
+)
 def test_a_learned_model_served_by_name_gives_the_offline_scores(model: str, tmp_path: Path) -> None:
     needed = {"deepsets": "torch", "attention": "torch", "xgboost": "xgboost", "lightgbm": "lightgbm"}
     if model in needed:
