@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-# Three classes and two targets go the same way through each model of one framework; where a model takes seconds to learn
-# or to export, another one of the framework is asked for them.
+# Three classes and two targets go the same way through each model of one framework; where a model takes seconds to
+# learn or to export, another one of the framework is asked for them.
 _ASKED_ELSEWHERE = ("::TestTorchAttention::", "::TestTorchMlp::", "::TestOwnXgboost::", "::TestOwnLightgbm::")
 _MORE = ("[three-classes]", "[two-targets]")
 
