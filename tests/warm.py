@@ -69,7 +69,7 @@ def command() -> tuple[str, ...]:
 @cache
 def scripts() -> Path | None:
     """A folder with a program ``mlaas4hep``, to stand first in ``PATH``; None where real processes are to run."""
-    if ALL or not hasattr(os, "pidfd_open"):
+    if ALL or not _can_watch():
         return None
     folder = Path(tempfile.mkdtemp(prefix="mlaas4hep-warm-"))
     program, place = folder / "mlaas4hep", str(folder / "door")
@@ -82,6 +82,15 @@ def scripts() -> Path | None:
     assert server.stdout is not None
     assert server.stdout.readline().strip() == _READY
     return folder
+
+
+def _can_watch() -> bool:
+    """Whether this system tells when a process ends."""
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+    except (AttributeError, OSError):
+        return False
+    return True
 
 
 def _end(server: subprocess.Popen[str], folder: Path) -> None:
