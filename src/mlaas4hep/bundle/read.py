@@ -7,6 +7,7 @@ or unpickled to find that out.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from mlaas4hep.arguments import as_found, path_of, whole
 from mlaas4hep.bundle.layout import (
     CONFIG_FILE,
     MANIFEST_FILE,
@@ -25,7 +27,7 @@ from mlaas4hep.bundle.layout import (
     Manifest,
     files_in,
 )
-from mlaas4hep.errors import BundleError, nearest
+from mlaas4hep.errors import BundleError, RequestError, nearest
 from mlaas4hep.graph.invariance import run_in_batches
 from mlaas4hep.graph.session import Inputs, Session
 from mlaas4hep.spec.columns import Columns
@@ -128,6 +130,9 @@ class Bundle:
         -------
         Scores float32 [n, C] of the events that pass the preselection, in order, and the mask bool [N] of those.
         """
+        if not isinstance(columns, Mapping):
+            raise RequestError(f"columns must be a mapping of names to arrays, got {as_found(columns)}")
+        num_entries = whole(num_entries, "num_entries", error=RequestError)
         prepared = self._preprocessor.run(columns, num_entries)
         return self.predict(prepared.inputs), prepared.selected
 
@@ -154,7 +159,7 @@ def load_bundle(path: str | Path) -> Bundle:
         There is none, a file is missing, new or changed (named), the format is of another version, or the contract
         contradicts itself.
     """
-    folder = _version_folder(Path(path))
+    folder = _version_folder(path_of(path, "bundle", error=BundleError))
     manifest = _read_manifest(folder)
     _check_names(folder, manifest)
     _check_file(folder.parent / CONFIG_FILE, manifest.config)

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from mlaas4hep.arguments import path_of, whole
 from mlaas4hep.bundle import Bundle, load_bundle
 from mlaas4hep.bundle.layout import CONFIG_FILE, MANIFEST_FILE, MAX_BATCH_SIZE, MODEL_FILE
 from mlaas4hep.bundle.read import versions_of
@@ -149,7 +150,8 @@ def open_repository(path: Path | str, *, threads: int = 1) -> ModelRepository:
     """
     models: list[ServedModel] = []
     problems: list[str] = []
-    for folder in find_bundles(Path(path)):
+    whole(threads, "threads", least=1)
+    for folder in find_bundles(path_of(path, "path")):
         try:
             models.append(ServedModel.of(load_bundle(folder), threads=threads))
         except BundleError as error:
