@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -26,6 +27,10 @@ __all__ = ["pytest_make_collect_report", "pytest_runtest_makereport"]
 # Slow, shared machines: a time limit a case would only measure them.
 settings.register_profile("mlaas4hep", deadline=None)
 settings.load_profile("mlaas4hep")
+
+# A shell that starts the tests in the background has them ignore SIGINT, and whatever they start would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SIZES = {"signal": (350, 85), "background": (223,)}
 
