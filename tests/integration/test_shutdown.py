@@ -257,8 +257,7 @@ LATE = """
 import multiprocessing, os, time
 from mlaas4hep.data.into.orphans import end_with_parent
 def late():
-    parent = os.getppid()
-    while os.getppid() == parent:
+    while os.getppid() == multiprocessing.parent_process().pid:
         time.sleep(0.01)
     end_with_parent()
     time.sleep(60)
