@@ -83,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--unload", action="store_true", help="allow the check that unloads the model and loads it again")
     add("--seed", type=int, default=0, help="of tensors and of mutated requests (default 0)")
     add("--fuzz", type=int, default=200, metavar="N", help="mutated requests of each kind (default 200)")
+    add("--huge", type=int, default=16, metavar="MIB", help="size of the largest tensors that are sent (default 16)")
     add("--timeout", type=float, default=10, metavar="S", help="seconds that an answer may take (default 10)")
     add("--json", action="store_true", help="one JSON object a check instead of the table")
     add("--junit", type=Path, metavar="FILE", help="write the results as JUnit XML")
@@ -97,6 +98,7 @@ def _wish(asked: argparse.Namespace) -> Wish:
         grpc=asked.grpc,
         seed=asked.seed,
         fuzz=asked.fuzz,
+        huge_bytes=asked.huge << 20,
         assume=frozenset(asked.assume),
         unload=asked.unload,
         sample=json.loads(asked.sample.read_text()) if asked.sample else None,

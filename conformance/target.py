@@ -39,6 +39,8 @@ class Wish:
         Of all that is random.
     fuzz
         Number of mutated requests.
+    huge_bytes
+        Size of the largest tensors that are sent.
     assume
         Extensions that are asked for though the server does not announce them.
     unload
@@ -51,6 +53,7 @@ class Wish:
     grpc: str = ""
     seed: int = 0
     fuzz: int = 200
+    huge_bytes: int = 16 << 20
     assume: frozenset[str] = frozenset()
     unload: bool = False
     sample: Mapping[str, Any] | None = None

@@ -173,13 +173,15 @@ def empty(target: Target) -> str:
 @check(
     "grpc",
     "large",
-    expected="8 MiB of tensors: answered, or RESOURCE_EXHAUSTED or INVALID_ARGUMENT",
+    expected="tensors of half of --huge MiB: answered, or RESOURCE_EXHAUSTED or INVALID_ARGUMENT",
     section=sections.ROBUST,
 )
 def large(target: Target) -> str:
     only_if(target.batched, "the model takes a fixed number of rows")
     with Calls.of(target) as calls:
-        request = make_request(target, many(target, bytes_a_row(target, text=False), 8 << 20), raw=True)
+        request = make_request(
+            target, many(target, bytes_a_row(target, text=False), target.wish.huge_bytes >> 1), raw=True
+        )
         return refused(calls, request, or_answered=True, codes=("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT")) or "answered"
 
 

@@ -17,7 +17,6 @@ from conformance.wire import Answer, BrokenWireError, LateAnswerError
 
 EMPTY = "no rows out, or 4xx"
 HUGE = "all rows, or 413 or another 4xx; no hang"
-MOST_BYTES = 16 << 20
 _REFUSED = (400, 403, 411, 413, 422, 429, 431)
 
 
@@ -106,20 +105,18 @@ def _compare(name: str, reply: Reply, sample: Reply, rows: int) -> None:
     require(close(found, wanted), f"rows of output '{name}' differ from the same rows in a small request")
 
 
-@check(
-    "huge", "binary", expected=f"{MOST_BYTES >> 20} MiB of tensors: {HUGE}", section=sections.ROBUST, needs=EXTENSION
-)
+@check("huge", "binary", expected=f"tensors of --huge MiB: {HUGE}", section=sections.ROBUST, needs=EXTENSION)
 def huge_binary(target: Target) -> str:
     only_if(target.batched, "the model takes a fixed number of rows")
-    tensors = many(target, bytes_a_row(target, text=False), MOST_BYTES)
+    tensors = many(target, bytes_a_row(target, text=False), target.wish.huge_bytes)
     question = target.binary_question(tensors, parameters={"binary_data_output": True})
     return _all_rows(target, target.post(*question), tensors)
 
 
-@check("huge", "json", expected=f"{MOST_BYTES >> 22} MiB of JSON: {HUGE}", section=sections.ROBUST)
+@check("huge", "json", expected=f"a quarter of that as JSON: {HUGE}", section=sections.ROBUST)
 def huge_json(target: Target) -> str:
     only_if(target.batched, "the model takes a fixed number of rows")
-    tensors = many(target, bytes_a_row(target, text=True), MOST_BYTES >> 2)
+    tensors = many(target, bytes_a_row(target, text=True), target.wish.huge_bytes >> 2)
     return _all_rows(target, target.post(target.question(tensors)), tensors)
 
 
