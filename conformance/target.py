@@ -60,16 +60,26 @@ class Wish:
 
 
 class Target:
-    """A server, one of its models, and a connection that is kept. For one thread."""
+    """A server, one of its models, and a connection that is kept. For one thread.
+
+    Raises
+    ------
+    TargetError
+        Nobody answers, or there is no such model.
+    """
 
     def __init__(self, place: Place, wish: Wish | None = None) -> None:
         self.place, self.wish = place, wish or Wish()
         self._connection: Connection | None = None
         self.asked = ""
-        self.extensions = frozenset(self._announced()) | self.wish.assume
-        self.model = self.wish.model or self._first_model()
         self.versions: tuple[str, ...] = ()
-        self.inputs, self.outputs = self._tensors()
+        try:
+            self.extensions = frozenset(self._announced()) | self.wish.assume
+            self.model = self.wish.model or self._first_model()
+            self.inputs, self.outputs = self._tensors()
+        except TargetError:
+            self.close()
+            raise
 
     @property
     def batched(self) -> bool:
