@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from conformance.checks import all_checks, groups_of, run_checks
+from conformance.checks import Check, all_checks, groups_of, run_checks
 from conformance.report import as_json, as_line, as_table, write_junit
 from conformance.target import Target, TargetError, Wish
 from conformance.wire import Place
@@ -36,14 +36,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     if asked.url is None:
         parser.error("--url says which server is asked")
-    chosen = [one for one in checks if not asked.only or one.group in asked.only or one.full_name in asked.only]
-    unknown = set(asked.only) - set(groups_of(checks)) - {one.full_name for one in checks}
-    if unknown:
-        parser.error(
-            f"--only {', '.join(sorted(unknown))}: no such group or check; groups: {', '.join(groups_of(checks))}"
-        )
+    _demand_known(parser, [*asked.only, *asked.skip])
+    chosen = [one for one in checks if _is_chosen(one, asked.only, asked.skip)]
     try:
-        target = Target(Place.parse(asked.url, timeout_s=asked.timeout), _wish(asked))
+        target = Target(Place.parse(asked.url, timeout_s=asked.timeout, headers=asked.header), _wish(asked))
     except (TargetError, ValueError, OSError) as error:
         print(f"nothing to ask: {error}", file=sys.stderr)
         return 2
@@ -60,6 +56,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return int(any(one.status == "fail" for one in results))
 
 
+def _is_chosen(one: Check, only: Sequence[str], skip: Sequence[str]) -> bool:
+    names = (one.group, one.full_name)
+    return (not only or any(name in only for name in names)) and not any(name in skip for name in names)
+
+
+def _demand_known(parser: argparse.ArgumentParser, names: Sequence[str]) -> None:
+    groups = groups_of(all_checks())
+    unknown = set(names) - set(groups) - {one.full_name for one in all_checks()}
+    if unknown:
+        parser.error(f"{', '.join(sorted(unknown))}: no such group or check; groups: {', '.join(groups)}")
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m conformance",
@@ -70,6 +78,14 @@ def _parser() -> argparse.ArgumentParser:
     add: Any = parser.add_argument
     add("--url", help="address of the server, for example http://localhost:8000")
     add("--grpc", default="", metavar="HOST:PORT", help="its gRPC side; left out, group grpc is skipped")
+    add(
+        "--header",
+        action="append",
+        default=[],
+        type=_header,
+        metavar="NAME:VALUE",
+        help="send this header with every request, over gRPC as metadata (a token, for example); may be repeated",
+    )
     add("--model", default="", help="model to ask; left out, the first that the server names")
     add(
         "--only",
@@ -77,6 +93,13 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         metavar="GROUP",
         help="this group, or this check (group.name), alone; may be repeated",
+    )
+    add(
+        "--skip",
+        action="append",
+        default=[],
+        metavar="GROUP",
+        help="leave this group, or this check, out; may be repeated",
     )
     add("--sample", type=Path, metavar="FILE", help="a valid request as JSON, where random values do not fit the model")
     add("--assume", action="append", default=[], metavar="EXTENSION", help="ask for an extension that is not announced")
@@ -90,6 +113,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--verbose", "-v", action="store_true", help="show also what passed and what was skipped")
     add("--list", action="store_true", help="show all checks, what each expects, and where that is written")
     return parser
+
+
+def _header(text: str) -> tuple[str, str]:
+    name, colon, value = text.partition(":")
+    if not colon or not name.strip():
+        raise argparse.ArgumentTypeError(f"asked for NAME:VALUE, found '{text}'")
+    return name.strip(), value.strip()
 
 
 def _wish(asked: argparse.Namespace) -> Wish:

@@ -5,7 +5,7 @@ Invariant: grpc is imported only here and only when it is asked for, so that the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -40,7 +40,7 @@ class StatusError(FailedCheckError):
 class Calls:
     """A channel. Safe from several threads; a context that closes it."""
 
-    def __init__(self, address: str, *, timeout_s: float) -> None:
+    def __init__(self, address: str, *, timeout_s: float, headers: Sequence[tuple[str, str]] = ()) -> None:
         import grpc
 
         self._failure = grpc.RpcError
@@ -48,13 +48,14 @@ class Calls:
             address, options=[("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
         )
         self._timeout_s = timeout_s
+        self._metadata = [(name.lower(), value) for name, value in headers]
 
     @classmethod
     def of(cls, target: Target) -> Calls:
         """To the server of a run; skips the check where there is none, or no library."""
         only_if(target.wish.grpc, "no address was given with --grpc")
         try:
-            return cls(target.wish.grpc, timeout_s=target.place.timeout_s)
+            return cls(target.wish.grpc, timeout_s=target.place.timeout_s, headers=target.place.headers)
         except ImportError as error:
             only_if(False, f"the packages grpcio and protobuf are needed: {error}")
             raise
@@ -78,7 +79,7 @@ class Calls:
             response_deserializer=message_class(f"{method}Response").FromString,
         )
         try:
-            return ask(data, timeout=self._timeout_s)
+            return ask(data, timeout=self._timeout_s, metadata=self._metadata)
         except self._failure as error:
             raise StatusError(error.code().name, error.details() or "") from error
 
@@ -114,7 +115,7 @@ def read_outputs(target: Target, response: Any) -> dict[str, Array]:
         require(one.name not in found, f"output '{one.name}' comes twice")
         require(one.datatype in TYPES, f"output '{one.name}' has the datatype '{one.datatype}'")
         require(all(size >= 0 for size in one.shape), f"output '{one.name}' has the shape {list(one.shape)}")
-        require(not (raw and one.HasField("contents")), f"output '{one.name}' has raw and typed contents")
+        require(not (raw and one.contents.ByteSize()), f"output '{one.name}' has raw and typed contents")
         try:
             found[one.name] = from_bytes(raw[place], one.datatype, one.shape) if raw else _typed(one)
         except ValueError as error:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import socket
 import ssl
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -49,30 +49,33 @@ class Answer:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a server listens; ``prefix`` stands before all paths."""
+    """Where a server listens; ``prefix`` stands before all paths, ``headers`` in all requests (tokens, for example)."""
 
     host: str
     port: int
     tls: bool = False
     prefix: str = ""
     timeout_s: float = 10.0
+    headers: tuple[tuple[str, str], ...] = ()
     trusted: ssl.SSLContext | None = field(default=None, compare=False)
 
     @classmethod
-    def parse(cls, url: str, *, timeout_s: float = 10.0) -> Place:
+    def parse(cls, url: str, *, timeout_s: float = 10.0, headers: Sequence[tuple[str, str]] = ()) -> Place:
         """Read ``http://host:port/prefix``; a bare ``host:port`` is HTTP. Raises ValueError."""
         parts = urlsplit(url if "//" in url else f"//{url}", scheme="http")
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f"asked for http://host:port, found '{url}'")
         tls = parts.scheme == "https"
-        return cls(parts.hostname, parts.port or (443 if tls else 80), tls, parts.path.rstrip("/"), timeout_s)
+        return cls(
+            parts.hostname, parts.port or (443 if tls else 80), tls, parts.path.rstrip("/"), timeout_s, tuple(headers)
+        )
 
     def request(
         self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
     ) -> bytes:
         """The bytes of a request; a header given as empty text is left out."""
         host = f"[{self.host}]" if ":" in self.host else self.host
-        fields = {"Host": f"{host}:{self.port}"}
+        fields = {"Host": f"{host}:{self.port}", **dict(self.headers)}
         if body is not None:
             fields |= {"Content-Type": JSON, "Content-Length": str(len(body))}
         fields |= dict(headers or {})
@@ -141,6 +144,11 @@ class Connection:
             interim.append(status)
         body = b"" if method == "HEAD" or status in (101, 204, 304) else self._body(headers)
         return Answer(status, headers, body, version, tuple(interim))
+
+    @property
+    def refusing(self) -> bool:
+        """Whether a 4xx had begun to come when the connection broke."""
+        return bytes(self._buffer[:10]) in (b"HTTP/1.1 4", b"HTTP/1.0 4")
 
     def interim(self) -> int:
         """Status of the next head alone, which a 100 is; what follows is left to `receive`."""

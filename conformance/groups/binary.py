@@ -10,7 +10,7 @@ from conformance import sections
 from conformance.checks import Check, add, check, only_if, require
 from conformance.groups.infer import ROWS, require_same
 from conformance.groups.refusals import REFUSED
-from conformance.replies import Reply, require_error, require_sound, shown
+from conformance.replies import Reply, read_reply, require_error, require_sound, shown
 from conformance.target import Target
 from conformance.wire import BINARY, HEADER_LENGTH, JSON, BrokenWireError
 
@@ -79,6 +79,20 @@ def output_order(target: Target) -> str:
         reply = target.infer(target.question(target.tensors(_rows(target)), outputs=asked))
         require_same(_plain(target), reply, f"when asked in the order {', '.join(one.name for one in outputs)}")
     return "both orders"
+
+
+@check(
+    "binary",
+    "answer_content_type",
+    expected="bytes come as application/octet-stream",
+    section=f"{sections.BINARY}, Examples",
+    needs=EXTENSION,
+)
+def answer_content_type(target: Target) -> str:
+    answer = target.post(*_in_binary(target, parameters={"binary_data_output": True}))
+    read_reply(answer, target.outputs)
+    require(answer.content_type == BINARY, f"content type '{answer.content_type}'")
+    return answer.content_type
 
 
 @check(

@@ -13,6 +13,7 @@ from conformance.checks import check, only_if, require
 from conformance.replies import Reply, read_reply, require_sound, shown
 from conformance.target import Target, binary_headers
 from conformance.tensors import close, same
+from conformance.wire import JSON
 
 ROWS = 7
 IDS = ("42", "é µ 事", 'quote " and \\ backslash', "x" * 1000)
@@ -28,9 +29,26 @@ def require_same(left: Reply, right: Reply, what: str) -> None:
 def one_row(target: Target) -> str:
     reply = target.infer(target.question(target.tensors()))
     require(reply.head.get("model_name") == target.model, f"'model_name' is {reply.head.get('model_name')!r}")
-    version = reply.head.get("model_version", "")
-    require(isinstance(version, str), f"'model_version' is {version!r}")
+    version = reply.head.get("model_version")
+    require(version is None or isinstance(version, str), f"'model_version' is {version!r}")
     return f"outputs {', '.join(reply.outputs)}"
+
+
+@check("infer", "optional_keys", expected="optional keys are left out, not null", section=sections.RESPONSE)
+def optional_keys(target: Target) -> str:
+    head = target.infer(target.question(target.tensors())).head
+    found = [f"'{key}'" for key, value in head.items() if value is None]
+    found += [f"'{key}' of an output" for one in head["outputs"] for key, value in one.items() if value is None]
+    require(not found, f"null: {', '.join(dict.fromkeys(found))}")
+    return "none is null"
+
+
+@check("infer", "answer_content_type", expected="JSON comes as application/json", section=sections.INFER)
+def answer_content_type(target: Target) -> str:
+    answer = target.post(target.question(target.tensors()))
+    read_reply(answer, target.outputs)
+    require(answer.content_type == JSON, f"content type '{answer.content_type}'")
+    return answer.content_type
 
 
 @check("infer", "many_rows", expected="as many rows out as in, each as if sent alone", section=sections.RESPONSE)

@@ -182,7 +182,7 @@ def _declare(name: str, section: str, change: Change) -> None:
         change(question, target)
         return require_error(target.post(question))
 
-    add(Check("refused", name, REFUSED, section, run))
+    add(Check("refused", name, REFUSED, f"{section}; {sections.CLIENT_ERROR}", run))
 
 
 for _case in CASES:

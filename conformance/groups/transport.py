@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 
+from conformance import sections
 from conformance.checks import FailedCheckError, check, require
 from conformance.groups.infer import require_same
 from conformance.replies import read_reply, require_error, shown
@@ -261,7 +262,7 @@ def bad_length(target: Target) -> str:
     return "refused"
 
 
-@check("http", "large_head", expected="1 MiB of headers: 431 or another 4xx, or closed", section="RFC 6585 section 5")
+@check("http", "large_head", expected="1 MiB of headers: 431 or another 4xx, or closed", section=sections.ROBUST)
 def large_head(target: Target) -> str:
     target.note(f"GET {LIVE} with 1 MiB of headers")
     headers = {f"X-Kit-{number}": "x" * 1000 for number in range(1000)}
@@ -293,7 +294,7 @@ def _refused_or_closed(target: Target, data: bytes, also: tuple[int, ...] = ()) 
         except LateAnswerError as error:
             raise FailedCheckError(f"neither answered nor closed: {error}") from error
         except BrokenWireError as error:
-            require(not connection.received, str(error))
+            require(not connection.received or connection.refusing, str(error))
             return str(error)
     require(400 <= answer.status < 500 or answer.status in also, shown(answer))
     return shown(answer, 80)

@@ -17,7 +17,7 @@ FAULTS = [
     ("all outputs always", "infer.one_output"),
     ("a row is lost", "infer.many_rows"),
     ("rows depend on each other", "infer.many_rows"),
-    ("another content type", "infer.one_row"),
+    ("another content type", "infer.answer_content_type"),
     ("any model will do", "model.unknown_model"),
     ("announces what it has not", "server.extensions_served"),
     ("bare NaN", "numbers.nan_in_bytes"),

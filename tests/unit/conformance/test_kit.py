@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 from conformance.__main__ import main
 from conformance.checks import Result, all_checks, groups_of
+from conformance.compare import main as compare
 from conformance.messages import PROTO, message_class, read_proto
 from conformance.report import write_junit
 from conformance.tensors import TYPES, Spec, from_bytes, from_json, make, same, to_bytes, to_json
@@ -171,6 +172,34 @@ def test_a_sample_stands_in_where_random_values_would_not_fit(
     asked = json.loads(capsys.readouterr().out.splitlines()[0])["asked"]
     values = re.findall(r'"x".*"data": \[([\d.]+), ([\d.]+), ([\d.]+)\]', asked)
     assert np.allclose(np.array(values, float), [10, 20, 30], rtol=0.1)
+
+
+def test_headers_go_with_every_request_and_checks_may_be_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    data = Place.parse("h:1", headers=[("Authorization", "Bearer x")]).request("GET", "/v2")
+    assert b"\r\nAuthorization: Bearer x\r\n" in data
+    with serving() as url:
+        arguments = ["--url", url, "--only", "infer", "--skip", "infer.id", "--header", "X-A: 1", "--json"]
+        assert main(arguments) == 0
+    names = [json.loads(line)["name"] for line in capsys.readouterr().out.splitlines()]
+    assert "one_row" in names
+    assert "id" not in names
+    with pytest.raises(SystemExit):
+        main(["--url", "h:1", "--header", "no value"])
+    assert "asked for NAME:VALUE, found 'no value'" in capsys.readouterr().err
+
+
+def test_runs_are_compared_group_by_group(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    results = [
+        {"group": "infer", "name": "id", "status": "fail"},
+        {"group": "infer", "name": "one_row", "status": "pass"},
+    ]
+    (tmp_path / "a").write_text("a log\n" + "".join(json.dumps(one) + "\n" for one in results))
+    (tmp_path / "b").write_text(json.dumps(results[1]))
+    compare([f"one={tmp_path / 'a'}", f"other={tmp_path / 'b'}"])
+    lines = capsys.readouterr().out.splitlines()
+    assert "| `infer` | 1 / 1 / 0 | 1 / 0 / 0 |" in lines
+    assert "| `health` | - | - |" in lines
+    assert "| `infer` | id |  |" in lines
 
 
 def test_an_unknown_group_is_named(capsys: pytest.CaptureFixture[str]) -> None:
