@@ -101,6 +101,7 @@ class Connection:
         self._timeout_s = place.timeout_s
         self._buffer = bytearray()
         self.received = 0
+        self._status = 0
 
     def __enter__(self) -> Connection:
         return self
@@ -148,7 +149,7 @@ class Connection:
     @property
     def refusing(self) -> bool:
         """Whether a 4xx had begun to come when the connection broke."""
-        return bytes(self._buffer[:10]) in (b"HTTP/1.1 4", b"HTTP/1.0 4")
+        return 400 <= self._status < 500 or bytes(self._buffer[:10]) in (b"HTTP/1.1 4", b"HTTP/1.0 4")
 
     def interim(self) -> int:
         """Status of the next head alone, which a 100 is; what follows is left to `receive`."""
@@ -172,12 +173,13 @@ class Connection:
         words = first.split(" ", 2)
         if len(words) < 2 or not words[0].startswith("HTTP/1.") or not words[1].isdecimal():
             raise BrokenWireError(f"not an answer of HTTP/1.1: {first[:80]!r}")
+        self._status = int(words[1])
         headers: dict[str, str] = {}
         for line in lines:
             name, _, value = line.partition(":")
             before = headers.get(name.lower())
             headers[name.lower()] = value.strip() if before is None else f"{before}, {value.strip()}"
-        return words[0], int(words[1]), headers
+        return words[0], self._status, headers
 
     def _body(self, headers: Mapping[str, str]) -> bytes:
         if "chunked" in headers.get("transfer-encoding", "").lower():
