@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import ssl
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +41,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _demand_known(parser, [*asked.only, *asked.skip])
     chosen = [one for one in checks if _is_chosen(one, asked.only, asked.skip)]
     try:
-        target = Target(Place.parse(asked.url, timeout_s=asked.timeout, headers=asked.header), _wish(asked))
+        place = Place.parse(asked.url, timeout_s=asked.timeout, headers=asked.header)
+        if asked.ca:
+            place = replace(place, trusted=ssl.create_default_context(cafile=asked.ca))
+        target = Target(place, _wish(asked))
     except (TargetError, ValueError, OSError) as error:
         print(f"nothing to ask: {error}", file=sys.stderr)
         return 2
@@ -77,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add: Any = parser.add_argument
     add("--url", help="address of the server, for example http://localhost:8000")
-    add("--grpc", default="", metavar="HOST:PORT", help="its gRPC side; left out, group grpc is skipped")
+    add("--grpc", default="", metavar="HOST:PORT", help="its gRPC side, grpcs://HOST:PORT with TLS; else skipped")
     add(
         "--header",
         action="append",
@@ -101,6 +106,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="GROUP",
         help="leave this group, or this check, out; may be repeated",
     )
+    add("--ca", type=Path, metavar="FILE", help="certificates that are trusted, for a server with one of its own (PEM)")
     add("--sample", type=Path, metavar="FILE", help="a valid request as JSON, where random values do not fit the model")
     add("--assume", action="append", default=[], metavar="EXTENSION", help="ask for an extension that is not announced")
     add("--unload", action="store_true", help="allow the check that unloads the model and loads it again")
@@ -131,6 +137,7 @@ def _wish(asked: argparse.Namespace) -> Wish:
         huge_bytes=asked.huge << 20,
         assume=frozenset(asked.assume),
         unload=asked.unload,
+        authority=asked.ca,
         sample=json.loads(asked.sample.read_text()) if asked.sample else None,
     )
 

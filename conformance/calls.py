@@ -6,6 +6,7 @@ Invariant: grpc is imported only here and only when it is asked for, so that the
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -40,25 +41,36 @@ class StatusError(FailedCheckError):
 class Calls:
     """A channel. Safe from several threads; a context that closes it."""
 
-    def __init__(self, address: str, *, timeout_s: float, headers: Sequence[tuple[str, str]] = ()) -> None:
+    def __init__(
+        self,
+        address: str,
+        *,
+        timeout_s: float,
+        headers: Sequence[tuple[str, str]] = (),
+        authority: bytes | None = None,
+    ) -> None:
         import grpc
 
         self._failure = grpc.RpcError
-        self._channel = grpc.insecure_channel(
-            address, options=[("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
-        )
+        scheme, _, place = address.rpartition("://")
+        options = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+        if scheme in ("https", "grpcs"):
+            credentials = grpc.ssl_channel_credentials(authority)
+            self._channel = grpc.secure_channel(place, credentials, options=options)
+        else:
+            self._channel = grpc.insecure_channel(place, options=options)
         self._timeout_s = timeout_s
         self._metadata = [(name.lower(), value) for name, value in headers]
 
     @classmethod
     def of(cls, target: Target) -> Calls:
         """To the server of a run; skips the check where there is none, or no library."""
-        only_if(target.wish.grpc, "no address was given with --grpc")
-        try:
-            return cls(target.wish.grpc, timeout_s=target.place.timeout_s, headers=target.place.headers)
-        except ImportError as error:
-            only_if(False, f"the packages grpcio and protobuf are needed: {error}")
-            raise
+        wish, place = target.wish, target.place
+        only_if(wish.grpc, "no address was given with --grpc")
+        missing = [name for name in ("grpc", "google.protobuf") if not _is_there(name)]
+        only_if(not missing, f"the packages grpcio and protobuf are needed; {' and '.join(missing)} is missing")
+        authority = wish.authority.read_bytes() if wish.authority else None
+        return cls(wish.grpc, timeout_s=place.timeout_s, headers=place.headers, authority=authority)
 
     def __enter__(self) -> Calls:
         return self
@@ -73,22 +85,19 @@ class Calls:
     def send(self, method: str, request: Any) -> Any:
         """Call with a request, a message or bytes. Raises `StatusError`."""
         data = request if isinstance(request, bytes) else request.SerializeToString()
-        ask = self._channel.unary_unary(
-            f"/{SERVICE}/{method}",
-            request_serializer=lambda data: data,
-            response_deserializer=message_class(f"{method}Response").FromString,
-        )
+        return message_class(f"{method}Response").FromString(self.send_bytes(method, data))
+
+    def send_bytes(self, method: str, data: bytes) -> bytes:
+        """Call any method with any bytes. Raises `StatusError`."""
+        ask = self._channel.unary_unary(f"/{SERVICE}/{method}")
         try:
-            return ask(data, timeout=self._timeout_s, metadata=self._metadata)
+            return bytes(ask(data, timeout=self._timeout_s, metadata=self._metadata))
         except self._failure as error:
             raise StatusError(error.code().name, error.details() or "") from error
 
     def infer(self, target: Target, request: Any) -> dict[str, Array]:
         """Outputs of a request that must be answered."""
-        try:
-            return read_outputs(target, self.send("ModelInfer", request))
-        except StatusError as error:
-            raise FailedCheckError(str(error)) from error
+        return read_outputs(target, self.send("ModelInfer", request))
 
 
 def make_request(target: Target, tensors: Mapping[str, Array], *, raw: bool, **more: Any) -> Any:
@@ -121,6 +130,13 @@ def read_outputs(target: Target, response: Any) -> dict[str, Array]:
         except ValueError as error:
             raise FailedCheckError(f"output '{one.name}': {error}") from error
     return found
+
+
+def _is_there(package: str) -> bool:
+    try:
+        return find_spec(package) is not None
+    except ModuleNotFoundError:
+        return False  # not even what the package is part of
 
 
 def _typed(one: Any) -> Array:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -34,7 +35,7 @@ class Wish:
     model
         Name of the model; empty takes the first that the server names.
     grpc
-        ``host:port`` of the gRPC side; empty leaves its checks out.
+        ``host:port`` of the gRPC side, ``grpcs://host:port`` with TLS; empty leaves its checks out.
     seed
         Of all that is random.
     fuzz
@@ -45,6 +46,8 @@ class Wish:
         Extensions that are asked for though the server does not announce them.
     unload
         Whether the model may be unloaded for a moment.
+    authority
+        File with the certificates that are trusted over gRPC; without it those of gRPC itself.
     sample
         A valid request as JSON, where random values do not fit the model.
     """
@@ -56,6 +59,7 @@ class Wish:
     huge_bytes: int = 16 << 20
     assume: frozenset[str] = frozenset()
     unload: bool = False
+    authority: Path | None = None
     sample: Mapping[str, Any] | None = None
 
 

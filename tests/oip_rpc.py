@@ -107,8 +107,8 @@ def _handler(answers: Answers, method: str) -> Any:
 
 
 @contextlib.contextmanager
-def serving_rpc(*faults: str) -> Iterator[str]:
-    """The same with those faults; gives ``host:port``."""
+def serving_rpc(*faults: str, tls: tuple[bytes, bytes] | None = None) -> Iterator[str]:
+    """The same with those faults; gives its address. ``tls`` is a key and a certificate."""
     import grpc
 
     answers = Answers(Toy(frozenset(faults)))
@@ -117,9 +117,12 @@ def serving_rpc(*faults: str) -> Iterator[str]:
     server.add_generic_rpc_handlers(
         (grpc.method_handlers_generic_handler(SERVICE, {one: _handler(answers, one) for one in methods}),)
     )
-    port = server.add_insecure_port("127.0.0.1:0")
+    if tls is None:
+        port = server.add_insecure_port("127.0.0.1:0")
+    else:
+        port = server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([tls]))
     server.start()
     try:
-        yield f"127.0.0.1:{port}"
+        yield f"{'grpcs://' if tls else ''}127.0.0.1:{port}"
     finally:
         server.stop(0).wait()

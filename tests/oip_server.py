@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import ssl
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -363,14 +364,16 @@ class _Server(ThreadingHTTPServer):
 
 
 @contextlib.contextmanager
-def serving(*faults: str) -> Iterator[str]:
+def serving(*faults: str, tls: ssl.SSLContext | None = None) -> Iterator[str]:
     """The server with those faults on a free port; gives its URL."""
     handler = type("FaultyHandler", (Handler,), {"toy": Toy(frozenset(faults))})
     server = _Server(("127.0.0.1", 0), handler)
+    if tls is not None:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.server_address[1]}"
+        yield f"{'https' if tls else 'http'}://127.0.0.1:{server.server_address[1]}"
     finally:
         server.shutdown()
         server.server_close()

@@ -204,16 +204,12 @@ def not_a_message(target: Target) -> str:
 
 @check("grpc", "unknown_method", expected="UNIMPLEMENTED", section=CODES)
 def unknown_method(target: Target) -> str:
-    import grpc
-
-    only_if(target.wish.grpc, "no address was given with --grpc")
-    with grpc.insecure_channel(target.wish.grpc) as channel:
-        ask = channel.unary_unary("/inference.GRPCInferenceService/NoSuchMethod")
+    with Calls.of(target) as calls:
         try:
-            ask(b"", timeout=target.place.timeout_s)
-        except grpc.RpcError as error:
-            require(error.code().name == "UNIMPLEMENTED", error.code().name)
-            return "UNIMPLEMENTED"
+            calls.send_bytes("NoSuchMethod", b"")
+        except StatusError as error:
+            require(error.code == "UNIMPLEMENTED", str(error))
+            return error.code
     raise FailedCheckError("answered")
 
 

@@ -6,7 +6,9 @@ import json
 import math
 import re
 import socket
+import ssl
 import struct
+import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,7 +28,9 @@ from conformance.messages import PROTO, message_class, read_proto
 from conformance.report import write_junit
 from conformance.tensors import TYPES, Spec, from_bytes, from_json, make, same, to_bytes, to_json
 from conformance.wire import BrokenWireError, Connection, LateAnswerError, Place
+from tests.oip_rpc import serving_rpc
 from tests.oip_server import serving
+from tests.servers import program
 
 SHAPES = st.lists(st.integers(0, 4), min_size=1, max_size=3).map(tuple)
 
@@ -200,6 +204,25 @@ def test_runs_are_compared_group_by_group(tmp_path: Path, capsys: pytest.Capture
     assert "| `infer` | 1 / 1 / 0 | 1 / 0 / 0 |" in lines
     assert "| `health` | - | - |" in lines
     assert "| `infer` | id |  |" in lines
+
+
+def test_servers_with_certificates_of_their_own_are_asked_over_tls(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("grpc")
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    command = [program("openssl"), "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=kit"]
+    more = ["-keyout", str(key), "-out", str(certificate), "-addext", "subjectAltName=IP:127.0.0.1"]
+    subprocess.run([*command, *more], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    with serving(tls=context) as url, serving_rpc(tls=(key.read_bytes(), certificate.read_bytes())) as address:
+        assert main(["--url", url, "--timeout", "5"]) == 2, "who is not trusted is not asked"
+        assert "certificate" in capsys.readouterr().err
+        checks = ["--only", "infer.one_row", "--only", "grpc.infer_raw", "--only", "http.connection_close"]
+        assert main(["--url", url, "--grpc", address, "--ca", str(certificate), "--json", *checks]) == 0
+    results = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [one["status"] for one in results] == ["pass"] * 3
 
 
 def test_an_unknown_group_is_named(capsys: pytest.CaptureFixture[str]) -> None:
