@@ -108,7 +108,7 @@ for _key, _values in COERCED:
 def fuzz_json(target: Target) -> str:
     random = target.random(1)
     rows = 2 if target.batched else 1
-    return _fuzz(target, lambda: (_mutated(_rich(target, rows), random), None))
+    return _fuzz(target, lambda: (mutated(_rich(target, rows), random), None))
 
 
 @check(
@@ -120,7 +120,7 @@ def fuzz_json(target: Target) -> str:
 def fuzz_bytes(target: Target) -> str:
     random = target.random(2)
     body = json.dumps(_rich(target, 1)).encode()
-    return _fuzz(target, lambda: (_damaged(body, random), None))
+    return _fuzz(target, lambda: (damaged(body, random), None))
 
 
 @check(
@@ -136,8 +136,8 @@ def fuzz_binary(target: Target) -> str:
 
     def make() -> tuple[Any, bytes]:
         if random.random() < 0.5:
-            return _mutated(head, random), tail
-        return _damaged(json.dumps(head).encode(), random), _damaged(tail, random)
+            return mutated(head, random), tail
+        return damaged(json.dumps(head).encode(), random), damaged(tail, random)
 
     return _fuzz(target, make)
 
@@ -179,7 +179,7 @@ _STRANGE: tuple[Any, ...] = (
 )
 
 
-def _mutated(question: Any, random: np.random.Generator) -> Any:
+def mutated(question: Any, random: np.random.Generator) -> Any:
     """One to three places of a JSON value changed, removed or doubled."""
     question = copy.deepcopy(question)
     for _ in range(random.integers(1, 4)):
@@ -202,7 +202,7 @@ def _change(holder: Any, key: Any, random: np.random.Generator) -> None:
     elif kind == 2 and isinstance(holder, dict):
         holder[f"{key}x"] = holder.pop(key)
     else:
-        holder[key] = _STRANGE[random.integers(len(_STRANGE))]
+        holder[key] = copy.deepcopy(_STRANGE[random.integers(len(_STRANGE))])
 
 
 def _spots(value: Any, depth: int = 0) -> list[tuple[Any, Any, int]]:
@@ -219,13 +219,13 @@ def _spots(value: Any, depth: int = 0) -> list[tuple[Any, Any, int]]:
     return found
 
 
-def _damaged(data: bytes, random: np.random.Generator) -> bytes:
+def damaged(data: bytes, random: np.random.Generator) -> bytes:
     """Some bytes replaced, removed, put in or doubled."""
-    damaged = bytearray(data)
+    found = bytearray(data)
     for _ in range(random.integers(1, 5)):
-        place = int(random.integers(len(damaged) + 1))
+        place = int(random.integers(len(found) + 1))
         size = int(random.integers(1, 9))
-        piece = random.bytes(size) if random.random() < 0.5 else bytes(damaged[place : place + size])
+        piece = random.bytes(size) if random.random() < 0.5 else bytes(found[place : place + size])
         kind = random.integers(3)
-        damaged[place : place + (0 if kind == 0 else size)] = b"" if kind == 1 else piece
-    return bytes(damaged)
+        found[place : place + (0 if kind == 0 else size)] = b"" if kind == 1 else piece
+    return bytes(found)

@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 from conformance.__main__ import main
 from conformance.checks import Result, all_checks, groups_of
 from conformance.compare import main as compare
+from conformance.groups.malformed import damaged, mutated
 from conformance.messages import PROTO, message_class, read_proto
 from conformance.report import write_junit
 from conformance.tensors import TYPES, Spec, from_bytes, from_json, make, same, to_bytes, to_json
@@ -223,6 +224,20 @@ def test_servers_with_certificates_of_their_own_are_asked_over_tls(
         assert main(["--url", url, "--grpc", address, "--ca", str(certificate), "--json", *checks]) == 0
     results = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [one["status"] for one in results] == ["pass"] * 3
+
+
+def test_a_seed_makes_the_same_damaged_requests_whatever_was_made_before() -> None:
+    question = {"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]}], "id": "a"}
+    body = json.dumps(question).encode()
+
+    def make(seed: int) -> list[object]:
+        random = np.random.default_rng(seed)
+        return [(json.dumps(mutated(question, random)), damaged(body, random)) for _ in range(1000)]
+
+    first = make(3)
+    assert make(3) == first
+    assert make(4) != first
+    assert len(set(first)) > 900
 
 
 def test_an_unknown_group_is_named(capsys: pytest.CaptureFixture[str]) -> None:
