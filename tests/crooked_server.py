@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 Answer = Callable[["Asked"], bytes]
-HANG_UP, SILENCE = b"<hang up>", b"<silence>"
+HANG_UP, SILENCE, PAUSE = b"<hang up>", b"<silence>", b"<pause>"
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,11 @@ class Crooked:
                 if answer == SILENCE:
                     self.ended.wait(20)
                     return
-                line.sendall(answer.removesuffix(HANG_UP))
+                first, *more = answer.removesuffix(HANG_UP).split(PAUSE)
+                line.sendall(first)
+                for part in more:
+                    time.sleep(0.03)
+                    line.sendall(part)
                 if answer.endswith(HANG_UP):
                     # A reset: what was not read is not the reason.
                     line.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")

@@ -7,6 +7,7 @@ closed.
 
 from __future__ import annotations
 
+import select
 import socket
 import ssl
 import time
@@ -50,6 +51,7 @@ class Connection:
         self._context = context
         self._connect_s = connect_s
         self._socket: socket.socket | None = None
+        self._poll = select.poll()
         self._timeout_s = 0.0
 
     def exchange(self, head: bytes, body: tuple[bytes, ...], left_s: float, *, safe: bool) -> Reply:
@@ -61,10 +63,11 @@ class Connection:
             There is none.
         """
         ends_s = time.monotonic() + left_s
-        kept = self._socket is not None
-        if kept and not safe:
-            # Nobody could tell whether a question was heard that went into a connection that was closed.
+        # Nobody could tell whether a question was heard that went into a connection that was closed; and what came
+        # without being asked for, such as a proxy's 408 before it hangs up, is no answer to this one.
+        if self._poll.poll(0) or not safe:
             self.close()
+        kept = self._socket is not None
         reader = ReplyReader()
         try:
             return self._exchange(reader, head, body, ends_s, left_s)
@@ -85,6 +88,7 @@ class Connection:
     def close(self) -> None:
         """Give the connection back; the next question opens another."""
         if self._socket is not None:
+            self._poll.unregister(self._socket)
             self._socket.close()
             self._socket = None
 
@@ -160,6 +164,7 @@ class Connection:
             plain.close()
             raise
         self._socket, self._timeout_s = line, patience_s
+        self._poll.register(line, select.POLLIN)
         return line
 
 

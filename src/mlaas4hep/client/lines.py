@@ -7,6 +7,7 @@ no answer is ever read by another question.
 from __future__ import annotations
 
 import asyncio
+import select
 import ssl
 from collections import deque
 from typing import TypeVar, cast
@@ -31,12 +32,14 @@ class Line(asyncio.Protocol):
         self.open = False
         self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._transport: asyncio.Transport | None = None
+        self._poll = select.poll()
         self._reader = ReplyReader()
         self._answer: asyncio.Future[Reply] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # Not looked at by kind: uvloop's are no children of asyncio's.
         self._transport, self.open = cast(asyncio.Transport, transport), True
+        self._poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
 
     def data_received(self, data: bytes) -> None:
         if self._answer is None or self._answer.done():
@@ -96,6 +99,10 @@ class Line(asyncio.Protocol):
         if not self._reader.keep:
             self.abort()
         return reply
+
+    def quiet(self) -> bool:
+        """Whether it is open, and nothing came that nobody asked for, such as a proxy's 408 before it hangs up."""
+        return self.open and not self._poll.poll(0)
 
     @property
     def began(self) -> bool:
@@ -196,8 +203,9 @@ class AsyncTransport:
         idle = self._idle[address]
         while idle:
             line = idle.pop()
-            if line.open:
+            if line.quiet():
                 return line
+            line.abort()
         return None
 
     def _drop_idle(self, address: Address) -> None:

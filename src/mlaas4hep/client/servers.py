@@ -58,11 +58,16 @@ def address_of(url: str) -> Address:
         port = parts.port
     except ValueError as error:
         raise UserError(f"'{url}' has no valid port or host: {error}") from error
+    if parts.username is not None or parts.query or parts.fragment:
+        raise UserError("the URL of a server has neither a user, nor a password, nor a query; tokens are given as such")
     whole = f"{parts.netloc}{parts.path}"
-    if parts.scheme not in _PORTS or not parts.hostname or not (whole.isascii() and whole.isprintable()):
+    if (
+        parts.scheme not in _PORTS
+        or not parts.hostname
+        or not (whole.isascii() and whole.isprintable())
+        or " " in whole
+    ):
         raise UserError(f"'{url}' is not the URL of a server; asked for one such as http://localhost:8000")
-    if parts.username is not None or parts.query or parts.fragment or " " in whole:
-        raise UserError("the URL of a server has neither a user, nor a query, nor blanks; tokens are given as such")
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     named = host if port is None else f"{host}:{port}"
     return Address(plain, parts.scheme, parts.hostname, port or _PORTS[parts.scheme], parts.path, named)

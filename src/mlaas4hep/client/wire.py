@@ -58,7 +58,7 @@ class ReplyReader:
         Whether the connection may be used again; true at the earliest when the answer is whole.
     """
 
-    __slots__ = ("_buffer", "_headers", "_left", "_mode", "_parts", "_persists", "_status", "began", "keep")
+    __slots__ = ("_buffer", "_due", "_headers", "_left", "_mode", "_parts", "_persists", "_status", "began", "keep")
 
     def __init__(self) -> None:
         self.began = False
@@ -69,6 +69,7 @@ class ReplyReader:
         self._headers: dict[str, str] = {}
         self._parts: list[bytes] = []
         self._left = 0
+        self._due = False  # the line break behind a chunk
         self._persists = True
 
     def feed(self, data: bytes) -> Reply | None:
@@ -159,25 +160,32 @@ class ReplyReader:
         return self._done() if not self._left else None
 
     def _chunked(self) -> Reply | None:
+        """Chunks as far as they came; of one that is not whole nothing is kept in the buffer, however long it is."""
         at = 0
         while True:
+            if self._left:
+                part = self._buffer[at : at + self._left]
+                self._parts.append(part)
+                self._left -= len(part)
+                at += len(part)
+                self._due = True
             line = self._buffer.find(b"\r\n", at)
-            if line < 0:
+            if self._left or line < 0:
                 break
+            if self._due and line != at:
+                raise Broken("a chunk of the answer is longer than announced")
+            if self._due:
+                self._due, at = False, line + 2
+                continue
             found = _SIZE.match(self._buffer[at:line])
             if found is None:
                 raise Broken("a chunk of the answer has no valid size")
-            size, start = int(found[1], 16), line + 2
-            if size == 0:
-                return self._trailer(at, start)
-            if len(self._buffer) < start + size + 2:
-                break
-            self._parts.append(self._buffer[start : start + size])
-            if self._buffer[start + size : start + size + 2] != b"\r\n":
-                raise Broken("a chunk of the answer is longer than announced")
-            at = start + size + 2
+            self._left = int(found[1], 16)
+            if not self._left:
+                return self._trailer(at, line + 2)
+            at = line + 2
         self._buffer = self._buffer[at:]
-        if line < 0 and len(self._buffer) > MAX_HEAD_BYTES:
+        if len(self._buffer) > (1 if self._due else MAX_HEAD_BYTES):
             raise Broken("a chunk of the answer has no valid size")
         return None
 

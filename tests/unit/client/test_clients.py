@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import ssl
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from tests.blocking import Blocking
 from tests.crooked_server import (
     HANG_UP,
     MODELS,
+    PAUSE,
     SILENCE,
     Asked,
     busy,
@@ -120,6 +122,21 @@ def test_a_kept_connection_that_the_server_closed_is_opened_again_without_using_
         client.models()
         assert client.models() == ["a"]
     assert server.connections == 2
+
+
+def test_what_came_without_being_asked_for_is_no_answer(make: Any) -> None:
+    leave = reply(408, {"error": "too late"}, connection="close")  # as proxies take it of an idle connection
+    with crooked(MODELS + PAUSE + leave, MODELS) as server, make(server.url, retries=0) as client:
+        assert client.models() == ["a"]
+        time.sleep(0.1)
+        assert client.models() == ["a"]
+    assert server.connections == 2
+
+
+def test_an_answer_that_trickles_is_waited_for(make: Any) -> None:
+    trickling = PAUSE.join([MODELS[:10], MODELS[10:50], MODELS[50:]])
+    with crooked(trickling) as server, make(server.url, retries=0) as client:
+        assert client.models() == ["a"]
 
 
 @pytest.mark.parametrize("broken", [HANG_UP, cut_off(MODELS, missing=3), b"SSH-2.0\r\n\r\n", b"HTTP/1.1 200" + HANG_UP])

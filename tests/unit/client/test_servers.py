@@ -70,9 +70,10 @@ def test_what_is_no_url_of_a_server_is_refused(url: str) -> None:
 
 
 def test_a_password_in_a_url_does_not_stand_in_the_message() -> None:
-    with pytest.raises(UserError) as caught:
-        Servers("http://user:secret@host")
-    assert "secret" not in str(caught.value)
+    for url in ("http://user:secret@host", "ftp://user:secret@host"):
+        with pytest.raises(UserError) as caught:
+            Servers(url)
+        assert "secret" not in str(caught.value)
 
 
 def test_no_server_is_refused() -> None:

@@ -14,6 +14,7 @@ WHOLE = [
     (b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 404 \r\ncontent-length:2\r\n\r\n{}", (404, b"{}", True)),
     (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n6;x=y\r\n world\r\n0\r\n\r\n",
      (200, b"hello world", True)),
+    (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n\r\n\r\n1\r\n0\r\n0\r\n\r\n", (200, b"\r\n0", True)),
     (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX-Trailer: 1\r\n\r\n", (200, b"", True)),
     (b"HTTP/1.1 204 No Content\r\n\r\n", (204, b"", True)),
     (b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok", (200, b"ok", False)),
