@@ -35,6 +35,8 @@ class Line(asyncio.Protocol):
         self._poll = select.poll()
         self._reader = ReplyReader()
         self._answer: asyncio.Future[Reply] | None = None
+        self._ends_s = 0.0
+        self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # Not looked at by kind: uvloop's are no children of asyncio's.
@@ -63,7 +65,7 @@ class Line(asyncio.Protocol):
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.open = False
+        self.abort()
         reason = getattr(exc, "strerror", None) or str(exc or "") or "the server hung up"
         self._fail(Failed(reason, sent=True))
         if not self.closed.done():
@@ -82,7 +84,7 @@ class Line(asyncio.Protocol):
         loop = asyncio.get_running_loop()
         self._reader = ReplyReader()
         self._answer = loop.create_future()
-        timer = loop.call_later(left_s, self._late)
+        self._watch(loop, loop.time() + left_s)
         try:
             if sum(map(len, body)) <= JOINED_BYTES:
                 self._transport.write(b"".join((head, *body)))
@@ -93,7 +95,6 @@ class Line(asyncio.Protocol):
             self.abort()
             raise
         finally:
-            timer.cancel()
             self._answer = None
         self.used = True
         if not self._reader.keep:
@@ -112,11 +113,29 @@ class Line(asyncio.Protocol):
     def abort(self) -> None:
         """Close at once."""
         self.open = False
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         if self._transport is not None:
             self._transport.abort()
 
-    def _late(self) -> None:
-        self._fail(Failed("no answer in time", sent=True, late=True))
+    def _watch(self, loop: asyncio.AbstractEventLoop, ends_s: float) -> None:
+        """Give up then. A timer for each question would cost as much as the rest, so that one is left to the next."""
+        self._ends_s = ends_s
+        if self._timer is None or self._timer.when() > ends_s:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = loop.call_at(ends_s, self._look)
+
+    def _look(self) -> None:
+        self._timer = None
+        loop = asyncio.get_running_loop()
+        if self._answer is None or self._answer.done():
+            return
+        if loop.time() < self._ends_s:
+            self._watch(loop, self._ends_s)
+        else:
+            self._fail(Failed("no answer in time", sent=True, late=True))
 
     def _fail(self, failure: Failed) -> None:
         if self._answer is not None and not self._answer.done():
