@@ -24,6 +24,7 @@ from benchmarks.damage.judge import config_of, dataset
 from mlaas4hep.config import Cache
 from mlaas4hep.data.dataset import EventDataset
 from mlaas4hep.testing import write_events
+from tests.examples import examples
 from tests.fault_server import Faults, fault_server
 
 LIMIT_S = 30.0
@@ -48,9 +49,9 @@ def open_files() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
-def test_fifty_abandoned_iterators_leave_no_thread_and_no_open_file(files: list[str], tmp_path: Path) -> None:
+def test_abandoned_iterators_leave_no_thread_and_no_open_file(files: list[str], tmp_path: Path) -> None:
     before = open_files()
-    for number in range(50):
+    for number in range(examples(50)):
         cache = Cache(path=str(tmp_path / "cache")) if number % 2 else None
         stream = opened(files, threads=number % 5, cache=cache)
         batches = stream.epoch(number)
