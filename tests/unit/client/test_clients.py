@@ -422,6 +422,26 @@ def test_tls_is_spoken_with_servers_that_somebody_vouches_for(make: Any, certifi
             make(server.url, tls=Tls(ca=certificate[1]))
 
 
+def test_our_certificate_is_shown_to_who_asks_for_one(make: Any, certificate: tuple[Path, Path]) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificate)
+    context.load_verify_locations(certificate[0])
+    context.verify_mode = ssl.CERT_REQUIRED
+    with crooked(MODELS, context=context) as server:
+        with make(server.url, tls=Tls(ca=certificate[0], certificate=certificate[0], key=certificate[1])) as client:
+            assert client.models() == ["a"]
+        with make(server.url, tls=Tls(ca=certificate[0]), retries=0) as client, pytest.raises(ServerError):
+            client.models()
+    with pytest.raises(UserError, match=r"certificate .* cannot be used"):
+        make("https://gpu7", tls=Tls(certificate=certificate[1]))
+
+
+def test_what_the_repository_holds_is_asked(make: Any) -> None:
+    with crooked(reply(200, [{"name": "m", "state": "READY"}])) as server, make(server.url) as client:
+        assert client.index() == [{"name": "m", "state": "READY"}]
+    assert (server.asked[0].method, server.asked[0].path) == ("POST", "/v2/repository/index")
+
+
 def test_large_tensors_go_and_come_whole(make: Any) -> None:
     x = np.random.default_rng(1).random((50_000, 20))
     with crooked(echoed) as server, make(server.url) as client:
