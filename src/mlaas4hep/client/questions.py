@@ -7,7 +7,6 @@ becomes a value or one error that says whose fault it is.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Generic, NoReturn, TypeVar
 from urllib.parse import quote
 
@@ -28,8 +27,7 @@ class TooLargeError(RequestError):
     """The server takes less in one question (413)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Question(Generic[T]):
+class Question(msgspec.Struct, Generic[T], frozen=True):
     """One request.
 
     Parameters

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -41,8 +42,7 @@ class Limits:
             object.__setattr__(self, name, whole(getattr(self, name), name, least=1))
 
 
-@dataclass(frozen=True, slots=True)
-class Cut(Generic[T]):
+class Cut(msgspec.Struct, Generic[T], frozen=True):
     """A question that can be asked in parts.
 
     Parameters

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+import msgspec
 
 MAX_HEAD_BYTES = 64 << 10
 # Up to here a body is sent in one piece with its head: one call, one packet for small ones.
@@ -21,8 +22,7 @@ class Broken(Exception):
     """What came is no whole answer of HTTP/1.1."""
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(msgspec.Struct, frozen=True):
     """What a server answered.
 
     Parameters
