@@ -35,7 +35,7 @@ FULL_ROWS = 256
 Reference = Callable[[dict[str, NDArray[np.float32]]], ArrayLike]
 
 
-class ParityReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ParityReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """What the gate has seen.
 
     Parameters
