@@ -16,7 +16,14 @@ import numpy as np
 
 from mlaas4hep.errors import RequestError
 
-_encoder = msgspec.json.Encoder()
+
+def _other(value: Any) -> None:
+    """What JSON has no word for: a missing value of pandas' nullable columns."""
+    if type(value).__name__ != "NAType":
+        raise TypeError(f"found {type(value).__name__}")
+
+
+_encoder = msgspec.json.Encoder(enc_hook=_other)
 # Looked at for every number: a tuple is ten times faster to test than a union made on the spot.
 _NUMPY = (np.ndarray, np.generic)
 _SEQUENCES = (list, tuple)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mlaas4hep.client.events import encode_events
+from mlaas4hep.client.events import columns_of, encode_columns, encode_events
 from mlaas4hep.errors import RequestError
 
 
@@ -26,6 +26,21 @@ def test_events_of_numpy_values_are_written_with_every_digit_and_infinities_as_w
         "Jet_pt": [float(np.float32(0.1)), None, "Infinity"],
         "Jet_eta": ["-Infinity", 2.5],
     }
+
+
+def test_a_missing_value_of_a_nullable_column_is_null() -> None:
+    class NAType:
+        """As pandas calls it."""
+
+    class Series(list[Any]):
+        def __getitem__(self, part: Any) -> Any:
+            return Series(super().__getitem__(part))
+
+        def tolist(self) -> list[Any]:
+            return list(self)
+
+    table = {"x": Series([1.5, NAType()]), "n": Series([NAType(), 2])}
+    assert list(encode_columns(columns_of(table))) == [b'{"x":1.5,"n":null}', b'{"x":null,"n":2}']
 
 
 @pytest.mark.parametrize(
