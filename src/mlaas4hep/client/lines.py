@@ -120,7 +120,7 @@ class Line(asyncio.Protocol):
             self._transport.abort()
 
     def _watch(self, loop: asyncio.AbstractEventLoop, ends_s: float) -> None:
-        """Give up then. A timer for each question would cost as much as the rest, so that one is left to the next."""
+        """Give up then. A timer for each question would cost half as much again: one is left to the next."""
         self._ends_s = ends_s
         if self._timer is None or self._timer.when() > ends_s:
             if self._timer is not None:
