@@ -93,7 +93,7 @@ class BundleError(UserError):
 
 
 class UploadError(UserError):
-    """An uploaded model that is not taken: it holds what runs code, passes a limit, or is of a kind that is not known."""
+    """An uploaded model that is not taken: it holds what runs code, passes a limit, or is of no known kind."""
 
 
 class RequestError(UserError):

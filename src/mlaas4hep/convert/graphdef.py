@@ -112,7 +112,7 @@ def likely_outputs(data: bytes) -> tuple[str, ...]:
     """Nodes of a frozen graph that no other node takes, and that give something."""
     with _told():
         graph = _parsed([memoryview(data)])
-    taken = {_bare(name) for node in graph.nodes.values() for name in node.inputs}
+    taken = {_bare(name) for node in graph.nodes.values() for name in node.inputs if not name.startswith("^")}
     return tuple(name for name, node in graph.nodes.items() if name not in taken and node.kind not in ("NoOp", "Const"))
 
 

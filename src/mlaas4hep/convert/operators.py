@@ -97,6 +97,13 @@ def check_graph(data: bytes, operators: Operators, *, most: int) -> onnx.ModelPr
         model: onnx.ModelProto = onnx.ModelProto.FromString(data)
     except Exception as error:  # protobuf's own exceptions have no stable home
         raise UploadError(f"the upload is no ONNX model that can be read: {error}") from error
+    try:
+        return _checked(model, operators)
+    except TypeError as error:  # names that are no text are given as bytes
+        raise UploadError(f"the graph has a name that is no text: {error}") from error
+
+
+def _checked(model: onnx.ModelProto, operators: Operators) -> onnx.ModelProto:
     _check_opsets(model)
     if model.functions:
         _check_nodes(_nodes_of_functions(model), operators, own={one.name for one in model.functions})

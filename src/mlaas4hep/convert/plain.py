@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 
 import onnx
+from onnx import shape_inference
 
 from mlaas4hep.bundle.layout import MAX_BATCH_SIZE
 from mlaas4hep.convert.result import Tensor
@@ -29,12 +30,16 @@ def canonical_plain(model: onnx.ModelProto) -> bytes:
     """
     _check_ends(model.graph)
     try:
+        if any(not end.type.tensor_type.HasField("shape") for end in model.graph.output):
+            model = shape_inference.infer_shapes(model)
         done = canonicalise(model)
         stored = {tensor.name for tensor in model.graph.initializer}
         _keep_shapes(done.graph.input, [end for end in model.graph.input if end.name not in stored])
         _keep_shapes(done.graph.output, model.graph.output)
         opsets = [one.version for one in done.opset_import if one.domain == ""]
         done.ir_version = oldest_ir(max(opsets, default=1))
+        if any(not end.type.tensor_type.HasField("shape") for end in done.graph.output):
+            raise ModelError("an output declares no shape, and none follows; export it with one, such as ['N', 1]")
         onnx.checker.check_model(done, full_check=True)
     except ModelError as error:
         raise UploadError(str(error)) from error

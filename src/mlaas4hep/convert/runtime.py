@@ -132,6 +132,13 @@ def _difference(found: NDArray[np.float64], wanted: NDArray[np.float64]) -> floa
     return float(np.where(np.isfinite(difference), difference, np.inf).max(initial=0.0))
 
 
+def are_scores(answers: Arrays) -> bool:
+    """Whether all answers are numbers in [0, 1], which are held to the bar of scores."""
+    return all(
+        np.issubdtype(one.dtype, np.floating) and bool(((one >= 0) & (one <= 1)).all()) for one in answers.values()
+    )
+
+
 def require_close(worst: float, bar: float, sort: str, *, framework: str) -> None:
     """`ParityError` where a difference passes the bar."""
     if not worst <= bar:

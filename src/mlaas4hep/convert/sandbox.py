@@ -70,7 +70,7 @@ def run_confined(
         status = _run(folder, json.dumps(job).encode(), stderr, limits)
     if status != 0:
         raise _death(status, words, limits)
-    return _answer(folder / ANSWER, words)
+    return _answer(folder, words)
 
 
 def _run(folder: Path, job: bytes, stderr: Any, limits: Limits) -> int | None:
@@ -130,15 +130,16 @@ def _numbers(number: int, limits: Limits) -> str:
     return f" (memory: {limits.memory_bytes >> 20} MiB)" if number in (signal.SIGKILL, signal.SIGABRT) else ""
 
 
-def _answer(path: Path, words: Path) -> Conversion:
-    """What it answered, believed as little as the upload itself."""
+def _answer(folder: Path, words: Path) -> Conversion:
+    """What it answered, believed as little as the upload itself; without the places of our files."""
+    path = folder / ANSWER
     try:
         if path.is_symlink() or path.stat().st_size > _MAX_ANSWER:
             raise MLaaSError("the confined process of a conversion gave no answer that can be read")
         answer = json.loads(path.read_bytes())
         if "done" in answer:
             return msgspec.convert(answer["done"], Conversion)
-        kind, message = str(answer["error"]), str(answer["message"])
+        kind, message = str(answer["error"]), str(answer["message"]).replace(f"{folder}/", "")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise MLaaSError(f"the confined process of a conversion gave no answer: {_last_words(words)}") from error
     raise _error(kind, message, words)

@@ -75,8 +75,11 @@ def work(job: Job) -> Conversion:
     if found.kind == "bundle":
         done = _sealed_bundle(found, job, name)
     else:
+        before = _resident()
         made = _made(found, asked, beside, job, folder)
-        done = _bundle(made, asked.spec, folder, job) if asked.spec else _plain(made, name, folder, job)
+        if found.kind != "onnx":  # the framework's own memory is not the model's
+            before = _resident()
+        done = _bundle(made, asked.spec, folder, job) if asked.spec else _plain(made, name, folder, job, before)
     _keep(beside, done, folder)
     return msgspec.structs.replace(done, found=TITLES[found.kind], labels=read_labels(_labels(beside)))
 
@@ -188,18 +191,20 @@ def _rename(model: Any, old: str, new: str) -> None:
         end.name = new if end.name == old else end.name
 
 
-def _plain(made: Made, name: str, folder: Path, job: Job) -> Conversion:
-    """A plain entry: canonical graph, compared, with its configuration."""
+def _plain(made: Made, name: str, folder: Path, job: Job, before: int) -> Conversion:
+    """A plain entry: a canonical graph, held against the framework."""
+    if made.reference is None:
+        raise UploadError(f"{made.framework}'s model needs a contract: send spec.json with it")
     data = canonical_plain(check_graph(made.model, job.operators, most=job.limits.model_bytes))
     check_graph(data, job.operators, most=job.limits.model_bytes)
-    before = _resident()
     graph = runtime.Graph(data)
     rows = made.rows or _samples(graph)
+    wanted = [made.reference(one.inputs) for one in rows]
+    bar = min(made.bar, SCORE_BAR) if runtime.are_scores(wanted[0]) else made.bar
     worst = 0.0
-    for one in rows:
-        answers = graph.run(one.inputs)
-        difference = runtime.largest_difference(answers, made.reference(one.inputs) if made.reference else answers)
-        runtime.require_close(difference, made.bar * one.stretch, one.sort, framework=made.framework)
+    for one, asked in zip(rows, wanted, strict=True):
+        difference = runtime.largest_difference(graph.run(one.inputs), asked)
+        runtime.require_close(difference, bar * one.stretch, one.sort, framework=made.framework)
         worst = max(worst, difference / one.stretch)
     inputs = {key: array[:_SAMPLES] for key, array in rows[0].inputs.items()}
     batches = runtime.joins_rows(data, graph, inputs)
@@ -220,7 +225,7 @@ def _plain(made: Made, name: str, folder: Path, job: Job) -> Conversion:
         batches=batches,
         compared_with=made.framework,
         rows={one.sort: len(next(iter(one.inputs.values()), ())) for one in rows},
-        bar=made.bar,
+        bar=bar,
         worst=worst,
         model_sha256=hashlib.sha256(data).hexdigest(),
         run_bytes=used,
@@ -236,10 +241,11 @@ def _samples(graph: runtime.Graph) -> tuple[Rows, ...]:
     floating = [end.name for end in graph.inputs if end.datatype.startswith("FP")]
     large, zero, holes = ({name: array.copy() for name, array in usual.items()} for _ in range(3))
     for name in floating:
-        large[name] *= 1000
+        large[name] *= 30
         zero[name][...] = 0
         holes[name].reshape(-1)[::3] = np.nan
-    return (Rows("random", usual), Rows("a thousand times larger", large), Rows("zero", zero), Rows("with NaN", holes))
+    sorts = (Rows("random", usual), Rows("thirty times larger", large, 30.0), Rows("zero", zero))
+    return (*sorts, Rows("with NaN", holes)) if floating else sorts
 
 
 def _light(graph: runtime.Graph, free: int) -> bool:
@@ -281,7 +287,7 @@ def _bundle(made: Made, spec: ModelSpec, folder: Path, job: Job) -> Conversion:
         spec=spec,
         core=made.core,
         reference=made.core_reference,
-        rows=probe_rows(spec.scaling, 1024),
+        rows={name: array[:0] for name, array in probe_rows(spec.scaling, 1).items()},  # there are no real ones
     )
     return _of_bundle(bundle, made, job, used=_resident() - before)
 
