@@ -295,13 +295,16 @@ def test_without_tensorflow_a_saved_model_names_the_extra(tmp_path: Path) -> Non
     assert not (tmp_path / "models").exists()
 
 
-def test_the_command_says_what_it_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_says_what_it_made(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "net.onnx").write_bytes(small_network().SerializeToString())
     assert run(["convert", str(tmp_path / "net.onnx"), "-o", str(tmp_path / "models")]) == 0
     told = capsys.readouterr().out
     assert "an ONNX model became net/1, without a contract" in told
     assert str(tmp_path / "models" / "net" / "1") in told
-    assert run(["convert", str(tmp_path / "net.onnx"), "-o", str(tmp_path / "models"), "--json"]) == 0
+    assert run(["convert", "net.onnx", "-o", "models", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["version"] == "2"
     assert run(["convert", str(tmp_path / "net.onx"), "-o", str(tmp_path / "models")]) == 2
     assert "did you mean 'net.onnx'" in capsys.readouterr().err

@@ -75,7 +75,7 @@ def run_confined(
 
 def _run(folder: Path, job: bytes, stderr: Any, limits: Limits) -> int | None:
     """Exit status, negative for a signal; None where time was up."""
-    command = [sys.executable, "-I", "-B", "-c", _START.format(path=[one for one in sys.path if one])]
+    command = [sys.executable, "-I", "-B", "-c", _START.format(path=[os.path.abspath(one) for one in sys.path if one])]
     process = subprocess.Popen(
         command,
         stdin=subprocess.PIPE,

@@ -119,7 +119,7 @@ def convert(
         if name not in _BESIDE:
             raise UploadError(f"'{name}' cannot come with a model{nearest(name, _BESIDE)}")
     _require_name(upload.name, empty=True)
-    place = path_of(repository, "repository")
+    place = path_of(repository, "repository").absolute()
     made = _made_folders(place)
     try:
         with tempfile.TemporaryDirectory(prefix=".convert-", dir=place) as folder:
