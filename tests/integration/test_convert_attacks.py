@@ -5,6 +5,7 @@ One of each sort; the corpus itself is gone through by the tests of `mlaas4hep.c
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -20,7 +21,7 @@ from onnx import helper, numpy_helper
 from mlaas4hep.convert import Limits, Upload, convert
 from mlaas4hep.convert import sandbox as sandbox_module
 from mlaas4hep.convert.child import ANSWER
-from mlaas4hep.errors import MLaaSError, UploadError
+from mlaas4hep.errors import MLaaSError, UploadError, UserError
 from tests.attacks import (
     external,
     graph_def,
@@ -65,7 +66,7 @@ ATTACKS: dict[str, tuple[bytes, Limits, str]] = {
     "too many bytes": (b"\0" * 2000, Limits(upload_bytes=1000), "more than 1000 bytes"),
     "endless work": (squares(3000, 400), Limits(cpu_s=4), "more than its CPU time of 4 s"),
     "a hundred gigabytes": (squares(160_000, 1), Limits(), "ONNX Runtime cannot load|fails on sample|memory"),
-    "more memory than a model is given": (squares(4000, 1), Limits(run_bytes=50 << 20), "MiB of memory; at most 50"),
+    "more memory than a model is given": (squares(4000, 1), Limits(run_bytes=50 << 20), "MiB; at most 50"),
     "more time than there is": (small_network().SerializeToString(), Limits(wall_s=0.05), "longer than 0.05 s"),
 }
 
@@ -172,4 +173,36 @@ def test_every_end_of_the_process_is_an_error_in_words(
     monkeypatch.setattr(sandbox_module, "_START", program.replace("{", "{{").replace("}", "}}"))
     with pytest.raises(kind, match=words):
         convert(Upload(small_network().SerializeToString(), "net"), tmp_path / "models", limits=Limits(wall_s=2.0))
+    assert os.listdir(tmp_path) == []
+
+
+_LIES = """
+import json, sys
+from pathlib import Path
+job = json.loads(sys.stdin.read())
+entry = Path(job["folder"]) / "entry"
+entry.mkdir()
+CHANGE
+end = {"name": "x", "datatype": "FP32", "shape": [-1, 4]}
+done = {"name": "net", "found": "", "converter": "", "versions": {}, "inputs": [end], "outputs": [end | {"name": NAME}],
+        "contract": False, "batches": True, "compared_with": "", "rows": {}, "bar": 0, "worst": 0, "model_sha256": SHA}
+Path("answer.json").write_text(json.dumps({"done": done}))
+"""
+
+
+def test_a_process_that_was_taken_over_is_not_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    good, evil = (one.SerializeToString() for one in (small_network(), CUSTOM))
+    write = "(entry / 'model.onnx').write_bytes(bytes.fromhex('{}'))"
+    lies = {
+        "another graph than it wrote": (write.format(good.hex()), "y", "0" * 64),
+        "com.evil": (write.format(evil.hex()), "y", hashlib.sha256(evil).hexdigest()),
+        "other inputs or outputs": (write.format(good.hex()), "z", hashlib.sha256(good).hexdigest()),
+        "which is no entry": ("(entry / 'run.py').write_text('1')", "y", "0" * 64),
+        "a symbolic link": ("(entry / 'model.onnx').symlink_to('/etc/passwd')", "y", "0" * 64),
+    }
+    for words, (change, name, sha) in lies.items():
+        program = _LIES.replace("CHANGE", change).replace("NAME", repr(name)).replace("SHA", repr(sha))
+        monkeypatch.setattr(sandbox_module, "_START", program.replace("{", "{{").replace("}", "}}"))
+        with pytest.raises(UserError, match=words):
+            convert(Upload(good, "net"), tmp_path / "models")
     assert os.listdir(tmp_path) == []

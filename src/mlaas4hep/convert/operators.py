@@ -83,8 +83,8 @@ class Operators(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return Operators(self.allowed | names)
 
 
-def check_graph(data: bytes, operators: Operators, *, most: int) -> onnx.ModelProto:
-    """A model that keeps to the rules, local functions written out.
+def check_graph(data: bytes, operators: Operators, *, most: int, functions: bool = True) -> onnx.ModelProto:
+    """A model that keeps to the rules, local functions written out; refused for having any where not ``functions``.
 
     Raises
     ------
@@ -97,6 +97,8 @@ def check_graph(data: bytes, operators: Operators, *, most: int) -> onnx.ModelPr
         model: onnx.ModelProto = onnx.ModelProto.FromString(data)
     except Exception as error:  # protobuf's own exceptions have no stable home
         raise UploadError(f"the upload is no ONNX model that can be read: {error}") from error
+    if model.functions and not functions:
+        raise UploadError("the graph holds functions of its own")
     try:
         return _checked(model, operators)
     except TypeError as error:  # names that are no text are given as bytes

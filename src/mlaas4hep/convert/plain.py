@@ -28,7 +28,7 @@ def canonical_plain(model: onnx.ModelProto) -> bytes:
     UploadError
         The graph contradicts itself, or an input has no declared shape.
     """
-    _check_ends(model.graph)
+    check_ends(model.graph)
     try:
         if any(not end.type.tensor_type.HasField("shape") for end in model.graph.output):
             model = shape_inference.infer_shapes(model)
@@ -49,7 +49,8 @@ def canonical_plain(model: onnx.ModelProto) -> bytes:
     return data
 
 
-def _check_ends(graph: onnx.GraphProto) -> None:
+def check_ends(graph: onnx.GraphProto) -> None:
+    """`UploadError` where an input or output is no tensor, or cannot be asked for by its name."""
     ends = [*graph.input, *graph.output]
     if not graph.output:
         raise UploadError("the graph has no output")

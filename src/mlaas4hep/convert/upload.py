@@ -22,7 +22,7 @@ from mlaas4hep.bundle.read import load_bundle, versions_of
 from mlaas4hep.convert.limits import Limits
 from mlaas4hep.convert.operators import Operators, check_graph
 from mlaas4hep.convert.params import read_params
-from mlaas4hep.convert.plain import plain_config
+from mlaas4hep.convert.plain import check_ends, plain_config
 from mlaas4hep.convert.result import FILE, Conversion
 from mlaas4hep.convert.sandbox import run_confined
 from mlaas4hep.errors import BundleError, UploadError, nearest
@@ -218,10 +218,7 @@ def _pack(folder: Path, goal: Path, limits: Limits) -> None:
 def _publish(work: Path, place: Path, done: Conversion, operators: Operators, limits: Limits) -> Conversion:
     """Look at what came out once more, and put it where it is served."""
     made = _bundle_folder(work / "entry") if done.contract else _plain_folder(work / "entry", done)
-    files = files_in(made)
-    check_graph(files[MODEL_FILE].read_bytes(), operators, most=limits.model_bytes)
-    if FileRecord.of(files[MODEL_FILE]).sha256 != done.model_sha256:
-        raise UploadError("the confined process told another graph than it wrote; nothing was kept")
+    _check_again(files_in(made), done, operators, limits)
     for _ in range(_ATTEMPTS):
         version = str(max(versions_of(place / done.name), default=0) + 1)
         told = msgspec.structs.replace(done, version=version)
@@ -229,6 +226,17 @@ def _publish(work: Path, place: Path, done: Conversion, operators: Operators, li
         if _moved(made, place / done.name, version):
             return told
     raise BundleError(f"'{place / done.name}' gets new versions faster than one can be added; try again")
+
+
+def _check_again(files: Mapping[str, Path], done: Conversion, operators: Operators, limits: Limits) -> None:
+    """`UploadError` where a process that was taken over by its upload told another graph than it wrote."""
+    path = files[MODEL_FILE]
+    if path.stat().st_size > limits.model_bytes or FileRecord.of(path).sha256 != done.model_sha256:
+        raise UploadError("the confined process told another graph than it wrote; nothing was kept")
+    graph = check_graph(path.read_bytes(), operators, most=limits.model_bytes, functions=False).graph
+    check_ends(graph)
+    if [one.name for one in (*graph.input, *graph.output)] != [one.name for one in (*done.inputs, *done.outputs)]:
+        raise UploadError("the confined process told other inputs or outputs than its graph has; nothing was kept")
 
 
 def _bundle_folder(entry: Path) -> Path:
@@ -240,9 +248,9 @@ def _bundle_folder(entry: Path) -> Path:
 
 def _plain_folder(entry: Path, done: Conversion) -> Path:
     """Loose files of a plain entry, in a version folder beside their configuration."""
-    strange = files_in(entry).keys() - _PLAIN_FILES
-    if strange:
-        raise UploadError(f"the confined process wrote {sorted(strange)}, which are no part of an entry")
+    found = files_in(entry)
+    if MODEL_FILE not in found or found.keys() - _PLAIN_FILES:
+        raise UploadError(f"the confined process wrote {', '.join(found) or 'nothing'}, which is no entry")
     version = entry.parent / "plain" / "1"
     version.parent.mkdir()
     entry.rename(version)
