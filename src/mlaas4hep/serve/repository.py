@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from mlaas4hep.arguments import path_of, whole
 from mlaas4hep.bundle import Bundle, load_bundle
-from mlaas4hep.bundle.layout import CONFIG_FILE, MANIFEST_FILE, MAX_BATCH_SIZE, MODEL_FILE
+from mlaas4hep.bundle.layout import CONFIG_FILE, MANIFEST_FILE, MODEL_FILE
 from mlaas4hep.bundle.read import versions_of
 from mlaas4hep.errors import BundleError, NotFoundError, nearest
 from mlaas4hep.graph.invariance import run_in_batches
@@ -30,18 +30,18 @@ MAX_DEPTH, MAX_LOOKED, MAX_HINTS = 3, 200, 3
 
 
 class Runner:
-    """Puts tensors through the graph of one bundle, at most 4096 rows at a time, as `Bundle.predict` does.
+    """Puts tensors through the graph of one bundle, as many rows at a time as `Bundle.predict` does.
 
     The wall between a question and the graph: whoever joins questions into batches stands here.
     """
 
     def __init__(self, bundle: Bundle, *, threads: int = 1) -> None:
-        self._session = bundle.session(threads=threads)
+        self._session, self._most = bundle.session(threads=threads), bundle.max_batch
         self.call_s = self._measure(bundle.spec)
 
     def run(self, inputs: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
         """Scores float32 [N, C] of N rows; N may be 0. Safe from several threads."""
-        return run_in_batches(self._session, inputs, MAX_BATCH_SIZE)
+        return run_in_batches(self._session, inputs, self._most)
 
     def _measure(self, spec: ModelSpec) -> float:
         """Seconds of a call with one row: decides whether a call may hold up the event loop.
