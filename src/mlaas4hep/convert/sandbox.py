@@ -19,12 +19,11 @@ from typing import Any
 
 import msgspec
 
-from mlaas4hep import errors
 from mlaas4hep.convert.child import ANSWER, OUT_OF_MEMORY
 from mlaas4hep.convert.limits import Limits
 from mlaas4hep.convert.operators import Operators
 from mlaas4hep.convert.result import Conversion
-from mlaas4hep.errors import MLaaSError, UploadError
+from mlaas4hep.errors import MissingExtraError, MLaaSError, ParityError, UploadError
 
 _log = logging.getLogger(__name__)
 _MAX_ANSWER = 1 << 20
@@ -147,7 +146,7 @@ def _answer(folder: Path, words: Path) -> Conversion:
 
 def _error(kind: str, message: str, words: Path) -> MLaaSError:
     if kind == "MissingExtraError":
-        missing = errors.MissingExtraError.__new__(errors.MissingExtraError)
+        missing = MissingExtraError.__new__(MissingExtraError)
         missing.args = (message,)
         return missing
     if kind == "unforeseen":
@@ -157,7 +156,7 @@ def _error(kind: str, message: str, words: Path) -> MLaaSError:
     if kind in ("ModelError", "BundleError"):
         return UploadError(message)
     if kind == "ParityError":
-        return errors.ParityError(message)
+        return ParityError(message)
     return UploadError(message) if kind in _ERRORS[:1] or kind not in _ERRORS else MLaaSError(message)
 
 
