@@ -36,7 +36,19 @@ def imported_by(*arguments: str) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["train"], ["tune"], ["evaluate"], ["replay"], ["inspect"], ["serve"], ["predict"], ["quickstart"]]
+    "command",
+    [
+        [],
+        ["train"],
+        ["tune"],
+        ["evaluate"],
+        ["replay"],
+        ["inspect"],
+        ["convert"],
+        ["serve"],
+        ["predict"],
+        ["quickstart"],
+    ],
 )
 def test_help_imports_nothing_heavy(command: list[str]) -> None:
     imported = imported_by(*command, "--help")
