@@ -139,7 +139,13 @@ def timeout_of(headers: Headers) -> float | None:
 
 
 async def answer(
-    service: InferenceService, route: Route, target: tuple[str | None, ...], headers: Headers, body: bytes
+    service: InferenceService,
+    route: Route,
+    target: tuple[str | None, ...],
+    headers: Headers,
+    body: bytes,
+    *,
+    on_question: Callable[[Question[Reply]], None] | None = None,
 ) -> Reply:
     """What a request gets; its large parts are read and written in a thread, so that others need not wait."""
     loop, began_s = asyncio.get_running_loop(), time.monotonic()
@@ -147,6 +153,8 @@ async def answer(
         question = await loop.run_in_executor(service.executor, route.read, service, target, headers, body)
     else:
         question = route.read(service, target, headers, body)
+    if on_question is not None:
+        on_question(question)
     batcher = service.batcher(question.model)
     deadline = deadline_of(question, headers, began_s)
     outputs = await batcher.infer(question.inputs, question.rows, deadline=deadline)

@@ -10,23 +10,27 @@ takes the usual ones before they come here.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route as Path
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mlaas4hep.errors import MLaaSError, nearest
 from mlaas4hep.serve.asking import JSON, Refusal, Route, answer, refusal_of, routes, too_large
-from mlaas4hep.serve.service import InferenceService
+from mlaas4hep.serve.hooks import Hooks, Seen
+from mlaas4hep.serve.service import InferenceService, Question
 
 
-def create_app(service: InferenceService) -> Starlette:
-    """The application that answers for a service."""
+def create_app(service: InferenceService, hooks: Hooks | None = None) -> Starlette:
+    """The application that answers for a service; ``hooks`` are told of what it answered."""
     endpoints = _Endpoints(service)
     handlers: dict[Any, Callable[[Request, Exception], Awaitable[Response]]] = {
         HTTPException: _on_http_error,
@@ -35,7 +39,51 @@ def create_app(service: InferenceService) -> Starlette:
         ClientDisconnect: _on_error,
         Exception: _on_error,
     }
-    return Starlette(routes=endpoints.routes(), exception_handlers=handlers)
+    middleware = [Middleware(_Watched, on_request=hooks.on_request)] if hooks and hooks.on_request else []
+    return Starlette(routes=endpoints.routes(), exception_handlers=handlers, middleware=middleware)
+
+
+class _Watched:
+    """Tells a hook of every request that came this way."""
+
+    def __init__(self, app: ASGIApp, on_request: Callable[[Seen], None]) -> None:
+        self.app = app
+        self.on_request = on_request
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        began_s, status, sizes = time.monotonic(), 500, [0, 0]
+
+        async def received() -> Message:
+            message = await receive()
+            sizes[0] += len(message.get("body", b""))
+            return message
+
+        async def sent(message: Message) -> None:
+            nonlocal status
+            status = message.get("status", status)
+            sizes[1] += len(message.get("body", b""))
+            await send(message)
+
+        try:
+            await self.app(scope, received, sent)
+        finally:
+            question: Question[Any] | None = scope.get("mlaas4hep.question")
+            seen = Seen(
+                method=scope["method"],
+                path=scope["path"],
+                status=status,
+                client=scope["client"][0] if scope["client"] else "",
+                route=scope.get("mlaas4hep.route", ""),
+                model=question.model if question else None,
+                rows=question.rows if question else 0,
+                bytes_in=sizes[0],
+                bytes_out=sizes[1],
+                seconds=time.monotonic() - began_s,
+                queue_s=0.0,
+                run_s=0.0,
+                headers=dict(scope["headers"]),
+            )
+            self.on_request(seen)
 
 
 def problem(status: int, text: str, headers: dict[str, str] | None = None) -> Response:
@@ -107,7 +155,13 @@ class _Endpoints:
         name, version = _named(request)
         self.service.repository.get(name, version)  # before a large body is taken in
         headers = dict(request.headers.raw)
-        reply = await answer(self.service, route, (name, version), headers, await self._body(request))
+        body = await self._body(request)
+        request.scope["mlaas4hep.route"] = route.name
+
+        def on_question(question: Question[Any]) -> None:
+            request.scope["mlaas4hep.question"] = question
+
+        reply = await answer(self.service, route, (name, version), headers, body, on_question=on_question)
         return Response(reply.body, media_type=reply.media_type, headers=dict(reply.headers))
 
     async def _body(self, request: Request) -> bytes:
