@@ -18,9 +18,10 @@ from types import FrameType
 import uvicorn
 
 from mlaas4hep.errors import ServerError, UserError
+from mlaas4hep.serve.asked import Hot
 from mlaas4hep.serve.asking import routes
 from mlaas4hep.serve.hooks import Hooks
-from mlaas4hep.serve.hot import Hot, HotProtocol
+from mlaas4hep.serve.hot import HotProtocol
 from mlaas4hep.serve.http import create_app
 from mlaas4hep.serve.service import InferenceService
 
