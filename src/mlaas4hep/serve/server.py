@@ -7,6 +7,7 @@ answers.
 from __future__ import annotations
 
 import errno
+import gc
 import signal
 import socket
 import threading
@@ -81,7 +82,14 @@ def serve(
     hooks
         Who looks at requests, and who may refuse them.
     """
-    server = _Server(service, on_ready, hooks or Hooks())
+
+    def ready() -> None:
+        # What lives as long as the server is not looked through again by each collection, which would hold up answers.
+        gc.collect()
+        gc.freeze()
+        on_ready()
+
+    server = _Server(service, ready, hooks or Hooks())
 
     def stop(sign: int, frame: FrameType | None) -> None:
         server.should_exit = True
