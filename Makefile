@@ -33,6 +33,16 @@ $(VENV)-mlflow/.made: $(SOURCES)
 	$(VENV)-mlflow/bin/python -m pip install --quiet --disable-pip-version-check mlflow==3.17.2
 	@touch $@
 
+# TensorFlow for the tests, on top of all else but before it: it wants an older h5py.
+$(VENV)-tensorflow/.made: $(VENV)/.full
+	$(PYTHON) -m venv $(VENV)-tensorflow
+	grep -v '^h5py==' constraints.txt > $(VENV)-tensorflow/constraints.txt
+	$(VENV)-tensorflow/bin/python -m pip install --quiet --disable-pip-version-check \
+	  --constraint $(VENV)-tensorflow/constraints.txt tensorflow-cpu==2.21.0
+	echo "import site; site.addsitedir('$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')')" \
+	  > "$$($(VENV)-tensorflow/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/rest.pth"
+	@touch $@
+
 test: $(VENV)/.full  ## every promise once, in minutes: all tests but the slow ones, on all cores
 	$(BIN)/python -m pytest -q -n auto --dist worksteal -m "not slow"
 
@@ -44,7 +54,7 @@ lint: $(VENV)/.full
 types: $(VENV)/.full
 	$(BIN)/mypy
 
-check: lint types $(VENV)-mlflow/.made  ## lint, types, layers, all tests (the slow ones too) with coverage: what CI runs
+check: lint types $(VENV)-mlflow/.made $(VENV)-tensorflow/.made  ## lint, types, layers, all tests (the slow ones too) with coverage: what CI runs
 	MLAAS4HEP_REQUIRE_SERVICES=1 MLAAS4HEP_ALL_EXAMPLES=1 \
 	$(BIN)/python -m pytest -q -n auto --dist worksteal --cov --cov-report=term --durations=15
 
@@ -64,4 +74,4 @@ faults: $(VENV)/.full  ## damaged files, bad servers, killed streams: what becom
 	$(BIN)/python -m benchmarks.kills --json --points 200
 
 clean:
-	rm -rf $(VENV) $(VENV)-mlflow .bench
+	rm -rf $(VENV) $(VENV)-mlflow $(VENV)-tensorflow .bench

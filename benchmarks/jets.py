@@ -143,7 +143,7 @@ def in_memory_auc(model: str, config: Config, seed: int, parts: list[Tensors]) -
     torch.manual_seed(seed)
     torch.set_num_threads(1)
     plain = NETWORKS[model]
-    network = plain.build(train[0].shape[2])
+    network = plain.build(0, [train[0].shape[2]], 1)
     optimiser = torch.optim.AdamW(network.parameters(), lr=plain.learning_rate, weight_decay=plain.weight_decay)
     loss_of = torch.nn.functional.binary_cross_entropy_with_logits
     shuffle = np.random.default_rng(seed)
@@ -154,11 +154,11 @@ def in_memory_auc(model: str, config: Config, seed: int, parts: list[Tensors]) -
         order = torch.from_numpy(shuffle.permutation(len(train[2])))
         for batch in order.split(config.training.batch_size):
             optimiser.zero_grad()
-            loss_of(network(train[0][batch], train[1][batch]), train[2][batch]).backward()
+            loss_of(_margin(network, train[0][batch], train[1][batch]), train[2][batch]).backward()
             optimiser.step()
         network.eval()
         with torch.inference_mode():
-            loss = float(loss_of(network(*validation[:2]), validation[2]))
+            loss = float(loss_of(_margin(network, *validation[:2]), validation[2]))
         seconds.append(time.process_time() - began)
         if loss < best:
             best, best_epoch, kept = loss, epoch, copy.deepcopy(network.state_dict())
@@ -167,8 +167,13 @@ def in_memory_auc(model: str, config: Config, seed: int, parts: list[Tensors]) -
     network.load_state_dict(kept)
     network.eval()
     with torch.inference_mode():
-        scores: NDArray[np.float32] = network(*test[:2]).numpy()
+        scores: NDArray[np.float32] = _margin(network, *test[:2]).numpy()
     return weighted_auc(scores, test[2].numpy() == 1).value, seconds
+
+
+def _margin(network: torch.nn.Module, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    margin: torch.Tensor = network(None, [x], [mask])[:, 0]
+    return margin
 
 
 def _rows(config: Config, part: Part) -> Rows:

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import functools
+import http.server
 import json
 import os
 import shutil
 import socket
 import sqlite3
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -97,10 +100,20 @@ def _wait(server: subprocess.Popen[bytes], ports: list[int], log: Path) -> None:
 
 
 @contextlib.contextmanager
-def nginx(folder: Path) -> Iterator[str]:
-    """nginx over a folder; gives its address. ``/plain/`` gives no ranges, ``/moved/`` redirects to the files."""
+def nginx(folder: Path, *, tokens: Tokens | None = None) -> Iterator[str]:
+    """nginx over a folder; gives its address. ``/plain/`` gives no ranges, ``/moved/`` redirects to the files.
+
+    With ``tokens`` over TLS, for those alone who show a certificate of that authority.
+    """
     with open_folder() as own:
         port = free_port()
+        guard = (
+            ""
+            if tokens is None
+            else f"""
+                ssl_certificate {tokens.folder}/host.pem; ssl_certificate_key {tokens.folder}/host.key;
+                ssl_client_certificate {tokens.authority}; ssl_verify_client on;"""
+        )
         temporary = " ".join(
             f"{kind}_temp_path {own}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
         )
@@ -113,7 +126,7 @@ def nginx(folder: Path) -> Iterator[str]:
               access_log {own}/access.log; {temporary}
               default_type application/octet-stream;
               server {{
-                listen 127.0.0.1:{port};
+                listen 127.0.0.1:{port}{" ssl" if tokens else ""}; {guard}
                 root {folder};
                 location /plain/ {{ alias {folder}/; max_ranges 0; }}
                 location /moved/ {{ rewrite ^/moved/(.*)$ http://localhost:{port}/$1 redirect; }}
@@ -123,7 +136,34 @@ def nginx(folder: Path) -> Iterator[str]:
         )
         command = [program("nginx"), "-c", f"{own}/nginx.conf", "-p", str(own), "-e", f"{own}/error.log"]
         with running(command, ports=[port], log=own / "out.log"):
-            yield f"http://127.0.0.1:{port}"
+            yield f"https://localhost:{port}" if tokens else f"http://127.0.0.1:{port}"
+
+
+@contextlib.contextmanager
+def asking_tls(folder: Path, tokens: Tokens, *, newest: ssl.TLSVersion) -> Iterator[str]:
+    """Python's own server over a folder, which breaks a connection off where no good certificate is shown."""
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(tokens.folder / "host.pem", tokens.folder / "host.key")
+    tls.load_verify_locations(tokens.authority)
+    tls.verify_mode, tls.maximum_version = ssl.CERT_REQUIRED, newest
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None: ...
+
+    class Asking(http.server.ThreadingHTTPServer):
+        def handle_error(self, *_: object) -> None:
+            """A refused handshake is what is asked for."""
+
+    server = Asking(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder)))
+    server.socket = tls.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+    serving = threading.Thread(target=server.serve_forever, daemon=True)
+    serving.start()
+    try:
+        yield f"https://localhost:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        serving.join()
 
 
 @dataclass(frozen=True)
@@ -216,6 +256,24 @@ class Tokens:
         _openssl("dgst", "-sha256", "-sign", self.folder / "issuer.key", "-out", self.folder / "signature",
                  self.folder / "signed")  # fmt: skip
         return f"{signed}.{_base64((self.folder / 'signature').read_bytes())}"
+
+    def proxy(self, *, ends: str = "") -> Path:
+        """A file as ``voms-proxy-init`` makes them, certificate before key; ``ends`` as in ``20200102000000Z``."""
+        path = self.folder / f"proxy{ends}"
+        key, asked, signed = (path.with_suffix(f".{one}") for one in ("key", "csr", "pem"))
+        _openssl("req", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", asked, "-subj", "/CN=tester")
+        store = self.folder / "signed-proxies"
+        store.with_suffix(".txt").touch()
+        store.with_suffix(".cfg").write_text(
+            f"[ca]\ndefault_ca=ours\n[ours]\ndatabase={store}.txt\nrand_serial=yes\nunique_subject=no\n"
+            f"new_certs_dir={self.folder}\ndefault_md=sha256\npolicy=any\n[any]\ncommonName=supplied\n"
+        )
+        dates = ["-startdate", "20200101000000Z", "-enddate", ends] if ends else ["-days", "1"]
+        _openssl("ca", "-batch", "-config", f"{store}.cfg", "-in", asked, "-out", signed, "-notext", *dates,
+                 "-cert", self.authority, "-keyfile", self.folder / "ca.key")  # fmt: skip
+        path.write_bytes(signed.read_bytes() + key.read_bytes())
+        path.chmod(0o600)
+        return path
 
     def server_lines(self) -> list[str]:
         """What the server's configuration says of TLS and tokens."""

@@ -179,11 +179,12 @@ def _dials_table(dials: type) -> Iterator[str]:
 
 
 def _other_dials(module: str, known: tuple[type, ...]) -> list[type]:
-    """Dials of the module that belong to no named model: those of the user's own objects."""
+    """Dials written in the module that belong to no named model: those of the user's own objects."""
     from mlaas4hep.backends.dials import Dials
 
     found = [value for value in vars(importlib.import_module(module)).values() if isinstance(value, type)]
-    return [one for one in found if issubclass(one, Dials) and one is not Dials and one not in known]
+    own = [one for one in found if one.__module__ == module]
+    return [one for one in own if issubclass(one, Dials) and one not in known]
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

@@ -190,7 +190,7 @@ def nearest(asked: str, known: Iterable[str], *, count: int = 3) -> str:
     >>> nearest("x", [])
     ''
     """
-    names = list(dict.fromkeys(known))
+    names = [name for name in dict.fromkeys(known) if name != asked]  # what was asked for is no alternative to it
     folded: dict[str, str] = {name.lower(): name for name in names}
     close = difflib.get_close_matches(asked.lower(), folded, n=count, cutoff=0.5)
     if close:

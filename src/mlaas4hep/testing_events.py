@@ -26,6 +26,8 @@ from mlaas4hep.spec.statistics import FeatureStatistics, Statistics, TargetStati
 Tensors = dict[str, NDArray[np.float32]]
 _BATCH = 256
 NOISE = 0.2
+# Weights of the wrong class in `with_subtraction`: by their size, and without the second, they outweigh the right one.
+TOO_MUCH, TAKEN_AWAY = 1.2, -1.1
 _CLASSES = {2: ("background", "signal"), 3: ("first", "second", "third")}
 
 
@@ -142,6 +144,33 @@ def make_targets(number: int, *, seed: int = 0, num_targets: int = 1) -> Events:
     plain = (nvtx + angle) / 1.4
     targets = np.stack([plain, curved], axis=1)[:, -num_targets:] + random.normal(size=(number, num_targets)) * NOISE
     return Events(events.inputs, np.full(number, -1), events.weights, targets.astype(np.float32))
+
+
+def with_subtraction(events: Events, *, seed: int = 0) -> Events:
+    """The same events as a generator with negative weights gives them, shuffled: their net density is nearly theirs.
+
+    Beside each stands its twin of the wrong class with `TOO_MUCH` times its weight, and again with `TAKEN_AWAY` times
+    its weight. What is left of a twin is above zero, so that the loss of any scores is, too, as for a physical cross
+    section. Who takes weights by their size, or leaves negative ones out, learns the wrong class.
+
+    Parameters
+    ----------
+    events
+        Of two classes, [N].
+    seed
+        Of the order.
+
+    Returns
+    -------
+    Events
+        [3 N].
+    """
+    shares = (1.0, TOO_MUCH, TAKEN_AWAY)
+    order = np.random.default_rng(seed).permutation(len(shares) * len(events))
+    inputs = {name: np.concatenate([array] * len(shares))[order] for name, array in events.inputs.items()}
+    wrong = 1 - events.labels
+    labels = np.concatenate([events.labels, wrong, wrong])[order]
+    return Events(inputs, labels, np.concatenate([share * events.weights for share in shares])[order])
 
 
 def teach(learner: Learner, events: Events, *, epochs: int = 8, seed: int = 1) -> None:

@@ -58,6 +58,39 @@ class TestTorchAttention(BackendContract):
         pytest.importorskip("torch")
 
 
+# An image of three objects; the suite is about the rules, images are tested in tests/unit/backends/test_torch_image.py.
+IMAGE = {
+    "x": "pt",
+    "y": "eta",
+    "bins": [8, 8],
+    "range": [[-100, 200], [-3, 3]],
+    "latent": 8,
+    "hidden_event": [32, 16],
+    "learning_rate": 5e-3,
+    "dropout": 0.0,
+}
+
+
+class TestTorchCnn(BackendContract):
+    model = Model(name="cnn", dials={**IMAGE, "channels": [8, 8], "learning_rate": 3e-3})
+
+    @pytest.fixture(scope="class", autouse=True)
+    @classmethod
+    def _needs_torch(cls) -> None:
+        pytest.importorskip("torch")
+
+
+# Fifty layers, though thin ones, take minutes for all rules.
+@pytest.mark.slow
+class TestTorchResNet50(BackendContract):
+    model = Model(name="resnet50", dials={**IMAGE, "width": 2, "value": ["pt"], "learning_rate": 1e-2})
+
+    @pytest.fixture(scope="class", autouse=True)
+    @classmethod
+    def _needs_torch(cls) -> None:
+        pytest.importorskip("torch")
+
+
 class TestKerasMlp(BackendContract):
     model = Model(name="mlp", backend="keras", dials={**SMALL, "dropout": 0.0})
 

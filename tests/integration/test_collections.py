@@ -13,8 +13,8 @@ from mlaas4hep.config import Config, parse_config
 from mlaas4hep.errors import ModelError
 from mlaas4hep.spec.columns import Jagged
 from mlaas4hep.testing import write_events
-from mlaas4hep.train.callbacks import Silent
 from mlaas4hep.train.run import RunResult, train
+from tests.notes import Notes
 
 ENTRIES, LENGTH = 1500, 4
 pytestmark = pytest.mark.usefixtures("plain_pictures")
@@ -27,16 +27,6 @@ split: {{by: [id]}}
 training: {{epochs: 4}}
 model: {model}
 """
-
-
-class Notes(Silent):
-    """Keeps the lines that stay."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.lines.append(text)
 
 
 def columns(width: float, seed: int) -> dict[str, Any]:

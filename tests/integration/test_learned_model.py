@@ -49,14 +49,38 @@ def _holes(column: Any) -> Any:
     return column
 
 
-@pytest.mark.parametrize("model", ["mlp", "bdt", "deepsets", "attention", "xgboost", "lightgbm"])
-def test_a_learned_model_served_by_name_gives_the_offline_scores(model: str, tmp_path: Path) -> None:
-    needed = {"deepsets": "torch", "attention": "torch", "xgboost": "xgboost", "lightgbm": "lightgbm"}
-    if model in needed:
-        pytest.importorskip(needed[model])
-    rounds = "num_iterations" if model == "lightgbm" else "trees"
-    short = "training.epochs=1" if model in ("mlp", "deepsets", "attention") else f"model.{rounds}=20"
-    config = read_config(EXAMPLE / "config.yaml", overrides=[f"model={model}", "preselection=nJet >= 6", short])
+ONE_EPOCH = ("training.epochs=1",)
+# One collection, drawn.
+IMAGE = (
+    *ONE_EPOCH,
+    "inputs={event: [HT], jets: {vars: [Jet_pt, Jet_eta], length: 12, sort: -Jet_pt}}",
+    "model.x=Jet_eta",
+    "model.y=Jet_pt",
+    "model.bins=[16, 16]",
+    "model.range=[[-3, 3], [0, 500]]",
+)
+
+
+@pytest.mark.parametrize(
+    ("model", "needs", "dials"),
+    [
+        ("mlp", None, ONE_EPOCH),
+        ("bdt", None, ("model.trees=20",)),
+        ("deepsets", "torch", ONE_EPOCH),
+        pytest.param("attention", "torch", ONE_EPOCH, marks=pytest.mark.slow),
+        pytest.param("cnn", "torch", IMAGE, marks=pytest.mark.slow),
+        # Fifty layers become a graph in half a minute.
+        pytest.param("resnet50", "torch", (*IMAGE, "model.width=2"), marks=pytest.mark.slow),
+        ("xgboost", "xgboost", ("model.trees=20",)),
+        ("lightgbm", "lightgbm", ("model.num_iterations=20",)),
+    ],
+)
+def test_a_learned_model_served_by_name_gives_the_offline_scores(
+    model: str, needs: str | None, dials: tuple[str, ...], tmp_path: Path
+) -> None:
+    if needs:
+        pytest.importorskip(needs)
+    config = read_config(EXAMPLE / "config.yaml", overrides=[f"model={model}", "preselection=nJet >= 6", *dials])
     bundle = train(config, output=tmp_path / "run").bundle
     columns = awkward_events(sorted(bundle.spec.columns))
     plain = {name: column.tolist() for name, column in columns.items()}

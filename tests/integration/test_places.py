@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import ssl
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ from mlaas4hep.data.batches import Batch
 from mlaas4hep.data.catalogue import Catalogue
 from mlaas4hep.data.dataset import EventDataset
 from mlaas4hep.data.locate import locate
-from mlaas4hep.data.places import kind_of, open_place, persist
+from mlaas4hep.data.places import kind_of, open_place, persist, proxies
 from mlaas4hep.data.places.persist import PATIENCE, Patience
 from mlaas4hep.errors import DataError
 from mlaas4hep.spec.preprocess import Preprocessor
@@ -222,12 +223,14 @@ def test_an_empty_file_is_a_place_of_size_0(folder: Path, nginx: str, xrootd: XR
 def test_without_a_token_a_guarded_file_is_refused(
     protocol: str, guarded: XRootD, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("BEARER_TOKEN", "BEARER_TOKEN_FILE"):
+    for name in ("BEARER_TOKEN", "BEARER_TOKEN_FILE", proxies.VARIABLE):
         monkeypatch.delenv(name, raising=False)
     address = f"{getattr(guarded, protocol)}/events/a.root"
     told = _in_a_new_process(address)
     assert "DataError" in told
     assert address in told
+    assert "no token was found; " in told
+    assert "X509_USER_PROXY is not set" in told
 
 
 def test_a_token_that_is_refused_is_told_with_its_age_and_never_shown(
@@ -258,6 +261,70 @@ def test_an_unknown_authority_is_no_secure_connection(guarded: XRootD, monkeypat
     assert "certificate verify failed" in refusal(lambda: open_place(f"{guarded.http}/events/a.root"))
 
 
+KINDS_OF_ASKING = ["nginx", "TLSv1_2", "TLSv1_3"]
+
+
+@pytest.fixture(scope="module", params=KINDS_OF_ASKING)
+def asking(request: pytest.FixtureRequest, folder: Path, tokens: Tokens) -> Iterator[str]:
+    """A server that lets nobody in without a certificate of ours."""
+    kind = str(request.param)
+    with (
+        servers.nginx(folder, tokens=tokens)
+        if kind == "nginx"
+        else servers.asking_tls(folder, tokens, newest=ssl.TLSVersion[kind])
+    ) as address:
+        yield f"{address}/events/a.root"
+
+
+@pytest.fixture(scope="module")
+def good_proxy(tokens: Tokens) -> Path:
+    return tokens.proxy()
+
+
+@pytest.fixture(scope="module")
+def old_proxy(tokens: Tokens) -> Path:
+    return tokens.proxy(ends="20200102030000Z")
+
+
+def test_a_proxy_is_shown_to_a_server_that_asks_and_a_lack_of_it_is_told(
+    asking: str, good_proxy: Path, old_proxy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One after the other, as where a proxy is renewed in the midst of a session."""
+    monkeypatch.setattr(persist, "PATIENCE", Patience(stall_s=5.0, pause_s=0.001, attempts=2))
+    monkeypatch.setattr(proxies, "_usual", lambda: str(good_proxy.parent / "x509up_u7"))
+    monkeypatch.delenv(proxies.VARIABLE, raising=False)
+    told = refusal(lambda: open_place(asking))
+    assert "a certificate of ours" in told
+    assert f"X509_USER_PROXY is not set, and there is no {good_proxy.parent}/x509up_u7" in told
+    monkeypatch.setenv(proxies.VARIABLE, str(old_proxy))
+    told = refusal(lambda: open_place(asking))
+    assert f"the X.509 proxy {old_proxy} (X509_USER_PROXY) expired on 2020-01-02 03:00 UTC, 2" in told
+    assert "days ago" in told
+    monkeypatch.setenv(proxies.VARIABLE, str(good_proxy))
+    assert bytes(open_place(asking).read([(5, 500)])[0]) == CONTENT[5:500]
+
+
+def test_a_proxy_that_cannot_be_used_says_why_and_shows_nothing_of_it(
+    good_proxy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = good_proxy.read_text()
+    certificate, key = text[: text.index("-----BEGIN PRIVATE")], text[text.index("-----BEGIN PRIVATE") :]
+    for broken, why in (
+        (certificate, "it holds no private key"),
+        (key, "it holds no certificate"),
+        (certificate + key.replace("BEGIN PRIVATE", "BEGIN ENCRYPTED PRIVATE"), "is locked by a password"),
+        (None, "no such file"),
+    ):
+        path = tmp_path / "proxy"
+        path.unlink() if broken is None else path.write_text(broken)
+        monkeypatch.setenv(proxies.VARIABLE, str(path))
+        told = refusal(lambda: open_place("https://localhost:1/a.root"))
+        assert why in told
+        assert "X509_USER_PROXY" in told
+        assert str(path) in told
+        assert not any(line in told for line in text.splitlines())
+
+
 def test_wrong_keys_and_none_are_refused_by_the_store(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "another")
     assert "HTTP 403" in refusal(lambda: open_place(f"{s3}/a.root"))
@@ -273,6 +340,7 @@ def test_the_next_replica_takes_over(folder: Path, nginx: str, xrootd: XRootD) -
     assert place.effort.failovers == 1  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow  # XRootD waits for the dead line when it is closed, and so do we
 def test_a_line_that_goes_dead_is_left_for_the_next_replica(
     folder: Path, xrootd: XRootD, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -286,6 +354,11 @@ def test_a_line_that_goes_dead_is_left_for_the_next_replica(
         assert [bytes(one) for one in place.read(ranges)] == [CONTENT[start:stop] for start, stop in ranges]
         assert place.effort.failovers >= 1  # type: ignore[attr-defined]
         place.close()
+
+
+def test_a_process_ends_though_its_line_is_dead(folder: Path, xrootd: XRootD) -> None:
+    _put(folder / "events" / "contract.root", CONTENT)
+    port = int(xrootd.root.rstrip("/").rpartition(":")[2])
     with servers.freezing(port, after_bytes=50_000) as frozen:
         until = "try:\n    p.read([(0, 9_000_000)])\nexcept Exception as error:\n    print(type(error).__name__)"
         quick = (
@@ -342,13 +415,14 @@ def streams(
         "s3": s3,
     }
 
-    def make(place: str) -> EventDataset:
-        config = _config(bases[place])
-        catalogue = Catalogue.open(config)
-        preprocessor = Preprocessor(config.features, catalogue.types)
-        return EventDataset(catalogue, preprocessor, shuffle=True, batch_size=64, threads=2)
+    return lambda place: _opened(bases[place])
 
-    return make
+
+def _opened(base: str) -> EventDataset:
+    config = _config(base)
+    catalogue = Catalogue.open(config)
+    preprocessor = Preprocessor(config.features, catalogue.types)
+    return EventDataset(catalogue, preprocessor, shuffle=True, batch_size=64, threads=2)
 
 
 def batches(stream: EventDataset) -> list[Batch]:
@@ -377,6 +451,18 @@ def test_events_from_every_place_are_the_same_bits(streams: Callable[[str], Even
         far = batches(streams(place))
         assert len(far) == len(local)
         assert all(map(same_batch, far, local)), place
+
+
+def test_events_stream_from_a_server_that_asks_for_a_proxy(
+    small_files: dict[Format, Path], tokens: Tokens, good_proxy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(proxies.VARIABLE, str(good_proxy))
+    with servers.open_folder() as own, servers.nginx(own, tokens=tokens) as address:
+        for path in small_files["ttree"].glob("*.root"):
+            shutil.copy(path, own / path.name)
+        far, local = (batches(_opened(base)) for base in (address, str(own)))
+    assert sum(map(len, far)) > 300
+    assert all(same_batch(one, other) for one, other in zip(far, local, strict=True))
 
 
 def test_files_that_are_not_here_come_through_the_redirector(

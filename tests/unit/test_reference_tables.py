@@ -58,6 +58,8 @@ def test_every_built_in_model_has_its_dials() -> None:
     text = "\n".join(typed_values.dials_pages())
     for words in ("### mlp (backend sklearn; the default)", "### bdt", "`dropout`", "it cannot:"):
         assert words in text
+    headings = [line for line in text.splitlines() if line.startswith("###")]
+    assert len(set(headings)) == len(headings)
 
 
 def test_the_command_line_page_has_every_command() -> None:

@@ -9,18 +9,17 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mlaas4hep.backends.dials import bad_sizes, out_of_range
 from mlaas4hep.backends.jax_optimiser import OptimiserDials
+from mlaas4hep.backends.network_sizes import Activation, DeepSetsSizes, MlpSizes
 from mlaas4hep.backends.protocol import Task
 from mlaas4hep.graph.core import MASK_SUFFIX
 
-Activation = Literal["relu", "tanh", "gelu", "silu"]
 Layers = list[dict[str, Any]]
 
 _ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = {
@@ -33,58 +32,12 @@ _ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = {
 _FLOOR = -1e9
 
 
-class MlpDials(OptimiserDials, frozen=True, forbid_unknown_fields=True):
-    """Dials of the network; those of the training are shared by all models of the backend.
-
-    Parameters
-    ----------
-    hidden
-        Sizes of the hidden layers.
-    activation
-        Between the layers.
-    dropout
-        Share of the hidden values that is set to 0 in a step.
-    """
-
-    hidden: tuple[int, ...] = (128, 64)
-    activation: Activation = "relu"
-    dropout: float = 0.2
-
-    def problems(self) -> list[str]:
-        """What is out of range."""
-        own = bad_sizes("hidden", self.hidden) + out_of_range(self, between={"dropout": (0, 0.95)})
-        return own + OptimiserDials.problems(self)
+class MlpDials(MlpSizes, OptimiserDials, frozen=True, forbid_unknown_fields=True):
+    """Dials of `mlp`."""
 
 
-class DeepSetsDials(OptimiserDials, frozen=True, forbid_unknown_fields=True):
-    """Dials of the network on collections; those of the training are shared by all models of the backend.
-
-    Parameters
-    ----------
-    hidden_object
-        Sizes of the hidden layers that see one object at a time; each collection has its own.
-    latent
-        How many numbers an object becomes; a collection is the mean and the maximum of each over its objects.
-    hidden_event
-        Sizes of the hidden layers that see all collections together with the variables of the event.
-    activation
-        Between the layers.
-    dropout
-        Share of the hidden values of the event that is set to 0 in a step.
-    """
-
-    hidden_object: tuple[int, ...] = (64, 64)
-    latent: int = 32
-    hidden_event: tuple[int, ...] = (64, 64)
-    activation: Activation = "relu"
-    dropout: float = 0.1
-    learning_rate: float = 3e-3
-
-    def problems(self) -> list[str]:
-        """What is out of range."""
-        sizes = bad_sizes("hidden_object", self.hidden_object) + bad_sizes("hidden_event", self.hidden_event)
-        own = out_of_range(self, above_zero=("latent",), between={"dropout": (0, 0.95)})
-        return sizes + own + OptimiserDials.problems(self)
+class DeepSetsDials(DeepSetsSizes, OptimiserDials, frozen=True, forbid_unknown_fields=True):
+    """Dials of `deepsets`."""
 
 
 @dataclass(frozen=True)

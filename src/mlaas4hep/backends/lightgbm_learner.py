@@ -7,7 +7,6 @@ with a mean of 1; the same events give the same trees to the bit, on any number 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,11 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
+from mlaas4hep.backends.boosting import BoostingBase, best_round
 from mlaas4hep.backends.lightgbm_trees import Forest, read_forest
 from mlaas4hep.backends.protocol import Capabilities, Pages, Round, Scores, Table, Task
 from mlaas4hep.backends.spool import PAGE_BYTES
 from mlaas4hep.backends.weights import require_positive
-from mlaas4hep.errors import DataError, ModelError
+from mlaas4hep.errors import DataError
 from mlaas4hep.graph.core import Core
 from mlaas4hep.spec.scaling import Scaler, Tensors
 
@@ -67,12 +67,16 @@ class BoostedTrees:
         found = self._booster.predict(rows, num_threads=self.task.threads)
         return np.asarray(found, np.float64).reshape(len(rows), self.task.outputs)
 
+    def written(self) -> bytes:
+        """LightGBM's own text."""
+        return self.text
+
     def export(self) -> Core:
         """The trees as a float64 ensemble, read from LightGBM's own text."""
         return self.forest.export()
 
 
-class BoostingLearner:
+class BoostingLearner(BoostingBase[BoostedTrees]):
     """LightGBM on raw values, NaN where missing.
 
     Parameters
@@ -88,20 +92,13 @@ class BoostingLearner:
     """
 
     capabilities = BOOSTING
+    library, version = "lightgbm", lightgbm.__version__
+    files = (MODEL_FILE, SETTINGS_FILE)
 
     def __init__(self, parameters: Mapping[str, Any], *, rounds: int, patience: int | None, task: Task) -> None:
-        self.parameters = _of_task(task) | dict(parameters)
+        super().__init__(_of_task(task) | dict(parameters), rounds=rounds, patience=patience, task=task)
         self.device = str(self.parameters.get("device_type", "cpu"))
         self.notes = () if self.device == "cpu" else (f"model lightgbm: learns on {self.device}",)
-        self.rounds = rounds
-        self.patience = patience
-        self.task = task
-        self._scaler = Scaler(task.groups)
-        self._learned: BoostedTrees | None = None
-
-    def view(self, inputs: Tensors) -> NDArray[np.float32]:
-        """Raw flat rows."""
-        return self._scaler.native(inputs)
 
     def memory_estimate(self, rows: int, validation_rows: int) -> int:
         """The largest of three: while the sample is sorted by columns, while all events are read, while it learns.
@@ -149,7 +146,7 @@ class BoostingLearner:
             if validation is not None and len(validation):
                 booster.add_valid(self._part(validation, name="validation", binned_like=part), "validation")
             rounds = self._boost(booster)
-        self._learned = BoostedTrees(_text(booster, rounds=_best(rounds) + 1), self.task)
+        self._learned = BoostedTrees(_text(booster, rounds=best_round(rounds) + 1), self.task)
         return rounds
 
     def _part(self, pages: Pages, *, name: str, binned_like: lightgbm.Dataset | None = None) -> lightgbm.Dataset:
@@ -172,31 +169,10 @@ class BoostingLearner:
                 break
             losses = [found[2] for found in (*booster.eval_train(), *booster.eval_valid())]
             rounds.append(Round(*losses))
-            waited = len(rounds) - 1 - _best(rounds)
+            waited = len(rounds) - 1 - best_round(rounds)
             if finished or (self.patience is not None and waited >= self.patience):
                 break
         return rounds
-
-    @property
-    def learned(self) -> BoostedTrees:
-        """What `fit` learned."""
-        if self._learned is None:
-            raise ModelError("model lightgbm has not learned anything yet")
-        return self._learned
-
-    def predict(self, inputs: Tensors) -> Scores:
-        """Scores [N, C], float64."""
-        return self.learned.predict(inputs)
-
-    def export(self) -> Core:
-        """The trees as a float64 ensemble."""
-        return self.learned.export()
-
-    def native(self) -> dict[str, bytes]:
-        """LightGBM's own text and the parameters that it was learned with."""
-        settings = {"backend": "lightgbm", "parameters": self.parameters, "version": lightgbm.__version__}
-        text = json.dumps(settings, indent=1, sort_keys=True, default=str)
-        return {MODEL_FILE: self.learned.text, SETTINGS_FILE: text.encode() + b"\n"}
 
 
 def _of_task(task: Task) -> dict[str, Any]:
@@ -222,11 +198,6 @@ def _of_task(task: Task) -> dict[str, Any]:
 
 def _text(booster: lightgbm.Booster, *, rounds: int) -> bytes:
     return booster.model_to_string(num_iteration=rounds).encode()
-
-
-def _best(rounds: Sequence[Round]) -> int:
-    after = [one.validation_loss for one in rounds if one.validation_loss is not None]
-    return int(np.argmin(after)) if after else len(rounds) - 1
 
 
 @dataclass(frozen=True, slots=True, eq=False)

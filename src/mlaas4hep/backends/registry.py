@@ -35,6 +35,8 @@ MODELS: Mapping[str, tuple[str, ...]] = {
     "lightgbm": ("lightgbm",),
     "deepsets": ("torch", "jax"),
     "attention": ("torch",),
+    "cnn": ("torch",),
+    "resnet50": ("torch",),
 }
 
 

@@ -21,6 +21,7 @@ from mlaas4hep.backends.arrays import below, pack, under, unpack
 from mlaas4hep.backends.average import Average
 from mlaas4hep.backends.blame import told_with
 from mlaas4hep.backends.dials import Dials, parse_dials
+from mlaas4hep.backends.learning import LearningDials
 from mlaas4hep.backends.losses import loss_of, refuse_loss
 from mlaas4hep.backends.protocol import (
     Arrays,
@@ -36,6 +37,7 @@ from mlaas4hep.backends.torch_built_in import BUILT_IN, NetworkDials
 from mlaas4hep.backends.torch_checkpoint import Held, all_of, blend, copied, write
 from mlaas4hep.backends.torch_device import Placement, placement
 from mlaas4hep.backends.torch_network import Network, OutputKind, export_network, generator_at, inputs_of
+from mlaas4hep.backends.torch_norm import weigh_events
 from mlaas4hep.backends.torch_optimiser import Optimiser, TorchDials
 from mlaas4hep.backends.weights import require_finite
 from mlaas4hep.errors import ModelError, nearest
@@ -143,7 +145,7 @@ class TorchLearner:
     def __init__(
         self,
         network: Network,
-        dials: TorchDials,
+        dials: LearningDials,
         *,
         settings: Mapping[str, Any],
         where: str = "backend torch",
@@ -155,7 +157,8 @@ class TorchLearner:
         self.placement: Placement = network.placement
         self.device = str(self.placement.device)
         self.capabilities = TORCH if self.placement.on_cpu else _ON_GPU
-        self.notes = () if self.placement.on_cpu else (f"{where}: learns on {self.placement.title}",)
+        learns_on = () if self.placement.on_cpu else (f"{where}: learns on {self.placement.title}",)
+        self.notes = (*network.notes, *learns_on)
         self._settings = settings
         self._average = Average(dials.averaging)
         self._shown = copy.deepcopy(network) if dials.averaging else network
@@ -175,6 +178,7 @@ class TorchLearner:
         shares = self.placement.put((weights / total).astype(np.float32))
         # One row has no spread: batch normalisation would refuse it.
         self.network.train(len(truth) > 1)
+        weigh_events(self.network, shares)
         with told_with(self.where, "the module failed"), self._settled(), self._own_randomness():
             self._optimiser.clear()
             each = self.network.losses(self.network.prepare(inputs), self.placement.put(truth), self.loss)

@@ -14,7 +14,8 @@ import torch
 from torch.nn import functional
 
 from mlaas4hep.backends.dials import bad_sizes, out_of_range
-from mlaas4hep.backends.torch_models import Activation, activation_of, multi_layer, ranges_of
+from mlaas4hep.backends.network_sizes import Activation, ranges_of
+from mlaas4hep.backends.torch_models import activation_of, multi_layer
 from mlaas4hep.backends.torch_optimiser import TorchDials
 from mlaas4hep.graph.core import MASK_SUFFIX
 from mlaas4hep.spec.scaling import GroupScaling

@@ -1,4 +1,4 @@
-"""The networks that the torch backend knows by name: `mlp`, `deepsets`, `attention`.
+"""The networks that the torch backend knows by name: `mlp`, `deepsets`, `attention`, `cnn`, `resnet50`.
 
 Each is a type of dials and a function from dials and task to a `Network` that returns logits. Invariant: a network on
 collections is given each with its mask, and is refused where the inputs hold none.
@@ -13,12 +13,14 @@ import torch
 
 from mlaas4hep.backends.protocol import Task
 from mlaas4hep.backends.torch_attention import Attention, AttentionDials
+from mlaas4hep.backends.torch_convolution import CnnDials, ResNetDials, cnn_trunk, resnet_trunk
+from mlaas4hep.backends.torch_image import ImageDials, ImageNetwork, drawn_collection, image_notes
 from mlaas4hep.backends.torch_models import DeepSets, DeepSetsDials, MlpDials, multi_layer
 from mlaas4hep.backends.torch_network import Network
 from mlaas4hep.errors import ModelError
 from mlaas4hep.graph.core import FLAT_INPUT, MASK_SUFFIX
 
-NetworkDials = MlpDials | DeepSetsDials | AttentionDials
+NetworkDials = MlpDials | DeepSetsDials | AttentionDials | ImageDials
 
 
 def _mlp(dials: MlpDials, task: Task) -> Network:
@@ -32,6 +34,30 @@ def _deepsets(dials: DeepSetsDials, task: Task) -> Network:
 
 def _attention(dials: AttentionDials, task: Task) -> Network:
     return _on_collections("attention", task, lambda: Attention(task.groups, task.outputs, dials))
+
+
+def _cnn(dials: CnnDials, task: Task) -> Network:
+    return _on_image("cnn", dials, task, lambda channels: cnn_trunk(channels, dials))
+
+
+def _resnet50(dials: ResNetDials, task: Task) -> Network:
+    return _on_image("resnet50", dials, task, lambda channels: resnet_trunk(channels, dials))
+
+
+def _on_image(
+    model: str, dials: ImageDials, task: Task, trunk_of: Callable[[int], tuple[torch.nn.Module, int]]
+) -> Network:
+    """A module that draws the only collection; ``trunk_of`` makes its convolutions from the number of channels."""
+    event = [group for group in task.groups if group.length is None]
+
+    def build() -> torch.nn.Module:
+        group = drawn_collection(model, task, dials)
+        trunk, found = trunk_of(max(len(dials.value), 1))
+        return ImageNetwork(group, event, task.outputs, trunk=trunk, found=found, dials=dials)
+
+    network = _on_collections(model, task, build)
+    network.notes = image_notes(model, drawn_collection(model, task, dials), dials, task)
+    return network
 
 
 def _on_collections(model: str, task: Task, build: Callable[[], torch.nn.Module]) -> Network:
@@ -57,4 +83,6 @@ BUILT_IN: Mapping[str, BuiltIn] = {
     "mlp": BuiltIn(MlpDials, _mlp),
     "deepsets": BuiltIn(DeepSetsDials, _deepsets),
     "attention": BuiltIn(AttentionDials, _attention),
+    "cnn": BuiltIn(CnnDials, _cnn),
+    "resnet50": BuiltIn(ResNetDials, _resnet50),
 }

@@ -97,6 +97,17 @@ class Placement:
             _of_device(self.device).set_rng_state(torch.from_numpy(states[_RANDOM_OF_DEVICE].copy()), self.device)
 
 
+@contextlib.contextmanager
+def unrounded(values: torch.Tensor) -> Iterator[None]:
+    """Inside, a layer of a network that is `Placement.rounding` computes in the precision of its values."""
+    kind = values.device.type
+    if not torch.is_autocast_enabled(kind):
+        yield
+        return
+    with torch.autocast(kind, enabled=False):
+        yield
+
+
 def _of_device(device: torch.device) -> Any:
     return _Mps if device.type == "mps" else torch.cuda
 

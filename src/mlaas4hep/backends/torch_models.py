@@ -9,16 +9,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
 
 import torch
 
-from mlaas4hep.backends.dials import bad_sizes, out_of_range
-from mlaas4hep.backends.torch_optimiser import TorchDials
+from mlaas4hep.backends.network_sizes import Activation, DeepSetsSizes, MlpSizes
+from mlaas4hep.backends.torch_device import Precision
 from mlaas4hep.graph.core import MASK_SUFFIX
 from mlaas4hep.spec.scaling import GroupScaling
-
-Activation = Literal["relu", "tanh", "gelu", "silu"]
 
 _ACTIVATIONS: Mapping[str, Callable[[], torch.nn.Module]] = {
     "relu": torch.nn.ReLU,
@@ -30,63 +27,30 @@ _ACTIVATIONS: Mapping[str, Callable[[], torch.nn.Module]] = {
 _FLOOR = -1e9
 
 
-class MlpDials(TorchDials, frozen=True, forbid_unknown_fields=True):
-    """Dials of the network; those of the training are shared by all models of the backend.
+class MlpDials(MlpSizes, frozen=True, forbid_unknown_fields=True):
+    """Dials of `mlp`.
 
     Parameters
     ----------
-    hidden
-        Sizes of the hidden layers.
-    activation
-        Between the layers.
-    dropout
-        Share of the hidden values that is set to 0 in a step.
+    precision
+        Of a step: `bf16` is mixed precision, bfloat16 where torch holds it for safe and float32 elsewhere, on CUDA GPUs
+        that have it. Scores are always those of float32.
     """
 
-    hidden: tuple[int, ...] = (128, 64)
-    activation: Activation = "relu"
-    dropout: float = 0.2
-
-    def problems(self) -> list[str]:
-        """What is out of range."""
-        return bad_sizes("hidden", self.hidden) + ranges_of(self)
+    precision: Precision = "float32"
 
 
-class DeepSetsDials(TorchDials, frozen=True, forbid_unknown_fields=True):
-    """Dials of the network on collections (Zaheer et al. 2017; energy flow networks, Komiske et al. 2019).
-
-    Those of the training are shared by all models of the backend.
+class DeepSetsDials(DeepSetsSizes, frozen=True, forbid_unknown_fields=True):
+    """Dials of `deepsets`.
 
     Parameters
     ----------
-    hidden_object
-        Sizes of the hidden layers that see one object at a time; each collection has its own.
-    latent
-        How many numbers an object becomes; a collection is the mean and the maximum of each over its objects.
-    hidden_event
-        Sizes of the hidden layers that see all collections together with the variables of the event.
-    activation
-        Between the layers.
-    dropout
-        Share of the hidden values of the event that is set to 0 in a step.
+    precision
+        Of a step: `bf16` is mixed precision, bfloat16 where torch holds it for safe and float32 elsewhere, on CUDA GPUs
+        that have it. Scores are always those of float32.
     """
 
-    hidden_object: tuple[int, ...] = (64, 64)
-    latent: int = 32
-    hidden_event: tuple[int, ...] = (64, 64)
-    activation: Activation = "relu"
-    dropout: float = 0.1
-    learning_rate: float = 3e-3
-
-    def problems(self) -> list[str]:
-        """What is out of range."""
-        sizes = bad_sizes("hidden_object", self.hidden_object) + bad_sizes("hidden_event", self.hidden_event)
-        return sizes + out_of_range(self, above_zero=("latent",)) + ranges_of(self)
-
-
-def ranges_of(dials: TorchDials) -> list[str]:
-    """What is out of range among the dials that all networks share."""
-    return out_of_range(dials, between={"dropout": (0, 0.95)}) + TorchDials.problems(dials)
+    precision: Precision = "float32"
 
 
 class DeepSets(torch.nn.Module):

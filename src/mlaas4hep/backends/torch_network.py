@@ -64,6 +64,11 @@ class Network(torch.nn.Module):
         ``x``, or names of groups and ``<group>_mask``.
     output
         What the module returns for classes.
+
+    Attributes
+    ----------
+    notes
+        What the run should tell of the module before it learns.
     """
 
     def __init__(self, module: torch.nn.Module, task: Task, *, inputs: tuple[str, ...], output: OutputKind) -> None:
@@ -71,6 +76,7 @@ class Network(torch.nn.Module):
         self.module = module
         self.task = task
         self.inputs = inputs
+        self.notes: tuple[str, ...] = ()
         self.output: OutputKind | Literal["values"] = _VALUES if task.kind == "regression" else output
         self._scaler = Scaler(task.groups)
         self.placement = Placement()

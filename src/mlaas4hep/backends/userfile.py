@@ -25,6 +25,7 @@ from mlaas4hep.backends.blame import told_with
 from mlaas4hep.backends.keras_start import settle_framework
 from mlaas4hep.backends.protocol import Task
 from mlaas4hep.backends.stand_ins import builtins_for_user_file
+from mlaas4hep.config.nearby import nearest_file
 from mlaas4hep.errors import ModelError, nearest
 
 FUNCTION = "model"
@@ -117,8 +118,7 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError as error:
-        beside = [one.name for one in path.parent.glob("*.py")]
-        raise ModelError(f"model.file: {path} does not exist{nearest(path.name, beside)}") from error
+        raise ModelError(f"model.file: {path} does not exist{nearest_file(path)}") from error
     except OSError as error:
         raise ModelError(f"model.file: {path} cannot be read: {error.strerror}") from error
 

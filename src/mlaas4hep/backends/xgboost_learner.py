@@ -7,7 +7,6 @@ with a mean of 1; on the same number of threads the same events give the same tr
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
@@ -16,14 +15,14 @@ from typing import Any
 
 import numpy as np
 import xgboost
-from numpy.typing import NDArray
 
+from mlaas4hep.backends.boosting import BoostingBase, best_round
 from mlaas4hep.backends.forest import linked
 from mlaas4hep.backends.protocol import Capabilities, Pages, Round, Scores, Table, Task
 from mlaas4hep.backends.spool import PAGE_BYTES
 from mlaas4hep.backends.weights import require_positive
 from mlaas4hep.backends.xgboost_trees import BINARY, MULTICLASS, REGRESSIONS, Forest, read_forest
-from mlaas4hep.errors import DataError, ModelError
+from mlaas4hep.errors import DataError
 from mlaas4hep.graph.core import Core
 from mlaas4hep.spec.scaling import Scaler, Tensors
 
@@ -59,9 +58,9 @@ class BoostedTrees:
     @cached_property
     def forest(self) -> Forest:
         """The trees as node arrays."""
-        return read_forest(self.to_json())
+        return read_forest(self.written())
 
-    def to_json(self) -> bytes:
+    def written(self) -> bytes:
         """XGBoost's own file."""
         return bytes(self.booster.save_raw("json"))
 
@@ -84,7 +83,7 @@ class BoostedTrees:
         return self.forest.export()
 
 
-class BoostingLearner:
+class BoostingLearner(BoostingBase[BoostedTrees]):
     """`xgboost.train` on pages of raw values, NaN where missing.
 
     Parameters
@@ -101,21 +100,15 @@ class BoostingLearner:
     """
 
     capabilities = BOOSTING
+    library, version = "xgboost", xgboost.__version__
+    files = (MODEL_FILE, SETTINGS_FILE)
 
     def __init__(self, parameters: Mapping[str, Any], *, rounds: int, patience: int | None, task: Task) -> None:
-        self.parameters = _with_metric(_of_task(task) | dict(parameters))
+        given = _with_metric(_of_task(task) | dict(parameters))
+        super().__init__(given, rounds=rounds, patience=patience, task=task)
         self.device = str(self.parameters.get("device", "cpu"))
         on_gpu = f"model xgboost: learns on {self.device}, with the bins of all events in memory"
         self.notes = () if self.device == "cpu" else (on_gpu,)
-        self.rounds = rounds
-        self.patience = patience
-        self.task = task
-        self._scaler = Scaler(task.groups)
-        self._learned: BoostedTrees | None = None
-
-    def view(self, inputs: Tensors) -> NDArray[np.float32]:
-        """Raw flat rows."""
-        return self._scaler.native(inputs)
 
     def memory_estimate(self, rows: int, validation_rows: int) -> int:
         """A few pages, and the larger of two: sketches of the variables, or what learning keeps of every event.
@@ -168,7 +161,7 @@ class BoostingLearner:
             verbose_eval=False,
         )
         rounds = _rounds(losses)
-        self._learned = BoostedTrees(booster[: _best(rounds) + 1], self.task)
+        self._learned = BoostedTrees(booster[: best_round(rounds) + 1], self.task)
         return rounds
 
     def _matrix(
@@ -178,27 +171,6 @@ class BoostingLearner:
         kind = xgboost.ExtMemQuantileDMatrix if self.device == "cpu" else xgboost.QuantileDMatrix
         iterator = _PageIterator(pages, scale, cache if self.device == "cpu" else None)
         return kind(iterator, missing=np.nan, nthread=self.task.threads, max_bin=self._bins, ref=binned_like)
-
-    @property
-    def learned(self) -> BoostedTrees:
-        """What `fit` learned."""
-        if self._learned is None:
-            raise ModelError("model xgboost has not learned anything yet")
-        return self._learned
-
-    def predict(self, inputs: Tensors) -> Scores:
-        """Scores [N, C], float64."""
-        return self.learned.predict(inputs)
-
-    def export(self) -> Core:
-        """The trees as a float64 ensemble."""
-        return self.learned.export()
-
-    def native(self) -> dict[str, bytes]:
-        """XGBoost's own JSON and the parameters that it was learned with."""
-        settings = {"backend": "xgboost", "parameters": self.parameters, "version": xgboost.__version__}
-        text = json.dumps(settings, indent=1, sort_keys=True, default=str)
-        return {MODEL_FILE: self.learned.to_json(), SETTINGS_FILE: text.encode() + b"\n"}
 
 
 def _of_task(task: Task) -> dict[str, Any]:
@@ -229,11 +201,6 @@ def _losses(found: Mapping[str, Sequence[float]]) -> list[float]:
     if metric == "rmse":
         return [value**2 for value in values]
     return [2 * value for value in values] if metric == "mphe" else list(values)
-
-
-def _best(rounds: Sequence[Round]) -> int:
-    after = [one.validation_loss for one in rounds if one.validation_loss is not None]
-    return int(np.argmin(after)) if after else len(rounds) - 1
 
 
 def _survey(pages: Pages, task: Task, *, part: str) -> float:

@@ -7,6 +7,7 @@ or unpickled to find that out.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from mlaas4hep.arguments import as_found, path_of, whole
 from mlaas4hep.bundle.layout import (
     CONFIG_FILE,
     MANIFEST_FILE,
@@ -25,7 +27,7 @@ from mlaas4hep.bundle.layout import (
     Manifest,
     files_in,
 )
-from mlaas4hep.errors import BundleError, nearest
+from mlaas4hep.errors import BundleError, RequestError, nearest
 from mlaas4hep.graph.invariance import run_in_batches
 from mlaas4hep.graph.session import Inputs, Session
 from mlaas4hep.spec.columns import Columns
@@ -77,6 +79,11 @@ class Bundle:
             raise BundleError(f"{path}: was changed since the bundle was loaded")
         return data
 
+    @property
+    def max_batch(self) -> int:
+        """Rows that go through the graph at a time: as many as law 11 was proven for when the bundle was written."""
+        return min(MAX_BATCH_SIZE, self.manifest.parity.batch)
+
     def session(self, *, threads: int = 1) -> Session:
         """A new session that runs the graph; safe to call from several threads at once.
 
@@ -112,7 +119,7 @@ class Bundle:
         RequestError
             A tensor is missing, unknown, of another type or shape.
         """
-        return run_in_batches(self._session, inputs, MAX_BATCH_SIZE)
+        return run_in_batches(self._session, inputs, self.max_batch)
 
     def score(self, columns: Columns, num_entries: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """Scores of events given by their columns.
@@ -128,6 +135,9 @@ class Bundle:
         -------
         Scores float32 [n, C] of the events that pass the preselection, in order, and the mask bool [N] of those.
         """
+        if not isinstance(columns, Mapping):
+            raise RequestError(f"columns must be a mapping of names to arrays, got {as_found(columns)}")
+        num_entries = whole(num_entries, "num_entries", error=RequestError)
         prepared = self._preprocessor.run(columns, num_entries)
         return self.predict(prepared.inputs), prepared.selected
 
@@ -154,7 +164,7 @@ def load_bundle(path: str | Path) -> Bundle:
         There is none, a file is missing, new or changed (named), the format is of another version, or the contract
         contradicts itself.
     """
-    folder = _version_folder(Path(path))
+    folder = _version_folder(path_of(path, "bundle", error=BundleError))
     manifest = _read_manifest(folder)
     _check_names(folder, manifest)
     _check_file(folder.parent / CONFIG_FILE, manifest.config)

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mlaas4hep.arguments import require, whole
 from mlaas4hep.bundle.layout import PROBE_ROWS
 from mlaas4hep.bundle.read import Bundle
+from mlaas4hep.errors import UserError
 from mlaas4hep.graph.invariance import BATCHES, THREADS, Variance, find_variance, probe_rows
 from mlaas4hep.graph.parity import difference_of
 
@@ -71,7 +73,12 @@ def verify_bundle(bundle: Bundle, *, threads: Sequence[int] = THREADS) -> Verify
     threads
         Thread counts to try.
     """
-    rows = probe_rows(bundle.spec.scaling, BATCHES[-1])
+    require(bundle, Bundle, "bundle", hint="load_bundle(path) loads one")
+    threads = [whole(one, "each of threads", least=1) for one in threads]
+    if not threads:
+        raise UserError("threads must be at least one thread count, got none")
+    most = bundle.max_batch
+    rows = probe_rows(bundle.spec.scaling, most)
     first = {name: array[:PROBE_ROWS] for name, array in rows.items()}
     written = np.array(bundle.manifest.probe, np.float32)
     return VerifyReport(
@@ -79,9 +86,9 @@ def verify_bundle(bundle: Bundle, *, threads: Sequence[int] = THREADS) -> Verify
         version=bundle.version,
         path=str(bundle.path),
         threads=tuple(threads),
-        batches=BATCHES,
-        rows=BATCHES[-1],
-        variances=tuple(find_variance(bundle.model(), rows, threads=threads)),
+        batches=tuple(size for size in BATCHES if size <= most),
+        rows=most,
+        variances=tuple(find_variance(bundle.model(), rows, threads=threads, most=most)),
         difference=float(difference_of(bundle.spec, bundle.predict(first), written).max()),
         bar=bundle.manifest.parity.bar,
     )

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mlaas4hep.cli.looking import end, located, tell
+from mlaas4hep.cli.looking import end, located, tell, tell_others
 from mlaas4hep.cli.table import number, table
-from mlaas4hep.errors import counted, told_once
+from mlaas4hep.errors import counted
 
 if TYPE_CHECKING:
+    from mlaas4hep.data.inspect import Found
     from mlaas4hep.data.profile import ColumnProfile, Pass, Profile
     from mlaas4hep.report.columns import DrawnColumn
 
@@ -69,13 +70,13 @@ def _reading(
     """What is read, and which of the files cannot be, why."""
     from mlaas4hep.config import OnError
     from mlaas4hep.data.profile import Pass, files_of
-    from mlaas4hep.data.quarantine import Quarantine
+    from mlaas4hep.data.quarantine import Quarantine, Skipped
 
     if config is None:
-        paths, name, refused = _with_tree(files, tree)
+        found, refused = _with_tree(files, tree)
         # Who looks at files wants to see what is in them: a place that is damaged hides no other.
         quarantine = Quarantine(OnError(skips=True))
-        return Pass(files_of(paths, name), max_events=max_events, quarantine=quarantine), refused
+        return Pass(files_of(found.paths, found.name), max_events=max_events, quarantine=quarantine), refused
     from mlaas4hep.config import read_config
     from mlaas4hep.data.catalogue import Catalogue
     from mlaas4hep.data.hooked import KEPT
@@ -86,19 +87,24 @@ def _reading(
     columns = EventReader(catalogue, Preprocessor(catalogue.features, catalogue.types)).columns - {KEPT}
     if not files:
         return Pass(catalogue.files, columns=columns, max_events=max_events, quarantine=catalogue.quarantine), {}
-    paths, name, refused = _with_tree(files, tree or catalogue.files[0].tree)
+    found, refused = _with_tree(files, tree or catalogue.files[0].tree)
     quarantine = Quarantine(catalogue.quarantine.policy)
-    return Pass(files_of(paths, name), columns=columns, max_events=max_events, quarantine=quarantine), refused
+    for path, why in refused.items():  # the config's on_error says whether it may be
+        quarantine.add_file(Skipped("", path, why))
+    quarantine.unopened = len(refused) * found.entries(found.paths) // len(found.paths)
+    reading = Pass(files_of(found.paths, found.name), columns=columns, max_events=max_events, quarantine=quarantine)
+    quarantine.check()
+    return reading, {}
 
 
-def _with_tree(files: Sequence[str], tree: str | None) -> tuple[tuple[str, ...], str, dict[str, str]]:
+def _with_tree(files: Sequence[str], tree: str | None) -> tuple[Found, dict[str, str]]:
     """Files that hold the tree; where none is named, the one that ``inspect`` shows. And those that cannot be read."""
     from mlaas4hep.data.inspect import find_tree
 
     paths, missing = located(files)
     found = find_tree(paths, tree)
-    tell(told_once((path, f": {why}") for path, why in found.left_out.items()), words="left out")
-    return found.paths, found.name, missing | found.refused
+    tell_others(found.left_out)
+    return found, missing | found.refused
 
 
 def _report(found: Profile) -> Iterator[str]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mlaas4hep.cli.looking import end, located, tell
+from mlaas4hep.cli.looking import end, located, tell, tell_others
 from mlaas4hep.cli.table import size
 from mlaas4hep.errors import counted
 
@@ -70,16 +70,17 @@ def _config(files: Sequence[str], config: Path | None, tree: str | None) -> tupl
 
     if config is not None and not files:
         return read_config(config), {}
-    paths, missing = located(files)
     if config is None:
+        paths, missing = located(files)
         seen = survey(paths, tree=tree)
+        tell_others(seen.left_out)
         drafted = parse_config(draft_config(seen))
         there = {name: one for name, one in drafted.samples.items() if TO_FILL_IN not in one.files}
         return msgspec.structs.replace(drafted, samples=there), missing | seen.refused
     declared = read_config(config)
     name, first = next(iter(declared.samples.items()))
-    sample = msgspec.structs.replace(first, files=paths, tree=tree or first.tree, selection=None)
-    return msgspec.structs.replace(declared, samples={name: sample}), missing
+    sample = msgspec.structs.replace(first, files=tuple(files), tree=tree or first.tree, selection=None)
+    return msgspec.structs.replace(declared, samples={name: sample}), {}
 
 
 def _report(found: Forecast) -> Iterator[str]:
@@ -118,22 +119,42 @@ def _lines(found: Forecast) -> Iterator[tuple[str, str]]:
             f"rows that wait, {size(memory.reading)} while reading with {found.threads} threads"
         ),
     )
+    yield "time", _time(found)
+    kept = "kept from an earlier pass over these files" if found.statistics_kept else "not there yet: one more epoch"
+    yield "statistics", kept
+    yield "cache", _cache(found)
+
+
+def _time(found: Forecast) -> str:
     rate = found.measured_entries / max(found.measured_seconds, 1e-9)
     far = found.network
     slower = ", which is that of the network" if far and found.epoch_seconds == far.epoch_seconds else ""
     waits = ", the network apart" if far else ""
     how = f"{counted(found.threads, 'thread')}{slower}"
-    yield (
-        "time",
-        (
-            f"{found.epoch_seconds:.3g} s an epoch of reading with {how} (measured on 1 of "
-            f"{clusters.count:,} clusters: {found.measured_entries:,} entries, {rate:,.0f} a second in one thread"
-            f"{waits}); learning comes on top"
-        ),
+    if found.cache is not None and found.cache.is_whole:
+        what, on = "an epoch of reading kept rows", "1 block of them"
+    else:
+        lacks = found.cache is not None and found.cache.lacking_share < 1
+        what = "for the next epoch, of reading what the cache lacks," if lacks else "an epoch of reading"
+        on = f"1 of {found.clusters.count:,} clusters"
+    return (
+        f"{found.epoch_seconds:.3g} s {what} with {how} (measured on {on}: {found.measured_entries:,} entries, "
+        f"{rate:,.0f} a second in one thread{waits}); learning comes on top"
     )
-    kept = "kept from an earlier pass over these files" if found.statistics_kept else "not there yet: one more epoch"
-    yield "statistics", kept
-    yield "cache", f"{size(found.cache_bytes)} on disk for all rows"
+
+
+def _cache(found: Forecast) -> str:
+    there = found.cache
+    if there is None or not there.is_usable:
+        return f"{size(found.cache_bytes)} on disk for all rows"
+    words = f"{size(there.needed_bytes)} at most for all rows in {there.folder}"
+    if there.is_whole:
+        return f"{words}: they are kept, and every epoch reads them there"
+    told = f"{words} (limit {size(there.limit_bytes)}, {size(there.disk_bytes)} left on the disk)"
+    if not there.kept_entries:
+        return f"{told}: nothing is kept yet, the first epoch does it"
+    lacks = f"{there.lacking_entries:,} of {counted(there.lacking_files, 'file')}"
+    return f"{told}: {there.kept_entries:,} entries are kept; {lacks} are lacking, the next epoch reads them"
 
 
 def _network(found: Network) -> str:
@@ -154,6 +175,13 @@ def _left_out(found: Forecast) -> str:
 
 
 def _read(found: Forecast) -> str:
+    if found.cache is not None and found.cache.is_whole:
+        return f"reads {size(found.cache.own_bytes)} of kept rows, nothing of the files"
+    keeps = found.cache is not None and found.cache.is_usable and found.cache.shortage() is None
+    return f"{_read_of_files(found)}{'; later ones read kept rows' if keeps else ''}"
+
+
+def _read_of_files(found: Forecast) -> str:
     if found.stored_bytes is None:
         return f"reads its share of {size(found.file_bytes)}; this format does not tell the bytes of columns"
     words = f"reads {size(found.stored_bytes)}, inflated {size(found.inflated_bytes)}"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mlaas4hep.cli.looking import end, located
+from mlaas4hep.cli.looking import end, located, tell_others
 from mlaas4hep.cli.table import number, table
 from mlaas4hep.errors import counted, told_once
 
@@ -61,8 +61,8 @@ def command(
     mlaas4hep inspect 'data/*.root' --stats -o stats.html   figures and histograms over all events
     mlaas4hep inspect config.yaml --plan                bytes, clusters, memory and seconds of a run
 
-    Files that cannot be read are left out and told on standard error; the exit status is then 2. With a config, its
-    on_error says whether anything may be left out.
+    Files that cannot be read, or hold no events, are left out and told on standard error; the exit status is then 2.
+    With a config, its on_error says whether anything may be left out.
     """
     files, config = _apart(files, config)
     if stats + plan + draft > 1:
@@ -104,6 +104,7 @@ def _show(files: tuple[str, ...], tree: str | None, *, draft: bool, as_json: boo
     found = survey(paths, tree=tree, max_events=max_events or DEFAULT_EVENTS)
     found = msgspec.structs.replace(found, refused=missing | found.refused)
     if draft:
+        tell_others(found.left_out)
         click.echo(draft_config(found), nl=False)
     elif as_json:
         click.echo(msgspec.json.encode(found))

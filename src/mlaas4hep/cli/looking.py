@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import click
 
 from mlaas4hep.cli import EXIT_USER
+from mlaas4hep.errors import told_once
 
 
 def located(files: Sequence[str]) -> tuple[tuple[str, ...], dict[str, str]]:
@@ -34,6 +35,11 @@ def tell(lines: Iterable[str], *, words: str = "left out, cannot be read") -> No
     """What was left out, on standard error."""
     for line in lines:
         click.echo(f"{words}: {line}", err=True)
+
+
+def tell_others(left_out: Mapping[str, str]) -> None:
+    """Good files that have not the tree that is looked at, on standard error; no mistake."""
+    tell(told_once((path, f": {why}") for path, why in left_out.items()), words="left out")
 
 
 def end(refused: Mapping[str, str], *others: str) -> None:

@@ -46,9 +46,7 @@ Examples:
     help="Put each run off so that more questions can join it. 0 joins what is there anyway, at no cost of time.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Say where and what is served as one JSON line.")
-def command(
-    path: Path, host: str, port: int, threads: int, queue_s: float, max_wait_ms: float, as_json: bool
-) -> None:
+def command(path: Path, host: str, port: int, threads: int, queue_s: float, max_wait_ms: float, as_json: bool) -> None:
     """Serve the models under PATH: a bundle, one version of it, or a folder of bundles and plain ONNX entries.
 
     Open Inference Protocol v2 for tensors (/v2, for tritonclient and others), and events by column name (/v1, KServe's

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from mlaas4hep.arguments import as_found, require, whole
 from mlaas4hep.errors import ServerError, UserError
 
 FIRST_WAIT_S = 0.05
@@ -52,6 +53,10 @@ class Connection:
     """
 
     def __init__(self, url: str, *, timeout_s: float, retries: int) -> None:
+        require(url, str, "url", hint="such as 'http://localhost:8000'")
+        retries = whole(retries, "retries", least=-(2**63))
+        if isinstance(timeout_s, bool) or not isinstance(timeout_s, int | float):
+            raise UserError(f"timeout_s must be a number of seconds, got {as_found(timeout_s)}")
         if not 0 < timeout_s <= LONGEST_TIMEOUT_S or retries < 0:
             asked = f"timeout_s must be above 0 and at most {LONGEST_TIMEOUT_S:.0f}, retries at least 0"
             raise UserError(f"{asked}, found {timeout_s} and {retries}")

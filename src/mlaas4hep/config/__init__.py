@@ -8,7 +8,7 @@ whole file is understood, or one `ConfigError` lists every problem with its path
 from mlaas4hep.config.labels import Labels, Rule
 from mlaas4hep.config.on_error import OnError
 from mlaas4hep.config.read import parse_config, parse_document, read_config, read_document
-from mlaas4hep.config.values import Cache, Config, Era, Model, Sample, Tracking, Training, parse_size
+from mlaas4hep.config.values import Cache, Config, Era, Model, Sample, Tracking, Training, bytes_of, parse_size
 
 __all__ = [
     "Cache",
@@ -21,6 +21,7 @@ __all__ = [
     "Sample",
     "Tracking",
     "Training",
+    "bytes_of",
     "parse_config",
     "parse_document",
     "parse_size",

@@ -17,7 +17,7 @@ from mlaas4hep.config.classes import check_targets, conditions_of
 from mlaas4hep.config.document import Document
 from mlaas4hep.config.on_error import OnError
 from mlaas4hep.config.samples import check_samples
-from mlaas4hep.config.values import SIZE, Training
+from mlaas4hep.config.values import MOST_SEED, SIZE, Training
 from mlaas4hep.errors import ExpressionError
 from mlaas4hep.spec.expressions import Expression
 from mlaas4hep.spec.features import EVENT, MAX_FOLDS, MAX_WIDTH, Split
@@ -174,6 +174,8 @@ def _check_training(training: Training) -> Iterator[str]:
     for name in ("epochs", "batch_size", "shuffle_window", "patience"):
         if getattr(training, name) < 1:
             yield f"training.{name}: {getattr(training, name)} is below 1"
+    if not 0 <= training.seed <= MOST_SEED:
+        yield f"training.seed: {training.seed} is out of range; wants a whole number from 0 to {MOST_SEED}"
     if not training.checkpoint_s >= 0:
         yield f"training.checkpoint_s: {training.checkpoint_s} is not a time in seconds; wants 0 or more"
     if not SIZE.match(training.max_memory) or training.max_memory_bytes < 1:

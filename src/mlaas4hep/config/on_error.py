@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-_POLICY = re.compile(r"skip(?:\s+up\s+to\s+(?P<amount>\d+(?:\.\d+)?)\s*(?P<percent>%)?)?\Z")
+_POLICY = re.compile(r"skip(?:\s+up\s+to\s+(?P<amount>-?\d+(?:\.\d+)?|-?inf|nan)\s*(?P<percent>%)?)?\Z")
 
 
 @dataclass(frozen=True)
@@ -33,20 +33,26 @@ class OnError:
         Raises
         ------
         ValueError
-            It is none of these; says what is known.
+            It is none of these, or allows nothing or more than there is; says what is known.
         """
         words = " ".join(text.split())
         if words == "stop":
             return cls()
-        found = _POLICY.match(words)
-        amount = found["amount"] if found else None
-        if found is None or (found["percent"] is None and amount is not None and "." in amount):
+        told = _POLICY.match(words)
+        amount = told["amount"] if told else None
+        if told is None or (told["percent"] is None and amount is not None and not re.fullmatch(r"-?\d+", amount)):
             raise ValueError(
                 f"'{text}' is not known; write stop, skip, skip up to 5 (files or clusters), skip up to 2 % (entries)"
             )
         if amount is None:
             return cls(True)
-        return cls(True, None, float(amount)) if found["percent"] else cls(True, int(amount), None)
+        if told["percent"]:
+            if not 0 < float(amount) <= 100:
+                raise ValueError(f"'{text}': a share of the entries is above 0 % and at most 100 %; 'stop' allows none")
+            return cls(True, None, float(amount))
+        if int(amount) < 1:
+            raise ValueError(f"'{text}': a number of files or clusters is 1 or more; 'stop' allows none")
+        return cls(True, int(amount), None)
 
     def __str__(self) -> str:
         if not self.skips:

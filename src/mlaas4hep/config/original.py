@@ -13,7 +13,8 @@ from typing import Any
 
 import msgspec
 
-from mlaas4hep.errors import ConfigError, nearest
+from mlaas4hep.config.nearby import nearest_file
+from mlaas4hep.errors import ConfigError
 from mlaas4hep.typed import INVALID, convert
 
 IDENTIFIER = ("run", "event", "luminosityBlock")
@@ -160,8 +161,7 @@ def read_json(path: Path) -> Any:
             raise ConfigError([f"has {len(data)} bytes; at most {_MAX_BYTES} are read"], where=str(path))
         return json.loads(data)
     except FileNotFoundError as error:
-        beside = [one.name for one in path.parent.glob("*.json")]
-        raise ConfigError([f"does not exist{nearest(path.name, beside)}"], where=str(path)) from error
+        raise ConfigError([f"does not exist{nearest_file(path)}"], where=str(path)) from error
     except OSError as error:
         raise ConfigError([f"cannot be read: {error.strerror}"], where=str(path)) from error
     except (ValueError, RecursionError) as error:
@@ -210,6 +210,8 @@ def read_lines(path: Path, option: str) -> tuple[str, ...]:
     """
     try:
         text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise ConfigError([f"{option}: does not exist{nearest_file(path)}"], where=str(path)) from error
     except OSError as error:
         raise ConfigError([f"{option}: cannot be read: {error.strerror}"], where=str(path)) from error
     except UnicodeDecodeError as error:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mlaas4hep.config.nearby import nearest_file
 from mlaas4hep.errors import ConfigError, ExpressionError, nearest
 from mlaas4hep.spec.expressions import Expression
 
@@ -50,6 +51,8 @@ def read_preproc(path: Path) -> Preproc:
     try:
         data = path.read_bytes()
         document = json.loads(data[: _MAX_BYTES + 1], object_pairs_hook=_unique)
+    except FileNotFoundError as error:
+        raise ConfigError([f"does not exist{nearest_file(path)}"], where=str(path)) from error
     except OSError as error:
         raise ConfigError([f"cannot be read: {error.strerror}"], where=str(path)) from error
     except (ValueError, RecursionError) as error:

@@ -12,9 +12,11 @@ from typing import Any
 
 import msgspec
 
+from mlaas4hep.arguments import names_of, path_of, require
 from mlaas4hep.config.checks import MODEL_NAME, check
 from mlaas4hep.config.document import Document, spell_out, take_misplaced
 from mlaas4hep.config.labels import Labels
+from mlaas4hep.config.nearby import nearest_file
 from mlaas4hep.config.on_error import OnError
 from mlaas4hep.config.preproc import merge_preproc, read_preproc
 from mlaas4hep.config.search import find_dials
@@ -46,14 +48,17 @@ def read_config(path: str | Path, *, overrides: Sequence[str] = ()) -> Config:
 def read_document(path: str | Path, *, overrides: Sequence[str] = ()) -> dict[Any, Any]:
     """The plain values of a config with `overrides`, whatever they mean; parameters and errors as of `read_config`."""
     document = load_yaml(_text(path), str(path))
-    for override in overrides:
+    for override in names_of(overrides, "overrides"):
         override_key(document, override, str(path))
     return document
 
 
 def _text(path: str | Path) -> str:
+    path = path_of(path, "config")
     try:
         return Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise ConfigError([f"does not exist{nearest_file(Path(path))}"], where=str(path)) from error
     except OSError as error:
         raise ConfigError([f"cannot be read: {error.strerror}"], where=str(path)) from error
     except UnicodeDecodeError as error:
@@ -64,8 +69,9 @@ def parse_config(
     text: str, *, where: str = "config", folder: Path | None = None, overrides: Sequence[str] = ()
 ) -> Config:
     """Like `read_config`, from text; ``folder`` is where relative paths start (default: the working directory)."""
+    require(text, str, "text", hint="parse_document takes plain values, read_config a file")
     document = load_yaml(text, where)
-    for override in overrides:
+    for override in names_of(overrides, "overrides"):
         override_key(document, override, where)
     return parse_document(document, where=where, folder=folder)
 
@@ -138,11 +144,13 @@ def _with_preproc(written: dict[Any, Any], folder: Path) -> tuple[dict[Any, Any]
     named = written.get("preproc")
     if not isinstance(named, str) or named.endswith(".py"):
         return written, []
+    path = Path(_from_folder(named, folder))
     if not named.endswith(".json"):
         wanted = "a .json file (new_branch, flat_cut, jagged_cut) or a .py file with preprocessing(rec)"
-        return written, [f"preproc: wants {wanted}; found '{named}'"]
+        close = "" if path.exists() else nearest_file(path, any_ending=True)
+        return written, [f"preproc: wants {wanted}; found '{named}'{close}"]
     try:
-        return merge_preproc(written, read_preproc(Path(_from_folder(named, folder))), f"preproc '{named}'")
+        return merge_preproc(written, read_preproc(path), f"preproc '{named}'")
     except ConfigError as error:
         return written, [f"preproc: {error.where}: {problem}" for problem in error.problems]
 

@@ -10,11 +10,14 @@ from typing import Any, Literal
 
 import msgspec
 
+from mlaas4hep.arguments import as_found, whole
 from mlaas4hep.config.labels import Labels, Rule, fixed_label, rule_of
 from mlaas4hep.config.on_error import OnError
-from mlaas4hep.errors import ConfigError
+from mlaas4hep.errors import ConfigError, UserError
 from mlaas4hep.spec.features import FeatureSpec
 
+MOST_SEED = 2**32 - 1
+"""The largest seed that every framework takes."""
 SIZE = re.compile(r"\s*([0-9]{1,15}(?:\.[0-9]*)?|\.[0-9]+)\s*([kMGT]?i?B?)\s*\Z")
 _UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 
@@ -240,7 +243,33 @@ def parse_size(text: str) -> int:
     >>> parse_size("2 GB")
     2000000000
     """
-    match = SIZE.match(text)
+    match = SIZE.match(text) if isinstance(text, str) else None
     if match is None:
-        raise ConfigError([f"'{text}' is not a size; write it as '2 GB'"])
+        raise _no_size(text, "a size")
     return int(float(match[1]) * _UNITS[match[2].removesuffix("B")])
+
+
+def bytes_of(size: float | str | None, name: str) -> int | None:
+    """Bytes that are given in Python: a number of them, or words as in a config; None stays None.
+
+    Examples
+    --------
+    >>> bytes_of("2 GB", "max_memory"), bytes_of(2e9, "max_memory"), bytes_of(None, "max_memory")
+    (2000000000, 2000000000, None)
+    """
+    if size is None:
+        return None
+    if isinstance(size, str):
+        if SIZE.match(size) is None:
+            raise _no_size(size, name)
+        return parse_size(size)
+    if isinstance(size, float) and size.is_integer():
+        return int(size)
+    try:
+        return whole(size, name, least=-(2**63))  # what is too little is told by who needs more
+    except UserError:
+        raise _no_size(size, name) from None
+
+
+def _no_size(size: object, name: str) -> ConfigError:
+    return ConfigError([f"{as_found(size)} is not a size; write it as '2 GB'"], where=name)

@@ -19,10 +19,9 @@ from mlaas4hep.data.filling import Filling
 from mlaas4hep.data.prefetch import Prefetch
 from mlaas4hep.data.rows import Rows, S, Window, cuts_of
 from mlaas4hep.data.split import Part
+from mlaas4hep.data.states import VERSION, read_state
 from mlaas4hep.errors import DataError
 from mlaas4hep.spec.features import FeatureSpec
-
-_STATE_VERSION = 3
 
 
 class Place(NamedTuple):
@@ -351,7 +350,7 @@ class BatchIterator(Generic[B]):
     def state_dict(self) -> dict[str, Any]:
         """Where the stream stands, between two batches: plain values, less than 1 kB."""
         return {
-            "version": _STATE_VERSION,
+            "version": VERSION,
             "fingerprint": self._fingerprint(),
             "epoch": self._epoch,
             **self._order.place()._asdict(),
@@ -365,16 +364,13 @@ class BatchIterator(Generic[B]):
         Raises
         ------
         DataError
-            The state belongs to other files, another declaration, seed or window, or to an exact order of other rows.
+            It is no state of a stream, or one of other files, another declaration, seed or window, or of an exact order
+            of other rows.
         """
-        if state.get("version") != _STATE_VERSION or state.get("fingerprint") != self._fingerprint():
-            raise DataError(
-                "this state was saved from another stream: files, inputs, selection, part, seed, shuffle_window or the "
-                "number of processes that share it differ"
-            )
+        told = read_state(state, ("epoch", *Place._fields), fingerprint=self._fingerprint())
         self.close()
-        self._epoch = int(state["epoch"])
-        self._start(Place(*(int(state[name]) for name in Place._fields)))
+        self._epoch = told.pop("epoch")
+        self._start(Place(**told))
 
     def close(self) -> None:
         """Stop the threads; no batch comes after it."""

@@ -9,22 +9,24 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import os
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mlaas4hep.data.fates import Fates
+from mlaas4hep.data.journal import Block
 from mlaas4hep.data.kept import CachedFile, LostError, kept_bytes
 from mlaas4hep.data.room import NoRoomError, Room, free_on_disk, in_words
 from mlaas4hep.data.rows import ENTRY, Rows
 from mlaas4hep.data.split import PARTS
 from mlaas4hep.errors import DataError
 
-FORMAT = 2
+FORMAT = 3
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -47,6 +49,8 @@ class RowCache:
         Names everything that decides what a row holds, but for the source itself.
     required
         Whether rows that cannot be kept are an error; else the stream goes on without keeping them.
+    checked
+        See `CachedFile`; what another cache knew may be handed on.
 
     Raises
     ------
@@ -55,13 +59,21 @@ class RowCache:
     """
 
     def __init__(
-        self, folder: str | Path, *, limit_bytes: int, width: int, declaration: str, required: bool = False
+        self,
+        folder: str | Path,
+        *,
+        limit_bytes: int,
+        width: int,
+        declaration: str,
+        required: bool = False,
+        checked: set[Block] | None = None,
     ) -> None:
         self.folder = Path(folder)
         self._limit = limit_bytes
         self._width = width
         self._declaration = declaration
         self._required = required
+        self._checked = set[Block]() if checked is None else checked
         self._lock = threading.RLock()
         self._files: dict[str, CachedFile] = {}
         self._left_out: dict[str, None] = {}
@@ -82,11 +94,12 @@ class RowCache:
 
     def file(self, source: str) -> CachedFile:
         """What is kept of a source, given the identity of its content, its tree, and the sample's selection."""
-        key = hashlib.sha256(f"{FORMAT}\n{self._declaration}\n{source}".encode()).hexdigest()[:40]
+        key = key_of(self._declaration, source)
         with self._lock:
             if key not in self._files:
                 self._use(key)
-                self._files[key] = CachedFile(self.folder / key, self._width)
+                self._files[key] = CachedFile(self.folder / key, self._width, checked=self._checked)
+                self.renew(self._files[key])  # before any of it is used: else that would not be kept again
             return self._files[key]
 
     def keep(self, kept: CachedFile, start: int, rows: Rows, fates: Fates, *, name: str) -> None:
@@ -109,9 +122,20 @@ class RowCache:
         except OSError as error:
             self._stop(name, self._reason(error, kept_bytes(len(rows), self._width, len(fates))), warn=True)
 
-    def lose(self, error: LostError) -> None:
-        """Note that kept rows are gone and come from the source again."""
-        self._warn(f"{error}; it is read from its source again")
+    def renew(self, kept: CachedFile) -> None:
+        """Begin anew what is damaged as a whole: all of it comes from the source again; see `lose`."""
+        if damage := kept.damage:
+            self._lose(kept.renew, f"{kept.path}: {damage}")
+
+    def lose(self, kept: CachedFile, block: Block, error: LostError) -> None:
+        """Drop a block that is gone or damaged: its entries come from the source again, and are kept again.
+
+        Raises
+        ------
+        DataError
+            That cannot be written down, and the rows are required.
+        """
+        self._lose(lambda: kept.drop(block), str(error))
 
     def settle(self, kept: CachedFile) -> None:
         """Make what is kept of a source survive the machine, where that can be written."""
@@ -135,8 +159,7 @@ class RowCache:
         DataError
             They do not fit below the limit, or on the disk.
         """
-        # Half a byte an entry and some a file are more than journals take.
-        needed = kept_bytes(rows, self._width, entries) + entries // 2 + 512 * len(files)
+        needed = bytes_of_all(rows, self._width, entries, files=len(files))
         found = self._open_room().account([one.path.name for one in files])
         what = f"cache {self.folder}: shuffle: exact keeps all {rows} rows on disk, which needs {in_words(needed)}"
         if needed > self._limit - found.others:
@@ -168,6 +191,13 @@ class RowCache:
         except OSError as error:
             self._stop("", self._reason(error, 0), warn=True)
 
+    def _lose(self, forget: Callable[[], None], reason: str) -> None:
+        self._warn(f"{reason}; it is read from its source again")
+        try:
+            forget()
+        except OSError as error:
+            self._stop("", self._reason(error, 0), warn=True)
+
     def _reserve(self, size: int) -> None:
         self._open_room().reserve(size)
 
@@ -191,6 +221,26 @@ class RowCache:
             told, self._warned = self._warned, True
         if not told:
             warnings.warn(text, CacheWarning, stacklevel=2)
+
+
+def key_of(declaration: str, source: str) -> str:
+    """Name of what is kept of a source."""
+    return hashlib.sha256(f"{FORMAT}\n{declaration}\n{source}".encode()).hexdigest()[:40]
+
+
+def bytes_of_all(rows: int, width: int, entries: int, *, files: int) -> int:
+    """Bytes on disk of all rows: half a byte an entry and some a file are more than journals take."""
+    return kept_bytes(rows, width, entries) + entries // 2 + 512 * files
+
+
+def why_not_usable(folder: Path) -> str | None:
+    """Why a folder for kept rows cannot be made or written; None where it can, as far as can be told without trying."""
+    there = next(one for one in (folder, *folder.absolute().parents) if one.exists())
+    code = errno.ENOTDIR if not there.is_dir() else errno.EACCES
+    if there.is_dir() and os.access(there, os.W_OK | os.X_OK):
+        return None
+    code = errno.EROFS if os.statvfs(there).f_flag & os.ST_RDONLY else code
+    return f"cache {folder}: cannot be written: {os.strerror(code)}"
 
 
 def require_folder(folder: str | Path) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Any
 
+from mlaas4hep.arguments import require, word
 from mlaas4hep.config import Config
 from mlaas4hep.data.entries import FileEntry, SampleEntry, SampleKind, Strata
 from mlaas4hep.data.hook import RecordHook
@@ -77,6 +78,8 @@ class Catalogue:
             With everything that is wrong: files that are missing, damaged or empty, trees and columns that are not
             there or of another kind, samples that select the same entries; no sample of that kind.
         """
+        require(config, Config, "config", hint="read_config('config.yaml') reads one", error=DataError)
+        word(kind, "kind", ("mc", "data"), error=DataError)
         survey = Survey(config, kind)
         names = config.simulated if kind == "mc" else config.observed
         if not names:

@@ -15,18 +15,20 @@ from functools import cached_property, partial
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from mlaas4hep.config import Cache
+from mlaas4hep.arguments import whole, word
+from mlaas4hep.config import Cache, bytes_of
 from mlaas4hep.data.account import Account
+from mlaas4hep.data.asked import MOST_EPOCH, MOST_SEED, rank_of, require_inputs
 from mlaas4hep.data.batches import Batch, BatchIterator, Gathered, Order, Place, Windowed, rows_to_batch
 from mlaas4hep.data.catalogue import Catalogue
 from mlaas4hep.data.delivery import Delivery, open_cache
 from mlaas4hep.data.exact import ExactOrder, KeptRows
 from mlaas4hep.data.filling import Filling, Work
 from mlaas4hep.data.fingerprint import fingerprint
+from mlaas4hep.data.journal import Block
 from mlaas4hep.data.memory import Shares, buffers, for_rows, share_memory
 from mlaas4hep.data.pace import readers, reading_unit
 from mlaas4hep.data.plan import Plan
-from mlaas4hep.data.prefetch import Prefetch
 from mlaas4hep.data.ragged import RaggedBatch, RaggedSlots, ReadRagged, to_ragged_batch
 from mlaas4hep.data.reader import MAX_READ_BYTES, EventReader, reading_bytes
 from mlaas4hep.data.recycled import forget
@@ -34,7 +36,7 @@ from mlaas4hep.data.rows import SIDE_BYTES, Rows, S, pays_compiling, permuter, w
 from mlaas4hep.data.split import PARTS, Part
 from mlaas4hep.data.truth import target_texts
 from mlaas4hep.data.weights import class_factors
-from mlaas4hep.errors import DataError, nearest
+from mlaas4hep.errors import DataError
 from mlaas4hep.spec.preprocess import Preprocessor
 from mlaas4hep.spec.statistics import Statistics
 
@@ -72,9 +74,9 @@ class EventDataset:
         That read ahead, at least `FAR_THREADS` where files are not on this machine: they mostly wait. 0 reads when
         asked. Changes speed only.
     max_memory
-        Bytes that the stream may take: a quarter of it for columns while they are read, the rest for rows held and read
-        ahead. It cannot take less than one basket of each column (TTree) or one cluster (RNTuple) a thread; batches
-        handed out are the consumer's. None sets no bound.
+        Bytes that the stream may take, or words such as ``2 GB``: a quarter of it for columns while they are read, the
+        rest for rows held and read ahead. It cannot take less than one basket of each column (TTree) or one cluster
+        (RNTuple) a thread; batches handed out are the consumer's. None sets no bound.
     chunk_entries
         Entries read at once; None chooses. Changes speed and memory only.
     cache
@@ -85,9 +87,12 @@ class EventDataset:
 
     Raises
     ------
+    ConfigError
+        ``max_memory`` is no size.
     DataError
-        A number out of range; a cache that cannot be written, or is too small for an exact order; a window that does
-        not fit ``max_memory``, with the largest that does; a part or training weights of a catalogue of kind ``data``.
+        An argument of another kind or out of range; a cache that cannot be written, or is too small for an exact order;
+        a window that does not fit ``max_memory``, with the largest that does; a part or training weights of a catalogue
+        of kind ``data``.
     """
 
     def __init__(
@@ -103,37 +108,25 @@ class EventDataset:
         weights: Literal["training", "physics"] = "physics",
         statistics: Statistics | None = None,
         threads: int = 2,
-        max_memory: int | None = None,
+        max_memory: int | str | None = None,
         chunk_entries: int | None = None,
         cache: Cache | None = None,
         rank: int = 0,
         ranks: int = 1,
     ) -> None:
-        for name, value, least in (
-            ("batch_size", batch_size, 1),
-            ("shuffle_window", shuffle_window, 1),
-            ("threads", threads, 0),
-            ("chunk_entries", chunk_entries if chunk_entries is not None else 1, 1),
-        ):
-            if not hasattr(value, "__index__") or value < least:
-                raise DataError(f"{name} must be a whole number of at least {least}, got {value!r}")
-        for name, word, known in (
+        require_inputs(catalogue, preprocessor, statistics, cache)
+        for name, value, known in (
             ("shuffle", shuffle, (True, False, "exact")),
             ("weights", weights, ("training", "physics")),
             ("part", part, (None, *PARTS)),
         ):
-            if word not in known:
-                raise DataError(
-                    f"{name}={word!r} is none of {', '.join(map(repr, known))}{nearest(str(word), map(str, known))}"
-                )
-        if cache is not None and not isinstance(cache, Cache):
-            raise DataError(f"cache={cache!r} is no Cache; write cache=Cache({str(cache)!r}), of mlaas4hep.config")
+            word(value, name, known, error=DataError)
         if catalogue.kind == "data" and (part is not None or weights == "training"):
             raise DataError("samples of kind data are not learned from: they have no parts and no training weights")
         self.catalogue = catalogue
         self.preprocessor = preprocessor
         self.part = part
-        self.batch_size = batch_size
+        self.batch_size = whole(batch_size, "batch_size", least=1, error=DataError)
         if shuffle == "exact" and cache is None:
             raise DataError("shuffle: exact needs a cache: an order over all events needs all of them on a local disk")
         if shuffle == "exact" and catalogue.hook is not None:
@@ -143,16 +136,19 @@ class EventDataset:
             )
         self._exact = shuffle == "exact"
         self.shuffle = bool(shuffle)
-        self.shuffle_window = shuffle_window
-        self.seed = seed
-        self.threads = readers(catalogue, threads)
-        self.rank, self.ranks = rank, ranks
-        self.max_memory = max_memory
-        self._chunk_asked = chunk_entries
+        self.shuffle_window = whole(shuffle_window, "shuffle_window", least=1, error=DataError)
+        self.seed = whole(seed, "seed", most=MOST_SEED, error=DataError)
+        self.threads = readers(catalogue, whole(threads, "threads", error=DataError))
+        self.rank, self.ranks = rank_of(rank, ranks)
+        self.max_memory = bytes_of(max_memory, "max_memory")
+        self._chunk_asked = (
+            None if chunk_entries is None else whole(chunk_entries, "chunk_entries", least=1, error=DataError)
+        )
         self.num_targets = len(target_texts(catalogue, preprocessor))
         self._width = preprocessor.features.width + self.num_targets
         self._row_bytes = 4 * self._width + SIDE_BYTES
         self._kept_in = cache
+        self._checked: set[Block] = set()
         self._factors = class_factors(catalogue.classes, preprocessor.features, weights, statistics)
         self._inherited: object = None
         self._open()
@@ -166,7 +162,9 @@ class EventDataset:
         self._shares = self._share(max_memory)
         self._ahead = self._read_ahead()
         self._reader = EventReader(self.catalogue, self.preprocessor, max_read_bytes=self._read_bytes(max_memory))
-        self._cache = open_cache(cache, self.catalogue, self.preprocessor, self._width, required=self._exact)
+        # What a process knows to be whole need not be looked at again by the workers that it starts.
+        settings: dict[str, Any] = {"required": self._exact, "checked": self._checked}
+        self._cache = open_cache(cache, self.catalogue, self.preprocessor, self._width, **settings)
         self._delivery = Delivery(
             self.catalogue,
             self._reader,
@@ -193,7 +191,7 @@ class EventDataset:
             self._open()
         return self._delivery
 
-    def share(self, rank: int, ranks: int, *, max_memory: int | None = None) -> EventDataset:
+    def share(self, rank: int, ranks: int, *, max_memory: int | str | None = None) -> EventDataset:
         """The same stream for one of several processes; ``max_memory`` None keeps that of the whole.
 
         Raises
@@ -202,9 +200,10 @@ class EventDataset:
             No such rank, or a window that does not fit.
         """
         self._in_this_process()
+        rank, ranks = rank_of(rank, ranks)
         state = self.__getstate__() | {"rank": rank, "ranks": ranks}
         if max_memory is not None:
-            state["max_memory"] = max_memory
+            state["max_memory"] = bytes_of(max_memory, "max_memory")
         shared = object.__new__(type(self))
         shared.__setstate__(state)
         return shared
@@ -228,7 +227,7 @@ class EventDataset:
         """Batches of one epoch; each number has an order of its own where shuffled."""
         return BatchIterator(
             self._begin,
-            number,
+            whole(number, "epoch", most=MOST_EPOCH, error=DataError),
             batch_size=self.batch_size,
             join=rows_to_batch(self.preprocessor.features, self.num_targets),
             fingerprint=lambda: self.fingerprint,
@@ -245,7 +244,7 @@ class EventDataset:
             raise DataError("shuffle: exact permutes rows of a cache, which are padded; shuffle lists by windows")
         return BatchIterator(
             self._begin_ragged,
-            number,
+            whole(number, "epoch", most=MOST_EPOCH, error=DataError),
             batch_size=self.batch_size,
             join=to_ragged_batch(self.preprocessor.features, self.num_targets),
             fingerprint=lambda: self.fingerprint,
@@ -260,7 +259,7 @@ class EventDataset:
 
     def plan(self, epoch: int) -> Plan:
         """Order and reading units of an epoch."""
-        return self._plan(epoch, self._shares)
+        return self._plan(whole(epoch, "epoch", most=MOST_EPOCH, error=DataError), self._shares)
 
     def _plan(self, epoch: int, shares: Shares, start: int = 0) -> Plan:
         return Plan(
@@ -378,7 +377,9 @@ class EventDataset:
         return Gathered(read, place, account, rest=rows.rest(self.rank, self.ranks), rows=order.num_rows)
 
     def fill_cache(self, progress: Callable[[int], None] | None = None) -> None:
-        """Read what the cache lacks: an order over all rows needs all of them. At once where nothing is missing.
+        """Read what the cache lacks: an order over all rows needs all of them.
+
+        What is kept is compared with its checksums, once a process, and read anew where it is damaged.
 
         Parameters
         ----------
@@ -390,11 +391,5 @@ class EventDataset:
         DataError
             They do not fit, or cannot be read.
         """
-        lacking = self._in_this_process().lacking()
-        plan = Plan(lacking, self._shares.window, shuffle=False, chunk_entries=self._shares.chunk)
-        chunks = tuple(replace(one, file=lacking[one.file].number) for one in plan.chunks())
-        ahead = (self.threads + 1) * self._shares.chunk
-        with Prefetch(self._delivery.keep, chunks, threads=self.threads, ahead=ahead) as done:
-            for chunk, _ in done:
-                if progress is not None:
-                    progress(chunk.num_entries)
+        delivery = self._in_this_process()
+        delivery.fill(self._shares, threads=self.threads, progress=progress)

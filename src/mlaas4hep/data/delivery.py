@@ -7,7 +7,8 @@ rows are the same bits with and without a cache, in the first epoch and in later
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
 import msgspec
 import numpy as np
@@ -21,8 +22,10 @@ from mlaas4hep.data.entries import FileEntry
 from mlaas4hep.data.fates import Fates, any_unreadable, unreadable
 from mlaas4hep.data.journal import Block
 from mlaas4hep.data.kept import CachedFile, LostError
+from mlaas4hep.data.memory import Shares
 from mlaas4hep.data.own_code import own_code
-from mlaas4hep.data.plan import Chunk
+from mlaas4hep.data.plan import Chunk, Plan
+from mlaas4hep.data.prefetch import Prefetch
 from mlaas4hep.data.quarantine import outside
 from mlaas4hep.data.reader import EventReader
 from mlaas4hep.data.reads import ReadColumns, ReadOfRows, ReadRows
@@ -33,6 +36,18 @@ from mlaas4hep.spec.statistics import Statistics
 
 _Told = tuple[int, ReadRows, Fates]
 """First entry of a range, its rows, and what became of its entries."""
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """A block that is to be checked."""
+
+    kept: CachedFile
+    block: Block
+
+    @property
+    def num_entries(self) -> int:
+        return self.block.stop - self.block.start
 
 
 class Delivery:
@@ -95,11 +110,7 @@ class Delivery:
         """What is kept of a file; None where there is no cache."""
         if self._cache is None or self._catalogue.hook is not None:  # a function may depend on anything
             return None
-        sample = self._catalogue.samples[file.sample]
-        source = f"{file.identity}\n{file.tree}\n{sample.selection}\n{sample.label}"
-        if sample.rule is not None:
-            source += f"\n{sample.rule}\n{self._catalogue.classes}"
-        return self._cache.file(source)
+        return self._cache.file(source_of(self._catalogue, file))
 
     def weigh(self, rows: Rows) -> Rows:
         """Turn the weights of kept rows, those of the generator, into those of the stream, in place."""
@@ -124,7 +135,7 @@ class Delivery:
         DataError
             With what is needed and what there is.
         """
-        rows = self._known_rows(statistics)
+        rows = known_rows(self._catalogue, statistics)
         if self._cache is not None and rows is not None and self.lacking():
             files = [kept for _, kept in self._all_kept()]
             self._cache.require(files, rows=rows, entries=self._catalogue.num_entries)
@@ -137,12 +148,43 @@ class Delivery:
 
     def readable(self, file: FileEntry) -> tuple[tuple[int, int], ...]:
         """Entry ranges of a file that are not in quarantine."""
-        return tuple(outside(0, file.num_entries, self._catalogue.quarantine.ranges(file.number)))
+        return readable_ranges(self._catalogue, file)
 
-    def keep(self, chunk: Chunk) -> None:
-        """Read what the cache lacks of a chunk, and deliver nothing."""
+    def fill(self, shares: Shares, *, threads: int, progress: Callable[[int], None] | None = None) -> None:
+        """Read what the cache lacks, what is damaged included, and deliver nothing; see `EventDataset.fill_cache`."""
+        self._check(threads)
+        lacking = self.lacking()
+        plan = Plan(lacking, shares.window, shuffle=False, chunk_entries=shares.chunk)
+        chunks = tuple(replace(one, file=lacking[one.file].number) for one in plan.chunks())
+        with Prefetch(self._keep_chunk, chunks, threads=threads, ahead=(threads + 1) * shares.chunk) as done:
+            for chunk, _ in done:
+                if progress is not None:
+                    progress(chunk.num_entries)
+
+    def _keep_chunk(self, chunk: Chunk) -> None:
         for _ in self.read(chunk, Account()):
             pass
+
+    def _check(self, threads: int) -> None:
+        """Compare all that is kept with its checksums, and drop what is damaged."""
+        blocks = tuple(_Kept(kept, block) for file, kept in self._all_kept() for block in self._unchecked(file, kept))
+        # Nothing of a block stays when it was checked: any number may be under way.
+        with Prefetch(self._check_block, blocks, threads=threads, ahead=self._catalogue.num_entries) as done:
+            for _ in done:
+                pass
+
+    def _unchecked(self, file: FileEntry, kept: CachedFile) -> Iterator[Block]:
+        assert self._cache is not None
+        self._cache.renew(kept)
+        for low, high in self.readable(file):
+            yield from kept.unchecked(low, high)
+
+    def _check_block(self, one: _Kept) -> None:
+        assert self._cache is not None
+        try:
+            one.kept.check(one.block)
+        except LostError as error:
+            self._cache.lose(one.kept, one.block, error)
 
     def columns(self, chunk: Chunk, account: Account, *, as_stored: bool = False) -> Iterator[ReadColumns]:
         """The same out of the files, whatever is kept: events that are not rows yet.
@@ -161,24 +203,18 @@ class Delivery:
             if kept is not None:
                 yield file, kept
 
-    def _known_rows(self, statistics: Statistics | None) -> int | None:
-        if statistics is not None:
-            return sum(int(getattr(one, part)) for one in statistics.samples.values() for part in PARTS)
-        features, samples = self._catalogue.features, self._catalogue.samples
-        if features.preselection or features.target_texts or any(one.selection or one.rule for one in samples):
-            return None
-        return sum(high - low for file in self._catalogue.files for low, high in self.readable(file))
-
     def _through_cache(
         self, kept: CachedFile, file: FileEntry, block: Block | None, start: int, stop: int
     ) -> Iterator[_Told]:
         """From what is kept, or from the source where that is not there, or not any more."""
         assert self._cache is not None
-        if block is not None:
+        if block is None:
+            self._cache.renew(kept)
+        else:
             try:
                 found = self._from_cache(kept, file, block, start, stop)
             except LostError as error:
-                self._cache.lose(error)
+                self._cache.lose(kept, block, error)
             else:
                 yield found
                 return
@@ -209,6 +245,28 @@ class Delivery:
         return generated * scales * self._factors.take(labels, mode="clip")
 
 
+def readable_ranges(catalogue: Catalogue, file: FileEntry) -> tuple[tuple[int, int], ...]:
+    """Entry ranges of a file that are not in quarantine."""
+    return tuple(outside(0, file.num_entries, catalogue.quarantine.ranges(file.number)))
+
+
+def known_rows(catalogue: Catalogue, statistics: Statistics | None) -> int | None:
+    """Rows of all files: those that a scan counted, or all where nothing selects; None where nobody knows yet."""
+    if statistics is not None:
+        return sum(int(getattr(one, part)) for one in statistics.samples.values() for part in PARTS)
+    features, samples = catalogue.features, catalogue.samples
+    if features.preselection or features.target_texts or any(one.selection or one.rule for one in samples):
+        return None
+    return sum(high - low for file in catalogue.files for low, high in readable_ranges(catalogue, file))
+
+
+def source_of(catalogue: Catalogue, file: FileEntry) -> str:
+    """What names the rows of a file besides the declaration: its content and its sample."""
+    sample = catalogue.samples[file.sample]
+    source = f"{file.identity}\n{file.tree}\n{sample.selection}\n{sample.label}"
+    return source if sample.rule is None else f"{source}\n{sample.rule}\n{catalogue.classes}"
+
+
 def declaration(catalogue: Catalogue, preprocessor: Preprocessor) -> str:
     """What decides which rows come out of a file, but for the file and its sample: the name of what is kept."""
     features = preprocessor.features
@@ -222,7 +280,13 @@ def declaration(catalogue: Catalogue, preprocessor: Preprocessor) -> str:
 
 
 def open_cache(
-    cache: Cache | None, catalogue: Catalogue, preprocessor: Preprocessor, width: int, *, required: bool
+    cache: Cache | None,
+    catalogue: Catalogue,
+    preprocessor: Preprocessor,
+    width: int,
+    *,
+    required: bool,
+    checked: set[Block],
 ) -> RowCache | None:
     """Where the rows of a declaration are kept, if anywhere; see `RowCache`."""
     if cache is None:
@@ -233,4 +297,5 @@ def open_cache(
         width=width,
         declaration=declaration(catalogue, preprocessor),
         required=required,
+        checked=checked,
     )

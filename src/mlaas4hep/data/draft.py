@@ -127,8 +127,8 @@ def _twin_trees(found: Survey) -> list[str]:
     """Trees of one file that have as many columns as the chosen one: such as signal and background."""
     if len(found.paths) != 1:
         return []
-    there = [one for one in found.trees if one.entries]
-    chosen = next(one for one in there if one.name == found.tree)
+    there = [one for one in found.trees if one.entries and one.path == found.paths[0]]
+    chosen = next(one for one in there if one.name in (found.tree, ONLY_TABLE))
     return [one.name for one in there if one.columns == chosen.columns and one.kind == chosen.kind]
 
 

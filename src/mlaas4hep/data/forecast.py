@@ -19,8 +19,10 @@ from numpy.typing import NDArray
 from mlaas4hep.config import Config
 from mlaas4hep.data.catalogue import Catalogue
 from mlaas4hep.data.dataset import EventDataset
+from mlaas4hep.data.delivery import known_rows
 from mlaas4hep.data.entries import FileEntry
 from mlaas4hep.data.fates import any_unreadable
+from mlaas4hep.data.holdings import Holdings, look_into_cache
 from mlaas4hep.data.hooked import KEPT
 from mlaas4hep.data.kept_statistics import StatisticsStore, scan_key
 from mlaas4hep.data.network import Network, far_files, measure_network
@@ -31,6 +33,7 @@ from mlaas4hep.data.pool import SourcePool
 from mlaas4hep.data.quarantine import Skipped
 from mlaas4hep.data.reader import MAX_READ_BYTES, EventReader, reading_bytes
 from mlaas4hep.data.rows import SIDE_BYTES, writer
+from mlaas4hep.data.scan import ScanResult
 from mlaas4hep.data.source import Weighed
 from mlaas4hep.data.truth import target_texts
 from mlaas4hep.errors import DataError
@@ -99,10 +102,11 @@ class Forecast(msgspec.Struct, frozen=True):
     cache_bytes
         A cache of all rows on disk.
     measured_entries, measured_seconds
-        Read in one thread for the estimate, of one cluster; of a far file the seconds of the processor alone.
+        Read in one thread for the estimate, of one cluster; of a far file the seconds of the processor alone. Where a
+        cache keeps all rows, kept rows of one block.
     threads, epoch_seconds
-        An epoch of reading with so many threads, without learning: what the processors or the network take, whichever
-        is slower.
+        The next epoch of reading with so many threads, without learning: what the processors or the network take,
+        whichever is slower. Of what a cache keeps nothing is reckoned, unless it keeps everything.
     statistics_kept
         Whether an earlier run has scanned these files; else the scan takes about another epoch.
     warnings
@@ -111,6 +115,8 @@ class Forecast(msgspec.Struct, frozen=True):
         Files that cannot be read, and clusters of those that were tried, which the config allows to leave out.
     network
         What comes from other machines; None where nothing does.
+    cache
+        What is there of the cache that the config names; None where it names none.
     """
 
     files: int
@@ -134,6 +140,7 @@ class Forecast(msgspec.Struct, frozen=True):
     warnings: tuple[str, ...]
     skipped: tuple[Skipped, ...] = ()
     network: Network | None = None
+    cache: Holdings | None = None
 
 
 @dataclass(frozen=True)
@@ -174,11 +181,19 @@ def forecast(config: Config, *, threads: int = 2, progress: Callable[[int], None
     plan = Plan(catalogue.files, window, shuffle=True, seed=config.training.seed, chunk_entries=unit)
     weight = _weigh(catalogue.files, sorted(reader.columns))
     order = _order(plan)
-    entries, seconds = _measure(catalogue, preprocessor, reader, unit)
+    cache = _cache(config, catalogue, preprocessor, kept)
+    told = () if cache is None else tuple(cache.warnings(exact=config.training.shuffle == "exact"))
+    network = None
+    if cache is not None and cache.is_whole:
+        entries, seconds = cache.measured_entries, cache.measured_seconds
+    else:
+        network = _network(catalogue, sorted(reader.columns), weight, unit, threads)
+        entries, seconds = _measure(catalogue, preprocessor, reader, unit)
     rate = entries / max(seconds, 1e-9) * max(min(threads, len(os.sched_getaffinity(0))), 1)
-    network = _network(catalogue, sorted(reader.columns), weight, unit, threads)
     paths = {one.path for one in catalogue.files}
     row_bytes = 4 * _row_width(catalogue, preprocessor) + SIDE_BYTES
+    share = 1.0 if cache is None or cache.is_whole else cache.lacking_share
+    epoch_seconds = max(catalogue.num_entries / rate, network.epoch_seconds if network is not None else 0.0)
     return Forecast(
         files=len(paths),
         remote_files=sum(scheme_of(path) != LOCAL for path in paths),
@@ -196,12 +211,22 @@ def forecast(config: Config, *, threads: int = 2, progress: Callable[[int], None
         measured_entries=entries,
         measured_seconds=seconds,
         threads=threads,
-        epoch_seconds=max(catalogue.num_entries / rate, network.epoch_seconds if network is not None else 0.0),
+        epoch_seconds=share * epoch_seconds,
         statistics_kept=kept is not None,
-        warnings=(*notes, *_warnings(catalogue, preprocessor, config, order, threads)),
+        warnings=(*notes, *_warnings(catalogue, preprocessor, config, order, threads), *told),
         skipped=catalogue.quarantine.records,
         network=network,
+        cache=cache,
     )
+
+
+def _cache(
+    config: Config, catalogue: Catalogue, preprocessor: Preprocessor, kept: ScanResult | None
+) -> Holdings | None:
+    if config.cache is None:
+        return None
+    rows = known_rows(catalogue, None if kept is None else kept.statistics)
+    return look_into_cache(config.cache, catalogue, preprocessor, width=_row_width(catalogue, preprocessor), rows=rows)
 
 
 def _network(catalogue: Catalogue, names: Sequence[str], weight: _Bytes, unit: int, threads: int) -> Network | None:

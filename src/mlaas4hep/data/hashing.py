@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mlaas4hep.errors import DataError
 from mlaas4hep.spec.columns import Column, Jagged, Nested
 
 _MASK = (1 << 64) - 1
@@ -87,11 +88,17 @@ def permuted(index: NDArray[np.int64], size: int, key: int) -> NDArray[np.int64]
     -------
     int64 [N].
 
+    Raises
+    ------
+    DataError
+        A number outside of that.
+
     Examples
     --------
     >>> sorted(permuted(np.arange(10), 10, key=3).tolist()) == list(range(10))
     True
     """
+    require_inside(index, size)
     if size < 2:
         return index.copy()
     left_size, right_size = feistel_sides(size)
@@ -102,6 +109,21 @@ def permuted(index: NDArray[np.int64], size: int, key: int) -> NDArray[np.int64]
         images[outside] = _feistel(images[outside], left_size, right_size, keys)
         outside = outside[images[outside] >= np.uint64(size)]
     return images.astype(np.int64)
+
+
+def require_inside(index: NDArray[np.int64], size: int) -> None:
+    """Refuse numbers that are not permuted: from outside, the way back in may never be found.
+
+    From inside it always is: a permutation goes in circles, and leaves out no place of one.
+
+    Raises
+    ------
+    DataError
+        With the numbers.
+    """
+    low, high = int(index.min(initial=size)), int(index.max(initial=-1))
+    if len(index) and not 0 <= low <= high < size:
+        raise DataError(f"places {low} to {high} are asked for in an order of {size}: some count of entries is damaged")
 
 
 def feistel_sides(size: int) -> tuple[int, int]:

@@ -21,6 +21,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mlaas4hep.arguments import path_of
+from mlaas4hep.config.nearby import nearest_file
 from mlaas4hep.errors import DataError, DeclarationError, nearest
 from mlaas4hep.spec.columns import Column, Columns, ColumnType, DType, Jagged, Kind, Nested
 
@@ -96,7 +98,7 @@ class RecordHook:
         DataError
             It is not there, cannot be run, or has no such function.
         """
-        return cls.compile(path, _read(Path(path)))
+        return cls.compile(path, _read(path_of(path, "preproc", error=DataError)))
 
     @classmethod
     def compile(cls, path: str, source: bytes) -> RecordHook:
@@ -307,8 +309,7 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError as error:
-        beside = [one.name for one in path.parent.glob("*.py")]
-        raise DataError(f"preproc: {path} does not exist{nearest(path.name, beside)}") from error
+        raise DataError(f"preproc: {path} does not exist{nearest_file(path)}") from error
     except OSError as error:
         raise DataError(f"preproc: {path} cannot be read: {error.strerror}") from error
 

@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from mlaas4hep.arguments import text_paths, whole
 from mlaas4hep.data.comparing import SharedColumns
 from mlaas4hep.data.quarantine import reason_of
 from mlaas4hep.data.source import ONLY_TABLE, ColumnInfo, Source, list_trees, open_source
@@ -99,9 +100,9 @@ class Survey(msgspec.Struct, frozen=True):
     collections
         Jagged columns that have the same lengths in every event looked at, those with one prefix together.
     left_out
-        By file without events in that tree, why: such as ``has no tree 'Events'``.
+        By file that has events, but none in that tree, why; where the tree was not asked for by name.
     refused
-        By file that cannot be read, why.
+        By file that cannot be read, holds no events, or lacks the tree that was asked for, why.
     """
 
     trees: tuple[TreeSummary, ...]
@@ -128,7 +129,7 @@ class _Look:
 class Found:
     """All trees of some files, the one that is looked at, the files with events in it, and why not the others.
 
-    ``left_out`` are files without events in that tree, ``refused`` those that cannot be read.
+    ``left_out`` and ``refused`` are those of a `Survey`.
     """
 
     trees: tuple[TreeSummary, ...]
@@ -160,9 +161,8 @@ def survey(paths: Sequence[str], *, tree: str | None = None, max_events: int = D
     DataError
         No file can be read, or a tree that no file has. Where some cannot, the others are looked at.
     """
-    if max_events < 1:
-        raise DataError(f"max_events must be at least 1, got {max_events}")
-    held = find_tree(paths, tree)
+    max_events = whole(max_events, "max_events", least=1, error=DataError)
+    held = find_tree(text_paths(paths, "paths", error=DataError), tree)
     look = _look(held.paths, held.name, max(max_events // len(held.paths), 1))
     looked_at = max((len(column) for column in look.columns.values()), default=0)
     paths = tuple(path for path in held.paths if path not in look.refused)
@@ -189,13 +189,13 @@ def find_tree(paths: Sequence[str], tree: str | None = None) -> Found:
     if holders and all(one.name == ONLY_TABLE for one in holders):
         name = ONLY_TABLE
     refused |= {one.path: one.reason for one in holders if one.reason is not None}
-    if all(one.reason is not None for one in holders):
-        raise DataError("\n".join(refusals(refused)))
     held = tuple(one.path for one in holders if one.entries and one.path not in refused)
+    others = {path: _why_not(path, name, trees) for path in paths if path not in held and path not in refused}
     if not held:
-        raise DataError(f"{holders[0].path}: tree '{name}' has no entries")
-    others = [path for path in paths if path not in held and path not in refused]
-    return Found(trees, name, held, {path: _why_not(path, name, trees) for path in others}, refused)
+        raise DataError("\n".join(refusals(refused | others)))
+    left_out = {} if tree is not None else {path: why for path, why in others.items() if _has_others(path, name, trees)}
+    refused |= {path: why for path, why in others.items() if path not in left_out}
+    return Found(trees, name, held, left_out, refused)
 
 
 def refusals(refused: Mapping[str, str]) -> list[str]:
@@ -209,9 +209,13 @@ def _all_trees(paths: Sequence[str]) -> tuple[tuple[TreeSummary, ...], dict[str,
     refused: dict[str, str] = {}
     for path in paths:
         try:
-            found.extend(_trees(path))
+            own = _trees(path)
         except DataError as error:
             refused[path] = reason_of(error, path)
+            continue
+        found.extend(own)
+        if not own:
+            refused[path] = "holds no table of events"
     if refused and not found:
         raise DataError("\n".join(refusals(refused)))
     return tuple(found), refused
@@ -248,15 +252,27 @@ def _trees(path: str) -> list[TreeSummary]:
 
 
 def _why_not(path: str, tree: str, trees: Sequence[TreeSummary]) -> str:
-    there = [one.name for one in trees if one.path == path]
-    if tree in there:
+    own = [one for one in trees if one.path == path]
+    if any(one.name == ONLY_TABLE for one in own):
+        return "has no entries"
+    if any(one.name == tree for one in own):
         return f"its tree '{tree}' has no entries"
-    return f"has no tree '{tree}'; it holds {', '.join(there) or 'no tree at all'}"
+    return f"has no tree '{tree}'; it holds {', '.join(map(_told, own))}"
+
+
+def _told(tree: TreeSummary) -> str:
+    """A tree of a file that has not the one that is meant; with the reason where it is of no use itself."""
+    reason = tree.reason if tree.reason is not None else None if tree.entries else "no entries"
+    return tree.name if reason is None else f"{tree.name} ({reason})"
+
+
+def _has_others(path: str, tree: str, trees: Sequence[TreeSummary]) -> bool:
+    """Whether a file that has not that tree has events in another: then it is of another kind, and not bad."""
+    own = [one for one in trees if one.path == path]
+    return all(one.name != tree for one in own) and any(one.entries for one in own)
 
 
 def _choose_tree(trees: Sequence[TreeSummary]) -> str:
-    if not trees:
-        raise DataError("the files hold no table of events")
     readable = [one for one in trees if one.reason is None] or list(trees)
     return max(readable, key=lambda one: (one.name == "Events", (one.entries or 0) * (one.columns or 0))).name
 

@@ -1,8 +1,9 @@
 """The journal of a kept file: which entries are kept, and where their rows stand.
 
-A line a block, each with a checksum, after a line that names what was made; further lines tell when the machine was
-started anew and when what stood there by then had reached the disk. Invariant: a block counts only if its line stands
-whole, and if the machine was not stopped between writing it and settling.
+A line a block, each with a checksum of its own and one of what it tells of, after a line that names what was made;
+further lines tell of blocks that were found damaged, when the machine was started anew, and when what stood there by
+then had reached the disk. Invariant: a block counts only if its line stands whole, if no later one says that it is
+lost, and if the machine was not stopped between writing it and settling.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ class Block:
         First row in the table.
     parts
         Rows of each part of the split, one after the other, each in the order of entries.
+    checksum
+        Of all its bytes: see `mlaas4hep.data.checksum`.
     made
         Names the files that hold them.
     """
@@ -41,6 +44,7 @@ class Block:
     stop: int
     row: int
     parts: tuple[int, ...]
+    checksum: str
     made: str
 
     @property
@@ -70,8 +74,8 @@ class Journal:
         Bytes that were read.
     boot, settled
         When it was written last; whether all of it had reached the disk by then.
-    short
-        Whether files beside it turned out to lack what it tells of.
+    damage
+        What is wrong with it, or with the length of the files beside it, in words; empty where nothing is.
     """
 
     def __init__(self) -> None:
@@ -81,18 +85,27 @@ class Journal:
         self.offset = 0
         self.boot = ""
         self.settled = False
-        self.short = False
+        self._short = self._torn = False
         # Written before the machine was started anew, and not known to have reached the disk.
         self._doubtful: list[Block] = []
         self._head = b""
         self._last_row = self._last_entry = 0
 
+    @property
+    def damage(self) -> str:
+        """See above."""
+        if self._torn:
+            return "its journal is damaged"
+        return "is shorter than its journal says" if self._short else ""
+
     def catch_up(self, file: int) -> Journal:
         """What it says now: the same with what was added, or another where it was made anew."""
         now = self if read_all(file, 0, len(self._head)) == self._head else Journal()
+        now._torn = False
         for line in read_all(file, now.offset).split(b"\n")[:-1]:
             words = _words(line)
             if words is None:
+                now._torn = True  # whole and wrong: one that was killed leaves a line without an end
                 break
             now.take(words, line + b"\n")
         return now
@@ -117,7 +130,7 @@ class Journal:
     def leave_out(self, rows: int, entries: int) -> None:
         """Forget blocks that reach beyond what the files beside it hold."""
         if self._last_row > rows or self._last_entry > entries:
-            self.short = True
+            self._short = True
             self.blocks = [one for one in self.blocks if one.last_row <= rows and one.stop <= entries]
 
     def take(self, words: list[Any], line: bytes) -> None:
@@ -134,8 +147,11 @@ class Journal:
                 doubtful, self._doubtful = self._doubtful, []
                 for block in doubtful:
                     self._count(block)
-            case [start, stop, row, *parts]:
-                block = Block(start, stop, row, tuple(parts), self.made)
+            case ["lost", start, row]:
+                self.blocks = [one for one in self.blocks if (one.start, one.row) != (start, row)]
+                self._doubtful = [one for one in self._doubtful if (one.start, one.row) != (start, row)]
+            case [start, stop, row, str(checksum), *parts]:
+                block = Block(start, stop, row, tuple(parts), checksum, self.made)
                 self.next_row = max(self.next_row, block.last_row)
                 if self.boot != boot_id():
                     self._doubtful.append(block)

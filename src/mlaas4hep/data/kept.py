@@ -2,8 +2,8 @@
 
 A block of rows is appended for each chunk that is read; its line in the journal is written after its rows. Any number
 of processes append, one at a time, and read. Files are opened when they are needed and closed again, so that there may
-be any number of them. Invariant: rows of one name (`Block.made`) never change, so what the journal said once is right
-or gone.
+be any number of them. A block is compared with its checksum before any of it is used. Invariant: rows of one name
+(`Block.made`) never change, so what the journal said once is right or gone.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mlaas4hep.data.checksum import Checksum
 from mlaas4hep.data.fates import Fates, parts_of_rows
 from mlaas4hep.data.journal import LINE_BYTES, Block, Journal, boot_id, line_of, read_all
 from mlaas4hep.data.mapped import map_file
@@ -32,12 +33,13 @@ from mlaas4hep.errors import DataError
 SIDES = 3
 """Numbers of 64 bits beside each row: entry, weight, label."""
 _BESIDE = ("table", "sides", "fates")
+"""Endings of the files beside the journal, in the order in which a block's checksum takes them."""
 
 Segment = tuple[int, int, Block | None]
 
 
 class LostError(DataError):
-    """Rows that the journal tells of are not there any more, or cannot be read."""
+    """Rows that the journal tells of are not there any more, cannot be read, or are damaged."""
 
 
 def kept_bytes(rows: int, width: int, entries: int) -> int:
@@ -54,6 +56,8 @@ class CachedFile:
         Without ending.
     width
         Numbers a row.
+    checked
+        Blocks that were found to be what was written, of any file; those of this one are added.
 
     Raises
     ------
@@ -61,11 +65,11 @@ class CachedFile:
         The journal is there, but cannot be read.
     """
 
-    def __init__(self, path: Path, width: int) -> None:
+    def __init__(self, path: Path, width: int, *, checked: set[Block] | None = None) -> None:
         self.path, self.width = path, width
         self._lock = threading.Lock()
         self._notes = Journal()
-        self._checked: set[Block] = set()
+        self._checked = set[Block]() if checked is None else checked
         self._refresh()
 
     @property
@@ -73,6 +77,12 @@ class CachedFile:
         """Whole blocks by entries; they do not overlap."""
         with self._lock:
             return tuple(self._notes.blocks)
+
+    @property
+    def damage(self) -> str:
+        """What is wrong with it as a whole, in words: whoever writes next begins anew. Empty where nothing is."""
+        with self._lock:
+            return self._notes.damage
 
     def segments(self, start: int, stop: int) -> tuple[Segment, ...]:
         """An entry range as pieces that lie in one block each, and pieces (None) that are not kept."""
@@ -111,6 +121,45 @@ class CachedFile:
     def fates(self, block: Block, start: int, stop: int) -> Fates:
         """What became of each of these entries of a block; raises `LostError` as `read` does."""
         return np.frombuffer(self._bytes(block, "fates", start, stop - start), dtype=np.uint8)
+
+    def check(self, block: Block) -> None:
+        """Compare a block with its checksum, once.
+
+        Raises
+        ------
+        LostError
+            The disk says something else than was written, or it is not there any more.
+        """
+        if block in self._checked:
+            return
+        found, rows = Checksum(), (block.row, block.last_row)
+        for ending, unit, (low, high) in zip(
+            _BESIDE, (4 * self.width, 8 * SIDES, 1), (rows, rows, (block.start, block.stop)), strict=True
+        ):
+            with self._reading(block, ending) as read:
+                found.add_read(read, low * unit, (high - low) * unit)
+        if str(found) != block.checksum:
+            name = self._name(block.made, "*")
+            raise LostError(f"{name}: what is kept of the entries {block.start} to {block.stop} is damaged")
+        self._checked.add(block)
+
+    def unchecked(self, start: int, stop: int) -> list[Block]:
+        """Blocks with some of these entries that `check` did not find whole yet."""
+        return [one for _, _, one in self.segments(start, stop) if one is not None and one not in self._checked]
+
+    def drop(self, block: Block) -> None:
+        """Forget a block, so that its entries can be kept again; `OSError` where that cannot be written.
+
+        Its rows stay where they are: others may have found them whole before.
+        """
+        with self._lock, self._writing() as journal:
+            if block in self._notes.blocks:
+                self._note(journal, ["lost", block.start, block.row])
+
+    def renew(self) -> None:
+        """Begin anew where it is damaged as a whole; `OSError` where that cannot be written."""
+        with self._lock, self._writing():
+            pass
 
     def append(self, start: int, rows: Rows, fates: Fates, *, reserve: Callable[[int], None] | None = None) -> None:
         """Keep what was made of the entries from ``start`` on; only what is not kept yet.
@@ -174,7 +223,7 @@ class CachedFile:
         try:
             self._catch_up(journal)
             os.ftruncate(journal, self._notes.offset)  # half a line of one that was killed
-            if not self._notes.made or self._notes.short:
+            if not self._notes.made or self._notes.damage:
                 self._begin_anew(journal)
             if self._notes.boot != boot_id():
                 self._note(journal, ["boot", boot_id()])
@@ -185,8 +234,9 @@ class CachedFile:
 
     def _begin_anew(self, journal: int) -> None:
         """Under another name: whoever knows the old one finds nothing, rather than other rows."""
-        for ending in _BESIDE if self._notes.made else ():
-            Path(self._name(self._notes.made, ending)).unlink(missing_ok=True)
+        if self._notes.damage:  # which may be that it is not known any more what the old name was
+            for one in self.path.parent.glob(f"{self.path.name}.*.*"):
+                one.unlink(missing_ok=True)
         os.ftruncate(journal, 0)
         self._notes = Journal()
         self._note(journal, ["made", secrets.token_hex(8)])
@@ -198,11 +248,8 @@ class CachedFile:
         parts = parts_of_rows(fates)
         ordered = rows.take(np.argsort(parts, kind="stable"))
         sides = np.empty((len(rows), SIDES), dtype=np.int64)
-        sides[:, 0], sides[:, 1], sides[:, 2] = (
-            ordered.entries["entry"],
-            ordered.weights.view(np.int64),
-            ordered.labels,
-        )
+        sides[:, 0], sides[:, 2] = ordered.entries["entry"], ordered.labels
+        sides[:, 1] = ordered.weights.view(np.int64)
         row = self._notes.next_row
         try:
             self._write("fates", fates, start)
@@ -211,8 +258,11 @@ class CachedFile:
         except OSError:
             self._cut_off(row)
             raise
+        checksum = Checksum()
+        for one in (ordered.table, sides, fates):
+            checksum.add(one)
         by_part = np.bincount(parts, minlength=len(PARTS)).tolist()
-        self._note(journal, [start, start + len(fates), row, *by_part])
+        self._note(journal, [start, start + len(fates), row, str(checksum), *by_part])
 
     def _write(self, ending: str, array: NDArray[Any], offset: int) -> None:
         with _opened(self._name(self._notes.made, ending), os.O_RDWR | os.O_CREAT) as file:
@@ -265,26 +315,6 @@ class CachedFile:
                 low, high = bisect_left(rows, start, key=entry), bisect_left(rows, stop, key=entry)
                 found.append((first + low, high - low))
         return found
-
-    def check(self, block: Block) -> None:
-        """Whether the entries of a block rise within its range, part by part; looked at once.
-
-        Raises
-        ------
-        LostError
-            They do not: the disk says something else than was written; or they are not there any more.
-        """
-        if block in self._checked:
-            return
-        sides = self._bytes(block, "sides", block.row * 8 * SIDES, sum(block.parts) * 8 * SIDES)
-        entries = np.frombuffer(sides, np.int64).reshape(-1, SIDES)[:, 0]
-        for part in range(len(block.parts)):
-            first, count = block.rows_of(part)
-            own = entries[first - block.row : first - block.row + count]
-            if count and (own[0] < block.start or own[-1] >= block.stop or np.any(own[1:] <= own[:-1])):
-                name = self._name(block.made, "sides")
-                raise LostError(f"{name}: what is kept of the entries {block.start} to {block.stop} is damaged")
-        self._checked.add(block)
 
     def _rows(self, block: Block, first: int, count: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         table = np.frombuffer(self._bytes(block, "table", first * 4 * self.width, count * 4 * self.width), np.float32)

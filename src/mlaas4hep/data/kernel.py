@@ -15,7 +15,7 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from mlaas4hep.data.hashing import feistel_keys, feistel_sides
+from mlaas4hep.data.hashing import feistel_keys, feistel_sides, require_inside
 from mlaas4hep.data.rows import Rows
 from mlaas4hep.errors import DataError
 
@@ -132,6 +132,7 @@ def _copy_rows(tables, sides, width, side_width, rows, file, into):  # pragma: n
 
 def permuted(index: NDArray[np.int64], size: int, key: int) -> NDArray[np.int64]:
     """Images of some numbers: see `mlaas4hep.data.hashing.permuted`."""
+    require_inside(index, size)
     if size < 2:
         return index.copy()
     images = np.empty(len(index), dtype=np.int64)
@@ -168,7 +169,8 @@ class Gatherer:
             raise DataError("a block of rows without a table")
         last = np.zeros(len(tables), dtype=np.int64)
         np.maximum.at(last, files, firsts + ends)
-        if any(most > min(len(one), len(other)) for most, one, other in zip(last, tables, sides, strict=True)):
+        beyond = any(most > min(len(one), len(other)) for most, one, other in zip(last, tables, sides, strict=True))
+        if beyond or np.any(np.diff(ends, prepend=0) < 0):
             raise DataError("rows are counted that are not there")
         # Where to begin looking for a block: a search by halves would mispredict every branch of it.
         size = int(ends[-1]) if len(ends) else 0

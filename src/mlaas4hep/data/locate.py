@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from mlaas4hep.arguments import text_paths
 from mlaas4hep.config.addresses import is_address, secrets_in, shown
 from mlaas4hep.data.places import XROOTD_SCHEMES, kind_of, open_place, remember, scheme_of
 from mlaas4hep.data.places.endings import is_list
@@ -56,7 +57,7 @@ def locate(patterns: Iterable[str]) -> tuple[str, ...]:
     DataError
         With one line for each pattern that finds nothing.
     """
-    found, problems = search(patterns)
+    found, problems = search(text_paths(patterns, "patterns", error=DataError))
     if problems:
         raise DataError("\n".join(problems))
     return tuple(one.path for one in found)

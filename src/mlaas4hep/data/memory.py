@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mlaas4hep.data.plan import EARLY, Plan
-from mlaas4hep.data.room import in_words
+from mlaas4hep.data.room import enough_in_words, in_words
 from mlaas4hep.errors import DataError
 
 LEAST_CHUNK = 1_024
@@ -73,7 +73,7 @@ def share_memory(
     Raises
     ------
     DataError
-        The window does not fit, with the largest that does; unshuffled, with the memory that is needed.
+        The window does not fit, with the largest that does, and with the memory that is needed for this one.
     """
     unit = asked or unit
     if max_memory is None:
@@ -97,10 +97,10 @@ class _Memory:
         windows, chunks = buffers(self.plan, self.threads), 1 + self._readers
         size = min(self.plan.window, self._fits // (windows + chunks))
         if size < self._least:
-            needed = self._least * self.row_bytes * (windows + chunks) * 4 / 3
+            needed = self._memory_for(self._least * (windows + chunks))
             raise DataError(
                 f"max_memory {in_words(self.max_memory)} is not enough for {self.threads} threads that read "
-                f"{self._least} entries each, at {self.row_bytes} bytes a row; {in_words(round(needed))} is, or fewer "
+                f"{self._least} entries each, at {self.row_bytes} bytes a row; {needed} is, or fewer "
                 "threads"
             )
         return Shares(size, asked or min(self.unit, size), beside=self._fits - windows * size)
@@ -114,16 +114,22 @@ class _Memory:
         if chunk < self._least:
             largest = max((self._fits - chunks * self._least) // windows, 0)
             rows, allowed = in_words(windows * self.row_bytes * held), in_words(for_rows(self.max_memory))
+            smaller = f"the largest window that fits is {largest}" if largest else "no window fits"
+            needed = self._memory_for(windows * held + chunks * self._least)
             raise DataError(
                 f"shuffle_window {held} needs {rows} at {self.row_bytes} bytes a row, and "
                 f"{in_words(chunks * self.row_bytes * self._least)} for {chunks} chunks of {self._least} entries, more "
-                f"than rows may take of max_memory ({allowed} of {in_words(self.max_memory)}); the largest window that "
-                f"fits is {largest}"
+                f"than rows may take of max_memory ({allowed} of {in_words(self.max_memory)}); {smaller}; max_memory "
+                f"{needed} is enough for this one"
             )
         chunk = asked or chunk
         # What is read early is a chunk more of each strand, and the windows until then.
         early = (2 * strands + self._readers) * chunk + EARLY * held <= beside
         return Shares(self.plan.window, chunk, EARLY if early else 0, beside)
+
+    def _memory_for(self, rows: int) -> str:
+        """The least ``max_memory`` in which so many rows fit, in words."""
+        return enough_in_words(-(-4 * rows * self.row_bytes // 3))
 
     @property
     def _fits(self) -> int:

@@ -8,6 +8,7 @@ to one block a writer; what a living process uses is not removed.
 from __future__ import annotations
 
 import fcntl
+import math
 import os
 import re
 import secrets
@@ -22,6 +23,7 @@ from mlaas4hep.errors import DataError
 _KEY = re.compile(r"[0-9a-f]{40}\Z")
 _ACCOUNT = "account"
 _USERS = ".users"
+_UNITS = (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3))
 
 
 class NoRoomError(DataError):
@@ -127,13 +129,7 @@ class Room:
     def account(self, keys: Collection[str]) -> Account:
         """Who has what."""
         with self._alone():
-            held, busy = self._held(), self._busy()
-        return Account(
-            own=_sum(held, set(keys)),
-            others=_sum(held, busy - set(keys)),
-            idle=_sum(held, set(held) - busy - set(keys)),
-            free=free_on_disk(self.folder),
-        )
+            return _account_of(self.folder, keys, self._held(), self._busy())
 
     def close(self) -> None:
         """Use nothing any more; may be called twice."""
@@ -186,35 +182,12 @@ class Room:
         return used
 
     def _held(self) -> dict[str, _Entry]:
-        """Entries by key."""
-        found: dict[str, _Entry] = {}
-        for one in os.scandir(self.folder):
-            key, _, ending = one.name.partition(".")
-            if not _KEY.match(key):
-                continue
-            try:
-                stat = one.stat()
-            except FileNotFoundError:
-                continue  # removed meanwhile
-            entry = found.setdefault(key, _Entry())
-            entry.size += stat.st_size
-            if ending == "journal":
-                entry.used = stat.st_mtime
-        return found
+        return _held_in(self.folder)
 
     def _busy(self) -> set[str]:
-        """Keys that living processes use."""
-        found: set[str] = set()
-        for lease in self.folder.glob(f"*{_USERS}"):
-            try:
-                file = os.open(lease, os.O_RDONLY | os.O_CLOEXEC)
-            except FileNotFoundError:
-                continue
-            with os.fdopen(file, "r", encoding="ascii") as text:
-                if _lock_now(file):
-                    lease.unlink(missing_ok=True)  # its process is gone
-                else:
-                    found.update(text.read().split())
+        found, dead = _busy_in(self.folder)
+        for lease in dead:
+            lease.unlink(missing_ok=True)
         return found
 
     def _remove(self, key: str) -> bool:
@@ -238,6 +211,58 @@ class Room:
                 os.close(journal)
 
 
+def account_of(folder: Path, keys: Collection[str]) -> Account:
+    """Who has what in a folder, which nothing is made or changed in; at this moment, others may be at work there."""
+    if not folder.exists():
+        return Account(own=0, others=0, idle=0, free=free_on_disk(folder))
+    return _account_of(folder, keys, _held_in(folder), _busy_in(folder)[0])
+
+
+def _account_of(folder: Path, keys: Collection[str], held: Mapping[str, _Entry], busy: set[str]) -> Account:
+    own = set(keys)
+    return Account(
+        own=_sum(held, own),
+        others=_sum(held, busy - own),
+        idle=_sum(held, set(held) - busy - own),
+        free=free_on_disk(folder),
+    )
+
+
+def _held_in(folder: Path) -> dict[str, _Entry]:
+    """Entries by key."""
+    found: dict[str, _Entry] = {}
+    for one in os.scandir(folder):
+        key, _, ending = one.name.partition(".")
+        if not _KEY.match(key):
+            continue
+        try:
+            stat = one.stat()
+        except FileNotFoundError:
+            continue  # removed meanwhile
+        entry = found.setdefault(key, _Entry())
+        entry.size += stat.st_size
+        if ending == "journal":
+            entry.used = stat.st_mtime
+    return found
+
+
+def _busy_in(folder: Path) -> tuple[set[str], list[Path]]:
+    """Keys that living processes use, and the marks of those that are gone."""
+    found: set[str] = set()
+    dead: list[Path] = []
+    for lease in folder.glob(f"*{_USERS}"):
+        try:
+            file = os.open(lease, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue
+        with os.fdopen(file, "r", encoding="ascii") as text:
+            if _lock_now(file):
+                dead.append(lease)
+            else:
+                found.update(text.read().split())
+    return found, dead
+
+
 def free_on_disk(folder: Path) -> int:
     """Bytes that are free where a folder is, or is to be."""
     there = next(one for one in (folder, *folder.absolute().parents) if one.exists())
@@ -247,9 +272,24 @@ def free_on_disk(folder: Path) -> int:
 
 def in_words(size: int) -> str:
     """Bytes in words, of three digits."""
-    for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+    for unit, factor in _UNITS:
         if size >= factor:
             return f"{size / factor:.3g} {unit}"
+    return f"{size} B"
+
+
+def enough_in_words(size: int) -> str:
+    """Bytes in words, of three digits, that mean no less: who writes them into a config has enough.
+
+    Examples
+    --------
+    >>> in_words(1_234_567), enough_in_words(1_234_567)
+    ('1.23 MB', '1.24 MB')
+    """
+    for unit, factor in _UNITS:
+        if size >= factor:
+            step = 10.0 ** (len(str(int(size // factor))) - 3)
+            return f"{math.ceil((size + 1) / factor / step) * step:.4g} {unit}"
     return f"{size} B"
 
 

@@ -16,7 +16,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from mlaas4hep.arguments import whole
+from mlaas4hep.config import bytes_of
 from mlaas4hep.data.account import Counts
+from mlaas4hep.data.asked import require_catalogue
 from mlaas4hep.data.catalogue import Catalogue
 from mlaas4hep.data.duplicates import DuplicateFinder, Duplicates, EventHasher
 from mlaas4hep.data.entries import SampleEntry, Strata
@@ -88,7 +91,7 @@ def scan(
     preprocessor: Preprocessor,
     *,
     threads: int = 2,
-    max_memory: int | None = None,
+    max_memory: int | str | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Statistics:
     """Statistics of a catalogue: see `scan_files`, of which this is the one half."""
@@ -100,7 +103,7 @@ def scan_files(
     preprocessor: Preprocessor,
     *,
     threads: int = 2,
-    max_memory: int | None = None,
+    max_memory: int | str | None = None,
     duplicates: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> ScanResult:
@@ -130,6 +133,8 @@ def scan_files(
         Whatever is wrong in the files: the scan is the first to read every byte that training needs. And events that
         two samples take for different classes. A catalogue of kind ``data``: its events have no training part.
     """
+    require_catalogue(catalogue, preprocessor)
+    threads, max_memory = whole(threads, "threads", error=DataError), bytes_of(max_memory, "max_memory")
     if catalogue.kind != "mc":
         raise DataError("the scan is of samples that are learned from; a catalogue of kind data has no training part")
     entries = reading_unit(preprocessor)

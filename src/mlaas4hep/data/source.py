@@ -18,6 +18,7 @@ from typing import Any, Protocol, Self, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from mlaas4hep.arguments import names_of, require, whole
 from mlaas4hep.data.places import Place, open_place
 from mlaas4hep.errors import DataError, nearest
 from mlaas4hep.spec.columns import Column, ColumnType
@@ -253,6 +254,8 @@ def open_source(path: str, tree: str | None = None, *, replicas: Sequence[str] =
     DataError
         No such file, not a known format, damaged, no such tree, or several trees and none named.
     """
+    if tree is not None:
+        require(tree, str, "tree", error=DataError)
     place = open_place(path, replicas=replicas)
     try:
         return format_of(place).open(place, tree)
@@ -279,13 +282,14 @@ def check_asked(source: Source, names: Sequence[str], entry_start: int, entry_st
         Names the first column that is missing or unreadable, or the range that is outside the file.
     """
     where = f"{source.path}, tree '{source.tree}'"
-    for name in names:
+    bounds = [whole(one, "an entry", least=-(2**63), error=DataError) for one in (entry_start, entry_stop)]
+    for name in names_of(names, "columns", error=DataError):
         info = source.columns.get(name)
         if info is None:
             raise DataError(f"{where}: has no column '{name}'{nearest(name, source.columns)}")
         if info.type is None:
             raise DataError(f"{where}: column '{name}' ({info.description}) cannot be read: {info.reason}")
-    if not 0 <= entry_start <= entry_stop <= source.num_entries:
+    if not 0 <= bounds[0] <= bounds[1] <= source.num_entries:
         raise DataError(
             f"{where}: entries {entry_start} to {entry_stop} asked for, but it has {source.num_entries} entries"
         )

@@ -12,6 +12,7 @@ from typing import Any
 
 from mlaas4hep.config import Config, Sample
 from mlaas4hep.config.labels import Rule, rule_of
+from mlaas4hep.data.asking import Lacks, needs_of, of_samples
 from mlaas4hep.data.entries import NO_LABEL, FileEntry, SampleEntry, SampleKind
 from mlaas4hep.data.friends import match_friends
 from mlaas4hep.data.hook import RecordHook
@@ -55,6 +56,8 @@ class Survey:
         self._missing: dict[tuple[str, str, str], list[str]] = {}
         self._labels_told: dict[tuple[str, str, str], str] = {}
         self._columns: dict[str, None] = {}
+        self._lacks = Lacks()
+        self._misfits: dict[str, dict[str, None]] = {}
         self._selected: dict[tuple[object, ...], dict[str, str]] = {}
         self._refused: dict[tuple[str, str], list[str]] = {}
         self._quarantine = Quarantine(config.on_error)
@@ -96,10 +99,12 @@ class Survey:
         DataError
             With every problem at once.
         """
-        if not self.problems and not self._refused:
+        if not self.problems and not self._refused and not self._misfits:
             self.problems.extend(
                 self._unknown_names() if self.kind == "mc" else ()
             )  # else they may be in a file that could not be opened
+        self.problems.extend(f"{told} {of_samples(list(names))}" for told, names in self._misfits.items())
+        self.problems.extend(self._lacks.lines(self.config, self.kind, self._columns))
         self.problems.extend(self._missing_lines())
         self.problems.extend(
             f"samples.{name}: {some_files(paths)}{told}" for (name, told), paths in self._refused.items()
@@ -170,7 +175,7 @@ class Survey:
             return kept | columns_of(features, given, names=names, known=self.types) | frozenset(self._split.by)
         except ExpressionError as error:
             place = f"at character {error.column + 1} of '{error.text}'"
-            raise DataError(f"{error.where}: {error.reason} ({place})") from error
+            raise _MisfitError(f"{error.where}: {error.reason} ({place})") from error
 
     def _add_file(self, name: str, index: int, file: Located, friends: tuple[str, ...]) -> None:
         sample, path = self.config.samples[name], file.path
@@ -185,7 +190,11 @@ class Survey:
         with source:
             self._refuse_twice(name, file, source.tree, sample.selection)
             self._add_columns(source)
-            needed = self._needed(sample) - {self._label_word(name, source)}
+            try:
+                needed = self._needed(sample) - {self._label_word(name, source)}
+            except _MisfitError as error:
+                self._misfits.setdefault(str(error), {})[name] = None
+                return
             self._asked |= needed
             for column in sorted(needed):
                 self._check_column(name, source, column)
@@ -257,18 +266,16 @@ class Survey:
 
     def _check_column(self, name: str, source: Source, column: str) -> None:
         info = source.columns.get(column)
+        place = {"sample": name, "path": source.path, "tree": source.tree}
         if info is None:
             known = [*(one for one in source.columns if one != KEPT), *self.config.features.new_variables]
-            problem = f"has no column '{column}'{nearest(column, known)}"
+            self._lacks.add(column, "", close=nearest(column, known), **place)
         elif info.type is None:
             rule = self.config.rule_of(name)
             if rule is not None and column == rule.column and isinstance(source, Texts) and column in source.texts:
                 self._note_label(name, source, "text", rule)
                 return
-            problem = f"column '{column}' ({info.description}) cannot be read: {info.reason}"
-        else:
-            return
-        self._missing.setdefault((name, source.tree, problem), []).append(source.path)
+            self._lacks.add(column, f"({info.description}) cannot be read: {info.reason}", **place)
 
     def _missing_lines(self) -> Iterator[str]:
         for (name, tree, problem), paths in self._missing.items():
@@ -280,25 +287,20 @@ class Survey:
         known = [*self._columns, *features.new_variables]
         named = []
         for index, text in enumerate(features.observers):
-            needs = [text] if text in known else sorted(_needs(text, known))
+            needs = [text] if text in known else sorted(needs_of(text, known))
             named += [(f"observers[{index}]", name) for name in needs]
         for variation, replacements in features.variations.items():
             path = f"variations.{variation}"
             named += [(f"{path}.{target}", target) for target in replacements if target != "weight"]
             for target, text in replacements.items():
-                named += [(f"{path}.{target}", name) for name in sorted(_needs(text, known))]
+                named += [(f"{path}.{target}", name) for name in sorted(needs_of(text, known))]
         for path, name in named:
             if name not in self._columns and name not in features.new_variables:
                 yield f"{path}: '{name}' is neither a column of the files nor a new variable{nearest(name, known)}"
 
 
-def _needs(text: str, known: list[str]) -> frozenset[str]:
-    """What an expression takes; by their own name where collections have not the columns that are asked of them."""
-    expression = Expression.parse(text)
-    try:
-        return expression.needs(frozenset(known))
-    except ExpressionError:
-        return expression.names
+class _MisfitError(Exception):
+    """A collection has not the columns that an expression asks of it, in the files so far."""
 
 
 def _open_filled(opening: Opening) -> Source:

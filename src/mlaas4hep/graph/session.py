@@ -15,6 +15,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from mlaas4hep.arguments import as_found, whole
 from mlaas4hep.errors import BundleError, RequestError, nearest
 
 SCORES = "scores"
@@ -70,6 +71,8 @@ class Session:
 
     def check(self, inputs: Inputs) -> int:
         """The number of rows N of tensors that fit; `RequestError` as `run` where they do not."""
+        if not isinstance(inputs, Mapping):
+            raise RequestError(f"inputs must be a mapping of names to float32 arrays, got {as_found(inputs)}")
         for name in inputs:
             if name not in self.shapes:
                 raise RequestError(f"unknown input '{name}'{nearest(name, self.shapes)}")
@@ -153,7 +156,7 @@ _MISFITS = (
 
 def _load(model: Path | bytes, threads: int) -> Any:
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = whole(threads, "threads", least=1)
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     source = model if isinstance(model, bytes) else str(model)
@@ -176,8 +179,8 @@ def _open_shape(shape: Iterable[int | str | None]) -> tuple[int, ...]:
 
 def _rows(name: str, array: NDArray[Any], shape: tuple[int, ...]) -> int:
     if not isinstance(array, np.ndarray) or array.dtype != np.float32:
-        found = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
-        raise RequestError(f"input '{name}' must be float32, but is {found}")
+        told = array.dtype if isinstance(array, np.ndarray) else f"no array, but {as_found(array)}"
+        raise RequestError(f"input '{name}' must be float32, but is {told}")
     if array.ndim != len(shape) + 1 or array.shape[1:] != shape:
         raise RequestError(f"input '{name}' must have shape {_text(shape)}, but has {list(array.shape)}")
     return len(array)

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 
+from mlaas4hep.arguments import path_of, whole
 from mlaas4hep.bundle.layout import CONFIG_FILE, MANIFEST_FILE, MODEL_FILE
 from mlaas4hep.bundle.read import versions_of
 from mlaas4hep.errors import BundleError, NotFoundError, nearest
@@ -88,7 +89,8 @@ def open_repository(path: Path | str, *, threads: int = 1) -> ModelRepository:
     """
     models: list[ServedModel] = []
     problems: list[str] = []
-    for folder in find_bundles(Path(path)):
+    whole(threads, "threads", least=1)
+    for folder in find_bundles(path_of(path, "path")):
         try:
             models.append(load_model(folder, threads=threads))
         except BundleError as error:

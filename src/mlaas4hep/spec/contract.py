@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from mlaas4hep.arguments import require
 from mlaas4hep.errors import BundleError, ConfigError, ExpressionError
 from mlaas4hep.spec.columns import ColumnType
 from mlaas4hep.spec.features import MAX_VARIABLES, MAX_WIDTH, FeatureSpec, InputGroup
@@ -92,6 +93,9 @@ class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         statistics
             Of the training part.
         """
+        require(name, str, "name")
+        require(preprocessor, Preprocessor, "preprocessor")
+        require(statistics, Statistics, "statistics", hint="scan(catalogue, preprocessor) finds them")
         features = preprocessor.features
         classes = features.classes
         scaling = tuple(

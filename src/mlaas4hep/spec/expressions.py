@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from mlaas4hep.arguments import require
 from mlaas4hep.errors import DeclarationError, ExpressionError
 from mlaas4hep.spec.columns import Column, Columns, ColumnType, values_of, with_values
 from mlaas4hep.spec.nodes import Events, Name, Node
@@ -82,6 +83,7 @@ class Expression:
             It cannot be read, holds something that is not accepted, or is too long, deep or large; points at
             the character.
         """
+        require(text, str, "an expression")
         text = tidy(text)
         try:
             root = read(text)
@@ -147,7 +149,8 @@ class Expression:
         except PlaceError as problem:
             raise _error(problem, self.text, self.where) from None
         except MisfitError as problem:
-            raise DeclarationError(f"{self.where}: {problem}\n  {self.text}") from None
+            caret = "" if problem.at is None else f"\n  {' ' * problem.at}^"
+            raise DeclarationError(f"{self.where}: {problem}\n  {self.text}{caret}") from None
         if isinstance(self._root, Name):
             return value
         if isinstance(value, np.ndarray) and value.ndim == 0:

@@ -86,9 +86,23 @@ def why_not(name: str, need: Need, known: Iterable[str]) -> str:
             f"'{name}' has {' and '.join(plane.columns)} alone, so it is transverse: only pt, phi, px, py and deltaphi "
             f"can be asked of it; transverse({spell_name(name)}) makes a four-vector of it, in the plane and massless"
         )
-    stands = ", ".join(f"{name}_{one}" for one in _SYSTEMS[need][0])
+    columns = _nearest_system(name, need, names)
+    lacking = [one for one in columns if one not in names]
+    stands = ", ".join(columns)
+    if len(lacking) < len(columns):
+        return f"'{name}' stands for the columns {stands} here, and there is no {' and no '.join(lacking)}"
     close = nearest(name, sorted(collections(names)))
     return f"'{name}' stands for the columns {stands} here, and there are none such{close}"
+
+
+def _nearest_system(name: str, need: Need, known: Container[str]) -> list[str]:
+    """Columns of the coordinates of which there are most, as they are spelled; the first ones where there are none."""
+    spelled = [
+        [_member(name + separator, one, known) or f"{name}{separator}{one}" for one in system]
+        for separator in _SEPARATORS
+        for system in _SYSTEMS[need]
+    ]
+    return max(spelled, key=lambda columns: sum(one in known for one in columns))
 
 
 def collections(known: Iterable[str]) -> Iterator[str]:

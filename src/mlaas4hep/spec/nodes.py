@@ -88,10 +88,11 @@ class Name:
             raise PlaceError(_unknown(self.column, events.columns), self.at)
         column = events.columns[self.column]
         if len(column) != events.num_entries:
-            raise MisfitError(f"column '{self.column}' holds {len(column)} events of {events.num_entries}")
+            raise MisfitError(f"column '{self.column}' holds {len(column)} events of {events.num_entries}", self.at)
         dtype = declared_dtype(column.dtype)
         if dtype is None:
-            raise MisfitError(f"column '{self.column}' holds {column.dtype}, which is neither number nor condition")
+            message = f"column '{self.column}' holds {column.dtype}, which is neither number nor condition"
+            raise MisfitError(message, self.at)
         return column if column.dtype.name == dtype else cast_values(column, dtype)
 
 
@@ -166,7 +167,7 @@ class Chain:
 
     def value(self, events: Events) -> Column:
         values = [node.value(events) for node in self.operands]
-        common_lists([node.text for node in self.operands], values)
+        common_lists(self.operands, values)
         pairs = [slice(index, index + 2) for index in range(len(self.operations))]
         held = [
             _apply(operation, self.operands[pair], values[pair])
@@ -230,7 +231,7 @@ class Flatten:
     def value(self, events: Events) -> Column:
         lists = lists_of(self.operand, events)
         if not isinstance(lists, Nested):
-            raise MisfitError(f"'{self.operand.text}' holds a list an event where a list of lists is needed")
+            raise MisfitError(f"'{self.operand.text}' holds a list an event where a list of lists is needed", self.at)
         return lists.flatten()
 
 
@@ -238,7 +239,7 @@ def lists_of(node: Node, events: Events) -> Jagged | Nested:
     """Value of a node that must be lists; else `MisfitError`."""
     value = node.value(events)
     if not isinstance(value, Jagged | Nested):
-        raise MisfitError(f"'{node.text}' holds one value an event where a list is needed")
+        raise MisfitError(f"'{node.text}' holds one value an event where a list is needed", node.at)
     return value
 
 
@@ -271,7 +272,7 @@ def _signature(operation: Elementwise, nodes: Sequence[Node], types: Sequence[Co
 
 def _apply(operation: Elementwise, nodes: Sequence[Node], values: Sequence[Column]) -> Column:
     signature = _signature(operation, nodes, [type_of(value) for value in values])
-    lists = common_lists([node.text for node in nodes], values)
+    lists = common_lists(nodes, values)
     if signature.operands is not None:
         values = [cast_values(value, signature.operands) for value in values]
     if lists is None:

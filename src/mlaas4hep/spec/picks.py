@@ -16,7 +16,7 @@ import numpy as np
 from mlaas4hep.spec.columns import Column, ColumnType, DType, Jagged, Nested
 from mlaas4hep.spec.nodes import Events, Literal, Node, lists_of, type_of
 from mlaas4hep.spec.picking import Offsets, Selection, element, element_by, elements_by, masked, ordered, sliced
-from mlaas4hep.spec.shapes import MisfitError, check_same
+from mlaas4hep.spec.shapes import MisfitError, Part, check_same
 from mlaas4hep.spec.spelling import PlaceError
 
 Picks = OneOf["one", "some", "places"]
@@ -41,8 +41,8 @@ class Selector(Protocol):
     def infer(self, types: Mapping[str, ColumnType]) -> Picks:
         """What it picks, or `PlaceError`."""
 
-    def select(self, events: Events, offsets: Offsets, name: str) -> Selection:
-        """Places in lists with these offsets, called ``name`` in messages."""
+    def select(self, events: Events, offsets: Offsets, of: Part) -> Selection:
+        """Places in lists with these offsets, which are the value of ``of``."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class At:
     def infer(self, types: Mapping[str, ColumnType]) -> Picks:
         return "one"
 
-    def select(self, events: Events, offsets: Offsets, name: str) -> Selection:
+    def select(self, events: Events, offsets: Offsets, of: Part) -> Selection:
         return element(offsets, self.index)
 
 
@@ -84,7 +84,7 @@ class Span:
     def infer(self, types: Mapping[str, ColumnType]) -> Picks:
         return "some"
 
-    def select(self, events: Events, offsets: Offsets, name: str) -> Selection:
+    def select(self, events: Events, offsets: Offsets, of: Part) -> Selection:
         return sliced(offsets, slice(self.start, self.stop, self.step))
 
 
@@ -117,15 +117,15 @@ class By:
             )
         return "one"
 
-    def select(self, events: Events, offsets: Offsets, name: str) -> Selection:
+    def select(self, events: Events, offsets: Offsets, of: Part) -> Selection:
         index = self.node.value(events)
         if isinstance(index, Nested):
-            raise MisfitError(f"'{self.node.text}' holds a list of lists an event where a list is needed")
+            raise MisfitError(_too_deep(self.node), self.node.at)
         if not isinstance(index, Jagged):
             return element_by(offsets, np.broadcast_to(index, len(offsets) - 1))
         if index.dtype != np.bool_:
             return elements_by(offsets, index)
-        check_same(name, offsets, self.node.text, index.offsets)
+        check_same(of, offsets, self.node, index.offsets)
         return masked(offsets, index.values)
 
 
@@ -150,12 +150,16 @@ class Ordered:
             )
         return "some"
 
-    def select(self, events: Events, offsets: Offsets, name: str) -> Selection:
+    def select(self, events: Events, offsets: Offsets, of: Part) -> Selection:
         key = lists_of(self.key, events)
         if isinstance(key, Nested):
-            raise MisfitError(f"'{self.key.text}' holds a list of lists an event where a list is needed")
-        check_same(name, offsets, self.key.text, key.offsets)
+            raise MisfitError(_too_deep(self.key), self.key.at)
+        check_same(of, offsets, self.key, key.offsets)
         return ordered(key)
+
+
+def _too_deep(node: Node) -> str:
+    return f"'{node.text}' holds a list of lists an event where a list is needed"
 
 
 @dataclass(frozen=True)
@@ -188,7 +192,7 @@ class Pick:
 
     def value(self, events: Events) -> Column:
         lists = lists_of(self.operand, events)
-        selection = self.selector.select(events, lists.offsets, self.operand.text)
+        selection = self.selector.select(events, lists.offsets, self.operand)
         if isinstance(lists, Nested):
             inner = _lists_at(lists.inner, selection)
             return inner if selection.offsets is None else Nested(selection.offsets, inner)
@@ -239,7 +243,7 @@ class Alternative:
     def value(self, events: Events) -> Column:
         lists, other = lists_of(self.operand, events), self.otherwise.value(events)
         if isinstance(lists, Nested) or isinstance(other, Jagged | Nested):
-            raise MisfitError(f"'{self.text}' takes a list an event, and one value an event in its place")
+            raise MisfitError(f"'{self.text}' takes a list an event, and one value an event in its place", self.at)
         selection = element(lists.offsets, self.index)
         dtype = _either_type(type_of(lists).dtype, type_of(other).dtype)
         return np.where(np.asarray(selection.there), selection.of(lists.values), other).astype(dtype, copy=False)

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlaas4hep.errors import ConfigError, DataError, ExpressionError, nearest
+from mlaas4hep.arguments import as_found, require
+from mlaas4hep.errors import ConfigError, DataError, ExpressionError, UserError, nearest
 from mlaas4hep.spec.columns import (
     Column,
     Columns,
@@ -77,6 +78,9 @@ class Preprocessor:
     """
 
     def __init__(self, features: FeatureSpec, types: Mapping[str, ColumnType], *, sealed: bool = False) -> None:
+        require(features, FeatureSpec, "features", hint="those of a config are config.features")
+        if not isinstance(types, Mapping):
+            raise UserError(f"types must be the type of each column by name, as catalogue.types; got {as_found(types)}")
         self.features = features
         self._known = can_be_missing(types) if features.missing_values else dict(types)
         declared = computable(features.new_variables, types) if sealed else features.new_variables

@@ -20,6 +20,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from mlaas4hep.arguments import as_found
+from mlaas4hep.errors import UserError
 from mlaas4hep.spec.features import InputGroup, Scale, Variable
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
@@ -105,6 +107,8 @@ class Scaler:
     """
 
     def __init__(self, groups: Sequence[GroupScaling]) -> None:
+        if not isinstance(groups, Sequence) or not all(isinstance(one, GroupScaling) for one in groups):
+            raise UserError(f"a Scaler takes the groups of a contract, spec.scaling; got {as_found(groups)}")
         self.groups = tuple(groups)
         self.low, self.high = self._wide("low"), self._wide("high")
         self.offset, self.scale = self._wide("offset"), self._wide("scale")

@@ -117,8 +117,10 @@ def _parse(spelled: Spelled) -> ast.Expression:
     try:
         return ast.parse(spelled.source, mode="eval")
     except SyntaxError as problem:
-        at = (problem.offset or 1) - 1
-        raise PlaceError(f"this cannot be read: {problem.msg}", spelled.place(at)) from None
+        if not problem.offset:  # so Python says that it ran out of text
+            end = spelled.place(len(spelled.source))
+            raise PlaceError("this cannot be read: it ends where a value is expected", end) from None
+        raise PlaceError(f"this cannot be read: {problem.msg}", spelled.place(problem.offset - 1)) from None
     except (RecursionError, MemoryError):
         raise PlaceError(_too_deep(), 0) from None
 

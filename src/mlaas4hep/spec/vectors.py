@@ -206,7 +206,7 @@ class Picked:
             lists = node.momenta(events)
         if lists.offsets is None:
             raise _no_list(node)
-        return lists.pick(self.selector.select(events, lists.offsets, self.operand.text))
+        return lists.pick(self.selector.select(events, lists.offsets, self.operand))
 
 
 @dataclass(frozen=True)
@@ -327,7 +327,7 @@ def _joint(nodes: Collection[Node], types: Mapping[str, ColumnType]) -> Kind:
 def _coordinates(nodes: Mapping[str, Node], events: Events) -> Coordinates:
     """Values of the coordinates, side by side."""
     columns = [node.value(events) for node in nodes.values()]
-    lists = common_lists([node.text for node in nodes.values()], columns)
+    lists = common_lists(list(nodes.values()), columns)
     if lists is not None and lists.inner is not None:
         raise MisfitError("a list of lists an event is no coordinate of a four-vector")
     size = events.num_entries if lists is None else int(lists.outer[-1])
@@ -341,12 +341,12 @@ def _coordinates(nodes: Mapping[str, Node], events: Events) -> Coordinates:
 def _aligned(nodes: Collection[VectorNode], events: Events) -> list[Momenta]:
     """Vectors side by side: one an event is repeated for the elements of the lists of the others."""
     found = [node.momenta(events) for node in nodes]
-    lists = [(node.text, one.offsets) for node, one in zip(nodes, found, strict=True) if one.offsets is not None]
+    lists = [(node, one.offsets) for node, one in zip(nodes, found, strict=True) if one.offsets is not None]
     if not lists:
         return found
-    text, offsets = lists[0]
-    for name, other in lists[1:]:
-        check_same(text, offsets, name, other)
+    lead, offsets = lists[0]
+    for node, other in lists[1:]:
+        check_same(lead, offsets, node, other)
     return [one if one.offsets is not None else one.repeated(offsets) for one in found]
 
 
@@ -363,4 +363,4 @@ def _listed(node: VectorNode, events: Events) -> Momenta:
 
 
 def _no_list(node: VectorNode) -> MisfitError:
-    return MisfitError(f"'{node.text}' holds one four-vector an event where a list is needed")
+    return MisfitError(f"'{node.text}' holds one four-vector an event where a list is needed", node.at)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mlaas4hep.errors import DataError
+from mlaas4hep.train.metrics import numbers_of, require_events
 
 Floats = NDArray[np.float64]
 BINS = 15
@@ -100,7 +101,9 @@ def calibration_of(
     >>> round(found.ece, 3), round(found.brier, 3)
     (0.1, 0.01)
     """
-    p, truth = np.asarray(scores, np.float64), np.asarray(is_class, np.float64)
+    p = numbers_of(scores, "scores")
+    require_events(len(p), is_class=is_class, weights=weights)
+    truth = np.asarray(is_class, np.float64)
     w = np.ones(len(p)) if weights is None else np.asarray(weights, np.float64)
     total = float(w.sum())
     if not total > 0:

@@ -10,8 +10,10 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
+from mlaas4hep.arguments import require, whole
 from mlaas4hep.config import Config
 from mlaas4hep.errors import UserError
+from mlaas4hep.spec.features import MAX_FOLDS
 from mlaas4hep.train.callbacks import Progress
 from mlaas4hep.train.evaluate import evaluate
 from mlaas4hep.train.evaluation import Settings
@@ -76,8 +78,10 @@ def cross_validate(
     UserError
         As training and evaluation do; no folds, or no area.
     """
+    require(config, Config, "config", hint="read_config('config.yaml') reads one")
     features = config.features
     if folds is not None:
+        folds = whole(folds, "folds", least=2, most=MAX_FOLDS)
         split = replace(features.split, folds=folds, test=0.0)
         config = replace(config, features=replace(features, split=split))
     if not config.features.split.in_folds:

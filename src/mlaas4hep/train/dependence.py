@@ -15,6 +15,8 @@ import msgspec
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from mlaas4hep.errors import DataError
+
 Floats = NDArray[np.float64]
 # Cuts by the efficiency that they leave, of the background (all other classes) or of the signal.
 WORKING_POINTS: tuple[tuple[Literal["background", "signal"], float], ...] = (
@@ -49,6 +51,8 @@ def jensen_shannon(one: ArrayLike, other: ArrayLike) -> float:
     >>> jensen_shannon([1, 1], [2, 2]), jensen_shannon([1, 0], [0, 1])
     (0.0, 1.0)
     """
+    if np.ndim(one) != 1 or np.shape(one) != np.shape(other):
+        raise DataError(f"the histograms must have the same bins, [K], but have {np.shape(one)} and {np.shape(other)}")
     found = _jensen_shannon(np.asarray(one, np.float64)[None], np.asarray(other, np.float64)[None])
     return float(found[0])
 

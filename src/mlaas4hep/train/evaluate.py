@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mlaas4hep.arguments import path_of
 from mlaas4hep.bundle import Bundle, load_bundle
 from mlaas4hep.config import Config, read_config
 from mlaas4hep.errors import UserError
@@ -109,7 +110,7 @@ def evaluate(
     UserError
         No run, one that was changed since it was trained, or files that hold other events now.
     """
-    opened = _read_run(Path(run))
+    opened = _read_run(path_of(run, "run"))
     told = progress or Silent()
     spec = opened.bundle.spec
     kept, first = _kept(opened, threads, told)

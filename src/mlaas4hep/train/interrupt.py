@@ -1,6 +1,7 @@
 """Ctrl-C, a closed terminal, the end of a batch job: heard between two steps of a training, at once elsewhere.
 
-A run enters an `Interrupt`; it is held while weights change, and asked after each batch.
+A run enters an `Interrupt`; it is held while weights change, listens while a batch is waited for (a server may be
+silent for long), and is asked after each batch.
 Invariant: while it is held a first signal only leaves a mark, so that no step is cut in two; a second one ends the
 process as it stands.
 """
@@ -62,6 +63,16 @@ class Interrupt:
         finally:
             self._held = False
         self.require_none()
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """A signal inside is heard at once, though it be held around: for waits, in which no weights change."""
+        before, self._held = self._held, False
+        try:
+            self.require_none()
+            yield
+        finally:
+            self._held = before
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():

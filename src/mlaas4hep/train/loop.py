@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -20,6 +21,7 @@ from mlaas4hep.data.batches import Batch
 from mlaas4hep.errors import DataError, ModelError
 from mlaas4hep.spec.targets import Targets, TargetScaler
 from mlaas4hep.train.callbacks import EarlyStopping, EpochRecord, History, Progress, Watch, describe
+from mlaas4hep.train.interrupt import Interrupted
 from mlaas4hep.train.memory import collect, require_memory
 from mlaas4hep.train.metrics import log_loss, mean_auc, mean_loss, weighted_auc
 from mlaas4hep.train.standing import Keeper, Standing, Tally
@@ -234,16 +236,21 @@ def _one_epoch(
         progress.update(tally.events)
     started = time.perf_counter() - tally.seconds
 
+    position = tally.position
+
     def place() -> Standing:
         tally.seconds = time.perf_counter() - started
-        tally.position = _positioned(batches).state_dict()
+        tally.position = position
         return standing
 
     def visit(_: int) -> None:
+        nonlocal position
         if keeper is not None:
+            # Asked for here: of a batch that is waited for, nobody can tell whether it was taken yet.
+            position = _positioned(batches).state_dict()
             keeper.visit(place)
 
-    for batch in batches:
+    for batch in _waited_for(batches, keeper, place):
         _learn_batch(learner, train, batch, tally)
         progress.update(len(batch.labels))
         visit(len(batch.labels))
@@ -253,10 +260,27 @@ def _one_epoch(
         )
     judged = None
     if validation:
-        judged = judge(learner.predict, validation.stream.epoch(0), targets=validation.targets, update=visit)
+        check = _waited_for(validation.stream.epoch(0), keeper, place)
+        judged = judge(learner.predict, check, targets=validation.targets, update=visit)
     own = learner.loss if isinstance(learner, RegressionLearner) else SQUARED
     loss = tally.total_loss / tally.sum_weights
     return _record(number + 1, loss, tally.events, judged, own, time.perf_counter() - started)
+
+
+def _waited_for(batches: Iterable[Batch], keeper: Keeper | None, standing: Callable[[], Standing]) -> Iterator[Batch]:
+    """The same batches; a signal ends the wait for one of them, and what was learned before it is kept."""
+    rest = iter(batches)
+    while True:
+        try:
+            with keeper.interrupt.listening() if keeper is not None else nullcontext():
+                batch = next(rest, None)
+        except Interrupted:
+            if keeper is not None:
+                keeper.visit(standing)
+            raise
+        if batch is None:
+            return
+        yield batch
 
 
 def _learn_batch(learner: StreamingLearner, part: Part, batch: Batch, tally: Tally) -> None:

@@ -205,6 +205,10 @@ def log_loss(scores: NDArray[Any], labels: NDArray[np.int64], weights: ArrayLike
     weights
         [N]; 1 where None.
     """
+    require_events(len(scores), labels=labels, weights=weights)
+    classes = max(scores.shape[1], 2)
+    if not np.all((labels >= 0) & (labels < classes)):
+        raise DataError(f"labels must be from 0 to {classes - 1}, got {np.min(labels)} to {np.max(labels)}")
     own = (
         np.where(labels == 1, scores[:, 0], 1.0 - scores[:, 0])
         if scores.shape[1] == 1
@@ -229,11 +233,30 @@ def mean_loss(losses: Floats, weights: ArrayLike | None = None) -> float:
 
 
 def _arrays(scores: ArrayLike, is_signal: ArrayLike, weights: ArrayLike | None) -> tuple[Floats, Any, Floats]:
-    values = np.asarray(scores, np.float64)
+    values = numbers_of(scores, "scores")
+    require_events(len(values), is_signal=is_signal, weights=weights)
     if np.isnan(values).any():
         raise DataError(f"{int(np.isnan(values).sum())} of {len(values)} scores are NaN")
     share = np.ones(len(values)) if weights is None else np.asarray(weights, np.float64)
     return values, np.asarray(is_signal, np.bool_), share
+
+
+def numbers_of(values: ArrayLike, name: str) -> Floats:
+    """Numbers [N]; `DataError` where they are none."""
+    try:
+        found = np.asarray(values, np.float64)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{name} must be numbers: {error}") from error
+    if found.ndim != 1:
+        raise DataError(f"{name} must be one number an event, [N], but have the shape {list(found.shape)}")
+    return found
+
+
+def require_events(events: int, **others: ArrayLike | None) -> None:
+    """Refuse what is of other events than the scores: one value each, or None."""
+    for name, values in others.items():
+        if values is not None and np.shape(values) != (events,):
+            raise DataError(f"{name} must be one value an event, [{events}] as the scores, but have {np.shape(values)}")
 
 
 def _rank(scores: Floats, is_signal: NDArray[np.bool_], weights: Floats) -> _Ranked:

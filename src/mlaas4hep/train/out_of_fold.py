@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from mlaas4hep.arguments import path_of
 from mlaas4hep.bundle import Bundle, load_bundle
 from mlaas4hep.config import read_config
 from mlaas4hep.data.split import Identity, Splitter
@@ -54,7 +55,7 @@ class FoldScorer:
         UserError
             No run, or one without folds.
         """
-        path = Path(run)
+        path = path_of(run, "run")
         config = read_config(path / "config.yaml")
         split = config.features.split
         if not split.in_folds:

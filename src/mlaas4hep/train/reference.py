@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from mlaas4hep.arguments import require
 from mlaas4hep.backends.protocol import Truth
 from mlaas4hep.backends.reference import default_boosting_scores, default_boosting_targets
 from mlaas4hep.config import Config
@@ -28,6 +29,7 @@ def reference_auc(config: Config) -> Auc:
 
     Holds the training and the test part in memory.
     """
+    require(config, Config, "config", hint="read_config('config.yaml') reads one")
     if len(config.classes) != 2:
         raise ConfigError([f"the reference is for two classes, not {len(config.classes)}"], where=config.path)
     catalogue = Catalogue.open(config)

@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 
+from mlaas4hep.arguments import require
 from mlaas4hep.bundle import Bundle, load_bundle
 from mlaas4hep.bundle.layout import NATIVE_FOLDER
 from mlaas4hep.config import Config, parse_config
@@ -98,6 +99,7 @@ def replay(
     UserError
         Whatever keeps a training from being made.
     """
+    require(bundle, Bundle, "bundle", hint="load_bundle(path) loads one")
     told, record = progress or Silent(), _record(bundle)
     origins = [_origin(one, bundle) for one in record["files"]]
     found = Whereabouts(origins, files, run=_run_of(bundle)).find(progress=told)

@@ -23,19 +23,21 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import numpy as np
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
+from mlaas4hep.arguments import require, text_path, whole, word
 from mlaas4hep.backends.protocol import Learner, StreamingLearner, Task, reference_of
 from mlaas4hep.backends.registry import Choice, choose
 from mlaas4hep.backends.weights import refuse_negative
 from mlaas4hep.bundle import Bundle, load_bundle
 from mlaas4hep.bundle.write import write_bundle
 from mlaas4hep.config import Config
+from mlaas4hep.config.values import MOST_SEED
 from mlaas4hep.data.account import Counts
 from mlaas4hep.data.batches import Batch
 from mlaas4hep.data.catalogue import Catalogue
@@ -210,6 +212,15 @@ def train(
         A `KeyboardInterrupt`, by Ctrl-C or another signal, heard in the main thread only. A model that can be resumed
         ends between two batches, and what it learned is kept.
     """
+    require(config, Config, "config", hint="read_config('config.yaml') reads one")
+    word(unfinished, "unfinished", get_args(Unfinished))
+    for name, number in (("max_events", max_events), ("threads", threads)):
+        if number is not None:
+            whole(number, name, least=-(2**63))  # what is too little is told with what it is for
+    if output is not None:
+        text_path(output, "output")
+    if seed is not None:
+        seed = whole(seed, "seed", most=MOST_SEED)
     started = time.perf_counter()
     told = progress or Silent()
     if seed is not None:

@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from mlaas4hep.cli import run as run_command_line
 from mlaas4hep.cli.inspect import command
 from mlaas4hep.config import parse_config
+from mlaas4hep.data.places.endings import has_known_ending
 from mlaas4hep.errors import DataError
 from mlaas4hep.testing import make_events, write_events
+from tests.unit.data.test_quarantine import break_cluster
 
 
 @pytest.fixture
@@ -43,6 +46,28 @@ def test_a_column_that_cannot_be_read_is_listed_with_its_reason(test_data: Path)
     output = CliRunner().invoke(command, [str(test_data / "ntuples/uproot-Zmumu.root")], catch_exceptions=False).output
     assert "1 column that cannot be read:" in output
     assert "text, not numbers" in output
+
+
+@pytest.mark.slow  # some of them are asked always, in the tests of the survey
+def test_every_real_file_gives_a_table_or_one_clear_refusal(
+    test_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = sorted(path for path in test_data.rglob("*") if path.is_file())
+    assert paths
+    for path in paths:
+        status = run_command_line(["inspect", str(path), "--max-events", "100"])
+        said = capsys.readouterr()
+        assert "Traceback" not in said.err, path
+        if status == 0:
+            assert said.out.startswith("tree "), path
+            assert "figures of " in said.out, path
+            assert not said.err, path
+        else:
+            assert status == 2, path
+            assert said.err.startswith(f"Error: {path}: "), said.err
+            assert not said.out, path
+            # Beside the files may lie a page that tells where they are from.
+            assert path.parent.name == "broken" or not has_known_ending(path.name), said.err
 
 
 def test_a_missing_file_is_the_users_mistake(tmp_path: Path) -> None:
@@ -116,6 +141,69 @@ def test_files_that_cannot_be_read_are_told_and_the_status_says_so(path: str, tm
     assert len(result.stdout) > 100
     if option == "--json":
         assert list(json.loads(result.stdout)["refused"]) == [missing, str(tmp_path / "empty.root")]
+
+
+OPTIONS = ["", "--draft", "--json", "--stats", "--plan"]
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_files_that_hold_nothing_of_use_are_told_beside_good_ones(path: str, tmp_path: Path, option: str) -> None:
+    none = write_events(tmp_path / "none.root", {"x": np.zeros(0)}, tree="nothing")
+    other = write_events(tmp_path / "other.root", {"x": np.arange(3.0)}, tree="other")
+    result = CliRunner().invoke(
+        command, [path, str(none), str(other), "--no-progress", *option.split()], catch_exceptions=False
+    )
+    assert result.exit_code == 2
+    assert f"left out, cannot be read: {none}: has no tree 'Events'; it holds nothing (no entries)\n" in result.stderr
+    left_out = f"left out: {other}: has no tree 'Events'; it holds other\n"
+    assert left_out in (result.stdout if not option else result.stderr) or option == "--json"
+    assert CliRunner().invoke(command, [path, str(other), *option.split()]).exit_code == 0, "it is no bad file"
+    asked = CliRunner().invoke(command, [path, str(other), "--tree", "Events", *option.split()])
+    assert asked.exit_code == 2, "it lacks what was asked for by name"
+    assert f"left out, cannot be read: {other}: has no tree 'Events'" in asked.stderr
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+@pytest.mark.parametrize("name", ["old_cs_compression.root", "rntuple_prerelease.root", "uproot-empty.root"])
+def test_broken_files_of_others_are_told_beside_good_ones(test_data: Path, path: str, name: str, option: str) -> None:
+    broken = str(test_data / "broken" / name)
+    result = CliRunner().invoke(command, [path, broken, "--no-progress", *option.split()], catch_exceptions=False)
+    assert result.exit_code == 2
+    [line] = [line for line in result.stderr.splitlines() if "cannot be read" in line]
+    assert line.startswith(f"left out, cannot be read: {broken}: ")
+    assert len(result.stdout) > 100
+
+
+@pytest.mark.parametrize("option", ["--draft", "--plan"])
+def test_a_draft_beside_a_damaged_file_names_each_sample_once(path: str, tmp_path: Path, option: str) -> None:
+    bad = write_events(tmp_path / "b.root", make_events(40))
+    break_cluster(bad, 0)
+    result = CliRunner().invoke(command, [path, str(bad), "--no-progress", option], catch_exceptions=False)
+    assert result.exit_code == 2
+    assert f"{bad}: branch 'Jet_pt', basket 0" in result.stderr
+    if option == "--draft":
+        samples = parse_config(result.stdout).samples
+        assert {name: sample.files for name, sample in samples.items()}["signal"] == (path,)
+    else:
+        assert result.stdout.startswith("files      1;")
+
+
+@pytest.mark.parametrize("option", ["--stats", "--plan"])
+def test_of_other_files_the_config_says_too_whether_bad_ones_may_be_left_out(
+    path: str, tmp_path: Path, option: str
+) -> None:
+    (tmp_path / "empty.root").write_bytes(b"")
+    files = [path, str(tmp_path / "empty.root"), str(tmp_path / "missing.root")]
+    found = {}
+    for rule in ("stop", "skip up to 1", "skip up to 2"):
+        (tmp_path / "config.yaml").write_text(f"{CONFIG}on_error: {rule}\n")
+        found[rule] = CliRunner().invoke(command, ["--config", str(tmp_path / "config.yaml"), *files, option])
+    assert [one.exit_code for one in found.values()] == [1, 1, 0]
+    assert "missing.root: no such file" in str(found["stop"].exception)
+    assert "2 files or clusters cannot be read, and on_error allows 1" in str(found["skip up to 1"].exception)
+    told = found["skip up to 2"].stderr.replace(" (sample 'signal')", "")
+    assert "empty.root: is an empty file" in told
+    assert "missing.root: no such file" in told
 
 
 @pytest.mark.parametrize("option", ["--stats", "--plan"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import msgspec
 import pytest
 
@@ -104,6 +106,24 @@ def test_three_mistakes_are_reported_at_once_each_with_its_path() -> None:
         ("training: {shuffle: exakt}", "training.shuffle: 'exakt' is none of window, exact; did you mean 'exact'?"),
         ("training: 5", "training: wants a mapping such as {epochs: 60, batch_size: 256}; found 5"),
         ("split: 0.3", "split: wants a mapping such as {test: 0.2, validation: 0.1}; found 0.3"),
+        (
+            "on_error: skip up to 200 %",
+            "on_error: 'skip up to 200 %': a share of the entries is above 0 % and at most 100",
+        ),
+        (
+            "on_error: skip up to 0 %",
+            "on_error: 'skip up to 0 %': a share of the entries is above 0 % and at most 100 %",
+        ),
+        (
+            "on_error: skip up to -3 %",
+            "on_error: 'skip up to -3 %': a share of the entries is above 0 % and at most 100 %",
+        ),
+        (
+            "on_error: skip up to nan %",
+            "on_error: 'skip up to nan %': a share of the entries is above 0 % and at most 100 %",
+        ),
+        ("on_error: skip up to -3", "on_error: 'skip up to -3': a number of files or clusters is 1 or more"),
+        ("training: {seed: -1}", "training.seed: -1 is out of range; wants a whole number from 0 to 4294967295"),
         ("on_error: 5", "on_error: '5' is not known; write stop, skip, skip up to 5 (files or clusters)"),
         (
             "cache: 100",
@@ -179,9 +199,15 @@ def test_relative_paths_start_at_the_config(tmp_path: object) -> None:
     assert config.name == "analysis"
 
 
-def test_a_file_that_is_not_there_or_not_yaml_is_one_message() -> None:
-    with pytest.raises(ConfigError, match=r"nowhere\.yaml: 1 problem\n  - cannot be read: No such file"):
-        read_config("nowhere.yaml")
+def test_a_file_that_is_not_there_or_not_yaml_is_one_message(tmp_path: Path) -> None:
+    (tmp_path / "analysis.yml").write_text(SMALL)
+    (tmp_path / "analysys.root").touch()
+    with pytest.raises(
+        ConfigError, match=r"analysys\.yaml: 1 problem\n  - does not exist; did you mean 'analysis.yml'\?"
+    ):
+        read_config(tmp_path / "analysys.yaml")
+    with pytest.raises(ConfigError, match=r"does not exist \(the folder .*/runs/old does not exist; .* does\)"):
+        read_config(tmp_path / "runs" / "old" / "analysis.yml")
     with pytest.raises(ConfigError, match="line 1, column"):
         parse_config("samples: [a: b: c")
 

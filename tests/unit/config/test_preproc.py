@@ -165,7 +165,12 @@ def test_a_file_that_is_not_json_is_refused(tmp_path: Path, content: str, said: 
 
 
 def test_a_file_that_is_not_there_or_of_another_kind_is_refused(tmp_path: Path) -> None:
-    for name, said in [("none.json", "cannot be read: No such file"), ("preproc.txt", "wants a .json file")]:
+    (tmp_path / "preproc.json").write_text("{}")
+    (tmp_path / "preproc.root").touch()
+    for name, said in [
+        ("prepoc.json", r"preproc: .*/prepoc\.json: does not exist; did you mean 'preproc\.json'\?"),
+        ("preproc.txt", r"wants a \.json file .*; found 'preproc\.txt'; did you mean .*'preproc\.json'"),
+    ]:
         with pytest.raises(ConfigError, match=said):
             parse_config(CONFIG.replace("PATH", name), folder=tmp_path)
 

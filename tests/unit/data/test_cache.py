@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import itertools
+import json
 import os
+import pickle
 import re
 import shutil
 import signal
@@ -12,6 +14,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,7 +27,9 @@ from mlaas4hep.data.account import Account, Counts
 from mlaas4hep.data.batches import Batch
 from mlaas4hep.data.cache import CacheWarning
 from mlaas4hep.data.catalogue import Catalogue
+from mlaas4hep.data.checksum import Checksum
 from mlaas4hep.data.dataset import EventDataset
+from mlaas4hep.data.journal import line_of
 from mlaas4hep.data.scan import scan
 from mlaas4hep.errors import DataError
 from mlaas4hep.spec.preprocess import Preprocessor
@@ -298,20 +303,132 @@ def test_what_is_removed_while_it_is_used_comes_from_its_source_again(
         assert all(map(same_batch, expected[0], read(kept, 0))), "it was kept again"
 
 
-def test_places_that_are_damaged_on_the_disk_come_from_the_source_again(
+def flip_a_bit(files: Path, ending: str, seed: int) -> None:
+    """Of one byte of one of the files with an ending, anywhere in it."""
+    random = np.random.default_rng(seed)
+    found = sorted(files.glob(f"*.{ending}"))
+    one = found[random.integers(len(found))]
+    data = bytearray(one.read_bytes())
+    data[random.integers(len(data) - 1)] ^= 1 << int(random.integers(8))  # but the end of the last line
+    one.write_bytes(data)
+
+
+AGAIN = "; it is read from its source again"
+DAMAGED = rf"[0-9a-f]{{40}}\.[0-9a-f]{{16}}\.\*: what is kept of the entries \d+ to \d+ is damaged{AGAIN}"
+
+
+@pytest.mark.parametrize("shuffle", [True, "exact"])
+@pytest.mark.parametrize(
+    ("ending", "told"),
+    [("table", DAMAGED), ("sides", DAMAGED), ("fates", DAMAGED), ("journal", f"its journal is damaged{AGAIN}")],
+)
+def test_a_bit_that_changes_anywhere_on_the_disk_is_told_and_comes_from_the_source_again(
+    stream: Callable[..., EventDataset], tmp_path: Path, shuffle: bool | str, ending: str, told: str
+) -> None:
+    with stream(folder="whole", shuffle=shuffle, chunk_entries=40) as whole:
+        expected = [read(whole, epoch) for epoch in range(2)]
+    for seed in range(3):
+        folder = f"damaged{seed}"
+        shutil.copytree(tmp_path / "whole", tmp_path / folder)
+        flip_a_bit(tmp_path / folder, ending, seed)
+        with stream(folder=folder, shuffle=shuffle) as kept, pytest.warns(CacheWarning, match="again") as warned:
+            assert all(map(same_batch, expected[1], read(kept, 1)))
+        assert len(warned) == 1
+        assert re.search(f"{folder}/.*{told}", str(warned[0].message))
+    remove_sources(tmp_path)
+    for seed in range(3):
+        with stream(folder=f"damaged{seed}", shuffle=shuffle) as kept:
+            for epoch in range(2):
+                assert all(map(same_batch, expected[epoch], read(kept, epoch))), "it was kept again"
+
+
+@pytest.mark.parametrize("shuffle", [True, "exact"])
+@pytest.mark.parametrize("ending", ["table", "sides", "fates"])
+def test_what_is_cut_off_is_told_and_comes_from_the_source_again(
+    stream: Callable[..., EventDataset], tmp_path: Path, shuffle: bool | str, ending: str
+) -> None:
+    with stream(shuffle=shuffle, chunk_entries=40) as kept:
+        expected = [read(kept, epoch) for epoch in range(2)]
+    for one in (tmp_path / "cache").glob(f"*.{ending}"):
+        os.truncate(one, one.stat().st_size // 2)
+    with stream(shuffle=shuffle) as kept:
+        with pytest.warns(CacheWarning, match=f"is shorter than its journal says{AGAIN}"):
+            assert all(map(same_batch, expected[1], read(kept, 1)))
+        remove_sources(tmp_path)
+        assert all(map(same_batch, expected[0], read(kept, 0))), "it was kept again"
+
+
+def test_who_knew_a_block_before_it_was_dropped_looks_for_himself(
     stream: Callable[..., EventDataset], tmp_path: Path
 ) -> None:
-    expected = read(stream(folder=None, shuffle=True), 1)
-    read(stream(shuffle=True), 0)
-    for one in (tmp_path / "cache").glob("*.sides"):
-        data = bytearray(one.read_bytes())
-        data[100:1500] = bytes(byte ^ 0x40 for byte in data[100:1500])
-        one.write_bytes(data)
-    with pytest.warns(CacheWarning, match="is damaged; it is read from its source again"):
-        again = read(stream(shuffle=True), 1)
-    assert all(same_batch(one, other) for one, other in zip(again, expected, strict=True))
-    with pytest.raises(DataError, match="is damaged"):
-        read(stream(shuffle="exact"), 1)
+    with stream(shuffle=True) as first:
+        expected = read(first, 1)
+    early, late = stream(shuffle=True), stream(shuffle="exact")
+    assert not late.lacks_rows
+    assert not early._delivery.lacking()
+    flip_a_bit(tmp_path / "cache", "table", seed=1)
+    with pytest.warns(CacheWarning, match="is damaged"):
+        late.fill_cache()
+    with pytest.warns(CacheWarning, match="is damaged"):
+        assert all(map(same_batch, expected, read(early, 1)))
+    dropped = [one.read_bytes().count(b'["lost"') for one in (tmp_path / "cache").glob("*.journal")]
+    assert sum(dropped) == 1
+    early.close()
+    late.close()
+
+
+@pytest.mark.parametrize("shuffle", [True, "exact"])
+def test_damage_on_a_disk_that_is_full_ends_only_what_needs_all_rows(
+    stream: Callable[..., EventDataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shuffle: bool | str
+) -> None:
+    with stream() as kept:
+        kept.fill_cache()
+    with stream(folder=None, shuffle=True) as plain:
+        expected = read(plain, 1)
+    flip_a_bit(tmp_path / "cache", "sides", seed=2)
+    kept = stream(shuffle=shuffle)
+    full_disk(monkeypatch, 0)
+    needs_all = pytest.raises(DataError, match=r"the disk is full: .*; shuffle: exact needs all rows")
+    with kept, pytest.warns(CacheWarning, match="is damaged"), needs_all if shuffle == "exact" else nullcontext():
+        assert all(map(same_batch, expected, read(kept, 1)))
+
+
+def test_a_stream_and_the_workers_it_starts_look_at_a_block_once(
+    stream: Callable[..., EventDataset], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[int] = []
+    add_read = Checksum.add_read
+
+    def counted(checksum: Checksum, read: Callable[[int, int], bytes], offset: int, size: int) -> None:
+        looks.append(size)
+        add_read(checksum, read, offset, size)
+
+    monkeypatch.setattr(Checksum, "add_read", counted)
+    with stream(shuffle="exact", chunk_entries=40) as exact:
+        read(exact, 0)
+        assert not looks
+        read(exact, 1)
+        once = len(looks)
+        assert once >= 3 * 770 / 40  # table, sides and fates
+        read(exact, 2)
+        with pickle.loads(pickle.dumps(exact)) as worker:
+            read(worker, 3)
+        assert len(looks) == once
+    with stream(shuffle=True) as another:
+        read(another, 1)
+    assert len(looks) == 2 * once
+
+
+def test_a_journal_without_checksums_is_not_believed(stream: Callable[..., EventDataset], tmp_path: Path) -> None:
+    with stream(chunk_entries=40) as kept:
+        expected = read(kept, 0)
+    for one in (tmp_path / "cache").glob("*.journal"):
+        lines = [json.loads(line.partition(b" ")[2]) for line in one.read_bytes().splitlines()]
+        older = [words if isinstance(words[0], str) else words[:3] + words[4:] for words in lines]
+        one.write_bytes(b"".join(map(line_of, older)))
+    with stream() as kept:
+        assert len(kept._delivery.lacking()) == 3
+        assert all(map(same_batch, expected, read(kept, 0)))
 
 
 def test_counts_of_a_part_of_what_is_kept_are_those_of_the_source(stream: Callable[..., EventDataset]) -> None:

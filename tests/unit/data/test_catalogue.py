@@ -129,11 +129,36 @@ def test_what_is_true_of_many_files_is_said_once(folder: Path) -> None:
     assert "other0.root and 2 more files: has no tree 'Events'" in text
 
 
-def test_a_missing_column_is_named_with_file_tree_and_nearest(folder: Path) -> None:
-    text = refusal(config(folder, "files: sig.root", "files: bkg.root", event="MET_px"))
-    assert text.count("has no column 'MET_px'; did you mean 'MET_pt'") == 2
-    assert "samples.signal: " in text
-    assert "sig.root, tree 'Events'" in text
+@pytest.mark.parametrize(
+    ("event", "more", "keys"),
+    [
+        ("MET_px", "", "inputs.event[0]"),
+        ("MET_pt, ht, MET_px", "new_variables: {ht: MET_px + 1}", "inputs.event[2], new_variables.ht"),
+        ("MET_pt", "preselection: MET_px > 1\nweights: {event: MET_px}", "preselection, weights.event"),
+        ("MET_pt", "split: {by: [event, MET_px]}", "split.by[1]"),
+        ("MET_pt", "labels: {expressions: {signal: MET_px > 1, b: MET_px < 1}}",
+         "labels.expressions.signal, labels.expressions.b"),
+        ("MET_pt", "targets: {y: MET_px}", "targets.y"),
+        ("MET_pt, fine", "new_variables: {fine: mass(Jat)}", ""),
+    ],
+)  # fmt: skip
+def test_a_missing_column_is_told_once_with_the_keys_that_ask_for_it(
+    folder: Path, event: str, more: str, keys: str
+) -> None:
+    text = refusal(config(folder, "files: sig.root", "files: bkg.root", event=event, more=f"{more}\n"))
+    if keys:
+        where = f"{folder}/sig.root and 1 more file, tree 'Events' (samples signal, background)"
+        assert text == f"{keys}: no column 'MET_px' in {where}; did you mean 'MET_pt' or 'Jet_pt'?"
+    else:
+        assert text.startswith("new_variables.fine: 'Jat' stands for the columns Jat_pt")
+        assert text.endswith("(at character 6 of 'mass(Jat)') (samples signal, background)")
+
+
+def test_a_column_that_one_selection_asks_for_names_that_sample_alone(folder: Path) -> None:
+    write_events(folder / "gen.root", {**make_events(5), "nTop": np.arange(5)})
+    text = refusal(config(folder, "files: gen.root, selection: nTop > 2", "files: bkg.root, selection: nTop > 1"))
+    assert text.startswith(f"samples.background.selection: no column 'nTop' in {folder}/bkg.root, tree 'Events'")
+    assert "(sample background)" in text
 
 
 def test_everything_that_is_wrong_is_said_at_once(folder: Path) -> None:
@@ -147,7 +172,7 @@ def test_everything_that_is_wrong_is_said_at_once(folder: Path) -> None:
             more="split: {by: [evnt]}\n",
         )
     )
-    assert text.startswith("5 problems with the input files:")
+    assert text.startswith("4 problems with the input files:")
     for part in (
         "none.root: no such file",
         "text.root: is not a file of a known format",
@@ -220,8 +245,7 @@ def test_a_collection_without_its_columns_is_told_with_the_file(tmp_path: Path) 
     write_events(tmp_path / "bkg.root", jets(1, Jet_mass="Jet_area"))
     more = "new_variables: {m: '2 * mass(Jet[0])'}"
     told = refusal(config(tmp_path, "files: sig.root", "files: bkg.root", event="m", more=more))
-    assert "samples.background: " in told
-    assert "bkg.root, tree 'Events': has no column 'Jet_mass'" in told
+    assert f"new_variables.m: no column 'Jet_mass' in {tmp_path}/bkg.root, tree 'Events' (sample background)" in told
     told = refusal(config(tmp_path, "files: bkg.root", "files: sig.root", event="m", more=more))
     assert "new_variables.m: 'Jet' has Jet_pt, Jet_eta, Jet_phi, but neither mass nor energy" in told
     assert "(at character 10 of '2 * mass(Jet[0])')" in told

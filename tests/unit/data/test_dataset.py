@@ -120,7 +120,7 @@ def test_an_error_in_a_thread_reaches_the_consumer_and_ends_the_stream(folder: P
         ({"part": "trian"}, "part='trian' is none of None, 'train', 'validation', 'test'; did you mean 'train'?"),
         ({"cache": "rows"}, "cache='rows' is no Cache; write cache=Cache('rows')"),
         ({"chunk_entries": -1}, "chunk_entries must be a whole number of at least 1, got -1"),
-        ({"shuffle": True, "max_memory": 50_000}, "the largest window that fits is 153"),
+        ({"shuffle": True, "max_memory": 50_000}, "the largest window that fits is 153; max_memory 1"),
     ],
 )
 def test_numbers_out_of_range_are_refused_with_the_number(

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from mlaas4hep.data import exact, kernel, packing
 from mlaas4hep.data.hashing import permuted
-from mlaas4hep.data.rows import Beside, Rows, write_beside
+from mlaas4hep.data.rows import Beside, Permute, Rows, write_beside
 from mlaas4hep.errors import DataError
 from mlaas4hep.spec import padding
 from mlaas4hep.spec.columns import Jagged
@@ -95,6 +95,16 @@ def test_permutations_are_those_of_numpy_and_leave_nothing_out(size: int, key: i
     assert np.array_equal(images, kernel.permuted(np.arange(size), size, key))
 
 
+@pytest.mark.parametrize("permute", [permuted, kernel.permuted])
+@pytest.mark.parametrize(("place", "size"), [(5, 5), (-1, 5), (2**62, 10), (1, 1), (0, 0), (3, -4)])
+def test_a_place_outside_an_order_is_refused_and_not_looked_for_without_end(
+    permute: Permute, place: int, size: int
+) -> None:
+    with pytest.raises(DataError, match=f"in an order of {size}: some count of entries is damaged"):
+        permute(np.array([0, place]), size, 3)
+    assert permute(np.zeros(0, np.int64), size, 3).tolist() == []
+
+
 def test_permutations_are_those_of_every_version_before() -> None:
     assert permuted(np.arange(8), 10, 3).tolist() == [7, 5, 1, 2, 6, 8, 4, 3]
     assert permuted(np.array([0, 1, 999_999, 10**12]), 10**12 + 1, 7).tolist() == [
@@ -157,6 +167,8 @@ def test_what_lies_outside_is_refused() -> None:
     beside = Beside(everything, np.zeros(2, np.int64), np.zeros(2), 0, np.arange(2))
     with pytest.raises(DataError, match="rows 0 to 9 asked for of 2"):
         packing.write_beside(Rows.empty(2, 0), np.array([9, 0]), beside)
-    blocks = (np.array([9]), np.array([0]), np.array([0]), [np.zeros((5, 2), np.uint32)], [np.zeros((5, 3), np.int64)])
-    with pytest.raises(DataError, match="rows are counted that are not there"):
-        kernel.Gatherer(*blocks)
+    there = [np.zeros((5, 2), np.uint32)], [np.zeros((5, 3), np.int64)]
+    for ends in ([9], [4, 3]):
+        none = np.zeros(len(ends), np.int64)
+        with pytest.raises(DataError, match="rows are counted that are not there"):
+            kernel.Gatherer(np.array(ends), none, none, *there)

@@ -209,7 +209,7 @@ def test_what_cannot_be_a_label_is_refused_with_its_place(folder: Path) -> None:
         made = config(folder, f"labels: {labels}")
         with pytest.raises(ConfigError, match=problem):
             EventDataset(*opened(made))
-    with pytest.raises(DataError, match="has no column 'yy'; did you mean 'y'"):
+    with pytest.raises(DataError, match=r"labels\.column: no column 'yy' in .*; did you mean 'y'"):
         Catalogue.open(config(folder, "labels: {column: yy, classes: [b, signal]}"))
 
 
@@ -404,7 +404,9 @@ def test_data_is_neither_split_nor_weighed_nor_scanned(folder: Path) -> None:
 
 def test_a_column_that_data_lacks_is_told_for_data_too(folder: Path) -> None:
     made = config(folder, "preselection: run > 0", samples=DATA)
-    with pytest.raises(DataError, match=r"samples\.seen: .*seen\.root, tree 'Events': has no column 'run'"):
+    with pytest.raises(
+        DataError, match=r"preselection: no column 'run' in .*seen\.root, tree 'Events' \(sample seen\)"
+    ):
         Catalogue.open(made, kind="data")
 
 

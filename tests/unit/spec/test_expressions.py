@@ -238,6 +238,9 @@ def test_events_may_be_none_at_all() -> None:
     ("text", "column", "message"),
     [
         ("nJet > 2 && * 3", 12, "this cannot be read"),
+        ("nJet +  ", 6, "this cannot be read: it ends where a value is expected"),
+        ("nJet > 2 &&", 11, "this cannot be read: it ends where a value is expected"),
+        ("`a name` == 2 and", 17, "this cannot be read: it ends where a value is expected"),
         ("!(nJet > 2", 1, "'(' was never closed"),
         ("nJet > 2 || isMC ? 1 : 0", 17, "where(a, b, c)"),
         ("MET^2", 3, "a power is written '**'"),
@@ -357,8 +360,11 @@ def test_lists_of_different_lengths_are_refused_naming_both() -> None:
     ):
         with pytest.raises(
             DataError, match=r"'Jet_pt.*' and 'Muon_pt.*' have different lengths \(3 and 1 in event 0 of 3\)"
-        ):
+        ) as caught:
             Expression.parse(text).evaluate(COLUMNS, 3)
+        _, shown, caret = str(caught.value).splitlines()
+        assert shown == f"  {text}"
+        assert caret.index("^") == shown.index("Muon_pt"), "it points at the list that does not fit"
 
 
 def test_columns_of_another_kind_than_checked_are_refused() -> None:

@@ -248,6 +248,7 @@ def test_a_collection_stands_for_its_columns_and_asks_for_no_more(columns: str, 
         ("deltaR(el[0], MET)", 14, "only pt, phi, px, py and deltaphi can be asked of it"),
         ("mass(Jat[0])", 5, "'Jat' stands for the columns Jat_pt, Jat_eta, Jat_phi, Jat_mass here, and there are none"),
         ("mass(Jat[0])", 5, "there are none such; did you mean 'Jet'"),
+        ("mass(FJ[0])", 5, "'FJ' stands for the columns FJ_pt, FJ_eta, FJ_phi, FJ_mass here, and there is no FJ_phi"),
         ("deltaphi(Jet[0], MET_phi)", 17, "'MET_phi' stands for the columns MET_phi_pt, MET_phi_phi here"),
         ("deltaphi(Jat[0], MET_phi)", 9, "there is no column 'Jat'"),
         ("Jet[0] + 1", 0, "as a four-vector 'Jet' goes into functions of one, as in pt(Jet) or mass(Jet[0])"),
@@ -259,6 +260,7 @@ def test_a_collection_stands_for_its_columns_and_asks_for_no_more(columns: str, 
 )
 def test_what_is_no_four_vector_is_refused_at_its_character(text: str, column: int, message: str) -> None:
     types = TYPES | {f"el_{one}": ColumnType("jagged", "float32") for one in ("pt", "eta", "phi")}
+    types |= {f"FJ_{one}": ColumnType("jagged", "float32") for one in ("pt", "eta", "mass")}
     types["flag"] = ColumnType("flat", "bool")
     with pytest.raises(ExpressionError) as caught:
         Expression.parse(text).result_type(types)

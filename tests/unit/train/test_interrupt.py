@@ -42,6 +42,24 @@ def test_while_it_is_held_the_first_leaves_a_mark_and_the_second_ends_things() -
         step(interrupt)
 
 
+@pytest.mark.parametrize("earlier", [False, True])
+def test_a_wait_hears_a_signal_at_once_that_came_in_it_or_before(earlier: bool) -> None:
+    done = []
+
+    def step(interrupt: Interrupt) -> None:
+        with interrupt.held():
+            if earlier:
+                signal.raise_signal(signal.SIGTERM)
+            done.append("the step")
+            with interrupt.listening():
+                signal.raise_signal(signal.SIGTERM)
+                done.append("the wait")
+
+    with Interrupt() as interrupt, pytest.raises(Interrupted, match="SIGTERM"):
+        step(interrupt)
+    assert done == ["the step"]
+
+
 def test_a_mark_that_nobody_asked_for_is_found_at_the_end() -> None:
     done = []
 

@@ -15,27 +15,17 @@ from mlaas4hep.config import Config, parse_config
 from mlaas4hep.errors import DataError
 from mlaas4hep.spec.statistics import SampleCounts, WeightSums
 from mlaas4hep.testing import write_events
-from mlaas4hep.train.callbacks import Silent
 from mlaas4hep.train.evaluate import evaluate
 from mlaas4hep.train.evaluation import Settings
 from mlaas4hep.train.kept import ScoredPart
 from mlaas4hep.train.loop import Judged
 from mlaas4hep.train.processes import processes_of
 from mlaas4hep.train.run import train
+from tests.notes import Notes
 
 pytestmark = pytest.mark.usefixtures("plain_pictures")
 
 ENTRIES = 1500
-
-
-class Notes(Silent):
-    """Keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.lines.append(text)
 
 
 @pytest.fixture(scope="module")

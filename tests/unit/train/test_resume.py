@@ -12,11 +12,12 @@ from mlaas4hep.config import Config, parse_config
 from mlaas4hep.errors import MLaaSError, ModelError, ParityError, UserError
 from mlaas4hep.testing import write_events
 from mlaas4hep.train import run
-from mlaas4hep.train.callbacks import Progress, Silent
+from mlaas4hep.train.callbacks import Progress
 from mlaas4hep.train.checkpoint import LATEST, CheckpointFolder
 from mlaas4hep.train.interrupt import Interrupt, Interrupted
 from mlaas4hep.train.resume import Unfinished
 from mlaas4hep.train.run import train
+from tests.notes import Notes
 
 pytestmark = pytest.mark.usefixtures("plain_pictures")
 
@@ -41,14 +42,6 @@ class AskedAt(Interrupt):
         if self.left == 0:
             self._heard.append(2)
         return False
-
-
-class Told(Silent):
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
 
 
 @pytest.fixture(scope="module")
@@ -97,11 +90,11 @@ def whole(files: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def test_a_run_in_pieces_gives_the_model_of_a_run_in_one(files: Path, tmp_path: Path, whole: str) -> None:
-    output, told = tmp_path / "run", Told()
+    output, told = tmp_path / "run", Notes()
     interrupted(files, output)
     interrupted(files, output, after=9, unfinished="resume", progress=told)
-    assert any("going on from" in line and "after 1 epoch and" in line for line in told.notes)
-    assert "--resume goes on from there" in told.notes[-1]
+    assert any("going on from" in line and "after 1 epoch and" in line for line in told.lines)
+    assert "--resume goes on from there" in told.lines[-1]
     # Whatever changes speed and memory only may change.
     quick = {"epochs": 3, "batch_size": 64, "checkpoint_s": 0, "max_memory": "1 GB"}
     result = train(config(files, training=quick), output=output, threads=0, unfinished="resume")
@@ -193,12 +186,12 @@ def test_models_that_learn_in_one_go_are_refused_by_name(files: Path, tmp_path: 
 
 
 def test_a_torn_checkpoint_gives_way_to_the_one_before(files: Path, tmp_path: Path, whole: str) -> None:
-    output, told = tmp_path / "run", Told()
+    output, told = tmp_path / "run", Notes()
     folder = interrupted(files, output)
     interrupted(files, output, after=5, unfinished="resume")
     (folder.path / LATEST).write_bytes(b"torn")
     result = train(config(files), output=output, unfinished="resume", progress=told)
-    assert "the one before it is taken" in told.notes[0]
+    assert "the one before it is taken" in told.lines[0]
     assert result.metrics["model_sha256"] == whole
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import signal
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -98,8 +99,30 @@ class AskedAt(Interrupt):
         return len(self._heard) > 1
 
 
-def learned(learner: Momentum, keeper: Keeper | None = None, standing: Standing | None = None) -> History:
-    part = Part(Stream(), 24)
+class SignalAt(Stream):
+    """A signal comes while the batch of a given number is waited for, which was taken already."""
+
+    def __init__(self, number: int) -> None:
+        self.left = number
+
+    def epoch(self, number: int) -> Batches:
+        stream = self
+
+        class Awaited(Batches):
+            def __iter__(self) -> Iterator[Batch]:
+                for batch in super().__iter__():
+                    if stream.left == 0:
+                        signal.raise_signal(signal.SIGTERM)
+                    stream.left -= 1
+                    yield batch
+
+        return Awaited(number)
+
+
+def learned(
+    learner: Momentum, keeper: Keeper | None = None, standing: Standing | None = None, stream: Stream | None = None
+) -> History:
+    part = Part(stream or Stream(), 24)
     return learn_streaming(
         learner, part, part, epochs=EPOCHS, patience=2, progress=Silent(), keeper=keeper, standing=standing
     )
@@ -135,6 +158,21 @@ def test_stopped_between_any_two_batches_it_goes_on_as_if_it_had_not_been(folder
         history = learned(second, keeper_of(folder, second), standing_of(saved))
         assert figures(history) == figures(expected), f"stopped at visit {visit}"
         assert history.best_epoch == expected.best_epoch
+        assert second.weight.tobytes() == whole.weight.tobytes()
+
+
+def test_a_signal_ends_the_wait_for_any_batch_and_it_goes_on_as_if_it_had_not(folder: CheckpointFolder) -> None:
+    whole = Momentum()
+    expected = learned(whole)
+    for wait in range(len(expected.records) * 2 * BATCHES):
+        first, second = Momentum(), Momentum()
+        keeper = Keeper(folder, first, {}, {}, {}, math.inf, Interrupt(), Silent())
+        with pytest.raises(Interrupted, match="SIGTERM"), keeper.interrupt, keeper.interrupt.held():
+            learned(first, keeper, stream=SignalAt(wait))
+        saved = folder.read()
+        second.recover(below("learner", saved.arrays))
+        history = learned(second, keeper_of(folder, second), standing_of(saved))
+        assert figures(history) == figures(expected), f"stopped while batch {wait} was waited for"
         assert second.weight.tobytes() == whole.weight.tobytes()
 
 

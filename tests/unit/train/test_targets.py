@@ -12,27 +12,17 @@ import pytest
 from mlaas4hep.config import Config, parse_config
 from mlaas4hep.errors import ConfigError, DataError, ModelError, UserError
 from mlaas4hep.testing import write_events
-from mlaas4hep.train.callbacks import Silent
 from mlaas4hep.train.compare import compare
 from mlaas4hep.train.evaluate import EvaluatedRun, evaluate
 from mlaas4hep.train.kept import SCORES_FILE
 from mlaas4hep.train.reference import reference_auc, reference_targets
 from mlaas4hep.train.residuals import target_figures
 from mlaas4hep.train.run import train
+from tests.notes import Notes
 
 pytestmark = pytest.mark.usefixtures("plain_pictures")
 
 ENTRIES = 3000
-
-
-class Notes(Silent):
-    """Keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.lines.append(text)
 
 
 @pytest.fixture(scope="module")

@@ -18,16 +18,9 @@ from mlaas4hep.train.callbacks import EpochRecord, Silent
 from mlaas4hep.train.mlflow import MlflowRun
 from mlaas4hep.train.tensorboard import EventFile, crc32c
 from mlaas4hep.train.tracking import Tracks, final_figures, require_address
+from tests.notes import Notes
 
 SECRET = "a-very-secret-token"
-
-
-class Notes(Silent):
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.lines.append(text)
 
 
 class Server:

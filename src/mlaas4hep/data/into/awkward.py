@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from mlaas4hep.data.dataset import EventDataset
 from mlaas4hep.data.into.converted import Converted
+from mlaas4hep.data.into.fields import require_stream
 from mlaas4hep.data.ragged import Lists, RaggedBatch
 from mlaas4hep.errors import DataError
 from mlaas4hep.spec.features import EVENT, FeatureSpec
@@ -58,6 +59,7 @@ def to_awkward(dataset: EventDataset, epoch: int = 0) -> Converted[RaggedBatch, 
     DataError
         A variable has the name of a collection, or the order is ``exact``.
     """
+    require_stream(dataset, epoch)
     features = dataset.preprocessor.features
     flat, collections = _names(features)
     twice = sorted(set(flat) & set(collections))

@@ -11,10 +11,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlaas4hep.data.batches import Batch
+from mlaas4hep.arguments import require, whole
+from mlaas4hep.data.asked import MOST_EPOCH
+from mlaas4hep.data.batches import Batch, BatchIterator
+from mlaas4hep.data.dataset import EventDataset
 from mlaas4hep.data.rows import cuts_of
+from mlaas4hep.errors import DataError
 from mlaas4hep.spec.features import FeatureSpec
 from mlaas4hep.spec.scaling import Scaler
+
+
+def require_stream(dataset: Any, epoch: Any) -> None:
+    """Refuse what an adapter cannot take: anything but the stream itself, and no number of an epoch."""
+    hint = "one is EventDataset(catalogue, preprocessor), of mlaas4hep.data.dataset"
+    if isinstance(dataset, BatchIterator):
+        hint = "that is one epoch of it: give the stream itself, and the number beside it"
+    require(dataset, EventDataset, "dataset", hint=hint, error=DataError)
+    whole(epoch, "epoch", most=MOST_EPOCH, error=DataError)
 
 
 class Fields:
@@ -32,6 +45,9 @@ class Fields:
     """
 
     def __init__(self, features: FeatureSpec, *, scaler: Scaler | None = None, masks: bool = False) -> None:
+        if scaler is not None:
+            hint = "one is Scaler(spec.scaling), of mlaas4hep.spec.scaling"
+            require(scaler, Scaler, "scaler", hint=hint, error=DataError)
         self._features = features
         self._cuts, _ = cuts_of(features)
         self._scaler = scaler

@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mlaas4hep.arguments import as_found
 from mlaas4hep.data.batches import Batch
 from mlaas4hep.data.dataset import EventDataset
 from mlaas4hep.data.into.converted import Converted
-from mlaas4hep.data.into.fields import Fields
+from mlaas4hep.data.into.fields import Fields, require_stream
 from mlaas4hep.errors import DataError, MissingExtraError
 from mlaas4hep.spec.scaling import Scaler
 
@@ -58,6 +59,7 @@ def to_jax(
     MissingExtraError
         JAX is not installed.
     """
+    require_stream(dataset, epoch)
     place = _placer(devices, dataset.batch_size)
     fields = Fields(dataset.preprocessor.features, scaler=scaler, masks=masks)
 
@@ -87,6 +89,8 @@ def _placer(devices: Sequence[Any] | None, batch_size: int) -> Callable[[Arrays]
         raise MissingExtraError("jax", "jax", "streaming into JAX") from error
     if devices is None:
         return lambda host: dict(jax.device_put(host))
+    if not isinstance(devices, Sequence) or not devices:
+        raise DataError(f"devices must be some of JAX's, such as jax.local_devices(); got {as_found(devices)}")
     if batch_size % len(devices):
         raise DataError(
             f"batch_size {batch_size} is not a multiple of {len(devices)} devices; the nearest that is: "

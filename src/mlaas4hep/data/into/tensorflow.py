@@ -11,7 +11,7 @@ from itertools import count
 from typing import Any
 
 from mlaas4hep.data.dataset import EventDataset
-from mlaas4hep.data.into.fields import Fields
+from mlaas4hep.data.into.fields import Fields, require_stream
 from mlaas4hep.errors import MissingExtraError
 from mlaas4hep.spec.scaling import Scaler
 
@@ -52,6 +52,7 @@ def to_tensorflow(
     MissingExtraError
         TensorFlow is not installed.
     """
+    require_stream(dataset, epoch)
     try:
         import tensorflow as tf
     except ImportError as error:

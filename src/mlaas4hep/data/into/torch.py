@@ -10,9 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
+from mlaas4hep.arguments import whole
+from mlaas4hep.data.asked import MOST_EPOCH
 from mlaas4hep.data.batches import Batch
 from mlaas4hep.data.dataset import EventDataset
-from mlaas4hep.data.into.fields import Fields
+from mlaas4hep.data.into.fields import Fields, require_stream
+from mlaas4hep.data.into.orphans import end_with_parent
+from mlaas4hep.data.states import require_keys
 from mlaas4hep.errors import ConfigError, DataError, MissingExtraError
 from mlaas4hep.spec.scaling import Scaler
 
@@ -74,6 +78,7 @@ class TorchDataset(IterableDataset):
         ranks: int | None = None,
     ) -> None:
         super().__init__()
+        require_stream(dataset, epoch)
         if (rank is None) != (ranks is None):
             raise DataError(f"rank and ranks belong together, got rank {rank} of {ranks} ranks")
         self._dataset = dataset
@@ -93,7 +98,7 @@ class TorchDataset(IterableDataset):
 
     def set_epoch(self, number: int) -> None:
         """Go to an epoch, as with a ``DistributedSampler``: before each pass, or its order is that of the last one."""
-        self._epoch.fill_(number)
+        self._epoch.fill_(whole(number, "epoch", most=MOST_EPOCH, error=DataError))
         self._resume = self._state = None
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
@@ -133,9 +138,14 @@ class TorchDataset(IterableDataset):
         Raises
         ------
         DataError
-            When it is iterated: the state belongs to another stream, or to another number of workers or ranks.
+            It is no state of such a dataset. When it is iterated: the state belongs to another stream, or to another
+            number of workers or ranks.
         """
-        self.set_epoch(int(state["epoch"]))
+        require_keys(state, ("epoch", "stream"), "a state of a TorchDataset")
+        stream = state["stream"]
+        if stream is not None:
+            require_keys(stream, ("version", "fingerprint"), "the stream of such a state")
+        self.set_epoch(state["epoch"])
         self._resume = None if state["stream"] is None else dict(state["stream"])
 
     def __getstate__(self) -> dict[str, Any]:
@@ -174,6 +184,7 @@ class TorchDataset(IterableDataset):
         if worker is None:
             same = (rank, ranks) == (self._dataset.rank, self._dataset.ranks)
             return self._dataset if same else self._dataset.share(rank, ranks)
+        end_with_parent()
         workers, memory = worker.num_workers, self._dataset.max_memory
         share = self._dataset.share(
             rank * workers + worker.id, ranks * workers, max_memory=None if memory is None else memory // workers

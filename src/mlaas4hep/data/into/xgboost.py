@@ -13,6 +13,7 @@ from typing import Any
 
 from mlaas4hep.data.batches import Batch, BatchIterator
 from mlaas4hep.data.dataset import EventDataset
+from mlaas4hep.data.into.fields import require_stream
 from mlaas4hep.errors import MissingExtraError
 
 try:
@@ -38,13 +39,14 @@ class XGBoostIter(xgboost.DataIter):
     """
 
     def __init__(self, dataset: EventDataset, epoch: int = 0, *, cache_prefix: str | Path | None = None) -> None:
+        super().__init__(cache_prefix=None if cache_prefix is None else str(cache_prefix))
+        require_stream(dataset, epoch)
         self._dataset = dataset
         self._number = epoch
         self._batches: BatchIterator[Batch] | None = None
         self.names = flat_names(dataset)
         # XGBoost refuses these characters in names.
         self._told = None if any(set("[]<") & set(name) for name in self.names) else list(self.names)
-        super().__init__(cache_prefix=None if cache_prefix is None else str(cache_prefix))
 
     def next(self, input_data: Callable[..., Any]) -> bool:
         """See ``xgboost.DataIter.next``: hand one page over; False after the last."""

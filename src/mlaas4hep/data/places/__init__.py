@@ -13,6 +13,7 @@ from functools import cache
 from importlib.metadata import entry_points
 from typing import Protocol, runtime_checkable
 
+from mlaas4hep.arguments import text_path
 from mlaas4hep.config.addresses import shown
 from mlaas4hep.errors import DataError, nearest
 
@@ -169,6 +170,7 @@ def open_place(url: str, *, replicas: Sequence[str] = ()) -> Place:
     DataError
         There is no such file, it may not be read, nobody answers, or nothing is known for its scheme.
     """
+    url = text_path(url, "path", error=DataError)
     if len(replicas) < 2:
         address = replicas[0] if replicas else _with_credentials.get(url, url)
         return kind_of(address).open(address)

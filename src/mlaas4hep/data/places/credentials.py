@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from mlaas4hep.data.places.proxies import VARIABLE, proxy_file, proxy_told, unusable
 from mlaas4hep.errors import DataError
 
 # What may stand in an Authorization header (RFC 6750); a line break in it would forge further headers.
@@ -59,21 +60,14 @@ def expiry_told(token: str) -> str:
     return f" (it expired {late / 60:.0f} minutes ago)" if late > 0 else ""
 
 
-def proxy_file(environment: Mapping[str, str] | None = None) -> str | None:
-    """The X.509 proxy: ``X509_USER_PROXY``, else ``/tmp/x509up_u$UID`` where it is there.
-
-    Raises
-    ------
-    DataError
-        ``X509_USER_PROXY`` names a file that is not there.
-    """
-    env = os.environ if environment is None else environment
-    if path := env.get("X509_USER_PROXY"):
-        if not os.path.isfile(path):
-            raise DataError(f"X509_USER_PROXY={path}: no such file; make a proxy (voms-proxy-init) or unset it")
-        return path
-    usual = f"/tmp/x509up_u{os.getuid()}"
-    return usual if os.path.isfile(usual) else None
+def credentials_told() -> str:
+    """Words for a message of a server that lets nobody in without a token or a proxy: which of them we have."""
+    try:
+        token = bearer_token()
+    except DataError as error:
+        return str(error)
+    told = "no token was found" if token is None else f"our token was of no use{expiry_told(token)}"
+    return f"{told}; {proxy_told()}"
 
 
 def tls_context(environment: Mapping[str, str] | None = None) -> ssl.SSLContext:
@@ -94,7 +88,10 @@ def tls_context(environment: Mapping[str, str] | None = None) -> ssl.SSLContext:
     if file := env.get("X509_CERT_FILE"):
         _load(lambda: context.load_verify_locations(cafile=file), f"X509_CERT_FILE={file}")
     if proxy := proxy_file(env):
-        _load(lambda: context.load_cert_chain(proxy), f"X.509 proxy {proxy}")
+        named = f"X.509 proxy {proxy}{f' ({VARIABLE})' if env.get(VARIABLE) else ''}"
+        if reason := unusable(proxy):
+            raise DataError(f"{named}: cannot be used: {reason}; make a proxy (voms-proxy-init)")
+        _load(lambda: context.load_cert_chain(proxy), named)
     return context
 
 

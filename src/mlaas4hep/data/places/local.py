@@ -13,9 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
+from mlaas4hep.config.nearby import nearest_file
 from mlaas4hep.data.places import Buffer
 from mlaas4hep.data.places.endings import endings_told, has_known_ending
-from mlaas4hep.errors import DataError, nearest
+from mlaas4hep.errors import DataError
 
 
 class LocalFiles:
@@ -36,10 +37,10 @@ class LocalFiles:
         if Path(path).exists():
             return (path,)
         if not glob.has_magic(path):
-            raise DataError(f"{pattern}: no such file{_alternatives(Path(path))}")
+            raise DataError(f"{pattern}: no such file{nearest_file(Path(path), any_ending=True)}")
         files = sorted(one for one in glob.glob(path, recursive=True) if Path(one).is_file())
         if not files:
-            raise DataError(f"{pattern}: matches no file{_alternatives(_fixed_part(path))}")
+            raise DataError(f"{pattern}: matches no file{nearest_file(_fixed_part(path), any_ending=True)}")
         return tuple(files)
 
     def key(self, url: str) -> object:
@@ -118,12 +119,3 @@ def _fixed_part(pattern: str) -> Path:
     parts = Path(pattern).parts
     fixed = next(i for i, part in enumerate(parts) if glob.has_magic(part))
     return Path(*parts[: fixed + 1])
-
-
-def _alternatives(path: Path) -> str:
-    folder = path.parent
-    if not folder.is_dir():
-        while not folder.is_dir() and folder != folder.parent:
-            folder = folder.parent
-        return f" (the folder {path.parent} does not exist; {folder} does)"
-    return nearest(path.name, sorted(one.name for one in folder.iterdir()), count=3)

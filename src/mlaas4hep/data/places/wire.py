@@ -23,11 +23,12 @@ from urllib3.exceptions import HTTPError, LocationParseError, NewConnectionError
 from mlaas4hep.config.addresses import shown, split_address
 from mlaas4hep.data.places.credentials import (
     bearer_token,
+    credentials_told,
     expiry_told,
     may_carry_secrets,
-    proxy_file,
     tls_context,
 )
+from mlaas4hep.data.places.proxies import proxy_file, proxy_told
 from mlaas4hep.data.places.remote import Failed, system_reason
 from mlaas4hep.errors import DataError
 
@@ -42,6 +43,11 @@ _BEGUN_S, _BEGUN_SHARE = 2.0, 1 / 3
 _AGAIN = frozenset({408, 409, 423, 425, 429, 500, 502, 503, 504, 507, 509})
 # Answers that mean something to who asked: no such file, no such method, changed meanwhile, no such bytes.
 _TELLING = frozenset({404, 405, 412, 416, 501})
+# Alerts by which a server tells that it wants a certificate of ours, or another one (RFC 8446, 6.2; before TLS 1.3 a
+# missing one is a failed handshake), and what nginx answers in their place.
+_ABOUT_OURS = re.compile(r"alert (certificate|bad cert|unsupported cert|unknown ca|access denied|handshake failure)")
+_ASKED_IN_HTML = re.compile(rb"SSL certificate", re.IGNORECASE)
+_LONGEST_WORDS = 4_096
 _SAFE = "/%:@!$&'()*+,;=~-._"
 
 
@@ -102,8 +108,9 @@ class WebAccess:
         if status not in (401, 403):
             return Failed(f"the server answered HTTP {status}", again=False)
         if self._token is None:
-            hint = "" if self._scheme == "https" else "; tokens and proxies go over https alone"
-            return Failed(f"is not open to us (HTTP {status}), and no token was found{hint}", again=False)
+            secure = self._scheme == "https"
+            hint = credentials_told() if secure else "no token was found; tokens and proxies go over https alone"
+            return Failed(f"is not open to us (HTTP {status}): {hint}", again=False)
         again = bearer_token() != self._token
         return Failed(f"our token was refused (HTTP {status}){expiry_told(self._token)}", again=again)
 
@@ -271,7 +278,10 @@ def _check(access: Access, answer: Answer) -> None:
     status = answer.status
     if 200 <= status < 300 or status in _TELLING:
         return
+    about_ours = status == 400 and _ASKED_IN_HTML.search(answer.read_all(_LONGEST_WORDS) or b"")
     answer.body.close()
+    if about_ours:
+        raise Failed(f"the server asks for a certificate of ours (HTTP {status}): {proxy_told()}", again=False)
     if status in (301, 307, 400, 401, 403):
         raise access.refused(status, answer.headers)
     wait = answer.headers.get("retry-after", "")
@@ -291,14 +301,22 @@ def translated(filled: int, closed: str) -> Iterator[None]:
     except LocationParseError:
         raise Failed("is not an address", again=False) from None  # its text is the address
     except SSLError as error:
-        raise Failed(f"no secure connection: {_tls_words(error)}", again=False, filled=filled) from error
+        words, again = _tls_words(error)
+        raise Failed(f"no secure connection: {words}", again=again, filled=filled) from error
     except (HTTPError, OSError) as error:
         raise Failed(f"the connection failed: {system_reason(error) or closed}", filled=filled) from error
 
 
-def _tls_words(error: SSLError) -> str:
+def _tls_words(error: SSLError) -> tuple[str, bool]:
+    """What went wrong, and whether it may go well another time."""
+    if "EOF occurred" in str(error):
+        # Since TLS 1.3 a server tells only after the handshake what it thinks of us, and may hang up on our question.
+        return f"it was broken off, as by a server that asks for a certificate of ours: {proxy_told()}", True
     told = re.search(r"(certificate verify failed: [^(\]]*|[a-z0-9 ]+ alert [a-z ]+|\w+ error)", str(error))
-    return told[1].strip() if told else "TLS failed"
+    words = told[1].strip() if told else "TLS failed"
+    if _ABOUT_OURS.search(words):
+        words = f"the server asks for a certificate of ours, or for another one ({words}): {proxy_told()}"
+    return words, False
 
 
 _managers: dict[tuple[object, ...], urllib3.PoolManager] = {}

@@ -19,6 +19,7 @@ from typing import Any
 
 from mlaas4hep.config.addresses import secrets_in, shown, split_address
 from mlaas4hep.data.places import Place
+from mlaas4hep.data.places.credentials import credentials_told
 from mlaas4hep.data.places.listing import Entry, expand_address
 from mlaas4hep.data.places.persist import ask
 from mlaas4hep.data.places.ranges import Piece
@@ -224,7 +225,9 @@ def _failed(status: Any, secrets: Sequence[str]) -> Failed:
         words = words.replace(secret, "...")
     words = re.sub(r"(authz=|Bearer(%20| ))[^&\s]+", r"\1...", words)
     fatal = int(status.errno) in _FATAL
-    return Failed(_short(words), again=not fatal, slow="expired" in words.lower())
+    # A server that wants a proxy or a token tells the client which kinds it takes, and the client tells nobody.
+    hint = f": {credentials_told()}" if "auth failed" in words.lower() else ""
+    return Failed(_short(words) + hint, again=not fatal, slow="expired" in words.lower())
 
 
 def _short(words: str) -> str:

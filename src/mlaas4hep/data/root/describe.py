@@ -52,7 +52,9 @@ def describe_tree(tree: Any, path: str, name: str) -> TTreeTable:
         branch, reason = next(iter(found.damaged.items()))
         raise DataError(f"{path}: tree '{name}' is damaged: none of its branches can be read; '{branch}': {reason}")
     clusters = check_clusters(_common_ends(found.branches, found.readable(), entries), entries, path, name)
-    return TTreeTable(name, entries, found.columns, found.plans, found.branches, clusters)
+    key = tree.parent
+    packing = int(key.fNbytes) / max(int(key.fObjlen), 1)
+    return TTreeTable(name, entries, found.columns, found.plans, found.branches, clusters, packing)
 
 
 class _Description:

@@ -111,6 +111,11 @@ class Branch:
         first = int(self.entries.searchsorted(start, side="right")) - 1
         return range(first, int(self.entries.searchsorted(stop, side="left")))
 
+    def embedded_bytes(self, start: int, stop: int) -> int:
+        """Bytes of such baskets that stand in the tree itself."""
+        free = len(self.seeks)
+        return sum(len(self.embedded[number - free].data) for number in self.baskets(start, stop) if number >= free)
+
 
 @dataclass(frozen=True)
 class TTreeTable:
@@ -130,6 +135,8 @@ class TTreeTable:
         By path.
     clusters
         int64 [C + 1]: entries at which the baskets of all readable branches end together.
+    packing
+        Bytes in the file for each byte of the tree's own record, in which embedded baskets are.
     """
 
     name: str
@@ -138,6 +145,7 @@ class TTreeTable:
     plans: Mapping[str, ColumnPlan]
     branches: Mapping[str, Branch]
     clusters: NDArray[np.int64]
+    packing: float = 1.0
     nbytes: int = field(init=False)
 
     def __post_init__(self) -> None:

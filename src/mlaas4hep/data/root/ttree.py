@@ -84,8 +84,12 @@ class TTreeSource(Words):
     def weigh(self, names: Sequence[str], entry_start: int, entry_stop: int) -> Weight:
         """See `mlaas4hep.data.source.Weighed.weigh`; what is inflated by the average size of an entry in the tree."""
         known = [name for name in names if name in self.table.plans]
+        branches = [self.table.branches[path] for path in self.table.paths(known)]
         stored = sum(stop - start for start, stop in self.table.ranges(known, entry_start, entry_stop))
-        total = sum(self.table.branches[path].inflated_bytes for path in self.table.paths(known))
+        # Baskets that were never flushed come with the record of the tree, compressed as that is.
+        unflushed = sum(branch.embedded_bytes(entry_start, entry_stop) for branch in branches)
+        stored += round(unflushed * self.table.packing)
+        total = sum(branch.inflated_bytes for branch in branches)
         return Weight(stored, round(total * (entry_stop - entry_start) / max(self.num_entries, 1)))
 
     def close(self) -> None:

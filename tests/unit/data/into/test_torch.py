@@ -97,7 +97,7 @@ def test_a_worker_has_its_part_of_the_memory(small_stream: Stream, monkeypatch: 
     share = dataset._mine()
     assert (share.rank, share.ranks, share.max_memory) == (1, 4, 50_000)
     Worker.num_workers = 40
-    with pytest.raises(DataError, match="the largest window that fits is"):
+    with pytest.raises(DataError, match=r"no window fits; max_memory 29\.2 kB is enough"):
         dataset._mine()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import ssl
 import subprocess
 import time
 import traceback
@@ -18,10 +19,10 @@ from mlaas4hep.data.places.credentials import (
     bearer_token,
     expiry_told,
     may_carry_secrets,
-    proxy_file,
     tls_context,
 )
 from mlaas4hep.data.places.persist import Patience
+from mlaas4hep.data.places.proxies import ends_of, proxy_file
 from mlaas4hep.data.places.remote import Failed
 from mlaas4hep.data.places.wire import WebAccess, redirected
 from mlaas4hep.errors import DataError
@@ -117,6 +118,18 @@ def test_a_proxy_is_loaded_for_servers_that_ask(proxy: Path) -> None:
     env = {"X509_USER_PROXY": str(proxy), "X509_CERT_FILE": str(proxy.parent / "cert")}
     assert proxy_file(env) == str(proxy)
     assert tls_context(env).cert_store_stats()["x509"] > tls_context({}).cert_store_stats()["x509"]
+
+
+def test_the_end_of_a_proxy_is_that_of_the_first_of_its_certificates_to_end(proxy: Path) -> None:
+    told = subprocess.run(
+        ["openssl", "x509", "-in", proxy, "-enddate", "-noout"], check=True, capture_output=True, text=True
+    ).stdout
+    text, ends = proxy.read_text(), ssl.cert_time_to_seconds(told.strip().partition("=")[2])
+    assert ends_of(text) == ends
+    lines = text.splitlines()
+    for damaged in ("", *("\n".join([*lines[:at], "?" * 64, *lines[at + 1 :]]) for at in range(1, 8))):
+        assert ends_of(damaged) in (None, ends)
+        assert ends_of(text + damaged) == ends
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ On the events of ``examples/tth``, one class a sample, with the variables of the
 collections of jets too; a model that takes one vector sees a collection slot by slot. Events weigh what the generator
 gave them; cross-sections play no role. The seed is that of the split, of the order and of the first weights.
 
-``python -m benchmarks.table [--seeds 0 1 2]`` prints one JSON line a run, then the table in Markdown.
+``python -m benchmarks.tth [--seeds 0 1 2]`` prints one JSON line a run, then the table in Markdown.
 """
 
 from __future__ import annotations
