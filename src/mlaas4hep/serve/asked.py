@@ -71,6 +71,7 @@ class Asked:
         "began_s",
         "headers",
         "keep_alive",
+        "method",
         "parts",
         "path",
         "protocol",
@@ -82,11 +83,14 @@ class Asked:
         "ticket",
     )
 
-    def __init__(self, protocol: Connection, found: Target, headers: Headers, keep_alive: bool) -> None:
+    def __init__(
+        self, protocol: Connection, found: Target, headers: Headers, keep_alive: bool, *, method: str = "POST"
+    ) -> None:
         self.protocol = protocol
         self.route, self.target, self.path = found
         self.headers = headers
         self.keep_alive = keep_alive
+        self.method = method
         self.began_s = time.monotonic()
         self.parts: list[bytes] = []
         self.size = 0
@@ -151,14 +155,14 @@ class Asked:
     def _settle(self, status: int, reply: Reply) -> None:
         protocol = self.protocol
         self.reply = answer_bytes(status, *reply, close=not self.keep_alive)
+        protocol.flush()
         if protocol.hot.hooks.on_request is not None:
             protocol.hot.hooks.on_request(self._seen(status, len(reply.body)))
-        protocol.flush()
 
     def _seen(self, status: int, bytes_out: int) -> Seen:
         question, ticket, now = self.question, self.ticket, time.monotonic()
         return Seen(
-            method="POST",
+            method=self.method,
             path=self.path,
             status=status,
             client=self.protocol.client[0] if self.protocol.client else "",

@@ -179,7 +179,8 @@ class HotProtocol(BoundedProtocol):
         path = self.url.decode("latin-1").partition("?")[0]
         target = found or (_OTHER, (), path)
         keep_alive = self.parser.should_keep_alive() and refusal.status != 503
-        self._refuse_head(Asked(self, target, dict(self.headers), keep_alive), refusal)
+        method = self.parser.get_method().decode("ascii")
+        self._refuse_head(Asked(self, target, dict(self.headers), keep_alive, method=method), refusal)
         return True
 
     def _refuse_head(self, asked: Asked, refusal: Refusal) -> None:

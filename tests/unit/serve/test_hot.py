@@ -388,7 +388,8 @@ def test_hooks_see_every_request_on_both_ways(
     assert [(one.method, one.path, one.status) for one in seen] == [("GET", "/v2", 200)]
 
 
-def test_a_stranger_gets_no_further_than_the_head_anywhere(url: str) -> None:
+def test_a_stranger_gets_no_further_than_the_head_anywhere(url: str, seen: list[Seen]) -> None:
+    seen.clear()
     for path, method in ((INFER, b"POST"), (META, b"GET"), (b"/nowhere", b"GET")):
         head, body = one(url, request(path, b"", b"X-Stranger: yes", method=method))
         assert head.startswith(b"HTTP/1.1 401 ")
@@ -397,6 +398,7 @@ def test_a_stranger_gets_no_further_than_the_head_anywhere(url: str) -> None:
     with connected(url) as raw:  # behind a cold question whose answer is not there yet
         raw.sendall(request(META, method=b"GET") + request(META, b"", b"X-Stranger: yes", method=b"GET"))
         assert [head.split()[1] for head, _ in read(raw, 2)] == [b"200", b"401"]
+    assert [(one.method, one.status) for one in seen[:3]] == [("POST", 401), ("GET", 401), ("GET", 401)]
 
 
 class Slow:

@@ -10,6 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from mlaas4hep.cli.serve import _ready
 from mlaas4hep.errors import BundleError, RequestError
 from mlaas4hep.serve.model import ServedModel, TensorSpec, load_model
 from mlaas4hep.serve.pbtxt import parse_pbtxt
@@ -169,6 +170,12 @@ def test_a_plain_graph_is_asked_by_tensors_only(tmp_path: Path) -> None:
         service.predict_events("mixed", b"{}")
     with pytest.raises(RequestError, match=said):
         service.model_contract("mixed")
+
+
+def test_the_start_shows_what_a_plain_graph_can_be_asked(tmp_path: Path) -> None:
+    mixed(tmp_path / "mixed")
+    service = InferenceService(open_repository(tmp_path))
+    assert "curl http://here/v2/models/mixed  #" in _ready(service, "http://here", as_json=False)
 
 
 def test_a_served_model_is_measured_when_it_is_loaded(tmp_path: Path) -> None:
