@@ -321,7 +321,7 @@ def test_the_question_that_is_shown_at_the_start_can_be_pasted(bundle: Bundle) -
 
 @pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_finishes_what_was_accepted(bundle: Bundle, sign: int) -> None:
-    process, url = start(str(bundle.path.parent))
+    process, url = start(str(bundle.path.parent), "--max-wait-ms", "5", "--queue-s", "60")
     body = msgspec.json.encode({"instances": as_instances(make_events(20_000))})
     connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=20)
     connection.request("POST", "/v1/models/tth:predict", body, {"Content-Type": "application/json"})
