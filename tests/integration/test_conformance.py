@@ -13,9 +13,7 @@ import pytest
 from tests.small_bundle import write_small_bundle
 
 # What is known to fail, and why. A check that passes again must leave the list.
-GAPS = {
-    "http.no_host": "uvicorn takes HTTP/1.1 without Host, and BoundedProtocol does not look for it",
-}
+GAPS: dict[str, str] = {}
 
 
 @pytest.fixture(scope="module")
