@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from mlaas4hep.errors import RequestError, nearest
 from mlaas4hep.graph.session import SCORES
 from mlaas4hep.serve.batcher import Batcher, QueueLimits
+from mlaas4hep.serve.classification import classify
 from mlaas4hep.serve.events import Prediction, example_event
 from mlaas4hep.serve.model import Contract, ServedModel, Tensors, TensorSpec
 from mlaas4hep.serve.protocol import (
@@ -34,6 +35,7 @@ from mlaas4hep.spec.contract import ModelSpec
 T = TypeVar("T")
 Outputs = dict[str, NDArray[Any]]
 PLATFORM = "onnxruntime_onnx"
+EXTENSIONS = ("binary_tensor_data", "classification")
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -146,7 +148,7 @@ class InferenceService:
 
     def server_metadata(self) -> ServerMetadata:
         """Name, version and extensions of this server."""
-        return ServerMetadata("mlaas4hep", self._version, ("binary_tensor_data",))
+        return ServerMetadata("mlaas4hep", self._version, EXTENSIONS)
 
     def model_metadata(self, name: str, version: str | None = None) -> ModelMetadata:
         """Tensors of a model in and out."""
@@ -209,15 +211,11 @@ class InferenceService:
     def ask_tensors(self, name: str, request: InferRequest, *, version: str | None = None) -> Question[InferResponse]:
         """What `infer` does before and after the run."""
         model = self.repository.get(name, version)
-        known = [one.name for one in model.outputs]
-        for choice in request.outputs:
-            if choice.name not in known:
-                raise RequestError(f"model '{name}' has no output '{choice.name}'{nearest(choice.name, known)}")
-        wanted = [choice.name for choice in request.outputs] or known
+        chosen = _chosen(model, request)
 
         def finish(outputs: Outputs) -> InferResponse:
-            chosen = {one: outputs[one] for one in wanted}
-            return InferResponse(model.name, model.version, chosen, id=request.id)
+            answers = {spec.name: _answer(model, spec, outputs[spec.name], classes) for spec, classes in chosen}
+            return InferResponse(model.name, model.version, answers, id=request.id)
 
         return Question(model, request.inputs, model.check(request.inputs), finish, timeout_s=request.timeout_s)
 
@@ -272,6 +270,24 @@ class InferenceService:
 def _metadata(model: ServedModel, specs: tuple[TensorSpec, ...]) -> tuple[TensorMetadata, ...]:
     rows = (-1,) if model.batches else ()
     return tuple(TensorMetadata(one.name, one.datatype, (*rows, *one.shape)) for one in specs)
+
+
+def _chosen(model: ServedModel, request: InferRequest) -> list[tuple[TensorSpec, int]]:
+    """Outputs in the order in which they are asked, and how many classes of each; 0 asks for its values."""
+    if not request.outputs:
+        return [(one, 0) for one in model.outputs]
+    known = {one.name: one for one in model.outputs}
+    for choice in request.outputs:
+        if choice.name not in known:
+            raise RequestError(f"model '{model.name}' has no output '{choice.name}'{nearest(choice.name, known)}")
+        if choice.classes and known[choice.name].datatype in ("BOOL", "BYTES"):
+            found = f"found {known[choice.name].datatype}"
+            raise RequestError(f"output '{choice.name}': 'classification' is asked of numbers, {found}")
+    return [(known[choice.name], choice.classes) for choice in request.outputs]
+
+
+def _answer(model: ServedModel, spec: TensorSpec, values: NDArray[Any], classes: int) -> NDArray[Any]:
+    return classify(values, classes, spec.labels, rows=model.batches) if classes else values
 
 
 def _contract(model: ServedModel) -> Contract:
