@@ -15,6 +15,7 @@
     │   ├── TokenError       no token where one is needed, or one that is not good (HTTP 401)
     │   ├── ForbiddenError   a good token that does not grant what is asked (HTTP 403)
     │   └── MissingExtraError  an optional package that the request needs
+    ├── BusyError            more is asked than can be answered in time: come back later (HTTP 503)
     ├── ParityError          the exported graph does not give the framework's scores: nothing is written
     ├── IssuerError          who publishes the keys of tokens does not answer: come back later (HTTP 503)
     └── ServerError          the other side of a connection failed (client only)
@@ -155,6 +156,22 @@ class MissingExtraError(UserError):
 
 class ParityError(MLaaSError):
     """An exported graph whose scores differ from the framework's by more than the bar."""
+
+
+class BusyError(MLaaSError):
+    """More is asked than can be answered in time; nothing was computed.
+
+    Parameters
+    ----------
+    message
+        What is full, and how full.
+    retry_after_s
+        When asking again has a chance, as far as that can be told.
+    """
+
+    def __init__(self, message: str, *, retry_after_s: float = 1.0) -> None:
+        self.retry_after_s = retry_after_s
+        super().__init__(message)
 
 
 class IssuerError(MLaaSError):

@@ -1,4 +1,4 @@
-"""Runs a merged graph with ONNX Runtime: checked tensors in, scores out.
+"""Runs graphs with ONNX Runtime: `Session` a merged one, checked tensors in, scores out; `OpenSession` any other.
 
 The only module that imports onnxruntime; it needs neither the ``onnx`` package nor a framework, so that a server can
 use it. Invariant: a row's score does not depend on the rows beside it, nor on threads (law 11): prepacking stays on,
@@ -7,9 +7,9 @@ which is what makes small and large batches take the same kernels.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnxruntime
@@ -39,16 +39,7 @@ class Session:
     """
 
     def __init__(self, model: Path | bytes, *, threads: int = 1) -> None:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = whole(threads, "threads", least=1)
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        source = model if isinstance(model, bytes) else str(model)
-        try:
-            self._session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime's own exceptions share no narrower base class
-            where = "model" if isinstance(model, bytes) else str(model)
-            raise BundleError(f"{where}: ONNX Runtime cannot load it: {error}") from error
+        self._session = _load(model, threads)
         self.threads = threads
         self.shapes = {end.name: _shape(end) for end in self._session.get_inputs()}
         self.num_scores = _num_scores(self._session)
@@ -94,6 +85,96 @@ class Session:
             found = ", ".join(f"'{name}' has {count}" for name, count in rows.items())
             raise RequestError(f"all inputs need the same number of events, but {found}")
         return next(iter(rows.values()))
+
+
+class End(NamedTuple):
+    """A tensor into a graph or out of it: -1 in ``shape`` where any size is; ``object`` stands for text."""
+
+    name: str
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+
+
+class OpenSession:
+    """A graph that this project did not make, with the tensors that its file declares.
+
+    Outputs that are no tensors (the mappings that converters of scikit-learn add) are left out.
+
+    Parameters
+    ----------
+    model, threads
+        As of `Session`.
+
+    Raises
+    ------
+    BundleError
+        ONNX Runtime cannot load it, or an input or all outputs have a type that numpy does not know.
+    """
+
+    def __init__(self, model: Path | bytes, *, threads: int = 1) -> None:
+        self._session = _load(model, threads)
+        where = "model" if isinstance(model, bytes) else str(model)
+        self.inputs = tuple(_end(end, where) for end in self._session.get_inputs())
+        outputs = [end for end in self._session.get_outputs() if end.type in _TYPES]
+        if not outputs:
+            found = ", ".join(f"{end.name} {end.type}" for end in self._session.get_outputs())
+            raise BundleError(f"{where}: none of its outputs is a tensor that can be served: {found}")
+        self.outputs = tuple(_end(end, where) for end in outputs)
+        self._names = [end.name for end in outputs]
+
+    def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """All outputs by name.
+
+        Raises
+        ------
+        RequestError
+            The graph does not take these tensors.
+        """
+        try:
+            found = self._session.run(self._names, dict(inputs))
+        except _MISFITS as error:
+            raise RequestError(f"the graph does not take these tensors: {error}") from error
+        return dict(zip(self._names, found, strict=True))
+
+
+_TYPES: dict[str, np.dtype[Any]] = {
+    f"tensor({word})": np.dtype(dtype)
+    for word, dtype in {
+        "float": "float32",
+        "double": "float64",
+        "float16": "float16",
+        "bool": "bool",
+        "string": "object",
+        **{name: name for sign in ("int", "uint") for name in (f"{sign}{bits}" for bits in (8, 16, 32, 64))},
+    }.items()
+}
+_MISFITS = (
+    onnxruntime.capi.onnxruntime_pybind11_state.InvalidArgument,
+    onnxruntime.capi.onnxruntime_pybind11_state.Fail,
+)
+
+
+def _load(model: Path | bytes, threads: int) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = whole(threads, "threads", least=1)
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    source = model if isinstance(model, bytes) else str(model)
+    try:
+        return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's own exceptions share no narrower base class
+        where = "model" if isinstance(model, bytes) else str(model)
+        raise BundleError(f"{where}: ONNX Runtime cannot load it: {error}") from error
+
+
+def _end(end: Any, where: str) -> End:
+    if end.type not in _TYPES:
+        raise BundleError(f"{where}: '{end.name}' is {end.type}; served are {', '.join(_TYPES)}")
+    return End(end.name, _TYPES[end.type], _open_shape(end.shape))
+
+
+def _open_shape(shape: Iterable[int | str | None]) -> tuple[int, ...]:
+    return tuple(size if isinstance(size, int) and size >= 0 else -1 for size in shape)
 
 
 def _rows(name: str, array: NDArray[Any], shape: tuple[int, ...]) -> int:

@@ -7,17 +7,18 @@ taken are at most `MAX_HEAD_BYTES` and what one read brings, and whoever sends n
 from __future__ import annotations
 
 import asyncio
-import http
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 # Request line and headers; a question of ours has less than 1 kB.
 MAX_HEAD_BYTES = 64 << 10
 # A question must be whole within this time and what its bytes take at the slowest rate.
 UNFINISHED_S = 30.0
 SLOWEST_BYTES_S = 64 << 10
+CLOSE = "connection: close\r\n"
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -28,37 +29,40 @@ class BoundedProtocol(HttpToolsProtocol):
         self._refused = False
         # Bytes since a head or a part of a body was last whole: what lies in the parser.
         self._pending = 0
+        self._fed = 0
+        self._unfinished = False
         self._received = 0
-        self._began_s = 0.0
+        self._began_s = self._ended_s = 0.0
+        # One for the whole connection, since setting one for each question would cost more than the check.
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._begin()
+        self._timer = self.loop.call_later(UNFINISHED_S, self._check_time)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._end()
+        if self._timer is not None:
+            self._timer.cancel()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        self._begin()
-        self._received += len(data)
-        self._pending += len(data)
+        if not self._unfinished:
+            self._begin()
+        self._fed = len(data)
+        self._received += self._fed
+        self._pending += self._fed
         super().data_received(data)
         if self._pending > MAX_HEAD_BYTES:
             self._refuse(431, f"the head of the request is larger than the {MAX_HEAD_BYTES} bytes that are taken")
 
     def on_message_begin(self) -> None:
-        self._begin()
+        if not self._unfinished:
+            self._begin()
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
-        # The bytes in `_pending` may be those of a body, if both came at once.
-        size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
-        if size > MAX_HEAD_BYTES:
-            self._refuse(431, f"the head of the request is larger than the {MAX_HEAD_BYTES} bytes that are taken")
-        self._pending = 0
-        if not self._refused:
+        if self._takes_head():
             super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -75,26 +79,39 @@ class BoundedProtocol(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         self._refuse(400, msg)
 
+    def _takes_head(self) -> bool:
+        """Whether a head that is whole is read on."""
+        # Bytes that are not in `_pending` came with those of a message before, which `_fed` counts.
+        if self._pending > MAX_HEAD_BYTES or self._fed > MAX_HEAD_BYTES:
+            # Those may be of a body, if both came at once.
+            size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
+            if size > MAX_HEAD_BYTES:
+                self._refuse(431, f"the head of the request is larger than the {MAX_HEAD_BYTES} bytes that are taken")
+        self._pending = 0
+        return not self._refused
+
     def _begin(self) -> None:
-        if self._timer is None and not self._refused:
-            self._received, self._began_s = 0, self.loop.time()
-            self._timer = self.loop.call_later(UNFINISHED_S, self._check_time)
+        self._unfinished, self._received, self._began_s = True, 0, self.loop.time()
 
     def _end(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._unfinished, self._ended_s = False, self.loop.time()
 
     def _check_time(self) -> None:
-        left_s = self._began_s + UNFINISHED_S + self._received / SLOWEST_BYTES_S - self.loop.time()
-        if self.flow.read_paused:
-            left_s = max(left_s, UNFINISHED_S)  # we do not read, so the client cannot send
+        left_s = self._idle_left_s()
+        if self._unfinished:
+            left_s = self._began_s + UNFINISHED_S + self._received / SLOWEST_BYTES_S - self.loop.time()
+            if self.flow.read_paused:
+                left_s = max(left_s, UNFINISHED_S)  # we do not read, so the client cannot send
         if left_s > 0:
             self._timer = self.loop.call_later(left_s, self._check_time)
-        elif self._received:
+        elif self._unfinished and self._received:
             self._refuse(408, f"the request was not finished within {UNFINISHED_S:g} s")
         else:
             self.transport.close()
+
+    def _idle_left_s(self) -> float:
+        """How long to wait between questions: uvicorn ends that itself."""
+        return UNFINISHED_S
 
     def _refuse(self, status: int, text: str) -> None:
         """Answer in the form of all errors and hang up; in the middle of another answer only hang up."""
@@ -103,10 +120,19 @@ class BoundedProtocol(HttpToolsProtocol):
         self._refused = True
         self._end()
         if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
-            body = msgspec.json.encode({"error": text})
-            head = (
-                f"HTTP/1.1 {status} {http.HTTPStatus(status).phrase}\r\ncontent-type: application/json\r\n"
-                f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
-            )
-            self.transport.write(head.encode() + body)
+            self.transport.write(answer_bytes(status, msgspec.json.encode({"error": text}), close=True))
         self.transport.close()
+
+
+def answer_bytes(
+    status: int,
+    body: bytes,
+    media_type: str = "application/json",
+    headers: Iterable[tuple[str, str]] = (),
+    *,
+    close: bool = False,
+) -> bytes:
+    """An answer as Starlette and uvicorn write it, byte for byte."""
+    more = "".join(f"{name.lower()}: {value}\r\n" for name, value in headers)
+    head = f"{more}content-length: {len(body)}\r\ncontent-type: {media_type}\r\n{CLOSE if close else ''}\r\n"
+    return b"".join((STATUS_LINE[status], head.encode("latin-1"), body))

@@ -4,54 +4,86 @@ Open Inference Protocol v2 under ``/v2``, events by name in KServe's v1 form und
 leaves through `problem`, as ``{"error": text}`` with a status that says whose fault it is; what was not raised on
 purpose leaves as 500 without its text.
 
-Small questions to quick models are answered on the event loop (a thread would cost more than the answer); the others go
-to a worker thread, so that health checks and other clients do not wait for them.
+Questions to models are read and written by `mlaas4hep.serve.asking`, as on the hot path (`mlaas4hep.serve.hot`), which
+takes the usual ones before they come here.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
 from starlette.applications import Starlette
-from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Route as Path
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from mlaas4hep.errors import DataError, MLaaSError, NotFoundError, RequestError, nearest
-from mlaas4hep.serve.events import encode_prediction
-from mlaas4hep.serve.protocol import HEADER_LENGTH, decode_request, encode_response
-from mlaas4hep.serve.service import InferenceService
-
-JSON = "application/json"
-BINARY = "application/octet-stream"
-# One event of 100 numbers has about 2 kB; decoding and answering 16 kB takes about 0.2 ms.
-INLINE_BODY_BYTES = 16 << 10
-INLINE_CALL_S = 0.5e-3
-
-_STATUSES: tuple[tuple[type[Exception], int], ...] = (
-    (NotFoundError, 404),
-    (RequestError, 400),
-    (DataError, 400),
-    (ClientDisconnect, 400),
-)
-
-Answer = Callable[[], Response]
+from mlaas4hep.errors import MLaaSError, nearest
+from mlaas4hep.serve.asking import JSON, Refusal, Route, answer, refusal_of, routes, too_large
+from mlaas4hep.serve.hooks import Hooks, Seen
+from mlaas4hep.serve.service import InferenceService, Question
 
 
-def create_app(service: InferenceService) -> Starlette:
-    """The application that answers for a service."""
+def create_app(service: InferenceService, hooks: Hooks | None = None) -> Starlette:
+    """The application that answers for a service; ``hooks`` are told of what it answered."""
     endpoints = _Endpoints(service)
     handlers: dict[Any, Callable[[Request, Exception], Awaitable[Response]]] = {
         HTTPException: _on_http_error,
         MLaaSError: _on_error,
+        Refusal: _on_error,
         ClientDisconnect: _on_error,
         Exception: _on_error,
     }
-    return Starlette(routes=endpoints.routes(), exception_handlers=handlers)
+    middleware = [Middleware(_Watched, on_request=hooks.on_request)] if hooks and hooks.on_request else []
+    return Starlette(routes=endpoints.routes(), exception_handlers=handlers, middleware=middleware)
+
+
+class _Watched:
+    """Tells a hook of every request that came this way."""
+
+    def __init__(self, app: ASGIApp, on_request: Callable[[Seen], None]) -> None:
+        self.app = app
+        self.on_request = on_request
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        began_s, status, sizes = time.monotonic(), 500, [0, 0]
+
+        async def received() -> Message:
+            message = await receive()
+            sizes[0] += len(message.get("body", b""))
+            return message
+
+        async def sent(message: Message) -> None:
+            nonlocal status
+            status = message.get("status", status)
+            sizes[1] += len(message.get("body", b""))
+            await send(message)
+
+        try:
+            await self.app(scope, received, sent)
+        finally:
+            question: Question[Any] | None = scope.get("mlaas4hep.question")
+            seen = Seen(
+                method=scope["method"],
+                path=scope["path"],
+                status=status,
+                client=scope["client"][0] if scope["client"] else "",
+                route=scope.get("mlaas4hep.route", ""),
+                model=question.model if question else None,
+                rows=question.rows if question else 0,
+                bytes_in=sizes[0],
+                bytes_out=sizes[1],
+                seconds=time.monotonic() - began_s,
+                queue_s=0.0,
+                run_s=0.0,
+                headers=dict(scope["headers"]),
+            )
+            self.on_request(seen)
 
 
 def problem(status: int, text: str, headers: dict[str, str] | None = None) -> Response:
@@ -63,7 +95,7 @@ class _Endpoints:
     def __init__(self, service: InferenceService) -> None:
         self.service = service
 
-    def routes(self) -> list[Route]:
+    def routes(self) -> list[Path]:
         get: dict[str, Callable[[Request], Awaitable[Response]]] = {
             "/v2/health/live": self.live,
             "/v2/health/ready": self.ready,
@@ -72,18 +104,18 @@ class _Endpoints:
             "/v1/models": self.model_names,
             "/v1/models/{name}": self.model_contract,
         }
-        post: dict[str, Callable[[Request], Awaitable[Response]]] = {"/v1/models/{name}:predict": self.predict}
+        post: dict[str, Callable[[Request], Awaitable[Response]]] = {"/v1/models/{name}:predict": self.asks("predict")}
         for model in ("/v2/models/{name}", "/v2/models/{name}/versions/{version}"):
             get[model] = self.model_metadata
             get[f"{model}/ready"] = self.model_ready
-            post[f"{model}/infer"] = self.infer
+            post[f"{model}/infer"] = self.asks("infer")
         # First the routes that are asked most, and `:predict` before the name that would swallow it. Where it is asked
         # with GET it would be swallowed even so, since a router goes on to the next route that fits the method.
         return [
-            *(Route(path, endpoint, methods=["POST"]) for path, endpoint in post.items()),
-            Route("/v1/models/{name}:predict", _only_post, methods=["GET"], include_in_schema=False),
-            Route("/", _index, methods=["GET"]),
-            *(Route(path, endpoint, methods=["GET"]) for path, endpoint in get.items()),
+            *(Path(path, endpoint, methods=["POST"]) for path, endpoint in post.items()),
+            Path("/v1/models/{name}:predict", _only_post, methods=["GET"], include_in_schema=False),
+            Path("/", _index, methods=["GET"]),
+            *(Path(path, endpoint, methods=["GET"]) for path, endpoint in get.items()),
         ]
 
     async def live(self, request: Request) -> Response:
@@ -110,44 +142,38 @@ class _Endpoints:
     async def model_contract(self, request: Request) -> Response:
         return _json(self.service.model_contract(*_named(request)))
 
-    async def infer(self, request: Request) -> Response:
+    def asks(self, kind: str) -> Callable[[Request], Awaitable[Response]]:
+        """The endpoint of one kind of question."""
+        route = next(one for one in routes() if one.name == kind)
+
+        async def ask(request: Request) -> Response:
+            return await self._ask(route, request)
+
+        return ask
+
+    async def _ask(self, route: Route, request: Request) -> Response:
         name, version = _named(request)
-        call_s = self.service.call_s(name, version)
-        header_length = _header_length(request)
-        body = await self._body(request, binary=header_length is not None)
-
-        def answer() -> Response:
-            question = decode_request(body, header_length)
-            content, length = encode_response(self.service.infer(name, question, version=version), question)
-            if length is None:
-                return Response(content, media_type=JSON)
-            return Response(content, media_type=BINARY, headers={HEADER_LENGTH: str(length)})
-
-        return await _run(answer, size=len(body), call_s=call_s)
-
-    async def predict(self, request: Request) -> Response:
-        name, version = _named(request)
-        call_s = self.service.call_s(name, version)
+        self.service.repository.get(name, version)  # before a large body is taken in
+        headers = dict(request.headers.raw)
         body = await self._body(request)
+        request.scope["mlaas4hep.route"] = route.name
 
-        def answer() -> Response:
-            prediction = self.service.predict_events(name, body, version=version)
-            return Response(encode_prediction(prediction), media_type=JSON)
+        def on_question(question: Question[Any]) -> None:
+            request.scope["mlaas4hep.question"] = question
 
-        return await _run(answer, size=len(body), call_s=call_s)
+        reply = await answer(self.service, route, (name, version), headers, body, on_question=on_question)
+        return Response(reply.body, media_type=reply.media_type, headers=dict(reply.headers))
 
-    async def _body(self, request: Request, *, binary: bool = False) -> bytes:
-        """The whole body, of a type that is read here, and not larger than the limit."""
-        _check_type(request, (JSON, BINARY) if binary else (JSON,))
+    async def _body(self, request: Request) -> bytes:
+        """The whole body, not larger than the limit."""
         limit = self.service.limits.max_body_bytes
-        too_large = HTTPException(413, f"the body is larger than the {limit} bytes that this server takes")
         if int(request.headers.get("content-length") or 0) > limit:
-            raise too_large
+            raise too_large(limit)
         parts, size = [], 0
         async for part in request.stream():
             size += len(part)
             if size > limit:
-                raise too_large
+                raise too_large(limit)
             parts.append(part)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
@@ -168,34 +194,8 @@ def _routes_of(request: Request) -> list[str]:
     return sorted(lines, key=lambda line: line.partition(" ")[2])
 
 
-async def _run(answer: Answer, *, size: int, call_s: float) -> Response:
-    if size <= INLINE_BODY_BYTES and call_s <= INLINE_CALL_S:
-        return answer()
-    return await run_in_threadpool(answer)
-
-
 def _named(request: Request) -> tuple[str, str | None]:
     return request.path_params["name"], request.path_params.get("version")
-
-
-def _header_length(request: Request) -> int | None:
-    text = request.headers.get(HEADER_LENGTH)
-    if text is None:
-        return None
-    if not (text.isascii() and text.isdecimal() and len(text) < 20):
-        raise RequestError(f"{HEADER_LENGTH}: asked for a number of bytes, found '{text}'")
-    return int(text)
-
-
-def _check_type(request: Request, known: tuple[str, ...]) -> None:
-    """Refuse other content; a request that names no type is taken at its word."""
-    found = request.headers.get("content-type", JSON).partition(";")[0].strip().lower()
-    if found not in known:
-        hint = f"; asked for {' or '.join(known)} (curl -H 'Content-Type: {JSON}')"
-        raise HTTPException(415, f"content type '{found}' is not read here{hint}")
-    encoding = request.headers.get("content-encoding", "identity")
-    if encoding != "identity":
-        raise HTTPException(415, f"content encoding '{encoding}' is not read here; send the body as it is")
 
 
 def _json(value: Any, *, status: int = 200, headers: dict[str, str] | None = None) -> Response:
@@ -203,11 +203,11 @@ def _json(value: Any, *, status: int = 200, headers: dict[str, str] | None = Non
 
 
 async def _on_error(request: Request, error: Exception) -> Response:
-    """Status by whose fault it is. What is not listed is ours: uvicorn logs it, the client learns nothing of it."""
-    for kind, status in _STATUSES:
-        if isinstance(error, kind):
-            return problem(status, str(error))
-    return problem(500, "the server failed on this request; its log says why")
+    """As the hot path refuses."""
+    if isinstance(error, ClientDisconnect):
+        return problem(400, str(error))
+    refusal = refusal_of(error)
+    return problem(refusal.status, refusal.text, refusal.headers)
 
 
 async def _on_http_error(request: Request, error: Exception) -> Response:

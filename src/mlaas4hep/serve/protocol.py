@@ -83,12 +83,15 @@ class InferRequest(msgspec.Struct, frozen=True):
         Given back in the answer.
     binary_output
         All outputs as bytes, where `outputs` is empty.
+    timeout_s
+        How long the client waits: parameter ``timeout``, which counts microseconds as Triton's does; None for no end.
     """
 
     inputs: dict[str, Tensor]
     outputs: tuple[OutputChoice, ...] = ()
     id: str = ""
     binary_output: bool = False
+    timeout_s: float | None = None
 
 
 class InferResponse(msgspec.Struct, frozen=True):
@@ -171,6 +174,7 @@ def decode_request(body: bytes, header_length: int | None = None) -> InferReques
         outputs=tuple(_choice(one) for one in wire.outputs),
         id=wire.id,
         binary_output=wire.parameters.get("binary_data_output") is True,
+        timeout_s=_timeout_s(wire.parameters),
     )
 
 
@@ -216,6 +220,14 @@ def _word(value: float) -> str | None:
     if math.isnan(value):
         return None
     return "Infinity" if value > 0 else "-Infinity"
+
+
+def _timeout_s(parameters: Parameters) -> float | None:
+    """0 stands for none, as with Triton."""
+    found = parameters.get("timeout", 0)
+    if isinstance(found, bool) or not isinstance(found, int | float) or not 0 <= found < math.inf:
+        raise RequestError(f"parameter 'timeout': asked for a number of microseconds, found '{found}'")
+    return found / 1e6 if found else None
 
 
 def _choice(wire: _WireChoice) -> OutputChoice:

@@ -1,84 +1,23 @@
 """Models on a server, by name and version.
 
 Opened once from a folder of bundles, from one bundle, or from one version of it; every bundle is verified before it is
-served. Invariant: a `ServedModel` never changes, so that an answer needs no lock and its version is the one it names.
+served. Invariant: what is found by a name stays what it is, so that an answer needs no lock.
 """
 
 from __future__ import annotations
 
-import timeit
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from mlaas4hep.arguments import path_of, whole
-from mlaas4hep.bundle import Bundle, load_bundle
-from mlaas4hep.bundle.layout import CONFIG_FILE, MANIFEST_FILE, MAX_BATCH_SIZE, MODEL_FILE
+from mlaas4hep.bundle.layout import CONFIG_FILE, MANIFEST_FILE, MODEL_FILE
 from mlaas4hep.bundle.read import versions_of
 from mlaas4hep.errors import BundleError, NotFoundError, nearest
-from mlaas4hep.graph.invariance import run_in_batches
-from mlaas4hep.serve.events import EventReader
-from mlaas4hep.spec.contract import ModelSpec
-from mlaas4hep.spec.preprocess import Preprocessor
+from mlaas4hep.serve.model import ServedModel, load_model
 
 # Where a folder holds no bundle: how far, how wide and how much is looked for one to name.
 MAX_DEPTH, MAX_LOOKED, MAX_HINTS = 3, 200, 3
-
-
-class Runner:
-    """Puts tensors through the graph of one bundle, at most 4096 rows at a time, as `Bundle.predict` does.
-
-    The wall between a question and the graph: whoever joins questions into batches stands here.
-    """
-
-    def __init__(self, bundle: Bundle, *, threads: int = 1) -> None:
-        self._session = bundle.session(threads=threads)
-        self.call_s = self._measure(bundle.spec)
-
-    def run(self, inputs: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
-        """Scores float32 [N, C] of N rows; N may be 0. Safe from several threads."""
-        return run_in_batches(self._session, inputs, MAX_BATCH_SIZE)
-
-    def _measure(self, spec: ModelSpec) -> float:
-        """Seconds of a call with one row: decides whether a call may hold up the event loop.
-
-        The least of a few, since the first is never warm and any may be disturbed.
-        """
-        row = {one.name: np.zeros((1, *one.shape), np.float32) for one in spec.signature}
-        return min(timeit.repeat(lambda: self.run(row), number=1, repeat=5))
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class ServedModel:
-    """One version of a model with all that answers need."""
-
-    name: str
-    version: str
-    spec: ModelSpec
-    model_sha256: str
-    spec_sha256: str
-    preprocessor: Preprocessor
-    reader: EventReader
-    runner: Runner
-
-    @classmethod
-    def of(cls, bundle: Bundle, *, threads: int = 1) -> ServedModel:
-        """Make a verified bundle ready to answer."""
-        preprocessor = bundle.spec.preprocessor()
-        return cls(
-            name=bundle.name,
-            version=str(bundle.version),
-            spec=bundle.spec,
-            model_sha256=bundle.model_sha256,
-            spec_sha256=bundle.spec_sha256,
-            preprocessor=preprocessor,
-            reader=EventReader(preprocessor.types),
-            runner=Runner(bundle, threads=threads),
-        )
 
 
 class ModelRepository:
@@ -153,7 +92,7 @@ def open_repository(path: Path | str, *, threads: int = 1) -> ModelRepository:
     whole(threads, "threads", least=1)
     for folder in find_bundles(path_of(path, "path")):
         try:
-            models.append(ServedModel.of(load_bundle(folder), threads=threads))
+            models.append(load_model(folder, threads=threads))
         except BundleError as error:
             problems.append(str(error))
     if problems:

@@ -12,12 +12,15 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import FrameType
 
 import uvicorn
 
 from mlaas4hep.errors import ServerError, UserError
-from mlaas4hep.serve.bounded import BoundedProtocol
+from mlaas4hep.serve.asking import routes
+from mlaas4hep.serve.hooks import Hooks
+from mlaas4hep.serve.hot import Hot, HotProtocol
 from mlaas4hep.serve.http import create_app
 from mlaas4hep.serve.service import InferenceService
 
@@ -57,7 +60,13 @@ def url_of(listening: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def serve(service: InferenceService, listening: socket.socket, *, on_ready: Callable[[], None]) -> None:
+def serve(
+    service: InferenceService,
+    listening: socket.socket,
+    *,
+    on_ready: Callable[[], None],
+    hooks: Hooks | None = None,
+) -> None:
     """Answer until SIGTERM or SIGINT, then finish what was accepted and return.
 
     Parameters
@@ -68,8 +77,10 @@ def serve(service: InferenceService, listening: socket.socket, *, on_ready: Call
         From `bind`; closed in the end.
     on_ready
         Called once, when the server answers.
+    hooks
+        Who looks at requests, and who may refuse them.
     """
-    server = _Server(service, on_ready)
+    server = _Server(service, on_ready, hooks or Hooks())
 
     def stop(sign: int, frame: FrameType | None) -> None:
         server.should_exit = True
@@ -86,10 +97,12 @@ def serve(service: InferenceService, listening: socket.socket, *, on_ready: Call
 
 
 @contextmanager
-def background(service: InferenceService, *, host: str = "127.0.0.1", port: int = 0) -> Iterator[str]:
+def background(
+    service: InferenceService, *, host: str = "127.0.0.1", port: int = 0, hooks: Hooks | None = None
+) -> Iterator[str]:
     """Serve from a thread of this process while the context lasts; gives the URL."""
     listening, ready = bind(host, port), threading.Event()
-    server = _Server(service, ready.set)
+    server = _Server(service, ready.set, hooks or Hooks())
     thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
     thread.start()
     try:
@@ -103,10 +116,11 @@ def background(service: InferenceService, *, host: str = "127.0.0.1", port: int 
 
 
 class _Server(uvicorn.Server):
-    def __init__(self, service: InferenceService, on_ready: Callable[[], None]) -> None:
+    def __init__(self, service: InferenceService, on_ready: Callable[[], None], hooks: Hooks) -> None:
+        hot = Hot(service, routes(), hooks)
         config = uvicorn.Config(
-            create_app(service),
-            http=BoundedProtocol,
+            create_app(service, hooks),
+            http=partial(HotProtocol, hot=hot),  # type: ignore[arg-type]
             loop="uvloop",
             ws="none",
             lifespan="off",

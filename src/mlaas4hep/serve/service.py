@@ -6,25 +6,34 @@ of the same graph, so that both ways of asking give the same bits.
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 import msgspec
+from numpy.typing import NDArray
 
 from mlaas4hep.errors import RequestError, nearest
+from mlaas4hep.graph.session import SCORES
+from mlaas4hep.serve.batcher import Batcher, QueueLimits
 from mlaas4hep.serve.events import Prediction, example_event
+from mlaas4hep.serve.model import Contract, ServedModel, Tensors, TensorSpec
 from mlaas4hep.serve.protocol import (
-    DATATYPE,
     InferRequest,
     InferResponse,
     ModelMetadata,
     ServerMetadata,
     TensorMetadata,
 )
-from mlaas4hep.serve.repository import ModelRepository, ServedModel
+from mlaas4hep.serve.repository import ModelRepository
 from mlaas4hep.spec.columns import Columns
 from mlaas4hep.spec.contract import ModelSpec
 
-OUTPUT = "scores"
+T = TypeVar("T")
+Outputs = dict[str, NDArray[Any]]
 PLATFORM = "onnxruntime_onnx"
 
 
@@ -37,10 +46,13 @@ class Limits(msgspec.Struct, frozen=True):
         Size of a request's body.
     max_instances
         Events of a request by name.
+    queue
+        What may wait for a model.
     """
 
     max_body_bytes: int = 64 << 20
     max_instances: int = 100_000
+    queue: QueueLimits = QueueLimits()
 
 
 class ModelContract(msgspec.Struct, frozen=True):
@@ -70,8 +82,37 @@ class ModelContract(msgspec.Struct, frozen=True):
     model_sha256: str
 
 
+@dataclass(frozen=True, slots=True)
+class Question(Generic[T]):
+    """Tensors for a model, and what is made of its outputs: the part of an answer on both sides of a run.
+
+    Parameters
+    ----------
+    model
+        Who is asked.
+    inputs, rows
+        Its tensors; see `Batcher.submit`.
+    finish
+        All outputs by name to the answer.
+    timeout_s
+        How long the one who asks will wait, where the question itself says so.
+    """
+
+    model: ServedModel
+    inputs: Tensors
+    rows: int
+    finish: Callable[[Outputs], T]
+    timeout_s: float | None = None
+
+    def run(self) -> T:
+        """Answer at once, in this thread and alone."""
+        return self.finish(self.model.run(self.inputs))
+
+
 class InferenceService:
-    """Answers about the models of a repository. Safe from several threads.
+    """Answers about the models of a repository. Safe from several threads, but for what says that it lives on a loop.
+
+    A transport reads a question (`ask_tensors`, `ask_events`) and has it answered together with others (`answer`).
 
     Parameters
     ----------
@@ -85,6 +126,9 @@ class InferenceService:
         self.repository = repository
         self.limits = limits or Limits()
         self._version = version
+        self.on_run: Callable[[ServedModel, int, int, float], None] | None = None
+        self.executor = ThreadPoolExecutor(max(4, os.cpu_count() or 1), thread_name_prefix="mlaas4hep-run")
+        self._batchers: dict[tuple[ServedModel, asyncio.AbstractEventLoop], Batcher] = {}
 
     def live(self) -> bool:
         """Whether the server answers at all."""
@@ -97,10 +141,6 @@ class InferenceService:
     def model_ready(self, name: str, version: str | None = None) -> bool:
         """Whether a model can be asked; raises `NotFoundError` where it is not served."""
         return bool(self.repository.get(name, version).name)
-
-    def call_s(self, name: str, version: str | None = None) -> float:
-        """Seconds that a model takes for one row, as measured when it was loaded."""
-        return self.repository.get(name, version).runner.call_s
 
     def model_names(self) -> tuple[str, ...]:
         """Names of all models, sorted."""
@@ -117,24 +157,25 @@ class InferenceService:
             name=model.name,
             versions=self.repository.versions(name) if version is None else (model.version,),
             platform=PLATFORM,
-            inputs=tuple(TensorMetadata(one.name, DATATYPE, (-1, *one.shape)) for one in model.spec.signature),
-            outputs=(TensorMetadata(OUTPUT, DATATYPE, (-1, len(model.spec.score_names))),),
+            inputs=_metadata(model, model.inputs),
+            outputs=_metadata(model, model.outputs),
         )
 
     def model_contract(self, name: str, version: str | None = None) -> ModelContract:
         """Columns that a model is asked with, by name."""
         model = self.repository.get(name, version)
+        contract = _contract(model)
         return ModelContract(
             name=model.name,
             ready=True,
             version=model.version,
-            task=model.spec.task,
-            columns={column: str(declared) for column, declared in model.reader.types.items()},
-            score_names=model.spec.score_names,
-            preselection=model.spec.features.preselection,
-            example=example_event(model.reader.types, _typical(model.spec)),
-            spec_sha256=model.spec_sha256,
-            model_sha256=model.model_sha256,
+            task=contract.spec.task,
+            columns={column: str(declared) for column, declared in contract.reader.types.items()},
+            score_names=contract.spec.score_names,
+            preselection=contract.spec.features.preselection,
+            example=example_event(contract.reader.types, _typical(contract.spec)),
+            spec_sha256=contract.spec_sha256,
+            model_sha256=contract.model_sha256,
         )
 
     def infer(self, name: str, request: InferRequest, *, version: str | None = None) -> InferResponse:
@@ -147,12 +188,7 @@ class InferenceService:
         RequestError
             An input that is missing, unknown or of another shape, or an output that the model does not have.
         """
-        model = self.repository.get(name, version)
-        for choice in request.outputs:
-            if choice.name != OUTPUT:
-                raise RequestError(f"model '{name}' has no output '{choice.name}'{nearest(choice.name, [OUTPUT])}")
-        scores = model.runner.run(request.inputs)
-        return InferResponse(model.name, model.version, {OUTPUT: scores}, id=request.id)
+        return self.ask_tensors(name, request, version=version).run()
 
     def predict_events(self, name: str, body: bytes, *, version: str | None = None) -> Prediction:
         """Scores of events by name, from JSON in the form of `mlaas4hep.serve.events`.
@@ -162,17 +198,91 @@ class InferenceService:
         NotFoundError
             No such model or version.
         RequestError, DataError
-            Events that do not fit the model's columns.
+            Events that do not fit the model's columns, or a model without a contract.
         """
-        model = self.repository.get(name, version)
-        columns, count = model.reader.read(body, max_instances=self.limits.max_instances)
-        return _predict(model, columns, count)
+        return self.ask_events(name, body, version=version).run()
 
     def predict_columns(
         self, name: str, columns: Columns, *, num_entries: int, version: str | None = None
     ) -> Prediction:
         """Scores of events that are columns already; what `predict_events` does after reading."""
-        return _predict(self.repository.get(name, version), columns, num_entries)
+        return self.ask_columns(name, columns, num_entries=num_entries, version=version).run()
+
+    def ask_tensors(self, name: str, request: InferRequest, *, version: str | None = None) -> Question[InferResponse]:
+        """What `infer` does before and after the run."""
+        model = self.repository.get(name, version)
+        known = [one.name for one in model.outputs]
+        for choice in request.outputs:
+            if choice.name not in known:
+                raise RequestError(f"model '{name}' has no output '{choice.name}'{nearest(choice.name, known)}")
+        wanted = [choice.name for choice in request.outputs] or known
+
+        def finish(outputs: Outputs) -> InferResponse:
+            chosen = {one: outputs[one] for one in wanted}
+            return InferResponse(model.name, model.version, chosen, id=request.id)
+
+        return Question(model, request.inputs, model.check(request.inputs), finish, timeout_s=request.timeout_s)
+
+    def ask_events(self, name: str, body: bytes, *, version: str | None = None) -> Question[Prediction]:
+        """What `predict_events` does before and after the run."""
+        model = self.repository.get(name, version)
+        columns, count = _contract(model).reader.read(body, max_instances=self.limits.max_instances)
+        return _ask(model, columns, count)
+
+    def ask_columns(
+        self, name: str, columns: Columns, *, num_entries: int, version: str | None = None
+    ) -> Question[Prediction]:
+        """What `predict_columns` does before and after the run."""
+        return _ask(self.repository.get(name, version), columns, num_entries)
+
+    async def answer(self, question: Question[T], *, deadline: float | None = None) -> T:
+        """Answer on the running loop, joined with what others ask of the model.
+
+        Raises
+        ------
+        BusyError
+            Too much waits, or the deadline (by `time.monotonic`) cannot be met.
+        RequestError
+            The tensors do not fit.
+        """
+        batcher = self.batcher(question.model)
+        return question.finish(await batcher.infer(question.inputs, question.rows, deadline=deadline))
+
+    def batcher(self, model: ServedModel) -> Batcher:
+        """Who joins questions to a model on the running loop."""
+        key = (model, asyncio.get_running_loop())
+        found = self._batchers.get(key)
+        if found is None:
+            # A closed loop leaves its batchers behind, and so does a model that is no longer served.
+            self._batchers = {one: batcher for one, batcher in self._batchers.items() if not one[1].is_closed()}
+            found = Batcher(model, self.executor, limits=self.limits.queue, on_run=self._ran)
+            self._batchers[key] = found
+        return found
+
+    async def retire(self, model: ServedModel) -> None:
+        """Return when all that was asked of a model is answered, and forget it; for what is no longer served."""
+        found = self._batchers.get((model, asyncio.get_running_loop()))
+        if found is not None:
+            await found.drain()
+            self._batchers = {key: one for key, one in self._batchers.items() if key[0] is not model}
+
+    def _ran(self, model: ServedModel, questions: int, rows: int, seconds: float) -> None:
+        if self.on_run is not None:
+            self.on_run(model, questions, rows, seconds)
+
+
+def _metadata(model: ServedModel, specs: tuple[TensorSpec, ...]) -> tuple[TensorMetadata, ...]:
+    rows = (-1,) if model.batches else ()
+    return tuple(TensorMetadata(one.name, one.datatype, (*rows, *one.shape)) for one in specs)
+
+
+def _contract(model: ServedModel) -> Contract:
+    if model.contract is None:
+        raise RequestError(
+            f"model '{model.name}' is a graph without a contract, so it knows no columns; send tensors to "
+            f"/v2/models/{model.name}/infer"
+        )
+    return model.contract
 
 
 def _typical(spec: ModelSpec) -> dict[str, float | None]:
@@ -184,7 +294,12 @@ def _typical(spec: ModelSpec) -> dict[str, float | None]:
     }
 
 
-def _predict(model: ServedModel, columns: Columns, num_entries: int) -> Prediction:
-    prepared = model.preprocessor.run(columns, num_entries)
-    scores = model.runner.run(prepared.inputs)
-    return Prediction(model.name, model.version, model.spec.score_names, prepared.selected, scores)
+def _ask(model: ServedModel, columns: Columns, num_entries: int) -> Question[Prediction]:
+    contract = _contract(model)
+    prepared = contract.preprocessor.run(columns, num_entries)
+    names, selected = contract.spec.score_names, prepared.selected
+
+    def finish(outputs: Outputs) -> Prediction:
+        return Prediction(model.name, model.version, names, selected, outputs[SCORES])
+
+    return Question(model, prepared.inputs, model.check(prepared.inputs), finish)

@@ -10,11 +10,10 @@ import pytest
 
 from mlaas4hep.client import Client
 from mlaas4hep.errors import ServerError, UserError
-from mlaas4hep.serve import http as transport
 from mlaas4hep.serve.events import Prediction
 from mlaas4hep.serve.repository import ModelRepository, open_repository
 from mlaas4hep.serve.server import background, bind, url_of
-from mlaas4hep.serve.service import InferenceService
+from mlaas4hep.serve.service import InferenceService, Question
 from tests.small_bundle import write_small_bundle
 
 
@@ -26,7 +25,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> ModelRepository:
 
 
 class Broken(InferenceService):
-    def predict_events(self, name: str, body: bytes, *, version: str | None = None) -> Prediction:
+    def ask_events(self, name: str, body: bytes, *, version: str | None = None) -> Question[Prediction]:
         raise ValueError("a secret of the server")
 
 
@@ -46,32 +45,27 @@ def test_a_failure_of_ours_is_logged_and_its_text_stays_here(
 
 
 class Witness(InferenceService):
-    """Remembers which thread was asked."""
+    """Remembers in which thread a question was read."""
 
     threads: set[str]
 
-    def predict_events(self, name: str, body: bytes, *, version: str | None = None) -> Prediction:
+    def ask_events(self, name: str, body: bytes, *, version: str | None = None) -> Question[Prediction]:
         self.threads.add(threading.current_thread().name)
-        return super().predict_events(name, body, version=version)
+        return super().ask_events(name, body, version=version)
 
 
-def test_only_large_questions_and_slow_models_leave_the_event_loop(
-    repository: ModelRepository, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_large_questions_are_read_off_the_event_loop(repository: ModelRepository) -> None:
     service = Witness(repository)
-    monkeypatch.setattr(transport, "INLINE_CALL_S", 1e9)
 
     def threads_of(count: int) -> int:
         service.threads = set()
         client.predict("tth", [client.contract("tth")["example"]] * count)
         (name,) = service.threads
-        return "AnyIO worker thread" in name
+        return "mlaas4hep-run" in name
 
     with background(service) as url, Client(url) as client:
         assert not threads_of(1)
         assert threads_of(2000)
-        monkeypatch.setattr(transport, "INLINE_CALL_S", 0.0)
-        assert threads_of(1)
 
 
 def test_a_port_is_free_taken_or_impossible() -> None:

@@ -147,7 +147,7 @@ def test_the_example_of_a_contract_is_answered(service: InferenceService) -> Non
 def test_tensors_and_events_get_the_same_bits(service: InferenceService) -> None:
     model = service.repository.get("tth")
     columns = make_events(40, seed=5)
-    prepared = model.preprocessor.run(columns, 40)
+    prepared = model.contract.preprocessor.run(columns, 40)
     tensors = service.infer("tth", InferRequest(prepared.inputs, id="7"))
     by_name = service.predict_events("tth", msgspec.json.encode({"instances": as_instances(columns)}))
     by_column = service.predict_columns("tth", columns, num_entries=40)

@@ -1,0 +1,231 @@
+"""What HTTP makes of questions and answers, whichever way a request came: from the wire directly, or through Starlette.
+
+A `Route` reads a request into a `Question` whose answer is a `Reply`; `refusal_of` turns an error into a status and a
+text. Invariant: both ways use these and nothing else, so that their answers are the same bytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import msgspec
+
+from mlaas4hep.errors import BusyError, DataError, NotFoundError, RequestError
+from mlaas4hep.serve.events import Prediction, encode_prediction
+from mlaas4hep.serve.protocol import HEADER_LENGTH, InferResponse, decode_request, encode_response
+from mlaas4hep.serve.service import InferenceService, Outputs, Question
+
+JSON = "application/json"
+BINARY = "application/octet-stream"
+TIMEOUT = "X-Request-Timeout-Ms"
+# JSON of more than this is read in a worker thread: it takes about 1 ms.
+INLINE_BODY_BYTES = 64 << 10
+# Answers of more numbers than this are written in a worker thread.
+INLINE_NUMBERS = 8 << 10
+
+_HEADER_LENGTH, _TIMEOUT = HEADER_LENGTH.lower().encode(), TIMEOUT.lower().encode()
+
+# By lower-case name, as bytes; of several with one name the last.
+Headers = Mapping[bytes, bytes]
+
+
+class Reply(NamedTuple):
+    """An answer: body, type, and further headers."""
+
+    body: bytes
+    media_type: str = JSON
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+class Refusal(Exception):
+    """A request that is answered with a status and a text."""
+
+    def __init__(self, status: int, text: str, headers: Mapping[str, str] | None = None) -> None:
+        self.status = status
+        self.text = text
+        self.headers = dict(headers or {})
+        super().__init__(f"{status}: {text}")
+
+    @property
+    def body(self) -> bytes:
+        """The body of every error."""
+        return msgspec.json.encode({"error": self.text})
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A kind of question that may be answered without Starlette.
+
+    Parameters
+    ----------
+    name
+        For metrics and logs.
+    match
+        The path to what it names, such as model and version; None where the path is another's. A pure function.
+    read
+        Service, what `match` gave, headers and the whole body to a question. Errors it raises become statuses.
+    """
+
+    name: str
+    match: Callable[[str], tuple[str | None, ...] | None]
+    read: Callable[[InferenceService, tuple[str | None, ...], Headers, bytes], Question[Reply]]
+
+
+def routes() -> tuple[Route, ...]:
+    """The kinds of questions of this server: tensors, and events by name."""
+    return (
+        Route("infer", _match_infer, read_infer),
+        Route("predict", _match_predict, read_predict),
+    )
+
+
+def read_infer(
+    service: InferenceService, target: tuple[str | None, ...], headers: Headers, body: bytes
+) -> Question[Reply]:
+    """Tensors by the Open Inference Protocol, in JSON or followed by binary ones."""
+    header_length = _length(headers)
+    check_type(headers, (JSON,) if header_length is None else (JSON, BINARY))
+    request = decode_request(body, header_length)
+    asked = service.ask_tensors(str(target[0]), request, version=target[1])
+
+    def finish(outputs: Outputs) -> Reply:
+        response: InferResponse = asked.finish(outputs)
+        content, length = encode_response(response, request)
+        if length is None:
+            return Reply(content)
+        return Reply(content, BINARY, ((HEADER_LENGTH, str(length)),))
+
+    return Question(asked.model, asked.inputs, asked.rows, finish, timeout_s=asked.timeout_s)
+
+
+def read_predict(
+    service: InferenceService, target: tuple[str | None, ...], headers: Headers, body: bytes
+) -> Question[Reply]:
+    """Events by name."""
+    check_type(headers, (JSON,))
+    asked = service.ask_events(str(target[0]), body, version=target[1])
+
+    def finish(outputs: Outputs) -> Reply:
+        prediction: Prediction = asked.finish(outputs)
+        return Reply(encode_prediction(prediction))
+
+    return Question(asked.model, asked.inputs, asked.rows, finish)
+
+
+def deadline_of(question: Question[Reply], headers: Headers, began_s: float) -> float | None:
+    """By `time.monotonic`: the shorter of what the header and the protocol's parameter say."""
+    wanted = [question.timeout_s, timeout_of(headers)]
+    found = [one for one in wanted if one is not None]
+    return began_s + min(found) if found else None
+
+
+def timeout_of(headers: Headers) -> float | None:
+    """Seconds that a client waits, by ``X-Request-Timeout-Ms``; None where it does not say."""
+    text = headers.get(_TIMEOUT)
+    if text is None:
+        return None
+    try:
+        found = float(text)
+    except ValueError:
+        found = math.nan
+    if not 0 < found < math.inf:
+        raise RequestError(f"{TIMEOUT}: asked for a number of milliseconds above 0, found '{text.decode('latin-1')}'")
+    return found / 1000
+
+
+async def answer(
+    service: InferenceService,
+    route: Route,
+    target: tuple[str | None, ...],
+    headers: Headers,
+    body: bytes,
+    *,
+    on_question: Callable[[Question[Reply]], None] | None = None,
+) -> Reply:
+    """What a request gets; its large parts are read and written in a thread, so that others need not wait."""
+    loop, began_s = asyncio.get_running_loop(), time.monotonic()
+    if is_long(headers, body):
+        question = await loop.run_in_executor(service.executor, route.read, service, target, headers, body)
+    else:
+        question = route.read(service, target, headers, body)
+    if on_question is not None:
+        on_question(question)
+    batcher = service.batcher(question.model)
+    deadline = deadline_of(question, headers, began_s)
+    outputs = await batcher.infer(question.inputs, question.rows, deadline=deadline)
+    if is_wide(outputs):
+        return await loop.run_in_executor(service.executor, question.finish, outputs)
+    return question.finish(outputs)
+
+
+def is_long(headers: Headers, body: bytes) -> bool:
+    """Whether reading a body may hold up the event loop; binary tensors are taken as they lie."""
+    return len(body) > INLINE_BODY_BYTES and _HEADER_LENGTH not in headers
+
+
+def is_wide(outputs: Outputs) -> bool:
+    """Whether writing an answer may hold up the event loop."""
+    return sum(array.size for array in outputs.values()) > INLINE_NUMBERS
+
+
+def refusal_of(error: BaseException) -> Refusal:
+    """Status by whose fault it is. What is not listed is ours: the client learns nothing of it, who calls logs it."""
+    if isinstance(error, Refusal):
+        return error
+    if isinstance(error, NotFoundError):
+        return Refusal(404, str(error))
+    if isinstance(error, RequestError | DataError):
+        return Refusal(400, str(error))
+    if isinstance(error, BusyError):
+        return Refusal(503, str(error), {"Retry-After": str(max(1, math.ceil(error.retry_after_s)))})
+    return Refusal(500, "the server failed on this request; its log says why")
+
+
+def too_large(limit: int) -> Refusal:
+    """Of a body."""
+    return Refusal(413, f"the body is larger than the {limit} bytes that this server takes")
+
+
+def check_type(headers: Headers, known: tuple[str, ...]) -> None:
+    """Refuse other content; a request that names no type is taken at its word."""
+    found = headers.get(b"content-type")
+    if found is not None and found != b"application/json":
+        word = found.decode("latin-1").partition(";")[0].strip().lower()
+        if word not in known:
+            hint = f"; asked for {' or '.join(known)} (curl -H 'Content-Type: {JSON}')"
+            raise Refusal(415, f"content type '{word}' is not read here{hint}")
+    encoding = headers.get(b"content-encoding", b"identity")
+    if encoding != b"identity":
+        word = encoding.decode("latin-1")
+        raise Refusal(415, f"content encoding '{word}' is not read here; send the body as it is")
+
+
+def _length(headers: Headers) -> int | None:
+    text = headers.get(_HEADER_LENGTH)
+    if text is None:
+        return None
+    if not (text.isdigit() and len(text) < 20):
+        raise RequestError(f"{HEADER_LENGTH}: asked for a number of bytes, found '{text.decode('latin-1')}'")
+    return int(text)
+
+
+def _match_infer(path: str) -> tuple[str | None, ...] | None:
+    parts = path.split("/")
+    if parts[:3] != ["", "v2", "models"] or parts[-1] != "infer" or "" in parts[3:]:
+        return None
+    if len(parts) == 5:
+        return parts[3], None
+    return (parts[3], parts[5]) if len(parts) == 7 and parts[4] == "versions" else None
+
+
+def _match_predict(path: str) -> tuple[str | None, ...] | None:
+    parts = path.split("/")
+    if len(parts) != 4 or parts[:3] != ["", "v1", "models"] or not parts[3].endswith(":predict"):
+        return None
+    name = parts[3].removesuffix(":predict")
+    return (name, None) if name else None

@@ -1,0 +1,342 @@
+"""Joins questions to one model into batches, without a timer: what this turn of the event loop brought is one run.
+
+Quick runs happen on the loop itself, others in a worker thread; what arrives meanwhile is the next batch. Invariant:
+each question gets exactly the outputs of its own rows, with the bits that it would get alone, or one error; what one
+question does wrong is told to nobody else.
+
+The queue is bounded in rows, in bytes, and in the time that it is expected to take: what cannot be answered in time is
+refused at once with `BusyError`, before anything is computed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from mlaas4hep.errors import BusyError, MLaaSError, RequestError
+from mlaas4hep.serve.model import ServedModel, Tensors
+
+# A run that is expected to take longer leaves the event loop. A thread costs about 0.1 ms.
+INLINE_S = 0.5e-3
+# How much the newest run counts in the pace of a model.
+_NEWEST = 0.1
+
+Outcome = dict[str, NDArray[Any]] | Exception
+Done = Callable[[Outcome], None]
+_log = logging.getLogger(__name__)
+
+
+class QueueLimits(msgspec.Struct, frozen=True):
+    """What may wait for one model, and how it is joined.
+
+    Parameters
+    ----------
+    batch_rows
+        The most rows that are joined; a question of more is run as it is.
+    rows, bytes
+        What may wait. A question that exceeds them alone is taken when nothing else waits.
+    wait_s
+        The longest that a question may be expected to wait, whatever its own deadline is.
+    max_wait_ms
+        How long a run is put off so that more questions can join it. 0 joins only what is there anyway, which costs no
+        one any time.
+    """
+
+    batch_rows: int = 256
+    rows: int = 65_536
+    bytes: int = 256 << 20
+    wait_s: float = 10.0
+    max_wait_ms: float = 0.0
+
+
+class Ticket:
+    """A question that waits; `cancel` it when nobody wants the answer any more.
+
+    Parameters
+    ----------
+    inputs, rows
+        The tensors.
+    done
+        Told the outcome once, on the event loop.
+    deadline
+        By `time.monotonic`; None for none.
+    began_s, started_s, ended_s
+        When it came, and when the run that it was part of started and ended; 0 before.
+    """
+
+    __slots__ = ("began_s", "deadline", "done", "ended_s", "inputs", "rows", "size", "started_s")
+
+    def __init__(self, inputs: Tensors, rows: int, done: Done, deadline: float | None, began_s: float) -> None:
+        self.inputs = inputs
+        self.rows = rows
+        self.size = 0
+        self.done: Done | None = done
+        self.deadline = deadline
+        self.began_s = began_s
+        self.started_s = self.ended_s = 0.0
+
+    def cancel(self) -> None:
+        """Nobody is told; the rows are not run, if that has not begun."""
+        self.done = None
+
+    def finish(self, outcome: Outcome) -> None:
+        """Tell the outcome, once."""
+        done, self.done = self.done, None
+        if done is not None:
+            done(outcome)
+
+
+class Batcher:
+    """Runs one model for one event loop; all methods are called on that loop.
+
+    Parameters
+    ----------
+    model
+        Who answers.
+    executor
+        Threads for runs that are not quick.
+    limits
+        Of the queue.
+    on_run
+        Told (model, questions, rows, seconds) of every run.
+    """
+
+    def __init__(
+        self,
+        model: ServedModel,
+        executor: Executor,
+        *,
+        limits: QueueLimits | None = None,
+        on_run: Callable[[ServedModel, int, int, float], None] | None = None,
+    ) -> None:
+        self.model = model
+        self.limits = limits or QueueLimits()
+        self.on_run = on_run
+        self.waiting_rows = self.waiting_bytes = 0
+        self._loop = asyncio.get_running_loop()
+        self._executor = executor
+        self._queue: deque[Ticket] = deque()
+        self._soon = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._landing_s: float | None = None  # when the run in a thread is expected to end
+        self._pace = 1.0
+        self._idle: list[asyncio.Future[None]] = []
+        self._joins = model.batches
+
+    def submit(self, inputs: Tensors, rows: int, done: Done, *, deadline: float | None = None) -> Ticket:
+        """Ask; ``done`` is called once with all outputs by name or with an error, maybe before this returns.
+
+        Parameters
+        ----------
+        inputs
+            By name; see `ServedModel.check`.
+        rows
+            Of the tensors, 1 where the model's rows are not independent.
+        deadline
+            By `time.monotonic`: when the answer is of no use any more.
+
+        Notes
+        -----
+        Errors: `RequestError` where the tensors do not fit, `BusyError` where the queue is full or the deadline cannot
+        be met.
+        """
+        ticket = Ticket(inputs, rows, done, deadline, time.monotonic())
+        try:
+            self._admit(ticket)
+        except MLaaSError as error:
+            ticket.finish(error)
+            return ticket
+        if rows == 0 and self.model.batches:
+            ticket.finish(self.model.run_checked(inputs, 0))
+            return ticket
+        self._queue.append(ticket)
+        self.waiting_rows += rows
+        self.waiting_bytes += ticket.size
+        if self._landing_s is None:
+            self._schedule()
+        return ticket
+
+    async def infer(self, inputs: Tensors, rows: int, *, deadline: float | None = None) -> dict[str, NDArray[Any]]:
+        """As `submit`, for who awaits; a cancelled task takes its question back."""
+        future: asyncio.Future[dict[str, NDArray[Any]]] = self._loop.create_future()
+
+        def settle(outcome: Outcome) -> None:
+            if future.done():
+                return
+            if isinstance(outcome, Exception):
+                future.set_exception(outcome)
+            else:
+                future.set_result(outcome)
+
+        ticket = self.submit(inputs, rows, settle, deadline=deadline)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            ticket.cancel()
+            raise
+
+    def expected_s(self, rows: int = 0) -> float:
+        """When an answer to so many further rows is expected, from now."""
+        now = time.monotonic()
+        running_s = 0.0 if self._landing_s is None else max(self._landing_s - now, 0.0)
+        return running_s + self._pace * self._run_s(self.waiting_rows + rows, len(self._queue) + 1)
+
+    async def drain(self) -> None:
+        """Return when nothing waits and nothing runs."""
+        while self._queue or self._landing_s is not None:
+            future = self._loop.create_future()
+            self._idle.append(future)
+            await future
+
+    def _admit(self, ticket: Ticket) -> None:
+        found = self.model.check(ticket.inputs)
+        if found != ticket.rows:
+            raise RequestError(f"{ticket.rows} rows are announced, but the tensors have {found}")
+        ticket.size = sum(array.nbytes for array in ticket.inputs.values())
+        limits = self.limits
+        if self._queue or self._landing_s is not None:
+            if self.waiting_rows + ticket.rows > limits.rows:
+                raise self._busy(f"{self.waiting_rows} rows wait already, and {limits.rows} may")
+            if self.waiting_bytes + ticket.size > limits.bytes:
+                raise self._busy(f"{self.waiting_bytes} bytes wait already, and {limits.bytes} may")
+            if self.expected_s() > limits.wait_s:
+                raise self._busy(
+                    f"an answer would take {self.expected_s():.2g} s, and {limits.wait_s:g} s may be waited"
+                )
+        if ticket.deadline is not None:
+            left_s = ticket.deadline - ticket.began_s
+            if left_s < self.expected_s(ticket.rows):
+                raise self._busy(f"the answer cannot be there within the {max(left_s, 0.0):.3g} s that are left")
+
+    def _busy(self, text: str) -> BusyError:
+        return BusyError(f"model '{self.model.name}' is busy: {text}", retry_after_s=self.expected_s())
+
+    def _run_s(self, rows: int, questions: int) -> float:
+        """Seconds of all that is needed to run so many rows of so many questions."""
+        runs = -(-rows // self.limits.batch_rows) if self._joins else questions
+        return max(runs, 1) * self.model.call_s + rows * self.model.row_s
+
+    def _schedule(self, *, at_once: bool = False) -> None:
+        limits = self.limits
+        if self._soon:
+            return
+        if limits.max_wait_ms and self._joins and not at_once and self.waiting_rows < limits.batch_rows:
+            if self._timer is None:
+                self._timer = self._loop.call_later(limits.max_wait_ms / 1000, self._turn)
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._soon = True
+        self._loop.call_soon(self._turn)
+
+    def _turn(self) -> None:
+        """Run what waits: one batch, then the loop goes on with its other work."""
+        self._timer, self._soon = None, False
+        batch = self._take()
+        if batch:
+            rows = sum(ticket.rows for ticket in batch)
+            expected_s = self.model.run_s(rows)
+            if expected_s * min(self._pace, 1.0) <= INLINE_S:
+                self._land(batch, rows, expected_s, _run(self.model, batch))
+            else:
+                self._landing_s = time.monotonic() + expected_s * self._pace
+                self._executor.submit(self._run_in_thread, batch, rows, expected_s)
+                return
+        self._go_on()
+
+    def _go_on(self) -> None:
+        if self._queue:
+            self._schedule(at_once=True)
+        elif self._idle:
+            waiting, self._idle = self._idle, []
+            for future in waiting:
+                if not future.done():
+                    future.set_result(None)
+
+    def _take(self) -> list[Ticket]:
+        """The oldest questions, as many as may be joined; those that nobody waits for are dropped."""
+        batch: list[Ticket] = []
+        queue, now, left = self._queue, 0.0, self.limits.batch_rows
+        while queue and (not batch or (self._joins and queue[0].rows <= left)):
+            ticket = queue.popleft()
+            self.waiting_rows -= ticket.rows
+            self.waiting_bytes -= ticket.size
+            if ticket.done is None:
+                continue
+            if ticket.deadline is not None and ticket.deadline <= (now := now or time.monotonic()):
+                ticket.finish(self._busy("the deadline of the question passed while it waited"))
+                continue
+            batch.append(ticket)
+            left -= ticket.rows
+        return batch
+
+    def _run_in_thread(self, batch: list[Ticket], rows: int, expected_s: float) -> None:
+        outcomes = _run(self.model, batch)
+        self._loop.call_soon_threadsafe(self._landed, batch, rows, expected_s, outcomes)
+
+    def _landed(self, batch: list[Ticket], rows: int, expected_s: float, outcomes: list[Outcome]) -> None:
+        self._landing_s = None
+        self._land(batch, rows, expected_s, outcomes)
+        self._go_on()
+
+    def _land(self, batch: list[Ticket], rows: int, expected_s: float, outcomes: list[Outcome]) -> None:
+        took_s = batch[0].ended_s - batch[0].started_s
+        self._pace += _NEWEST * (took_s / expected_s - self._pace)
+        if self.on_run is not None:
+            self.on_run(self.model, len(batch), rows, took_s)
+        for ticket, outcome in zip(batch, outcomes, strict=True):
+            try:
+                ticket.finish(outcome)
+            except Exception as error:  # of who asked; the others are told all the same
+                context = {"message": "telling an answer failed", "exception": error}
+                self._loop.call_exception_handler(context)
+
+
+def _run(model: ServedModel, batch: Sequence[Ticket]) -> list[Outcome]:
+    """An outcome a question: of one run, or where that fails each of its own run."""
+    started_s = time.monotonic()
+    outcomes = _joined(model, batch) if len(batch) > 1 else None
+    if outcomes is None:
+        outcomes = [_alone(model, ticket) for ticket in batch]
+    ended_s = time.monotonic()
+    for ticket in batch:
+        ticket.started_s, ticket.ended_s = started_s, ended_s
+    return outcomes
+
+
+def _alone(model: ServedModel, ticket: Ticket) -> Outcome:
+    try:
+        return model.run_checked(ticket.inputs, ticket.rows)
+    except Exception as error:  # told to who asked, who decides whose fault it is
+        return error
+
+
+def _joined(model: ServedModel, batch: Sequence[Ticket]) -> list[Outcome] | None:
+    """Outcomes of one run of all; None where there is none, so that all are to be run apart."""
+    rows = sum(ticket.rows for ticket in batch)
+    inputs = {one.name: np.concatenate([ticket.inputs[one.name] for ticket in batch]) for one in model.inputs}
+    try:
+        outputs = model.run_checked(inputs, rows)
+    except Exception as error:  # one question may be the reason: apart, it alone is told
+        _log.debug("a joined run of model '%s' failed, its questions are run apart: %s", model.name, error)
+        return None
+    if any(array.shape[:1] != (rows,) for array in outputs.values()):
+        _log.warning("model '%s' does not give a row a row; its questions are run apart", model.name)
+        return None
+    outcomes: list[Outcome] = []
+    start = 0
+    for ticket in batch:
+        stop = start + ticket.rows
+        outcomes.append({name: array[start:stop] for name, array in outputs.items()})
+        start = stop
+    return outcomes

@@ -1,0 +1,65 @@
+"""Places where operating a server can look in and say no: one for all ways that a request can take.
+
+Invariant: hooks see every request once, and change no answer that they do not refuse. Nothing here counts or writes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from mlaas4hep.serve.asking import Headers, Refusal
+from mlaas4hep.serve.model import ServedModel
+
+
+class Seen(NamedTuple):
+    """A request that was answered.
+
+    Parameters
+    ----------
+    method, path, status, client
+        As in an access log; ``client`` is the address, empty where there is none.
+    route
+        Name of the `Route` that read it; empty for all other requests.
+    model, rows
+        Who was asked and with how much; None and 0 where it did not come to that.
+    bytes_in, bytes_out
+        Sizes of the bodies.
+    seconds
+        From the end of the head to the answer.
+    queue_s, run_s
+        The parts of it that the question waited for others, and that the run took of which it was a part.
+    headers
+        Of the request.
+    """
+
+    method: str
+    path: str
+    status: int
+    client: str
+    route: str
+    model: ServedModel | None
+    rows: int
+    bytes_in: int
+    bytes_out: int
+    seconds: float
+    queue_s: float
+    run_s: float
+    headers: Headers
+
+
+@dataclass(frozen=True, slots=True)
+class Hooks:
+    """What is called for requests, on the event loop: quick functions that do not raise.
+
+    Parameters
+    ----------
+    on_request
+        Told of every request when its answer is known.
+    authorise
+        Method, path and headers to a `Refusal`, or None to let it pass; asked before the body is taken.
+    """
+
+    on_request: Callable[[Seen], None] | None = None
+    authorise: Callable[[str, str, Headers], Refusal | None] | None = None

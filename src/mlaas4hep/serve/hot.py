@@ -1,0 +1,430 @@
+"""The usual questions answered inside the protocol: no scope, no task and no router for each request.
+
+`HotProtocol` takes what a `Route` matches as soon as its head is whole, and hands everything else to uvicorn and
+Starlette. Invariant: answers leave in the order of their questions, whichever way each of them took, and are the bytes
+that the other way would give.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from mlaas4hep.errors import MLaaSError
+from mlaas4hep.serve.asking import (
+    Headers,
+    Refusal,
+    Reply,
+    Route,
+    deadline_of,
+    is_long,
+    is_wide,
+    refusal_of,
+    too_large,
+)
+from mlaas4hep.serve.batcher import Outcome, Ticket
+from mlaas4hep.serve.bounded import BoundedProtocol, answer_bytes
+from mlaas4hep.serve.hooks import Hooks, Seen
+from mlaas4hep.serve.http import problem
+from mlaas4hep.serve.service import InferenceService, Outputs, Question
+
+# Questions of one connection that wait for their answers; then no more is read of it.
+MAX_PIPELINED = 64
+# Paths whose meaning is kept.
+_MAX_PATHS = 4096
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_log = logging.getLogger(__name__)
+
+Target = tuple[Route, tuple[str | None, ...], str]
+
+
+@dataclass(slots=True)
+class Hot:
+    """What all connections of a server share."""
+
+    service: InferenceService
+    routes: Sequence[Route]
+    hooks: Hooks = field(default_factory=Hooks)
+    paths: dict[bytes, Target | None] = field(default_factory=dict)
+
+    def find(self, url: bytes) -> Target | None:
+        """Route, what it names, and path; None where Starlette is to answer."""
+        if len(self.paths) >= _MAX_PATHS:
+            self.paths.clear()
+        self.paths[url] = found = self._find(url)
+        return found
+
+    def _find(self, url: bytes) -> Target | None:
+        if b"?" in url or b"%" in url or b"#" in url or not url.isascii():
+            return None
+        path = url.decode()
+        for route in self.routes:
+            target = route.match(path)
+            if target is not None:
+                return route, target, path
+        return None
+
+
+class Asked:
+    """A question on its way through one connection."""
+
+    __slots__ = (
+        "began_s",
+        "headers",
+        "keep_alive",
+        "parts",
+        "path",
+        "protocol",
+        "question",
+        "reply",
+        "route",
+        "size",
+        "target",
+        "ticket",
+    )
+
+    def __init__(self, protocol: HotProtocol, found: Target, headers: Headers, keep_alive: bool) -> None:
+        self.protocol = protocol
+        self.route, self.target, self.path = found
+        self.headers = headers
+        self.keep_alive = keep_alive
+        self.began_s = time.monotonic()
+        self.parts: list[bytes] = []
+        self.size = 0
+        self.ticket: Ticket | None = None
+        self.question: Question[Reply] | None = None
+        self.reply: bytes | None = None
+
+    def ask(self) -> None:
+        """The body is whole."""
+        parts = self.parts
+        body = parts[0] if len(parts) == 1 else b"".join(parts)
+        self.parts = []
+        service = self.protocol.hot.service
+        if is_long(self.headers, body):
+            self._in_thread(lambda: self.route.read(service, self.target, self.headers, body), self._submit)
+            return
+        try:
+            question = self.route.read(service, self.target, self.headers, body)
+        except Exception as error:
+            self.refuse(error)
+            return
+        self._submit(question)
+
+    def refuse(self, error: BaseException) -> None:
+        """Answer with a status and a text."""
+        if not isinstance(error, MLaaSError | Refusal):
+            _log.error("%s failed", self.path, exc_info=error)
+        refusal = refusal_of(error)
+        self._settle(refusal.status, Reply(refusal.body, headers=tuple(refusal.headers.items())))
+
+    def _submit(self, question: Question[Reply]) -> None:
+        self.question = question
+        try:
+            deadline = deadline_of(question, self.headers, self.began_s)
+        except MLaaSError as error:
+            self.refuse(error)
+            return
+        batcher = self.protocol.hot.service.batcher(question.model)
+        self.ticket = batcher.submit(question.inputs, question.rows, self._landed, deadline=deadline)
+
+    def _landed(self, outcome: Outcome) -> None:
+        if isinstance(outcome, Exception):
+            self.refuse(outcome)
+        elif is_wide(outcome):
+            self._in_thread(lambda: self._finish(outcome), self._answer)
+        else:
+            try:
+                reply = self._finish(outcome)
+            except Exception as error:
+                self.refuse(error)
+                return
+            self._answer(reply)
+
+    def _finish(self, outputs: Outputs) -> Reply:
+        if self.question is None:
+            raise RuntimeError("an answer came to a question that was not asked")
+        return self.question.finish(outputs)
+
+    def _answer(self, reply: Reply) -> None:
+        self._settle(200, reply)
+
+    def _settle(self, status: int, reply: Reply) -> None:
+        protocol = self.protocol
+        self.reply = answer_bytes(status, *reply, close=not self.keep_alive)
+        if protocol.hot.hooks.on_request is not None:
+            protocol.hot.hooks.on_request(self._seen(status, len(reply.body)))
+        protocol.flush()
+
+    def _seen(self, status: int, bytes_out: int) -> Seen:
+        question, ticket, now = self.question, self.ticket, time.monotonic()
+        return Seen(
+            method="POST",
+            path=self.path,
+            status=status,
+            client=self.protocol.client[0] if self.protocol.client else "",
+            route=self.route.name,
+            model=question.model if question else None,
+            rows=question.rows if question else 0,
+            bytes_in=self.size,
+            bytes_out=bytes_out,
+            seconds=now - self.began_s,
+            queue_s=ticket.started_s - ticket.began_s if ticket and ticket.started_s else 0.0,
+            run_s=ticket.ended_s - ticket.started_s if ticket else 0.0,
+            headers=self.headers,
+        )
+
+    def _in_thread(self, work: Callable[[], Any], then: Callable[[Any], None]) -> None:
+        loop = self.protocol.loop
+
+        def run() -> None:
+            try:
+                found = work()
+            except Exception as error:
+                loop.call_soon_threadsafe(self.refuse, error)
+            else:
+                loop.call_soon_threadsafe(then, found)
+
+        self.protocol.hot.service.executor.submit(run)
+
+
+class _Busy:
+    """Stands for a cold question in front of one that has to wait for hot answers."""
+
+    response_complete = False
+
+
+class HotProtocol(BoundedProtocol):
+    """One connection."""
+
+    def __init__(self, *arguments: Any, hot: Hot, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.hot = hot
+        self._asked: Asked | None = None
+        # Bytes of the rest of a body are not taken.
+        self._skips = False
+        # Questions in their order, until the answers of all before are written.
+        self._slots: deque[Asked] = deque()
+        # No more questions are taken; the connection ends behind the last answer.
+        self._last = False
+        # This message is none that is answered.
+        self._ignores = False
+        self._unread = 0
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        for asked in self._slots:
+            if asked.ticket is not None:
+                asked.ticket.cancel()
+        self._slots.clear()
+        self._asked = None
+        super().connection_lost(exc)
+
+    def on_message_begin(self) -> None:
+        if not self._unfinished:
+            self._begin()
+        self.url = b""
+        self.headers = []
+        self.expect_100_continue = False
+        self._ignores = False
+
+    def on_headers_complete(self) -> None:
+        if self._last or not self._takes_head():
+            self._ignores = True
+            return
+        cold = self.cycle is not None and not self.cycle.response_complete
+        hot = self.hot
+        try:
+            found = hot.paths[self.url]
+        except KeyError:
+            found = hot.find(self.url)
+        if self._is_refused(found, cold):
+            return
+        if (
+            found is None
+            or cold
+            or self.parser.get_method() != b"POST"
+            or self.parser.get_http_version() != "1.1"
+            or self.parser.should_upgrade()
+            or (self.expect_100_continue and self._slots)
+        ):
+            self._go_cold()
+            return
+        asked = Asked(self, found, dict(self.headers), self.parser.should_keep_alive())
+        length = asked.headers.get(b"content-length")
+        limit = hot.service.limits.max_body_bytes
+        if length is not None and int(length) > limit:
+            self._refuse_head(asked, too_large(limit))
+            return
+        self._take(asked)
+        if self.expect_100_continue:
+            self.transport.write(_CONTINUE)
+
+    def on_body(self, body: bytes) -> None:
+        asked = self._asked
+        if asked is None:
+            if not self._ignores:
+                super().on_body(body)
+            return
+        self._pending = 0
+        asked.size += len(body)
+        if self._skips:
+            return
+        if asked.size > self.hot.service.limits.max_body_bytes:
+            self._skips = True
+            asked.parts.clear()
+            asked.refuse(too_large(self.hot.service.limits.max_body_bytes))
+            return
+        asked.parts.append(body)
+
+    def on_message_complete(self) -> None:
+        asked = self._asked
+        if asked is None:
+            if not self._ignores:
+                super().on_message_complete()
+            return
+        self._pending = 0
+        self._unfinished, self._ended_s = False, self.loop.time()
+        self._asked = None
+        if not self._skips:
+            asked.ask()
+        elif not self._slots:  # answered before its body was here
+            self._after_last()
+        self._skips = False
+        if len(self._slots) >= MAX_PIPELINED:
+            self.flow.pause_reading()
+
+    def flush(self) -> None:
+        """Write the answers that are there and whose turn it is."""
+        slots, parts = self._slots, []
+        while slots and (reply := slots[0].reply) is not None:
+            parts.append(reply)
+            slots.popleft()
+        if not parts or self.transport.is_closing():
+            return
+        self.transport.write(parts[0] if len(parts) == 1 else b"".join(parts))
+        self.server_state.total_requests += len(parts)
+        if self.flow.write_paused:
+            self.flow.pause_reading()
+        if not slots:
+            self._after_last()
+        elif self.flow.read_paused:
+            self._read_on()
+
+    def shutdown(self) -> None:
+        """uvicorn ends: what was taken is answered first."""
+        if self._asked is None and not self._slots:
+            super().shutdown()
+            return
+        self._stop_after_last()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._read_on()
+
+    def _take(self, asked: Asked) -> None:
+        self._asked = asked
+        self._slots.append(asked)
+        if not asked.keep_alive:
+            self._last = True
+
+    def _is_refused(self, found: Target | None, cold: bool) -> bool:
+        """Whether a request of any kind gets no further than its head."""
+        refusal = None
+        if self.hot.hooks.authorise is not None:
+            method, path = self.parser.get_method().decode("ascii"), self.url.decode("latin-1")
+            refusal = self.hot.hooks.authorise(method, path, dict(self.headers))
+        if self.limit_concurrency is not None and len(self.connections) >= self.limit_concurrency:
+            text = f"{len(self.connections)} connections are open, and this server takes fewer; ask again later"
+            refusal = Refusal(503, text, {"Retry-After": "1"})
+        if refusal is None:
+            return False
+        if cold:  # its answer cannot come before the one that is under way
+            self._go_cold(problem(refusal.status, refusal.text, refusal.headers))
+            return True
+        path = self.url.decode("latin-1").partition("?")[0]
+        target = found or (_OTHER, (), path)
+        keep_alive = self.parser.should_keep_alive() and refusal.status != 503
+        self._refuse_head(Asked(self, target, dict(self.headers), keep_alive), refusal)
+        return True
+
+    def _refuse_head(self, asked: Asked, refusal: Refusal) -> None:
+        """Answer without the body. Who waits for leave to send it may do so or not: that connection ends."""
+        asked.keep_alive = asked.keep_alive and not self.expect_100_continue
+        self._take(asked)
+        self._skips = True
+        asked.refuse(refusal)
+
+    def _go_cold(self, app: Any = None) -> None:
+        """uvicorn and Starlette answer, once what was taken here is answered."""
+        url, headers, expect, usual = self.url, self.headers, self.expect_100_continue, self.app
+        HttpToolsProtocol.on_message_begin(self)
+        self.url, self.expect_100_continue = url, expect
+        self.headers.extend(headers)
+        if self._slots and (self.cycle is None or self.cycle.response_complete):
+            self.cycle = _Busy()  # type: ignore[assignment]
+        if app is not None:
+            self.app = app
+        HttpToolsProtocol.on_headers_complete(self)
+        self.app = usual
+
+    def _after_last(self) -> None:
+        if self.pipeline:
+            self.on_response_complete()
+        elif self._last and self._asked is None:
+            self.transport.close()
+        else:
+            self._read_on()
+
+    def _read_on(self) -> None:
+        if self.flow.write_paused or self.pipeline or len(self._slots) >= MAX_PIPELINED:
+            return
+        self.flow.resume_reading()
+
+    def _stop_after_last(self) -> None:
+        self._last = True
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.keep_alive = False
+        elif self._slots:
+            self._slots[-1].keep_alive = False
+
+    def _refuse(self, status: int, text: str) -> None:
+        if self._refused or not self._slots:
+            super()._refuse(status, text)
+            return
+        self._refused = True
+        self._end()
+        asked, self._asked = self._asked, None
+        if asked is None or asked.reply is not None:
+            asked = Asked(self, (_OTHER, (), ""), {}, False)
+            self._slots.append(asked)
+        asked.keep_alive, self._last = False, True
+        asked.refuse(Refusal(status, text))
+
+    def _idle_left_s(self) -> float:
+        """Until a connection that asks nothing is let go, or one that does not read its answers."""
+        if self._slots or (self.cycle is not None and not self.cycle.response_complete):
+            return float(self.timeout_keep_alive)
+        left_s = self._ended_s + self.timeout_keep_alive - self.loop.time()
+        unread, self._unread = self._unread, self.transport.get_write_buffer_size()
+        if left_s <= 0 and self._unread:
+            if self._unread >= unread > 0:
+                self.transport.abort()
+            return float(self.timeout_keep_alive)
+        return left_s
+
+
+def _no_route(path: str) -> None:
+    return None
+
+
+def _read_nothing(*_: Any) -> Question[Reply]:
+    raise Refusal(404, "no route")
+
+
+_OTHER = Route("", _no_route, _read_nothing)

@@ -1,0 +1,337 @@
+"""One version of a model, ready to answer: a bundle with its contract, a plain ONNX graph, or whatever else can run.
+
+Everything that is asked ends in `ServedModel.run`; who joins questions into batches asks it what may be joined.
+Invariant: a `ServedModel` never changes, so that an answer needs no lock and its version is the one it names.
+"""
+
+from __future__ import annotations
+
+import timeit
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlaas4hep.bundle import Bundle, load_bundle
+from mlaas4hep.bundle.layout import CONFIG_FILE, MANIFEST_FILE, MAX_BATCH_SIZE, MODEL_FILE, SPEC_FILE
+from mlaas4hep.errors import BundleError, RequestError, nearest
+from mlaas4hep.graph.session import SCORES, End, OpenSession
+from mlaas4hep.serve.events import EventReader
+from mlaas4hep.serve.pbtxt import Message, parse_pbtxt
+from mlaas4hep.spec.contract import ModelSpec
+from mlaas4hep.spec.preprocess import Preprocessor
+
+Tensors = Mapping[str, NDArray[Any]]
+
+# Words of the Open Inference Protocol for the types of numpy; BYTES are texts, as Python objects.
+DTYPES: dict[str, np.dtype[Any]] = {
+    "BOOL": np.dtype(np.bool_),
+    "UINT8": np.dtype(np.uint8),
+    "UINT16": np.dtype(np.uint16),
+    "UINT32": np.dtype(np.uint32),
+    "UINT64": np.dtype(np.uint64),
+    "INT8": np.dtype(np.int8),
+    "INT16": np.dtype(np.int16),
+    "INT32": np.dtype(np.int32),
+    "INT64": np.dtype(np.int64),
+    "FP16": np.dtype(np.float16),
+    "FP32": np.dtype(np.float32),
+    "FP64": np.dtype(np.float64),
+    "BYTES": np.dtype(object),
+}
+_WORDS = {dtype: word for word, dtype in DTYPES.items()}
+
+# How long measuring a model may take when it is loaded, and how many rows the larger batch has.
+MEASURE_S, MEASURED_ROWS = 0.05, 64
+# Of a model that cannot be measured: slow enough for a thread of its own.
+UNKNOWN_S = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """A tensor of a model.
+
+    Parameters
+    ----------
+    name
+        As it is asked for.
+    datatype
+        In the words of the Open Inference Protocol: FP32, INT64, BOOL, BYTES ...
+    shape
+        Without the rows where the model's rows are independent, else whole; -1 where any size is.
+    """
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of numpy; ``object`` for BYTES."""
+        return DTYPES[self.datatype]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Contract:
+    """What a bundle says beyond its tensors: how events by name become them, and its hashes."""
+
+    spec: ModelSpec
+    model_sha256: str
+    spec_sha256: str
+    preprocessor: Preprocessor
+    reader: EventReader
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class ServedModel:
+    """One version of a model with all that answers need.
+
+    Parameters
+    ----------
+    name, version
+        As they are asked for.
+    inputs, outputs
+        The tensors.
+    contract
+        Of a bundle; None for a graph without one, which can be asked by tensors only.
+    batches
+        Whether the first dimension of all tensors is that of independent rows, so that questions may be joined.
+    max_rows
+        The most rows that one run takes; more are cut.
+    call_s, row_s
+        Seconds of a run of one row, and of each further row, as measured when the model was loaded.
+    execute
+        Tensors that fit to all outputs by name; safe from several threads.
+    """
+
+    name: str
+    version: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    contract: Contract | None
+    batches: bool
+    max_rows: int
+    call_s: float
+    row_s: float
+    execute: Callable[[Tensors], dict[str, NDArray[Any]]]
+
+    @classmethod
+    def of(cls, bundle: Bundle, *, threads: int = 1) -> ServedModel:
+        """A verified bundle; its rows are independent by law 11."""
+        session = bundle.session(threads=threads)
+        preprocessor = bundle.spec.preprocessor()
+        inputs = tuple(TensorSpec(one.name, "FP32", one.shape) for one in bundle.spec.signature)
+
+        def execute(tensors: Tensors) -> dict[str, NDArray[Any]]:
+            return {SCORES: session.execute(tensors)}
+
+        return measured(
+            cls,
+            name=bundle.name,
+            version=str(bundle.version),
+            inputs=inputs,
+            outputs=(TensorSpec(SCORES, "FP32", (len(bundle.spec.score_names),)),),
+            contract=Contract(
+                spec=bundle.spec,
+                model_sha256=bundle.model_sha256,
+                spec_sha256=bundle.spec_sha256,
+                preprocessor=preprocessor,
+                reader=EventReader(preprocessor.types),
+            ),
+            batches=True,
+            max_rows=MAX_BATCH_SIZE,
+            execute=execute,
+        )
+
+    @classmethod
+    def plain(cls, folder: Path, *, threads: int = 1) -> ServedModel:
+        """An entry ``NAME/1/model.onnx`` of a model repository, with ``NAME/config.pbtxt`` or without.
+
+        As in Triton, rows are independent where ``max_batch_size`` says how many a run takes; without it a question is
+        run as it comes.
+
+        Raises
+        ------
+        BundleError
+            The graph cannot be served, or is not what ``config.pbtxt`` says.
+        """
+        config_file = folder.parent / CONFIG_FILE
+        where = str(config_file)
+        config = parse_pbtxt(config_file.read_text(), where=where) if config_file.is_file() else {}
+        session = OpenSession(folder / MODEL_FILE, threads=threads)
+        _check_config(config, folder.parent.name, where)
+        max_rows = _whole(config, "max_batch_size", where)
+        return measured(
+            cls,
+            name=folder.parent.name,
+            version=folder.name,
+            inputs=_specs(session.inputs, config, "input", batches=max_rows > 0, where=where),
+            outputs=_specs(session.outputs, config, "output", batches=max_rows > 0, where=where),
+            contract=None,
+            batches=max_rows > 0,
+            max_rows=max_rows or 1,
+            execute=session.run,
+        )
+
+    def run(self, inputs: Tensors) -> dict[str, NDArray[Any]]:
+        """All outputs by name; safe from several threads.
+
+        Raises
+        ------
+        RequestError
+            As `check`, or the graph does not take these tensors.
+        """
+        return self.run_checked(inputs, self.check(inputs))
+
+    def run_checked(self, inputs: Tensors, rows: int) -> dict[str, NDArray[Any]]:
+        """As `run`, of tensors that passed `check`, which gave ``rows``."""
+        if not self.batches or 0 < rows <= self.max_rows:
+            return self.execute(inputs)
+        if rows == 0:
+            return {one.name: np.zeros((0, *(max(size, 0) for size in one.shape)), one.dtype) for one in self.outputs}
+        starts = range(0, rows, self.max_rows)
+        parts = [self.execute({name: array[i : i + self.max_rows] for name, array in inputs.items()}) for i in starts]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def run_s(self, rows: int) -> float:
+        """Seconds that a run of so many rows takes, by what was measured."""
+        return self.call_s + max(rows - 1, 0) * self.row_s
+
+    def check(self, inputs: Tensors) -> int:
+        """The number of rows of tensors that fit; 1 where rows are not independent.
+
+        Raises
+        ------
+        RequestError
+            A tensor is missing, unknown, of another type or shape, or the numbers of rows differ.
+        """
+        for name in inputs:
+            if not any(name == one.name for one in self.inputs):
+                raise RequestError(f"unknown input '{name}'{nearest(name, [one.name for one in self.inputs])}")
+        rows = -1
+        for spec in self.inputs:
+            array = inputs.get(spec.name)
+            if array is None:
+                given = ", ".join(inputs) or "nothing"
+                raise RequestError(f"input '{spec.name}' {self._text(spec)} is missing; given: {given}")
+            self._check_one(spec, array)
+            if self.batches and rows not in (-1, len(array)):
+                found = ", ".join(
+                    f"'{one.name}' has {len(inputs[one.name])}" for one in self.inputs if one.name in inputs
+                )
+                raise RequestError(f"all inputs need the same number of events, but {found}")
+            rows = len(array) if self.batches else 1
+        return max(rows, 0)
+
+    def _check_one(self, spec: TensorSpec, array: NDArray[Any]) -> None:
+        if array.dtype != spec.dtype:
+            raise RequestError(f"input '{spec.name}' must be {spec.dtype}, but is {array.dtype}")
+        shape = array.shape[1:] if self.batches and array.ndim else array.shape
+        whole = not self.batches or array.ndim
+        if not whole or (shape != spec.shape and not _fits(shape, spec.shape)):
+            raise RequestError(f"input '{spec.name}' must have shape {self._text(spec)}, but has {list(array.shape)}")
+
+    def _text(self, spec: TensorSpec) -> str:
+        sizes = [*(["N"] if self.batches else []), *("any" if size < 0 else str(size) for size in spec.shape)]
+        return f"[{', '.join(sizes)}]"
+
+
+def load_model(folder: Path, *, threads: int = 1) -> ServedModel:
+    """What a version folder ``NAME/1`` holds: a bundle where it says so, else a plain ONNX graph.
+
+    Raises
+    ------
+    BundleError
+        A bundle that is not what was written, or a graph that cannot be served.
+    """
+    if is_plain(folder):
+        return ServedModel.plain(folder, threads=threads)
+    return ServedModel.of(load_bundle(folder), threads=threads)
+
+
+def is_plain(folder: Path) -> bool:
+    """Whether a version folder holds a graph and nothing of this project; what lost a file of a bundle is none."""
+    return (folder / MODEL_FILE).is_file() and not any((folder / name).exists() for name in (MANIFEST_FILE, SPEC_FILE))
+
+
+def measured(make: Callable[..., ServedModel], **fields: Any) -> ServedModel:
+    """A model with the times of its runs: a few runs of one row, and of more where they are quick.
+
+    The least of a few, since the first is never warm and any may be disturbed. Text and open sizes cannot be made up,
+    and a graph may refuse zeros: such a model counts as slow until it was asked.
+    """
+    model = make(**fields, call_s=UNKNOWN_S, row_s=0.0)
+    if any(one.datatype == "BYTES" or any(size < 0 for size in one.shape) for one in model.inputs):
+        return model
+    try:
+        call_s = _seconds(model, 1)
+    except RequestError:
+        return model
+    row_s = 0.0
+    if model.batches:
+        rows = min(MEASURED_ROWS, model.max_rows)
+        quick = rows > 1 and rows * call_s < MEASURE_S
+        row_s = max(_seconds(model, rows) - call_s, 0.0) / (rows - 1) if quick else call_s
+    return make(**fields, call_s=call_s, row_s=row_s)
+
+
+def _seconds(model: ServedModel, rows: int) -> float:
+    heads = (rows,) if model.batches else ()
+    zeros = {one.name: np.zeros((*heads, *one.shape), one.dtype) for one in model.inputs}
+    first = timeit.timeit(partial(model.execute, zeros), number=1)
+    if first > MEASURE_S:
+        return first
+    return min(first, *timeit.repeat(partial(model.execute, zeros), number=1, repeat=4))
+
+
+def _fits(found: tuple[int, ...], asked: tuple[int, ...]) -> bool:
+    return len(found) == len(asked) and all(want in (-1, size) for size, want in zip(found, asked, strict=True))
+
+
+def _check_config(config: Message, name: str, where: str) -> None:
+    found = config.get("name", [name])[-1]
+    if found != name:
+        raise BundleError(f"{where}: says the model is '{found}', but its folder is '{name}'")
+    runs = config.get("backend", [""])[-1] or config.get("platform", [""])[-1]
+    if runs not in ("", "onnxruntime", "onnxruntime_onnx"):
+        raise BundleError(f"{where}: asks for the backend '{runs}'; served here are graphs of 'onnxruntime'")
+
+
+def _whole(config: Message, key: str, where: str) -> int:
+    value = config.get(key, [0])[-1]
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise BundleError(f"{where}: {key} is a number of rows, found '{value}'")
+    return value
+
+
+def _specs(ends: tuple[End, ...], config: Message, field: str, *, batches: bool, where: str) -> tuple[TensorSpec, ...]:
+    """The tensors of a graph, narrowed by the ``dims`` of the config where the graph leaves a size open."""
+    declared = {one["name"][-1]: one for one in config.get(field, []) if isinstance(one, dict) and "name" in one}
+    for name in declared:
+        if name not in [end.name for end in ends]:
+            raise BundleError(
+                f"{where}: {field} '{name}' is not one of the graph's{nearest(name, [e.name for e in ends])}"
+            )
+    return tuple(_spec(end, declared.get(end.name, {}), batches=batches, where=where) for end in ends)
+
+
+def _spec(end: End, declared: Message, *, batches: bool, where: str) -> TensorSpec:
+    if batches and (not end.shape or end.shape[0] != -1):
+        raise BundleError(
+            f"{where}: max_batch_size needs a first dimension of any size, but '{end.name}' is {list(end.shape)}"
+        )
+    shape = end.shape[1:] if batches else end.shape
+    word = _WORDS[end.dtype]
+    asked = {"TYPE_STRING": "BYTES"}.get(found := declared.get("data_type", [f"TYPE_{word}"])[-1], str(found)[5:])
+    if asked != word:
+        raise BundleError(f"{where}: '{end.name}' is said to be {found}, but the graph has TYPE_{word}")
+    dims = tuple(declared.get("dims", shape))
+    if len(dims) == len(shape) and all(size in (-1, dim) for size, dim in zip(shape, dims, strict=True)):
+        return TensorSpec(end.name, word, dims)
+    if _fits(shape, dims) or "reshape" in declared:
+        return TensorSpec(end.name, word, shape)
+    raise BundleError(f"{where}: '{end.name}' is said to be {list(dims)}, but the graph has {list(shape)}")
