@@ -120,6 +120,15 @@ class Gate:
             known.allowed.add((action, model))
         return known.identity
 
+    def subject(self, authorization: bytes) -> str | None:
+        """Whose token it is, where it was found good lately."""
+        known = self._known.get(hashlib.sha256(authorization).digest())
+        return None if known is None else known.identity.subject
+
+    def prepare(self) -> list[str]:
+        """Ask all issuers for their keys, so that no question has to wait for them; gives what went wrong."""
+        return [why for keys in self._keys.values() if (why := keys.refresh()) is not None]
+
     def close(self) -> None:
         """Wait for no issuer any more."""
         self._executor.shutdown(wait=False, cancel_futures=True)

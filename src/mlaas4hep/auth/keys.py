@@ -112,10 +112,11 @@ class IssuerKeys:
         which = f"'{kid[:64]}'" if kid is not None else "without a name (kid) that alone fits"
         raise TokenError(f"{self.issuer.url} has no key {which} for {algorithm}")
 
-    def refresh(self) -> None:
-        """Ask for the keys once; where that fails, those that are known stay."""
+    def refresh(self) -> str | None:
+        """Ask for the keys once; where that fails, those that are known stay, and the reason is given."""
         with self._lock:
             self._ask()
+            return self._why if self._failures else None
 
     def _ask(self) -> None:
         try:

@@ -79,7 +79,7 @@ class Bundle:
             raise BundleError(f"{path}: was changed since the bundle was loaded")
         return data
 
-    def session(self, *, threads: int = 1) -> Session:
+    def session(self, *, threads: int = 1, device: str = "cpu") -> Session:
         """A new session that runs the graph; safe to call from several threads at once.
 
         Raises
@@ -87,7 +87,7 @@ class Bundle:
         BundleError
             The file changed, ONNX Runtime cannot load it, or its ends are not those of the contract.
         """
-        session = Session(self.model(), threads=threads)
+        session = Session(self.model(), threads=threads, device=device)
         asked = ({one.name: one.shape for one in self.spec.signature}, len(self.spec.score_names))
         found = (session.shapes, session.num_scores)
         if found != asked:

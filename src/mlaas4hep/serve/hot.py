@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -178,6 +178,7 @@ class Asked:
             queue_s=ticket.started_s - ticket.began_s if ticket and ticket.started_s else 0.0,
             run_s=ticket.ended_s - ticket.started_s if ticket else 0.0,
             headers=self.headers,
+            read_s=ticket.began_s - self.began_s if ticket else 0.0,
         )
 
     def _in_thread(self, work: Callable[[], Any], then: Callable[[Any], None]) -> None:
@@ -338,7 +339,11 @@ class HotProtocol(BoundedProtocol):
         refusal = None
         if self.hot.hooks.authorise is not None:
             method, path = self.parser.get_method().decode("ascii"), self.url.decode("latin-1")
-            refusal = self.hot.hooks.authorise(method, path, dict(self.headers))
+            found_out = self.hot.hooks.authorise(method, path, dict(self.headers))
+            if callable(found_out):
+                self._go_cold(_once_allowed(found_out, self.app))
+                return True
+            refusal = found_out
         if self.limit_concurrency is not None and len(self.connections) >= self.limit_concurrency:
             text = f"{len(self.connections)} connections are open, and this server takes fewer; ask again later"
             refusal = Refusal(503, text, {"Retry-After": "1"})
@@ -417,6 +422,17 @@ class HotProtocol(BoundedProtocol):
                 self.transport.abort()
             return float(self.timeout_keep_alive)
         return left_s
+
+
+def _once_allowed(find_out: Callable[[], Awaitable[Refusal | None]], app: Any) -> Any:
+    """An application that answers as another, unless what it waits for first is a refusal."""
+
+    async def answer(scope: Any, receive: Any, send: Any) -> None:
+        refused = await find_out()
+        answering = app if refused is None else problem(refused.status, refused.text, refused.headers)
+        await answering(scope, receive, send)
+
+    return answer
 
 
 def _no_route(path: str) -> None:

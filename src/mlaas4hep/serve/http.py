@@ -11,7 +11,7 @@ takes the usual ones before they come here.
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -20,6 +20,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
+from starlette.routing import BaseRoute
 from starlette.routing import Route as Path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -29,8 +30,8 @@ from mlaas4hep.serve.hooks import Hooks, Seen
 from mlaas4hep.serve.service import InferenceService, Question
 
 
-def create_app(service: InferenceService, hooks: Hooks | None = None) -> Starlette:
-    """The application that answers for a service; ``hooks`` are told of what it answered."""
+def create_app(service: InferenceService, hooks: Hooks | None = None, more: Sequence[BaseRoute] = ()) -> Starlette:
+    """The application that answers for a service; ``hooks`` are told of what it answered, ``more`` routes go first."""
     endpoints = _Endpoints(service)
     handlers: dict[Any, Callable[[Request, Exception], Awaitable[Response]]] = {
         HTTPException: _on_http_error,
@@ -40,7 +41,7 @@ def create_app(service: InferenceService, hooks: Hooks | None = None) -> Starlet
         Exception: _on_error,
     }
     middleware = [Middleware(_Watched, on_request=hooks.on_request)] if hooks and hooks.on_request else []
-    return Starlette(routes=endpoints.routes(), exception_handlers=handlers, middleware=middleware)
+    return Starlette(routes=[*more, *endpoints.routes()], exception_handlers=handlers, middleware=middleware)
 
 
 class _Watched:

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from mlaas4hep.auth import ANONYMOUS, Gate, parse_policy
+from mlaas4hep.auth import parse_policy
+from mlaas4hep.auth.gate import ANONYMOUS, Gate
 from mlaas4hep.errors import ForbiddenError, IssuerError, TokenError
 from tests.issuer import AUDIENCE, Issuer, running_issuer
 
