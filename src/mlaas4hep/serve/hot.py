@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -31,7 +32,7 @@ from mlaas4hep.serve.asking import (
 from mlaas4hep.serve.batcher import Outcome, Ticket
 from mlaas4hep.serve.bounded import BoundedProtocol, answer_bytes
 from mlaas4hep.serve.hooks import Hooks, Seen
-from mlaas4hep.serve.http import problem
+from mlaas4hep.serve.http import FIND_OUT
 from mlaas4hep.serve.service import InferenceService, Outputs, Question
 
 # Questions of one connection that wait for their answers; then no more is read of it.
@@ -350,7 +351,7 @@ class HotProtocol(BoundedProtocol):
         if refusal is None:
             return False
         if cold:  # its answer cannot come before the one that is under way
-            self._go_cold(problem(refusal.status, refusal.text, refusal.headers))
+            self._go_cold(_once_allowed(partial(_told, refusal), self.app))
             return True
         path = self.url.decode("latin-1").partition("?")[0]
         target = found or (_OTHER, (), path)
@@ -425,14 +426,16 @@ class HotProtocol(BoundedProtocol):
 
 
 def _once_allowed(find_out: Callable[[], Awaitable[Refusal | None]], app: Any) -> Any:
-    """An application that answers as another, unless what it waits for first is a refusal."""
+    """An application that answers as another, with what it has to find out first."""
 
     async def answer(scope: Any, receive: Any, send: Any) -> None:
-        refused = await find_out()
-        answering = app if refused is None else problem(refused.status, refused.text, refused.headers)
-        await answering(scope, receive, send)
+        await app(scope | {FIND_OUT: find_out}, receive, send)
 
     return answer
+
+
+async def _told(refusal: Refusal) -> Refusal:
+    return refusal
 
 
 def _no_route(path: str) -> None:

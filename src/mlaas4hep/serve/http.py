@@ -29,6 +29,9 @@ from mlaas4hep.serve.asking import JSON, Refusal, Route, answer, refusal_of, rou
 from mlaas4hep.serve.hooks import Hooks, Seen
 from mlaas4hep.serve.service import InferenceService, Question
 
+# Of a scope: who is to be called first and awaited, and gives a refusal or None.
+FIND_OUT = "mlaas4hep.find_out"
+
 
 def create_app(service: InferenceService, hooks: Hooks | None = None, more: Sequence[BaseRoute] = ()) -> Starlette:
     """The application that answers for a service; ``hooks`` are told of what it answered, ``more`` routes go first."""
@@ -41,6 +44,7 @@ def create_app(service: InferenceService, hooks: Hooks | None = None, more: Sequ
         Exception: _on_error,
     }
     middleware = [Middleware(_Watched, on_request=hooks.on_request)] if hooks and hooks.on_request else []
+    middleware.append(Middleware(_Admitted))
     return Starlette(routes=[*more, *endpoints.routes()], exception_handlers=handlers, middleware=middleware)
 
 
@@ -85,6 +89,19 @@ class _Watched:
                 headers=dict(scope["headers"]),
             )
             self.on_request(seen)
+
+
+class _Admitted:
+    """Waits where the wire could not tell whether a request is refused, and refuses it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        find_out = scope.get(FIND_OUT)
+        refusal = await find_out() if find_out is not None else None
+        app = self.app if refusal is None else problem(refusal.status, refusal.text, refusal.headers)
+        await app(scope, receive, send)
 
 
 def problem(status: int, text: str, headers: dict[str, str] | None = None) -> Response:

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import logging
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -159,23 +158,11 @@ class Operation:
     def _authorise(self, method: str, path: str, headers: Headers) -> Verdict:
         for authorise in (self._also.authorise, self._guard.authorise if self._guard else None):
             verdict = authorise(method, path, headers) if authorise is not None else None
-            if callable(verdict):
-                return partial(self._for_origin, headers.get(b"origin"), verdict)
             if verdict is not None:
                 return verdict
         if self.options.cors and b"origin" in headers:
             return _allowed  # answered by the application, which knows what browsers want to hear
         return None
-
-    async def _for_origin(
-        self, origin: bytes | None, find_out: Callable[[], Awaitable[Refusal | None]]
-    ) -> Refusal | None:
-        """A refusal that a page of another origin can read."""
-        refusal = await find_out()
-        text = origin.decode("latin-1") if origin else ""
-        if refusal is not None and text and {"*", text} & set(self.options.cors):
-            refusal.headers |= {"Access-Control-Allow-Origin": text, "Vary": "Origin"}
-        return refusal
 
     async def _metrics(self, request: Request) -> Response:
         return Response(self.metrics.text(), headers={"Content-Type": CONTENT_TYPE})
