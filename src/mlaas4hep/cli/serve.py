@@ -104,10 +104,11 @@ def _serve(path: Path, listening: Any, worker: Worker | None, **options: Any) ->
     from mlaas4hep.serve.sockets import url_of
 
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.INFO)
+    asked = _options(**options)  # what is wrong with these is told before models are loaded
     models = open_repository(path, threads=options["threads"], device=options["device"])
     service = InferenceService(models, version=version("mlaas4hep"))
     place = (worker.folder, worker.number) if worker else (None, 0)
-    operation = Operation(service, _options(**options), folder=place[0], worker=place[1])
+    operation = Operation(service, asked, folder=place[0], worker=place[1])
     url = url_of(listening, scheme=operation.scheme)
     tell = worker.tell if worker else click.echo
     try:
@@ -136,10 +137,13 @@ def _options(
     from mlaas4hep.serve.operation import Options
     from mlaas4hep.serve.tls import TlsFiles
 
+    tls = TlsFiles(tls_cert, tls_key, tls_client_ca) if tls_cert and tls_key else None
+    if tls is not None:
+        tls.context()
     return Options(
         access_log=access_log,
         policy=read_policy(auth) if auth else None,
-        tls=TlsFiles(tls_cert, tls_key, tls_client_ca) if tls_cert and tls_key else None,
+        tls=tls,
         cors=cors,
         drain_s=drain_s,
     )

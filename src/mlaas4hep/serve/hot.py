@@ -223,6 +223,8 @@ class HotProtocol(BoundedProtocol):
         for asked in self._slots:
             if asked.ticket is not None:
                 asked.ticket.cancel()
+            if asked.reply is None and self.hot.hooks.on_request is not None:
+                self.hot.hooks.on_request(asked._seen(499, 0))  # nobody waits any more
         self._slots.clear()
         self._asked = None
         super().connection_lost(exc)

@@ -125,6 +125,7 @@ class Metrics:
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
         if self._file is not None:
+            self._publish()  # so that a successor knows of this start, however soon this one dies
             self._thread = threading.Thread(target=self._publish_often, name="mlaas4hep-metrics", daemon=True)
             self._thread.start()
 
