@@ -17,14 +17,16 @@ import msgspec
 
 from mlaas4hep.errors import BusyError, DataError, NotFoundError, RequestError
 from mlaas4hep.serve.events import Prediction, encode_prediction
-from mlaas4hep.serve.protocol import HEADER_LENGTH, InferResponse, decode_request, encode_response
+from mlaas4hep.serve.model import ServedModel
+from mlaas4hep.serve.protocol import HEADER_LENGTH, InferRequest, InferResponse, decode_request, encode_response
+from mlaas4hep.serve.quick import quick_of
 from mlaas4hep.serve.service import InferenceService, Outputs, Question
 
 JSON = "application/json"
 BINARY = "application/octet-stream"
 TIMEOUT = "X-Request-Timeout-Ms"
 # JSON of more than this is read in a worker thread: it takes about 1 ms.
-INLINE_BODY_BYTES = 64 << 10
+INLINE_BODY_BYTES = 256 << 10
 # Answers of more numbers than this are written in a worker thread.
 INLINE_NUMBERS = 8 << 10
 
@@ -90,6 +92,10 @@ def read_infer(
     """Tensors by the Open Inference Protocol, in JSON or followed by binary ones."""
     header_length = _length(headers)
     check_type(headers, (JSON,) if header_length is None else (JSON, BINARY))
+    if header_length is None:
+        quick = _read_quick(service.repository.get(str(target[0]), target[1]), body)
+        if quick is not None:
+            return quick
     request = decode_request(body, header_length)
     asked = service.ask_tensors(str(target[0]), request, version=target[1])
 
@@ -101,6 +107,23 @@ def read_infer(
         return Reply(content, BINARY, ((HEADER_LENGTH, str(length)),))
 
     return Question(asked.model, asked.inputs, asked.rows, finish, timeout_s=asked.timeout_s)
+
+
+def _read_quick(model: ServedModel, body: bytes) -> Question[Reply] | None:
+    codec = quick_of(model)
+    found = codec.read(body)
+    if found is None or not codec.output:
+        return None
+    inputs, rows, id = found
+
+    def finish(outputs: Outputs) -> Reply:
+        content = codec.write(outputs[codec.output], id)
+        if content is None:
+            response = InferResponse(model.name, model.version, outputs, id=id)
+            content = encode_response(response, InferRequest(inputs, id=id))[0]
+        return Reply(content)
+
+    return Question(model, inputs, rows, finish)
 
 
 def read_predict(
@@ -119,6 +142,8 @@ def read_predict(
 
 def deadline_of(question: Question[Reply], headers: Headers, began_s: float) -> float | None:
     """By `time.monotonic`: the shorter of what the header and the protocol's parameter say."""
+    if question.timeout_s is None and _TIMEOUT not in headers:
+        return None
     wanted = [question.timeout_s, timeout_of(headers)]
     found = [one for one in wanted if one is not None]
     return began_s + min(found) if found else None
@@ -157,7 +182,7 @@ async def answer(
         on_question(question)
     batcher = service.batcher(question.model)
     deadline = deadline_of(question, headers, began_s)
-    outputs = await batcher.infer(question.inputs, question.rows, deadline=deadline)
+    outputs = await batcher.infer(question.inputs, question.rows, deadline=deadline, checked=True)
     if is_wide(outputs):
         return await loop.run_in_executor(service.executor, question.finish, outputs)
     return question.finish(outputs)

@@ -29,6 +29,8 @@ from mlaas4hep.serve.model import ServedModel, Tensors
 INLINE_S = 0.5e-3
 # How much the newest run counts in the pace of a model.
 _NEWEST = 0.1
+# Of a run, so that a pace can be told.
+_SHORTEST_S = 1e-6
 
 Outcome = dict[str, NDArray[Any]] | Exception
 Done = Callable[[Outcome], None]
@@ -132,7 +134,9 @@ class Batcher:
         self._idle: list[asyncio.Future[None]] = []
         self._joins = model.batches
 
-    def submit(self, inputs: Tensors, rows: int, done: Done, *, deadline: float | None = None) -> Ticket:
+    def submit(
+        self, inputs: Tensors, rows: int, done: Done, *, deadline: float | None = None, checked: bool = False
+    ) -> Ticket:
         """Ask; ``done`` is called once with all outputs by name or with an error, maybe before this returns.
 
         Parameters
@@ -143,6 +147,8 @@ class Batcher:
             Of the tensors, 1 where the model's rows are not independent.
         deadline
             By `time.monotonic`: when the answer is of no use any more.
+        checked
+            The tensors passed `ServedModel.check` already.
 
         Notes
         -----
@@ -151,6 +157,8 @@ class Batcher:
         """
         ticket = Ticket(inputs, rows, done, deadline, time.monotonic())
         try:
+            if not checked:
+                self._check(ticket)
             self._admit(ticket)
         except MLaaSError as error:
             ticket.finish(error)
@@ -165,7 +173,9 @@ class Batcher:
             self._schedule()
         return ticket
 
-    async def infer(self, inputs: Tensors, rows: int, *, deadline: float | None = None) -> dict[str, NDArray[Any]]:
+    async def infer(
+        self, inputs: Tensors, rows: int, *, deadline: float | None = None, checked: bool = False
+    ) -> dict[str, NDArray[Any]]:
         """As `submit`, for who awaits; a cancelled task takes its question back."""
         future: asyncio.Future[dict[str, NDArray[Any]]] = self._loop.create_future()
 
@@ -177,7 +187,7 @@ class Batcher:
             else:
                 future.set_result(outcome)
 
-        ticket = self.submit(inputs, rows, settle, deadline=deadline)
+        ticket = self.submit(inputs, rows, settle, deadline=deadline, checked=checked)
         try:
             return await future
         except asyncio.CancelledError:
@@ -202,11 +212,14 @@ class Batcher:
             self._idle.append(future)
             await future
 
-    def _admit(self, ticket: Ticket) -> None:
+    def _check(self, ticket: Ticket) -> None:
         found = self.model.check(ticket.inputs)
         if found != ticket.rows:
             raise RequestError(f"{ticket.rows} rows are announced, but the tensors have {found}")
-        ticket.size = sum(array.nbytes for array in ticket.inputs.values())
+
+    def _admit(self, ticket: Ticket) -> None:
+        for array in ticket.inputs.values():
+            ticket.size += array.nbytes
         limits = self.limits
         if self._queue or self._landing_s is not None:
             if self.waiting_rows + ticket.rows > limits.rows:
@@ -250,7 +263,7 @@ class Batcher:
         batch = self._take()
         if batch:
             rows = sum(ticket.rows for ticket in batch)
-            expected_s = self.model.run_s(rows)
+            expected_s = max(self.model.run_s(rows), _SHORTEST_S)
             if expected_s * min(self._pace, 1.0) <= INLINE_S:
                 self._land(batch, rows, expected_s, _run(self.model, batch))
             else:
@@ -329,8 +342,8 @@ def _alone(model: ServedModel, ticket: Ticket) -> Outcome:
 def _joined(model: ServedModel, batch: Sequence[Ticket]) -> list[Outcome] | None:
     """Outcomes of one run of all; None where there is none, so that all are to be run apart."""
     rows = sum(ticket.rows for ticket in batch)
-    inputs = {one.name: np.concatenate([ticket.inputs[one.name] for ticket in batch]) for one in model.inputs}
     try:
+        inputs = {one.name: np.concatenate([ticket.inputs[one.name] for ticket in batch]) for one in model.inputs}
         outputs = model.run_checked(inputs, rows)
     except Exception as error:  # one question may be the reason: apart, it alone is told
         _log.debug("a joined run of model '%s' failed, its questions are run apart: %s", model.name, error)

@@ -7,7 +7,7 @@ taken are at most `MAX_HEAD_BYTES` and what one read brings, and whoever sends n
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -19,6 +19,7 @@ MAX_HEAD_BYTES = 64 << 10
 UNFINISHED_S = 30.0
 SLOWEST_BYTES_S = 64 << 10
 CLOSE = "connection: close\r\n"
+_USUAL, _USUAL_TYPE = STATUS_LINE[200] + b"content-length: ", b"\r\ncontent-type: application/json\r\n\r\n"
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -128,11 +129,13 @@ def answer_bytes(
     status: int,
     body: bytes,
     media_type: str = "application/json",
-    headers: Iterable[tuple[str, str]] = (),
+    headers: Sequence[tuple[str, str]] = (),
     *,
     close: bool = False,
 ) -> bytes:
     """An answer as Starlette and uvicorn write it, byte for byte."""
+    if status == 200 and media_type == "application/json" and not headers and not close:
+        return b"%b%d%b%b" % (_USUAL, len(body), _USUAL_TYPE, body)
     more = "".join(f"{name.lower()}: {value}\r\n" for name, value in headers)
     head = f"{more}content-length: {len(body)}\r\ncontent-type: {media_type}\r\n{CLOSE if close else ''}\r\n"
     return b"".join((STATUS_LINE[status], head.encode("latin-1"), body))

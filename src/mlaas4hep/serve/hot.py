@@ -133,7 +133,7 @@ class Asked:
             self.refuse(error)
             return
         batcher = self.protocol.hot.service.batcher(question.model)
-        self.ticket = batcher.submit(question.inputs, question.rows, self._landed, deadline=deadline)
+        self.ticket = batcher.submit(question.inputs, question.rows, self._landed, deadline=deadline, checked=True)
 
     def _landed(self, outcome: Outcome) -> None:
         if isinstance(outcome, Exception):

@@ -86,7 +86,7 @@ class Contract:
     reader: EventReader
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@dataclass(frozen=True, eq=False, slots=True, weakref_slot=True)
 class ServedModel:
     """One version of a model with all that answers need.
 

@@ -10,7 +10,6 @@ import asyncio
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -82,8 +81,7 @@ class ModelContract(msgspec.Struct, frozen=True):
     model_sha256: str
 
 
-@dataclass(frozen=True, slots=True)
-class Question(Generic[T]):
+class Question(msgspec.Struct, Generic[T], frozen=True, gc=False):
     """Tensors for a model, and what is made of its outputs: the part of an answer on both sides of a run.
 
     Parameters
@@ -91,7 +89,7 @@ class Question(Generic[T]):
     model
         Who is asked.
     inputs, rows
-        Its tensors; see `Batcher.submit`.
+        Its tensors, which passed `ServedModel.check`.
     finish
         All outputs by name to the answer.
     timeout_s
@@ -248,7 +246,7 @@ class InferenceService:
             The tensors do not fit.
         """
         batcher = self.batcher(question.model)
-        return question.finish(await batcher.infer(question.inputs, question.rows, deadline=deadline))
+        return question.finish(await batcher.infer(question.inputs, question.rows, deadline=deadline, checked=True))
 
     def batcher(self, model: ServedModel) -> Batcher:
         """Who joins questions to a model on the running loop."""

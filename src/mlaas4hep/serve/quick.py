@@ -1,0 +1,197 @@
+"""The usual question and its answer in JSON at the speed of the parser: a typed decoder and a prebuilt text.
+
+What is unusual in any way (parameters, chosen outputs, words for infinities, other types) is left to
+`mlaas4hep.serve.protocol`, which also says what is wrong with a request. Invariant: what is read or written here has
+the bits and bytes that it would have there.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import threading
+from array import array
+from collections.abc import Callable, Sequence
+from itertools import chain
+from types import GenericAlias
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from mlaas4hep.serve.model import ServedModel, TensorSpec
+
+# Longer bodies are read with simdjson where that is installed: it brings numbers straight into a buffer.
+FAST_BYTES = 4 << 10
+
+_FLOAT32, _FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
+_encode = msgspec.json.Encoder().encode
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+_KEYS, _INPUT_KEYS = ["inputs"], {"name", "shape", "datatype", "data"}
+
+Asked = tuple[dict[str, NDArray[np.float32]], int, str]
+
+
+class QuickCodec:
+    """Reads questions to one model and writes its answers, or says that it does not.
+
+    Parameters
+    ----------
+    model
+        Any; where not all its inputs are FP32 of fixed sizes nothing is read here, and likewise for its outputs.
+    """
+
+    def __init__(self, model: ServedModel) -> None:
+        plain = model.batches and all(_is_plain(one) for one in model.inputs)
+        self._specs = {one.name: (one.shape, math.prod(one.shape)) for one in model.inputs} if plain else {}
+        ranks = {len(one.shape) for one in model.inputs}
+        self._flat = _decoder(1)
+        self._nested = _decoder(1 + min(ranks)) if len(ranks) == 1 and ranks <= {1, 2} else None
+        self._parse = _fast_parser() if plain else None
+        self.output = model.outputs[0].name if plain and len(model.outputs) == 1 else ""
+        if not self.output or not _is_plain(model.outputs[0]):
+            self.output = ""
+            return
+        sizes = b"".join(b",%d" % size for size in model.outputs[0].shape)
+        head = {"model_name": model.name, "model_version": model.version}
+        name = _encode(self.output)
+        self._head = _encode(head)[:-1] + b',"outputs":[{"name":' + name + b',"datatype":"FP32","shape":['
+        self._middle = sizes + b'],"data":'
+
+    def read(self, body: bytes) -> Asked | None:
+        """Inputs of at least one row, their number and the id; None where `decode_request` is to read the body."""
+        if not self._specs:
+            return None
+        if self._parse is not None and len(body) > FAST_BYTES:
+            found = self._read_fast(body)
+            if found is not None:
+                return found
+        place = body.find(b'"data"')
+        nested = b"[[" in body[place + 6 : place + 12]
+        decoder = self._nested if nested else self._flat
+        if decoder is None:
+            return None
+        try:
+            wire = decoder.decode(body)
+        except _UNREADABLE:  # unusual or wrong: who reads it next says which
+            return None
+        return self._tensors(wire, nested)
+
+    def write(self, scores: NDArray[Any], id: str) -> bytes | None:
+        """The answer; None where `encode_response` is to write it, since JSON has no words for its values."""
+        values = scores.ravel().tolist()
+        if not math.isfinite(sum(values)):
+            return None
+        tail = b'}],"id":%b}' % _encode(id) if id else b"}]}"
+        return b"%b%d%b%b%b" % (self._head, len(scores), self._middle, _encode(values), tail)
+
+    def _tensors(self, wire: Any, nested: bool) -> Asked | None:
+        inputs: dict[str, NDArray[np.float32]] = {}
+        rows = 0
+        for one in wire.inputs:
+            known = self._specs.get(one.name)
+            shape = one.shape
+            if known is None or one.datatype != "FP32" or one.name in inputs or shape[1:] != known[0]:
+                return None
+            rows = rows or shape[0]
+            data = _flattened(one.data, shape) if nested else one.data
+            if data is None or rows < 1 or shape[0] != rows or len(data) != rows * known[1]:
+                return None
+            inputs[one.name] = _numbers(data).reshape(shape)
+        return (inputs, rows, wire.id) if len(inputs) == len(self._specs) else None
+
+    def _read_fast(self, body: bytes) -> Asked | None:
+        """As `read`, of flat lists of numbers, checked as strictly."""
+        inputs: dict[str, NDArray[np.float32]] = {}
+        rows = 0
+        try:
+            request = self._parse(body) if self._parse is not None else {}
+            if list(request) != _KEYS:
+                return None
+            for one in request["inputs"]:
+                if len(one) != 4 or set(one) != _INPUT_KEYS or one["datatype"] != "FP32":
+                    return None
+                known, shape, data = self._specs.get(one["name"]), one["shape"].as_list(), one["data"]
+                if known is None or one["name"] in inputs or tuple(shape[1:]) != known[0] or type(shape[0]) is not int:
+                    return None
+                rows = rows or shape[0]
+                # As many elements as numbers: none of them is a list.
+                if rows < 1 or shape[0] != rows or len(data) != rows * known[1]:
+                    return None
+                numbers = np.frombuffer(data.as_buffer(of_type="d"), _FLOAT64)
+                if len(numbers) != len(data) or isinstance(data[0], bool):
+                    return None
+                with np.errstate(over="ignore"):
+                    inputs[one["name"]] = numbers.astype(_FLOAT32).reshape(shape)
+        except (ValueError, TypeError, KeyError, AttributeError, RuntimeError):  # unusual or wrong, as above
+            return None
+        return (inputs, rows, "") if len(inputs) == len(self._specs) else None
+
+
+def quick_of(model: ServedModel) -> QuickCodec:
+    """The codec of a model, kept as long as the model is."""
+    found = _codecs.get(model)
+    if found is None:
+        found = _codecs[model] = QuickCodec(model)
+    return found
+
+
+_codecs: WeakKeyDictionary[ServedModel, QuickCodec] = WeakKeyDictionary()
+
+
+def _is_plain(spec: TensorSpec) -> bool:
+    return spec.datatype == "FP32" and len(spec.shape) > 0 and all(size > 0 for size in spec.shape)
+
+
+def _decoder(depth: int) -> msgspec.json.Decoder[Any]:
+    data: Any = float | None
+    for _ in range(depth):
+        data = GenericAlias(list, (data,))
+    one = msgspec.defstruct(
+        "QuickInput",
+        [("name", str), ("shape", tuple[int, ...]), ("datatype", str), ("data", data)],
+        forbid_unknown_fields=True,
+        gc=False,
+    )
+    inputs = GenericAlias(list, (one,))
+    request = msgspec.defstruct(
+        "QuickRequest", [("inputs", inputs), ("id", str, "")], forbid_unknown_fields=True, gc=False
+    )
+    return msgspec.json.Decoder(request)
+
+
+def _flattened(data: list[Any], shape: tuple[int, ...]) -> Sequence[float | None] | None:
+    """The numbers of nested lists; None where those are not of the shape."""
+    size, *more = shape
+    for inside in more:
+        if len(data) != size or set(map(len, data)) != {inside}:
+            return None
+        data = list(chain.from_iterable(data))
+        size *= inside
+    return data
+
+
+def _numbers(data: Sequence[float | None]) -> NDArray[np.float32]:
+    """Doubles rounded to float32; what is missing is NaN, what is too large is infinite."""
+    try:
+        return np.frombuffer(array("f", data), _FLOAT32)  # type: ignore[type-var]
+    except TypeError:  # something is missing, which only numpy turns into NaN
+        with np.errstate(over="ignore"):
+            return np.array(data, _FLOAT64).astype(_FLOAT32)
+
+
+def _fast_parser() -> Callable[[bytes], Any] | None:
+    if importlib.util.find_spec("simdjson") is None:
+        return None
+    import simdjson
+
+    class Parsers(threading.local):
+        """One a thread: its buffers are kept, and what it gave is let go before it reads again."""
+
+        def __init__(self) -> None:
+            self.parser = simdjson.Parser()
+
+    parsers = Parsers()
+    return lambda body: parsers.parser.parse(body)
