@@ -12,9 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -48,6 +46,7 @@ class AccessLog:
         self._subject = subject
         self._waiting: deque[tuple[float, Seen]] = deque()
         self._told = 0
+        self._clock = _Clock()
         self._wake = threading.Event()
         self._ended = self._reopens = False
         self._file = self._open()
@@ -108,7 +107,8 @@ class AccessLog:
         while self._waiting:
             lines = [self._line(*self._waiting.popleft()) for _ in range(min(len(self._waiting), 256))]
             if self.dropped > self._told:
-                lines.append(_encode({"time": _time(time.time()), "dropped": self.dropped - self._told}))
+                lost = _Dropped(self._clock.text(time.time()), self.dropped - self._told)
+                lines.append(_encode(lost) + b"\n")
                 self._told = self.dropped
             self._write_bytes(b"".join(lines))
 
@@ -124,35 +124,64 @@ class AccessLog:
         sys.stderr.write(f"{text}\n")
 
     def _line(self, at_s: float, seen: Seen) -> bytes:
-        model = seen.model
-        authorization = seen.headers.get(b"authorization")
-        known = {
-            "time": _time(at_s),
-            "client": seen.client,
-            "method": seen.method,
-            "path": seen.path.partition("?")[0][:MAX_TEXT],
-            "status": seen.status,
-            "model": model.name if model else None,
-            "version": model.version if model else None,
-            "rows": seen.rows if model else None,
-            "bytes_in": seen.bytes_in,
-            "bytes_out": seen.bytes_out,
-            "ms": round(seen.seconds * 1e3, 3),
-            "queue_ms": round(seen.queue_s * 1e3, 3) if model else None,
-            "run_ms": round(seen.run_s * 1e3, 3) if model else None,
-            "id": _text(seen.headers.get(b"x-request-id")),
-            "subject": self._subject(authorization) if self._subject and authorization else None,
-        }
-        return _encode({name: value for name, value in known.items() if value is not None})
+        model, headers = seen.model, seen.headers
+        authorization = headers.get(b"authorization")
+        line = _Line(
+            time=self._clock.text(at_s),
+            client=seen.client,
+            method=seen.method,
+            path=seen.path.partition("?")[0][:MAX_TEXT],
+            status=seen.status,
+            bytes_in=seen.bytes_in,
+            bytes_out=seen.bytes_out,
+            ms=round(seen.seconds * 1e3, 3),
+        )
+        if model is not None:
+            line.model, line.version, line.rows = model.name, model.version, seen.rows
+            line.queue_ms, line.run_ms = round(seen.queue_s * 1e3, 3), round(seen.run_s * 1e3, 3)
+        if (name := headers.get(b"x-request-id")) is not None:
+            line.id = name[:MAX_TEXT].decode("latin-1")
+        if self._subject is not None and authorization is not None:
+            line.subject = self._subject(authorization)
+        return _encode(line) + b"\n"
 
 
-def _encode(fields: dict[str, Any]) -> bytes:
-    return msgspec.json.encode(fields) + b"\n"
+class _Line(msgspec.Struct, omit_defaults=True):
+    """In the order of the keys; None is left out."""
+
+    time: str
+    client: str
+    method: str
+    path: str
+    status: int
+    bytes_in: int
+    bytes_out: int
+    ms: float
+    model: str | None = None
+    version: str | None = None
+    rows: int | None = None
+    queue_ms: float | None = None
+    run_ms: float | None = None
+    id: str | None = None
+    subject: str | None = None
 
 
-def _text(value: bytes | None) -> str | None:
-    return None if value is None else value[:MAX_TEXT].decode("latin-1")
+class _Dropped(msgspec.Struct):
+    time: str
+    dropped: int
 
 
-def _time(at_s: float) -> str:
-    return datetime.fromtimestamp(at_s, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+class _Clock:
+    """Times as text; the part down to the second is made once a second."""
+
+    def __init__(self) -> None:
+        self._second, self._words = -1, ""
+
+    def text(self, at_s: float) -> str:
+        second = int(at_s)
+        if second != self._second:
+            self._second, self._words = second, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+        return f"{self._words}.{int((at_s - second) * 1e6):06d}Z"
+
+
+_encode = msgspec.json.Encoder().encode
