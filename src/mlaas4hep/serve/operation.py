@@ -10,7 +10,7 @@ import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import msgspec
 from starlette.middleware.cors import CORSMiddleware
@@ -29,6 +29,10 @@ from mlaas4hep.serve.metrics import Metrics, statistics
 from mlaas4hep.serve.protocol import HEADER_LENGTH
 from mlaas4hep.serve.service import InferenceService
 from mlaas4hep.serve.tls import TlsFiles
+
+if TYPE_CHECKING:
+    from mlaas4hep.auth.gate import Gate
+    from mlaas4hep.serve.guard import Guard
 
 _CORS_HEADERS = ("Authorization", "Content-Type", HEADER_LENGTH, "X-Request-Id", "X-Request-Timeout-Ms")
 _log = logging.getLogger(__name__)
@@ -96,6 +100,11 @@ class Operation:
         authorises = self._guard is not None or options.cors or self._also.authorise is not None
         self.hooks = Hooks(on_request=self._seen, authorise=self._authorise if authorises else None)
         self._service = service
+
+    @property
+    def gate(self) -> Gate | None:
+        """Who may do what, for other transports; None where everybody may do everything."""
+        return self._guard.gate if self._guard is not None else None
 
     @property
     def scheme(self) -> str:
@@ -179,7 +188,7 @@ async def _allowed() -> Refusal | None:
     return None
 
 
-def _guard(policy: Policy) -> Any:
+def _guard(policy: Policy) -> Guard:
     try:
         from mlaas4hep.serve.guard import start_guard  # imports joserfc, which is asked for only where tokens are
     except ModuleNotFoundError as error:

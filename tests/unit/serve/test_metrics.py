@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from mlaas4hep.serve.exposition import Totals
 from mlaas4hep.serve.hooks import Seen
 from mlaas4hep.serve.metrics import BOUNDS_S, Metrics, statistics
-from mlaas4hep.serve.model import ServedModel
+from mlaas4hep.serve.model import ServedModel, TensorSpec
+from mlaas4hep.serve.operation import Operation
+from mlaas4hep.serve.repository import ModelRepository
+from mlaas4hep.serve.server import background
+from mlaas4hep.serve.service import InferenceService
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
@@ -156,3 +164,30 @@ def test_statistics_are_those_of_the_metrics() -> None:
         (3, {"count": 2, "ns": 4_000_000})
     ]
     assert len(metrics.totals()) == 2
+
+
+def test_a_question_that_nobody_waits_for_any_more_counts_as_cancelled() -> None:
+    began, goes_on = threading.Event(), threading.Event()
+
+    def execute(tensors: Any) -> dict[str, Any]:
+        began.set()
+        goes_on.wait(20)
+        return {"y": np.zeros((1, 1), np.float32)}
+
+    ends = (TensorSpec("x", "FP32", (1,)),), (TensorSpec("y", "FP32", (1,)),)
+    slow = ServedModel("tth", "1", *ends, None, True, 256, 1.0, 0.0, execute)
+    service = InferenceService(ModelRepository([slow]))
+    operation = Operation(service)
+    body = b'{"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 1], "data": [0]}]}'
+    with background(service, operation=operation) as url:
+        connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=20)
+        connection.request("POST", "/v2/models/tth/infer", body, {"Content-Type": "application/json"})
+        assert began.wait(20)
+        connection.close()
+        ends_s = time.monotonic() + 20
+        while not any(one.failures["CANCELED"] for one in operation.metrics.totals()):
+            assert time.monotonic() < ends_s
+            time.sleep(0.01)
+        goes_on.set()
+    operation.close()
+    assert operation.metrics.totals()[0].succeeded == 0
