@@ -28,7 +28,19 @@ MODELS = {
     "mlp_torch": ("model={name: mlp, backend: torch}",),
     "deepsets_torch": ("model=deepsets",),
     "attention_torch": ("model=attention",),
+    "cnn_torch": (
+        "model={name: cnn, x: Jet_eta, y: Jet_pt, bins: [8, 8], range: [[-3, 3], [0, 500]]}",
+        "inputs={event: [HT], jets: {vars: [Jet_pt, Jet_eta], length: 12, sort: -Jet_pt}}",
+    ),
+    "mlp_keras": ("model={name: mlp, backend: keras}",),
+    "mlp_jax": ("model={name: mlp, backend: jax}",),
+    "deepsets_jax": ("model={name: deepsets, backend: jax}",),
+    # These keep no checkpoint: killed, they begin again.
+    "bdt_sklearn": ("model=bdt",),
+    "xgboost": ("model=xgboost",),
+    "lightgbm": ("model=lightgbm",),
 }
+NO_EPOCHS = ("bdt_sklearn", "xgboost", "lightgbm")
 # As many checkpoints as the share of time that they may take allows.
 OFTEN = "training.checkpoint_s=0"
 METRICS = "metrics.json"
@@ -45,7 +57,8 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="one JSON line a model (always so)")
     asked = parser.parse_args()
     for name in asked.models:
-        overrides = [*MODELS[name], f"training.epochs={asked.epochs}"]
+        epochs = [] if name in NO_EPOCHS else [f"training.epochs={asked.epochs}"]
+        overrides = [*MODELS[name], *epochs]
         found = compare(asked.config, overrides, kills=asked.kills, seed=asked.seed)
         print(json.dumps({"model": name} | found), flush=True)
 

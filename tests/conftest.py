@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
@@ -19,10 +18,8 @@ from mlaas4hep.spec.columns import Jagged
 from mlaas4hep.spec.preprocess import Preprocessor
 from mlaas4hep.testing import FORMATS, Format, ending, make_events, supports_jagged, write_events
 from mlaas4hep.testing_tables import text_clusters
+from tests import pictures
 from tests.required import pytest_make_collect_report, pytest_runtest_makereport
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 # Hooks of pytest, which looks for them here.
 __all__ = ["pytest_make_collect_report", "pytest_runtest_makereport"]
@@ -30,6 +27,10 @@ __all__ = ["pytest_make_collect_report", "pytest_runtest_makereport"]
 # Slow, shared machines: a time limit a case would only measure them.
 settings.register_profile("mlaas4hep", deadline=None)
 settings.load_profile("mlaas4hep")
+
+# A shell that starts the tests in the background has them ignore SIGINT, and whatever they start would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SIZES = {"signal": (350, 85), "background": (223,)}
 
@@ -44,23 +45,12 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def plain_pictures() -> Iterator[None]:
-    """Pictures without the field's style and its search for margins, which would be most of a short training.
+    """Pictures that nobody looks at: painting them in the field's style would be most of a short training.
 
     For tests of runs, which ask what a picture is called and not how it looks.
     """
-
-    @contextmanager
-    def plain(path: Path, size: tuple[float, float], *_: object, **__: object) -> Iterator[Figure]:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=size)
-        FigureCanvasAgg(figure)
-        yield figure
-        figure.savefig(path, dpi=20)
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(style, "_figure", plain)
+        patch.setattr(style, "_figure", pictures.plain)
         yield
 
 

@@ -102,6 +102,8 @@ class Session:
         Where its commands run and its files are written.
     check_config
         Called with the text and the place of every ``yaml`` block.
+    scripts
+        A folder of programs that come before those of the environment.
 
     Attributes
     ----------
@@ -111,10 +113,11 @@ class Session:
         Put behind every ``mlaas4hep train``.
     """
 
-    def __init__(self, folder: Path, *, check_config: Callable[[str, str], None]) -> None:
+    def __init__(self, folder: Path, *, check_config: Callable[[str, str], None], scripts: Path | None = None) -> None:
         self.folder = folder
         self.train_options = ""
         self.check_config = check_config
+        self._scripts = scripts
         self._names: dict[str, Any] = {"__name__": "__page__"}
         self._printed = ""
         self._port = str(_free_port())
@@ -199,10 +202,12 @@ class Session:
 
     def _environment(self) -> dict[str, str]:
         """The commands of the environment that runs the tests; packages of the page's own folder are found."""
-        scripts = str(Path(sys.executable).parent)
+        scripts = [str(Path(sys.executable).parent)]
+        if self._scripts is not None:
+            scripts.insert(0, str(self._scripts))
         modules = [str(self.folder), *filter(None, [os.environ.get("PYTHONPATH")])]
         return os.environ | {
-            "PATH": os.pathsep.join([scripts, os.environ["PATH"]]),
+            "PATH": os.pathsep.join([*scripts, os.environ["PATH"]]),
             "PYTHONPATH": os.pathsep.join(modules),
         }
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 import os
 
 FEWEST = 4
+ALL = bool(os.environ.get("MLAAS4HEP_ALL_EXAMPLES"))
 
 
 def examples(count: int) -> int:
     """Of `count` examples those that are tried in this run."""
-    return count if os.environ.get("MLAAS4HEP_ALL_EXAMPLES") else max(min(count, FEWEST), count // 3)
+    return count if ALL else max(min(count, FEWEST), count // 3)

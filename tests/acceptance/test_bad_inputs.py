@@ -20,6 +20,8 @@ from mlaas4hep.cli import run
 from mlaas4hep.spec.columns import Column, Jagged
 from mlaas4hep.testing import write_events
 
+pytestmark = pytest.mark.usefixtures("plain_pictures")
+
 ENTRIES = 300
 Columns = dict[str, Any]
 

@@ -19,6 +19,7 @@ from mlaas4hep.config import parse_config
 from mlaas4hep.config.search import find_dials, placed
 from mlaas4hep.data.catalogue import Catalogue
 from mlaas4hep.spec.preprocess import Preprocessor
+from tests import warm
 from tests.doc_blocks import LANGUAGES, Session, blocks_of, matches, setups_of
 
 ROOT = Path(__file__).parents[2]
@@ -42,7 +43,7 @@ FOLLOWED = [
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run for the pages that begin with a trained model: two epochs, since they are about what comes after."""
     run = tmp_path_factory.mktemp("trained") / "tth"
-    command = [sys.executable, "-m", "mlaas4hep", "train", EXAMPLE / "config.yaml", "-o", run]
+    command = [*warm.command(), "train", EXAMPLE / "config.yaml", "-o", run]
     subprocess.run([*map(str, command), "--set", "training.epochs=2"], check=True, capture_output=True)
     return run
 
@@ -56,7 +57,7 @@ def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Session
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / ".cache"))  # what other pages kept is not there
     before = set(sys.modules)
-    session = Session(tmp_path, check_config=check_config)
+    session = Session(tmp_path, check_config=check_config, scripts=warm.scripts())
     yield session
     session.close()
     for name in set(sys.modules) - before:
@@ -64,6 +65,7 @@ def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Session
             del sys.modules[name]
 
 
+@pytest.mark.usefixtures("plain_pictures")
 @pytest.mark.parametrize("page", FOLLOWED)
 def test_a_page_can_be_followed(page: Path, session: Session, request: pytest.FixtureRequest) -> None:
     blocks = blocks_of(page)

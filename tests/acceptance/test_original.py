@@ -13,6 +13,8 @@ from mlaas4hep.bundle import load_bundle
 from mlaas4hep.bundle.verify import verify_bundle
 from mlaas4hep.cli import run
 
+pytestmark = pytest.mark.usefixtures("plain_pictures")
+
 EXAMPLE = Path(__file__).parents[2] / "examples" / "tth" / "data"
 # As its documentation writes them, with the lines of the network as they stand there.
 DOCUMENTED = """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from mlaas4hep.config import read_config
 from mlaas4hep.spec.columns import Jagged
 from mlaas4hep.testing import write_events
 from mlaas4hep.train.reference import reference_targets
+from tests import warm
 
 SIZE = 4000
 CONFIG = """
@@ -74,21 +75,29 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(*arguments: str | Path, cwd: Path) -> str:
-    command = [sys.executable, "-m", "mlaas4hep", *map(str, arguments)]
+def run(*arguments: str | Path, cwd: Path, started: Sequence[str] | None = None) -> str:
+    command = [*(started or warm.command()), *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=400)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
-@pytest.fixture(scope="module", params=MODELS)
+# One that streams and one that learns in one go; the others keep the rules of tests/contracts.
+QUICK = ("mlp", "bdt")
+
+
+@pytest.fixture(
+    scope="module", params=[pytest.param(one, marks=[] if one in QUICK else pytest.mark.slow) for one in MODELS]
+)
 def trained(folder: Path, request: pytest.FixtureRequest) -> tuple[Path, dict[str, Any]]:
     """A run directory and the last line of its training."""
     backend = {"deepsets": "torch", "xgboost": "xgboost"}.get(request.param)
     if backend:
         pytest.importorskip(backend)
     path = folder / request.param
-    told = run("train", f"{request.param}.yaml", "-o", path, "--evaluate", "--json", cwd=folder)
+    # The pictures of one model are painted.
+    started = warm.REAL if request.param == "mlp" else None
+    told = run("train", f"{request.param}.yaml", "-o", path, "--evaluate", "--json", cwd=folder, started=started)
     return path, json.loads(told.splitlines()[-1])
 
 
@@ -131,7 +140,7 @@ def test_what_is_served_is_the_offline_prediction_under_the_names_of_the_targets
     columns = {name: first(asked[name], 200) for name in names}
     rows = [{name: plain(columns[name], n) for name in names} for n in range(200)]
     (tmp_path / "events.json").write_text("\n".join(map(json.dumps, rows)))
-    command = [sys.executable, "-m", "mlaas4hep", "serve", str(bundle.path.parent), "--port", "0"]
+    command = [*warm.command(), "serve", str(bundle.path.parent), "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as server:
         try:
             assert server.stdout is not None

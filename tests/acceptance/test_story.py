@@ -6,23 +6,26 @@ import json
 import re
 import shutil
 import subprocess
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests import warm
+
 EXAMPLE = Path(__file__).parents[2] / "examples" / "tth"
 
 
-def mlaas4hep(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "mlaas4hep", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=400)
+def mlaas4hep(*arguments: str | Path, started: Sequence[str] | None = None) -> subprocess.CompletedProcess[str]:
+    """A command, from a process of `tests.warm` if not ``started`` otherwise."""
+    command = [*(started or warm.command()), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=400)
 
 
-def done(*arguments: str | Path, cwd: Path | None = None) -> str:
+def done(*arguments: str | Path, started: Sequence[str] | None = None) -> str:
     """Standard output of a command that must succeed."""
-    result = mlaas4hep(*arguments, cwd=cwd)
+    result = mlaas4hep(*arguments, started=started)
     assert result.returncode == 0, result.stderr
     return result.stdout
 
@@ -79,7 +82,7 @@ def test_a_second_evaluation_does_not_open_the_test_part_again(quickstart: dict[
 
 
 def test_evaluating_what_is_no_run_is_one_message_and_status_2(tmp_path: Path) -> None:
-    result = mlaas4hep("evaluate", tmp_path / "runs")
+    result = mlaas4hep("evaluate", tmp_path / "runs", started=warm.REAL)
     assert result.returncode == 2
     assert "is no run directory" in result.stderr
     assert "Traceback" not in result.stderr
@@ -101,8 +104,9 @@ def test_a_drafted_config_trains(tmp_path: Path) -> None:
     files = [EXAMPLE / "data" / name for name in ("ttH_0.root", "ttbar_0.root")]
     draft = tmp_path / "draft.yaml"
     draft.write_text(done("inspect", *files, "--draft"))
-    short = ["--set", "training.epochs=1", "--max-events", "2000", "--json"]
-    assert last_json(done("train", draft, "-o", tmp_path / "run", *short))["events"] > 1000
+    short = ["--set", "training.epochs=1", "--max-events", "2000", "--evaluate", "--json"]
+    # A process of its own, and painted pictures.
+    assert last_json(done("train", draft, "-o", tmp_path / "run", *short, started=warm.REAL))["events"] > 1000
 
 
 BAD = {

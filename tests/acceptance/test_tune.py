@@ -21,6 +21,8 @@ pytest.importorskip("optuna", reason="the extra 'tune' is not installed")
 from benchmarks.tuning import killed_search, outcome
 from mlaas4hep.train.tuning.study import Study
 
+pytestmark = pytest.mark.usefixtures("plain_pictures")
+
 CONFIG = """
 samples: {signal: {files: signal.root}, background: {files: background.root}}
 inputs: {event: [x, y, z]}

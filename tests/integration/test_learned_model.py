@@ -67,8 +67,8 @@ IMAGE = (
         ("mlp", None, ONE_EPOCH),
         ("bdt", None, ("model.trees=20",)),
         ("deepsets", "torch", ONE_EPOCH),
-        ("attention", "torch", ONE_EPOCH),
-        ("cnn", "torch", IMAGE),
+        pytest.param("attention", "torch", ONE_EPOCH, marks=pytest.mark.slow),
+        pytest.param("cnn", "torch", IMAGE, marks=pytest.mark.slow),
         # Fifty layers become a graph in half a minute.
         pytest.param("resnet50", "torch", (*IMAGE, "model.width=2"), marks=pytest.mark.slow),
         ("xgboost", "xgboost", ("model.trees=20",)),

@@ -14,6 +14,8 @@ from mlaas4hep.spec.columns import Jagged
 from mlaas4hep.testing import write_events
 from mlaas4hep.train.run import RunResult, train
 
+pytestmark = pytest.mark.usefixtures("plain_pictures")
+
 ENTRIES = 600
 
 

@@ -21,6 +21,8 @@ from mlaas4hep.config import parse_config
 from mlaas4hep.testing import write_events
 from mlaas4hep.train.run import train
 
+pytestmark = pytest.mark.usefixtures("plain_pictures")
+
 ROOT = Path(__file__).parents[2]
 START_S = 120
 

@@ -340,6 +340,7 @@ def test_the_next_replica_takes_over(folder: Path, nginx: str, xrootd: XRootD) -
     assert place.effort.failovers == 1  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow  # XRootD waits for the dead line when it is closed, and so do we
 def test_a_line_that_goes_dead_is_left_for_the_next_replica(
     folder: Path, xrootd: XRootD, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -353,6 +354,11 @@ def test_a_line_that_goes_dead_is_left_for_the_next_replica(
         assert [bytes(one) for one in place.read(ranges)] == [CONTENT[start:stop] for start, stop in ranges]
         assert place.effort.failovers >= 1  # type: ignore[attr-defined]
         place.close()
+
+
+def test_a_process_ends_though_its_line_is_dead(folder: Path, xrootd: XRootD) -> None:
+    _put(folder / "events" / "contract.root", CONTENT)
+    port = int(xrootd.root.rstrip("/").rpartition(":")[2])
     with servers.freezing(port, after_bytes=50_000) as frozen:
         until = "try:\n    p.read([(0, 9_000_000)])\nexcept Exception as error:\n    print(type(error).__name__)"
         quick = (

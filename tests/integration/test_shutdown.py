@@ -24,6 +24,7 @@ from benchmarks.damage.judge import config_of, dataset
 from mlaas4hep.config import Cache
 from mlaas4hep.data.dataset import EventDataset
 from mlaas4hep.testing import write_events
+from tests.examples import examples
 from tests.fault_server import Faults, fault_server
 
 LIMIT_S = 30.0
@@ -48,9 +49,10 @@ def open_files() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
-def test_fifty_abandoned_iterators_leave_no_thread_and_no_open_file(files: list[str], tmp_path: Path) -> None:
+def test_abandoned_iterators_leave_no_thread_and_no_open_file(files: list[str], tmp_path: Path) -> None:
+    gc.collect()  # what other tests left behind
     before = open_files()
-    for number in range(50):
+    for number in range(examples(50)):
         cache = Cache(path=str(tmp_path / "cache")) if number % 2 else None
         stream = opened(files, threads=number % 5, cache=cache)
         batches = stream.epoch(number)
@@ -249,6 +251,28 @@ def test_a_signal_ends_what_waits_for_a_silent_server_and_leaves_no_process(
             for left in in_session(process.pid):
                 os.kill(left, signal.SIGKILL)
             process.communicate()
+
+
+LATE = """
+import multiprocessing, os, time
+from mlaas4hep.data.into.orphans import end_with_parent
+def late():
+    while os.getppid() == multiprocessing.parent_process().pid:
+        time.sleep(0.01)
+    end_with_parent()
+    time.sleep(60)
+multiprocessing.get_context("fork").Process(target=late).start()
+os._exit(0)
+"""
+
+
+def test_a_worker_whose_parent_ended_before_it_began_ends_too() -> None:
+    left = subprocess.Popen([sys.executable, "-c", LATE], stdout=subprocess.PIPE, start_new_session=True)
+    try:
+        left.communicate(timeout=SOON_S)  # until the worker, who holds the output, has ended
+    finally:
+        for one in in_session(left.pid):
+            os.kill(one, signal.SIGKILL)
 
 
 def wait_for(met: Callable[[], bool]) -> None:

@@ -79,6 +79,11 @@ class Bundle:
             raise BundleError(f"{path}: was changed since the bundle was loaded")
         return data
 
+    @property
+    def max_batch(self) -> int:
+        """Rows that go through the graph at a time: as many as law 11 was proven for when the bundle was written."""
+        return min(MAX_BATCH_SIZE, self.manifest.parity.batch)
+
     def session(self, *, threads: int = 1, device: str = "cpu") -> Session:
         """A new session that runs the graph; safe to call from several threads at once.
 
@@ -114,7 +119,7 @@ class Bundle:
         RequestError
             A tensor is missing, unknown, of another type or shape.
         """
-        return run_in_batches(self._session, inputs, MAX_BATCH_SIZE)
+        return run_in_batches(self._session, inputs, self.max_batch)
 
     def score(self, columns: Columns, num_entries: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """Scores of events given by their columns.

@@ -77,7 +77,8 @@ def verify_bundle(bundle: Bundle, *, threads: Sequence[int] = THREADS) -> Verify
     threads = [whole(one, "each of threads", least=1) for one in threads]
     if not threads:
         raise UserError("threads must be at least one thread count, got none")
-    rows = probe_rows(bundle.spec.scaling, BATCHES[-1])
+    most = bundle.max_batch
+    rows = probe_rows(bundle.spec.scaling, most)
     first = {name: array[:PROBE_ROWS] for name, array in rows.items()}
     written = np.array(bundle.manifest.probe, np.float32)
     return VerifyReport(
@@ -85,9 +86,9 @@ def verify_bundle(bundle: Bundle, *, threads: Sequence[int] = THREADS) -> Verify
         version=bundle.version,
         path=str(bundle.path),
         threads=tuple(threads),
-        batches=BATCHES,
-        rows=BATCHES[-1],
-        variances=tuple(find_variance(bundle.model(), rows, threads=threads)),
+        batches=tuple(size for size in BATCHES if size <= most),
+        rows=most,
+        variances=tuple(find_variance(bundle.model(), rows, threads=threads, most=most)),
         difference=float(difference_of(bundle.spec, bundle.predict(first), written).max()),
         bar=bundle.manifest.parity.bar,
     )

@@ -40,6 +40,20 @@ Examples:
     help="Threads inside one prediction; more pay from about 256 events a request.",
 )
 @click.option(
+    "--queue-s",
+    default=10.0,
+    show_default=True,
+    type=click.FloatRange(0.001, 3600),
+    help="Questions that would wait longer for an answer are refused at once, with 503 and Retry-After.",
+)
+@click.option(
+    "--max-wait-ms",
+    default=0.0,
+    show_default=True,
+    type=click.FloatRange(0, 10_000),
+    help="Put each run off so that more questions can join it. 0 joins what is there anyway, at no cost of time.",
+)
+@click.option(
     "--workers",
     default=1,
     show_default=True,
@@ -68,7 +82,7 @@ Examples:
 )
 @click.option("--json", "as_json", is_flag=True, help="Say where and what is served as one JSON line.")
 def command(path: Path, host: str, port: int, workers: int, drain_s: float, **options: Any) -> int | None:
-    """Serve the models under PATH: a bundle, one version of it, or a folder of bundles.
+    """Serve the models under PATH: a bundle, one version of it, or a folder of bundles and plain ONNX entries.
 
     Open Inference Protocol v2 for tensors (/v2, for tritonclient and others), and events by column name (/v1, KServe's
     form). Ctrl-C or SIGTERM finishes what was accepted, then stops. SIGHUP opens the access log anew and reads new
@@ -97,16 +111,18 @@ def _serve(path: Path, listening: Any, worker: Worker | None, **options: Any) ->
     import logging
     from importlib.metadata import version
 
+    from mlaas4hep.serve.batcher import QueueLimits
     from mlaas4hep.serve.operation import Operation
     from mlaas4hep.serve.repository import open_repository
     from mlaas4hep.serve.server import serve
-    from mlaas4hep.serve.service import InferenceService
+    from mlaas4hep.serve.service import InferenceService, Limits
     from mlaas4hep.serve.sockets import url_of
 
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.INFO)
     asked = _options(**options)  # what is wrong with these is told before models are loaded
     models = open_repository(path, threads=options["threads"], device=options["device"])
-    service = InferenceService(models, version=version("mlaas4hep"))
+    limits = Limits(queue=QueueLimits(wait_s=options["queue_s"], max_wait_ms=options["max_wait_ms"]))
+    service = InferenceService(models, limits=limits, version=version("mlaas4hep"))
     place = (worker.folder, worker.number) if worker else (None, 0)
     operation = Operation(service, asked, folder=place[0], worker=place[1])
     url = url_of(listening, scheme=operation.scheme)
@@ -164,7 +180,10 @@ def _ready(service: InferenceService, url: str, *, as_json: bool) -> str:
     if as_json:
         return json.dumps({"url": url, "models": names})
     lines = [f"Serving on {url}; stop with Ctrl-C.", *(f"  {name}" for name in names), "", "Ask it:"]
-    contract = service.model_contract(names[0])
+    asked = next((name for name in names if service.repository.get(name).contract), None)
+    if asked is None:
+        return "\n".join([*lines, f"  curl {url}/v2/models/{names[0]}  # its tensors"])
+    contract = service.model_contract(asked)
     body = json.dumps({"instances": [contract.example]})
-    ask = f"  curl {url}/v1/models/{names[0]}:predict -H 'Content-Type: application/json' -d {quote(body)}"
+    ask = f"  curl {url}/v1/models/{asked}:predict -H 'Content-Type: application/json' -d {quote(body)}"
     return "\n".join([*lines, ask])

@@ -6,6 +6,7 @@ other kernels. The rows tried here follow from the contract alone, so that a bun
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -21,6 +22,10 @@ THREADS = (1, 2)
 # Rows that are also run one by one, and in batches of a few; the others are compared from batch 64 on.
 ALONE_ROWS = 1000
 _SMALL_BATCH = 64
+
+# What proving the law may take. Graphs that need longer are proven, and then asked, in smaller batches.
+BUDGET_S = 120.0
+_LEAST_BATCH = 64
 
 Inputs = Mapping[str, NDArray[np.float32]]
 
@@ -72,7 +77,40 @@ def run_in_batches(session: Session, inputs: Inputs, size: int) -> NDArray[np.fl
     return np.concatenate([session.run(batch) for batch in batches(inputs, size)])
 
 
-def find_variance(model: bytes, inputs: Inputs, *, threads: Sequence[int] = THREADS) -> list[Variance]:
+def affordable_batch(session: Session, inputs: Inputs, *, budget_s: float = BUDGET_S) -> int:
+    """The largest batch up to which `find_variance` takes about that long: 4096 but for heavy graphs, 64 at least.
+
+    Parameters
+    ----------
+    session
+        Of the graph.
+    inputs
+        A few rows or more, on which it is timed.
+    """
+    few = {name: array[:4] for name, array in inputs.items()}
+    session.execute(few)  # the first call is never warm
+    start = time.perf_counter()
+    rows = len(session.execute(few))
+    row_s = (time.perf_counter() - start) / max(rows, 1)
+    size = BATCHES[-1]
+    while size > _LEAST_BATCH and row_s * _rows_run(size) > budget_s:
+        size //= 2
+    return size
+
+
+def _rows_run(most: int) -> int:
+    """Rows that go through the graph to prove batches up to that size."""
+    few = max(ALONE_ROWS * most // BATCHES[-1], 1)
+    return few + most + len(THREADS) * sum(few if 0 < size < _SMALL_BATCH else most for size in _sizes(most) if size)
+
+
+def _sizes(most: int) -> tuple[int, ...]:
+    return tuple(dict.fromkeys(min(size, most) for size in BATCHES))
+
+
+def find_variance(
+    model: bytes, inputs: Inputs, *, threads: Sequence[int] = THREADS, most: int = BATCHES[-1]
+) -> list[Variance]:
     """Run rows in all batch sizes and compare each score, bit for bit, to that of the row alone.
 
     Parameters
@@ -80,22 +118,25 @@ def find_variance(model: bytes, inputs: Inputs, *, threads: Sequence[int] = THRE
     model
         A merged graph.
     inputs
-        Raw tensors; 4096 rows are repeated or cut from them.
+        Raw tensors; ``most`` rows are repeated or cut from them.
     threads
         Thread counts to try; the row alone is run on the first.
+    most
+        Largest batch to try; rows run alone grow fewer with it.
 
     Returns
     -------
     What changed, empty if law 11 holds. An empty batch must give no scores without an error.
     """
-    rows = {name: np.resize(array, (BATCHES[-1], *array.shape[1:])) for name, array in inputs.items()}
-    few = {name: array[:ALONE_ROWS] for name, array in rows.items()}
+    alone = max(ALONE_ROWS * most // BATCHES[-1], 1)
+    rows = {name: np.resize(array, (most, *array.shape[1:])) for name, array in inputs.items()}
+    few = {name: array[:alone] for name, array in rows.items()}
     first = Session(model, threads=threads[0])
-    expected = np.concatenate([_in_batches(first, few, 1), _in_batches(first, rows, _SMALL_BATCH)[ALONE_ROWS:]])
+    expected = np.concatenate([_in_batches(first, few, 1), _in_batches(first, rows, _SMALL_BATCH)[alone:]])
     found = []
     for count in threads:
         session = Session(model, threads=count)
-        for size in BATCHES:
+        for size in _sizes(most):
             scores = _in_batches(session, few if size < _SMALL_BATCH else rows, size)
             variance = _compare(scores, expected[: len(scores)], count, size)
             if variance is not None:

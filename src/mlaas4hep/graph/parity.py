@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated
 
 import msgspec
 import numpy as np
@@ -16,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from mlaas4hep.errors import ParityError
 from mlaas4hep.graph.core import Core
-from mlaas4hep.graph.invariance import BATCHES, Inputs, batches, find_variance, probe_rows
+from mlaas4hep.graph.invariance import BATCHES, Inputs, affordable_batch, batches, find_variance, probe_rows
 from mlaas4hep.graph.session import Session
 from mlaas4hep.spec.contract import ModelSpec
 from mlaas4hep.spec.scaling import GroupScaling, flatten, unflatten
@@ -34,7 +35,7 @@ FULL_ROWS = 256
 Reference = Callable[[dict[str, NDArray[np.float32]]], ArrayLike]
 
 
-class ParityReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ParityReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """What the gate has seen.
 
     Parameters
@@ -45,11 +46,14 @@ class ParityReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Largest difference allowed, as `difference_of` tells it.
     worst
         Largest difference found.
+    batch
+        Largest batch in which each score was compared with that of its row alone; no larger one is run.
     """
 
     rows: dict[str, int]
     bar: float
     worst: float
+    batch: Annotated[int, msgspec.Meta(ge=1)] = BATCHES[-1]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -92,10 +96,12 @@ def check_same(
     thresholds: NDArray[np.float64] | None = None,
 ) -> ParityReport:
     """`check_parity` with scores that are wanted in the units of the contract, whoever gives them."""
-    sorts = _gate_rows(spec.scaling, thresholds, rows)
+    session = Session(model)
+    # What it takes to run a graph of fifty layers some 40,000 times nobody waits for.
+    batch = affordable_batch(session, probe_rows(spec.scaling, 4))
+    sorts = _gate_rows(spec.scaling, thresholds, rows, most=MAX_REAL_ROWS * batch // BATCHES[-1])
     flat = np.concatenate([one.flat for one in sorts])
     inputs = unflatten(spec.scaling, flat)
-    session = Session(model)
     served = np.concatenate([session.run(batch) for batch in batches(inputs, BATCHES[-1])])
     asked = np.concatenate([np.asarray(wanted(one), np.float64) for one in batches(inputs, BATCHES[-1])])
     bar = _bar(spec, asked[: len(sorts[0].flat)])
@@ -103,10 +109,10 @@ def check_same(
     difference[~np.isfinite(difference)] = np.inf
     if difference.max() > bar:
         raise ParityError(_explain(spec, sorts, served, asked, difference, bar))
-    changed = find_variance(model, unflatten(spec.scaling, flat[_evenly(len(flat), BATCHES[-1])]))
+    changed = find_variance(model, unflatten(spec.scaling, flat[_evenly(len(flat), batch)]), most=batch)
     if changed:
         raise ParityError(f"model '{spec.name}' breaks batch invariance: {changed[0]}; nothing was written")
-    return ParityReport({one.sort: len(one.flat) for one in sorts}, float(bar), float(difference.max()))
+    return ParityReport({one.sort: len(one.flat) for one in sorts}, float(bar), float(difference.max()), batch)
 
 
 def _wanted(reference: Reference, inputs: dict[str, NDArray[np.float32]], spec: ModelSpec) -> NDArray[np.float64]:
@@ -151,10 +157,12 @@ def _scale(scores: NDArray[np.float64]) -> float:
     return float(np.abs(scores).max(initial=0.0)) or 1.0
 
 
-def _gate_rows(groups: tuple[GroupScaling, ...], thresholds: NDArray[np.float64] | None, rows: Inputs) -> list[_Rows]:
-    """All rows to try, by sort; the real ones first."""
+def _gate_rows(
+    groups: tuple[GroupScaling, ...], thresholds: NDArray[np.float64] | None, rows: Inputs, *, most: int
+) -> list[_Rows]:
+    """All rows to try, by sort; first real ones, so many at most."""
     real = flatten(groups, rows)
-    real = real[_evenly(len(real), MAX_REAL_ROWS)]
+    real = real[_evenly(len(real), most)]
     probes = flatten(groups, probe_rows(groups, 512))
     base = real if len(real) else probes
     sorts = [

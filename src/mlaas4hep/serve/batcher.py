@@ -133,6 +133,7 @@ class Batcher:
         self._pace = 1.0
         self._idle: list[asyncio.Future[None]] = []
         self._joins = model.batches
+        self._batch_rows = min(self.limits.batch_rows, model.max_rows)
 
     def submit(
         self, inputs: Tensors, rows: int, done: Done, *, deadline: float | None = None, checked: bool = False
@@ -240,14 +241,14 @@ class Batcher:
 
     def _run_s(self, rows: int, questions: int) -> float:
         """Seconds of all that is needed to run so many rows of so many questions."""
-        runs = -(-rows // self.limits.batch_rows) if self._joins else questions
+        runs = -(-rows // self._batch_rows) if self._joins else questions
         return max(runs, 1) * self.model.call_s + rows * self.model.row_s
 
     def _schedule(self, *, at_once: bool = False) -> None:
         limits = self.limits
         if self._soon:
             return
-        if limits.max_wait_ms and self._joins and not at_once and self.waiting_rows < limits.batch_rows:
+        if limits.max_wait_ms and self._joins and not at_once and self.waiting_rows < self._batch_rows:
             if self._timer is None:
                 self._timer = self._loop.call_later(limits.max_wait_ms / 1000, self._turn)
             return
@@ -284,7 +285,7 @@ class Batcher:
     def _take(self) -> list[Ticket]:
         """The oldest questions, as many as may be joined; those that nobody waits for are dropped."""
         batch: list[Ticket] = []
-        queue, now, left = self._queue, 0.0, self.limits.batch_rows
+        queue, now, left = self._queue, 0.0, self._batch_rows
         while queue and (not batch or (self._joins and queue[0].rows <= left)):
             ticket = queue.popleft()
             self.waiting_rows -= ticket.rows

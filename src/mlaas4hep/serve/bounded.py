@@ -58,8 +58,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._refuse(431, f"the head of the request is larger than the {MAX_HEAD_BYTES} bytes that are taken")
 
     def on_message_begin(self) -> None:
-        if not self._unfinished:
-            self._begin()
+        self._begin_message()
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
@@ -90,6 +89,11 @@ class BoundedProtocol(HttpToolsProtocol):
                 self._refuse(431, f"the head of the request is larger than the {MAX_HEAD_BYTES} bytes that are taken")
         self._pending = 0
         return not self._refused
+
+    def _begin_message(self) -> None:
+        if not self._unfinished:
+            self._begin()
+            self._received = 1  # what came with the message before
 
     def _begin(self) -> None:
         self._unfinished, self._received, self._began_s = True, 0, self.loop.time()

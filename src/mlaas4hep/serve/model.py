@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mlaas4hep.arguments import as_found
 from mlaas4hep.bundle import Bundle, load_bundle
-from mlaas4hep.bundle.layout import CONFIG_FILE, MANIFEST_FILE, MAX_BATCH_SIZE, MODEL_FILE, SPEC_FILE
+from mlaas4hep.bundle.layout import CONFIG_FILE, MANIFEST_FILE, MODEL_FILE, SPEC_FILE
 from mlaas4hep.errors import BundleError, RequestError, nearest
 from mlaas4hep.graph.session import SCORES, End, OpenSession
 from mlaas4hep.serve.events import EventReader
@@ -143,7 +144,7 @@ class ServedModel:
                 reader=EventReader(preprocessor.types),
             ),
             batches=True,
-            max_rows=MAX_BATCH_SIZE,
+            max_rows=bundle.max_batch,
             execute=execute,
         )
 
@@ -209,6 +210,8 @@ class ServedModel:
         RequestError
             A tensor is missing, unknown, of another type or shape, or the numbers of rows differ.
         """
+        if not isinstance(inputs, Mapping):
+            raise RequestError(f"inputs must be a mapping of names to arrays, got {as_found(inputs)}")
         for name in inputs:
             if not any(name == one.name for one in self.inputs):
                 raise RequestError(f"unknown input '{name}'{nearest(name, [one.name for one in self.inputs])}")
@@ -227,9 +230,10 @@ class ServedModel:
             rows = len(array) if self.batches else 1
         return max(rows, 0)
 
-    def _check_one(self, spec: TensorSpec, array: NDArray[Any]) -> None:
-        if array.dtype != spec.dtype:
-            raise RequestError(f"input '{spec.name}' must be {spec.dtype}, but is {array.dtype}")
+    def _check_one(self, spec: TensorSpec, array: object) -> None:
+        if not isinstance(array, np.ndarray) or array.dtype != spec.dtype:
+            told = array.dtype if isinstance(array, np.ndarray) else f"no array, but {as_found(array)}"
+            raise RequestError(f"input '{spec.name}' must be {spec.dtype}, but is {told}")
         shape = array.shape[1:] if self.batches and array.ndim else array.shape
         whole = not self.batches or array.ndim
         if not whole or (shape != spec.shape and not _fits(shape, spec.shape)):

@@ -108,7 +108,8 @@ class QuickCodec:
         rows = 0
         try:
             request = self._parse(body) if self._parse is not None else {}
-            if list(request) != _KEYS:
+            # Brackets are counted, since lists in lists would be flattened whatever their lengths.
+            if list(request) != _KEYS or body.count(b"[") != 1 + 2 * len(self._specs):
                 return None
             for one in request["inputs"]:
                 if len(one) != 4 or set(one) != _INPUT_KEYS or one["datatype"] != "FP32":
@@ -117,11 +118,10 @@ class QuickCodec:
                 if known is None or one["name"] in inputs or tuple(shape[1:]) != known[0] or type(shape[0]) is not int:
                     return None
                 rows = rows or shape[0]
-                # As many elements as numbers: none of them is a list.
                 if rows < 1 or shape[0] != rows or len(data) != rows * known[1]:
                     return None
                 numbers = np.frombuffer(data.as_buffer(of_type="d"), _FLOAT64)
-                if len(numbers) != len(data) or isinstance(data[0], bool):
+                if len(numbers) != len(data):
                     return None
                 with np.errstate(over="ignore"):
                     inputs[one["name"]] = numbers.astype(_FLOAT32).reshape(shape)

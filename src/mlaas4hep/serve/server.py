@@ -6,6 +6,7 @@ answers.
 
 from __future__ import annotations
 
+import gc
 import signal
 import socket
 import threading
@@ -18,9 +19,10 @@ from types import FrameType
 import uvicorn
 
 from mlaas4hep.errors import ServerError
+from mlaas4hep.serve.asked import Hot
 from mlaas4hep.serve.asking import routes
 from mlaas4hep.serve.hooks import Hooks
-from mlaas4hep.serve.hot import Hot, HotProtocol
+from mlaas4hep.serve.hot import HotProtocol
 from mlaas4hep.serve.http import create_app
 from mlaas4hep.serve.operation import Operation
 from mlaas4hep.serve.service import InferenceService
@@ -55,7 +57,14 @@ def serve(
     operation
         Metrics, log, tokens and TLS, with hooks of its own instead.
     """
-    server = _Server(service, on_ready, hooks or Hooks(), operation)
+
+    def ready() -> None:
+        # What lives as long as the server is not looked through again by each collection, which would hold up answers.
+        gc.collect()
+        gc.freeze()
+        on_ready()
+
+    server = _Server(service, ready, hooks or Hooks(), operation)
 
     def stop(sign: int, frame: FrameType | None) -> None:
         server.should_exit = True

@@ -71,7 +71,7 @@ def at_edges(base: NDArray[np.float32]) -> NDArray[np.float32]:
     return rows
 
 
-@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("classes", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_real_events_end_in_the_leaves_of_lightgbm(test_data: Path, classes: int) -> None:
     path = str(test_data / "higgs" / "Higgs_data.root")
     tables = []

@@ -21,10 +21,10 @@ from mlaas4hep.testing_regression import explained
 SPEC = make_regression_spec(2)
 LOSSES = [
     ("mlp", "torch", "huber"),
-    ("mlp", "torch", "absolute"),
+    pytest.param("mlp", "torch", "absolute", marks=pytest.mark.slow),
     ("deepsets", "torch", "huber"),
     ("bdt", "sklearn", "absolute"),
-    ("xgboost", "xgboost", "huber"),
+    pytest.param("xgboost", "xgboost", "huber", marks=pytest.mark.slow),
     ("xgboost", "xgboost", "absolute"),
 ]
 

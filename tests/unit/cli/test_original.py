@@ -18,6 +18,8 @@ from mlaas4hep.spec.columns import Jagged
 from mlaas4hep.testing import write_events
 from mlaas4hep.train.document import to_yaml
 
+pytestmark = pytest.mark.usefixtures("plain_pictures")
+
 MODEL = """
 from sklearn.neural_network import MLPClassifier
 

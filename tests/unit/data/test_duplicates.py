@@ -26,6 +26,8 @@ from mlaas4hep.testing import write_events
 from mlaas4hep.train.callbacks import Silent
 from mlaas4hep.train.health import tell_duplicates
 
+pytestmark = pytest.mark.usefixtures("plain_pictures")
+
 ENTRIES = 120
 
 

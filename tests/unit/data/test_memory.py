@@ -84,7 +84,15 @@ print(events, scanned, max(seen) - start)
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
-@pytest.mark.parametrize("format", [format for format in FORMATS if supports_jagged(format)])
+@pytest.mark.parametrize(
+    "format",
+    # These take longest to write and to read; that their clusters are bounded by bytes is asked beside them.
+    [
+        pytest.param(format, marks=[pytest.mark.slow] if format in ("json", "avro") else [])
+        for format in FORMATS
+        if supports_jagged(format)
+    ],
+)
 def test_long_lists_are_read_within_the_memory_that_is_allowed(tmp_path: Path, format: Format) -> None:
     half = EVENTS // 2
     values = np.random.default_rng(0).normal(size=half * LENGTH).astype(np.float32)

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from mlaas4hep.errors import ParityError
+from mlaas4hep.graph import parity
 from mlaas4hep.graph.core import Core
-from mlaas4hep.graph.invariance import BATCHES, find_variance, probe_rows
+from mlaas4hep.graph.invariance import BATCHES, affordable_batch, find_variance, probe_rows
 from mlaas4hep.graph.merge import merge
 from mlaas4hep.graph.parity import ParityReport, Reference, check_parity
 from mlaas4hep.graph.session import Session
@@ -139,6 +140,20 @@ def test_a_graph_that_mixes_the_rows_of_a_batch_is_found() -> None:
     assert "rows get other scores than alone" in str(found[0])
     with pytest.raises(ParityError, match="breaks batch invariance: in batches of 2 on 1 thread"):
         gate(core, session.run)
+
+
+def test_a_graph_that_takes_too_long_is_proven_in_smaller_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    core, reference = make_mlp(SPEC)
+    session = Session(merge(SPEC, core))
+    assert gate(core, reference).batch == BATCHES[-1]
+    assert affordable_batch(session, make_rows(SPEC, 4), budget_s=0.0) == 64
+
+    monkeypatch.setattr(parity, "affordable_batch", lambda *_: 128)
+    report = gate(core, reference)
+    assert (report.batch, report.rows["real"]) == (128, 256)
+    assert {one.batch for one in find_variance(merge(SPEC, batch_mean()), make_rows(SPEC, 200), most=128)} == {
+        2, 7, 64, 128
+    }  # fmt: skip
 
 
 def test_probe_rows_follow_from_the_contract_alone() -> None:

@@ -42,7 +42,7 @@ def test_an_event_without_anything_has_a_finite_score(session: Session) -> None:
         ({"event": None}, r"input 'event' \[N, 4\] is missing; given: jets"),
         ({"jet": np.zeros((5, 3, 5), np.float32)}, "unknown input 'jet'; did you mean 'jets'?"),
         ({"event": np.zeros((5, 4))}, "input 'event' must be float32, but is float64"),
-        ({"event": [[0.0] * 4] * 5}, "input 'event' must be float32, but is list"),
+        ({"event": [[0.0] * 4] * 5}, "input 'event' must be float32, but is no array, but a list"),
         ({"jets": np.zeros((5, 4, 5), np.float32)}, r"must have shape \[N, 3, 5\], but has \[5, 4, 5\]"),
         ({"event": np.zeros(4, np.float32)}, r"must have shape \[N, 4\], but has \[4\]"),
         ({"jets": np.zeros((6, 3, 5), np.float32)}, "same number of events, but 'event' has 5, 'jets' has 6"),

@@ -26,6 +26,8 @@ from mlaas4hep.train.folds import read_folds
 from mlaas4hep.train.out_of_fold import FoldScorer
 from mlaas4hep.train.run import RunResult, train
 
+pytestmark = pytest.mark.usefixtures("plain_pictures")
+
 ENTRIES = 600
 FOLDS = 3
 QUICK = Settings(replicas=20)

@@ -23,6 +23,8 @@ from mlaas4hep.train.replay import replay
 from mlaas4hep.train.run import train
 from mlaas4hep.train.whereabouts import Whereabouts
 
+pytestmark = pytest.mark.usefixtures("plain_pictures")
+
 ROOT = Path(__file__).parents[3]
 OWN_MODEL = """
 from sklearn.neural_network import MLPClassifier

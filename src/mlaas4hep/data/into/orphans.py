@@ -6,6 +6,7 @@ Invariant: a worker outlives the process that started it by a second or so, and 
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import threading
 import time
@@ -17,7 +18,9 @@ _EXIT_STATUS = 1
 
 def end_with_parent() -> None:
     """Have this process, a worker, end soon after the one that started it; once is enough."""
-    _watch(os.getpid(), os.getppid())
+    # It may have ended before this one comes to ask who it was.
+    parent = multiprocessing.parent_process()
+    _watch(os.getpid(), os.getppid() if parent is None or parent.pid is None else parent.pid)
 
 
 @cache  # by the process: a worker that is forked from a worker has a watch of its own

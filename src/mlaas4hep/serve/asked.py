@@ -1,0 +1,188 @@
+"""One question on its way through a connection: read, asked, told, written, and seen by the hooks.
+
+`Asked` knows of its connection only what `Connection` says. Invariant: each question gets one reply, whatever fails.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from mlaas4hep.errors import MLaaSError
+from mlaas4hep.serve.asking import Headers, Refusal, Reply, Route, deadline_of, is_long, is_wide, refusal_of
+from mlaas4hep.serve.batcher import Outcome, Ticket
+from mlaas4hep.serve.bounded import answer_bytes
+from mlaas4hep.serve.hooks import Hooks, Seen
+from mlaas4hep.serve.service import InferenceService, Outputs, Question
+
+# Paths whose meaning is kept.
+_MAX_PATHS = 4096
+_log = logging.getLogger(__name__)
+
+Target = tuple[Route, tuple[str | None, ...], str]
+
+
+@dataclass(slots=True)
+class Hot:
+    """What all connections of a server share."""
+
+    service: InferenceService
+    routes: Sequence[Route]
+    hooks: Hooks = field(default_factory=Hooks)
+    paths: dict[bytes, Target | None] = field(default_factory=dict)
+
+    def find(self, url: bytes) -> Target | None:
+        """Route, what it names, and path; None where Starlette is to answer."""
+        if len(self.paths) >= _MAX_PATHS:
+            self.paths.clear()
+        self.paths[url] = found = self._find(url)
+        return found
+
+    def _find(self, url: bytes) -> Target | None:
+        if b"?" in url or b"%" in url or b"#" in url or not url.isascii():
+            return None
+        path = url.decode()
+        for route in self.routes:
+            target = route.match(path)
+            if target is not None:
+                return route, target, path
+        return None
+
+
+class Connection(Protocol):
+    """What a question needs of the connection it came by."""
+
+    hot: Hot
+    loop: asyncio.AbstractEventLoop
+    client: tuple[str, int] | None
+
+    def flush(self) -> None:
+        """A reply is there."""
+
+
+class Asked:
+    """A question on its way through one connection."""
+
+    __slots__ = (
+        "began_s",
+        "headers",
+        "keep_alive",
+        "parts",
+        "path",
+        "protocol",
+        "question",
+        "reply",
+        "route",
+        "size",
+        "target",
+        "ticket",
+    )
+
+    def __init__(self, protocol: Connection, found: Target, headers: Headers, keep_alive: bool) -> None:
+        self.protocol = protocol
+        self.route, self.target, self.path = found
+        self.headers = headers
+        self.keep_alive = keep_alive
+        self.began_s = time.monotonic()
+        self.parts: list[bytes] = []
+        self.size = 0
+        self.ticket: Ticket | None = None
+        self.question: Question[Reply] | None = None
+        self.reply: bytes | None = None
+
+    def ask(self) -> None:
+        """The body is whole."""
+        parts = self.parts
+        body = parts[0] if len(parts) == 1 else b"".join(parts)
+        self.parts = []
+        service = self.protocol.hot.service
+        if is_long(self.headers, body):
+            self._in_thread(lambda: self.route.read(service, self.target, self.headers, body), self._submit)
+            return
+        try:
+            question = self.route.read(service, self.target, self.headers, body)
+        except Exception as error:
+            self.refuse(error)
+            return
+        self._submit(question)
+
+    def refuse(self, error: BaseException) -> None:
+        """Answer with a status and a text."""
+        if not isinstance(error, MLaaSError | Refusal):
+            _log.error("%s failed", self.path, exc_info=error)
+        refusal = refusal_of(error)
+        self._settle(refusal.status, Reply(refusal.body, headers=tuple(refusal.headers.items())))
+
+    def _submit(self, question: Question[Reply]) -> None:
+        self.question = question
+        try:
+            deadline = deadline_of(question, self.headers, self.began_s)
+        except MLaaSError as error:
+            self.refuse(error)
+            return
+        batcher = self.protocol.hot.service.batcher(question.model)
+        self.ticket = batcher.submit(question.inputs, question.rows, self._landed, deadline=deadline, checked=True)
+
+    def _landed(self, outcome: Outcome) -> None:
+        if isinstance(outcome, Exception):
+            self.refuse(outcome)
+        elif is_wide(outcome):
+            self._in_thread(lambda: self._finish(outcome), self._answer)
+        else:
+            try:
+                reply = self._finish(outcome)
+            except Exception as error:
+                self.refuse(error)
+                return
+            self._answer(reply)
+
+    def _finish(self, outputs: Outputs) -> Reply:
+        if self.question is None:
+            raise RuntimeError("an answer came to a question that was not asked")
+        return self.question.finish(outputs)
+
+    def _answer(self, reply: Reply) -> None:
+        self._settle(200, reply)
+
+    def _settle(self, status: int, reply: Reply) -> None:
+        protocol = self.protocol
+        self.reply = answer_bytes(status, *reply, close=not self.keep_alive)
+        if protocol.hot.hooks.on_request is not None:
+            protocol.hot.hooks.on_request(self._seen(status, len(reply.body)))
+        protocol.flush()
+
+    def _seen(self, status: int, bytes_out: int) -> Seen:
+        question, ticket, now = self.question, self.ticket, time.monotonic()
+        return Seen(
+            method="POST",
+            path=self.path,
+            status=status,
+            client=self.protocol.client[0] if self.protocol.client else "",
+            route=self.route.name,
+            model=question.model if question else None,
+            rows=question.rows if question else 0,
+            bytes_in=self.size,
+            bytes_out=bytes_out,
+            seconds=now - self.began_s,
+            queue_s=ticket.started_s - ticket.began_s if ticket and ticket.started_s else 0.0,
+            run_s=ticket.ended_s - ticket.started_s if ticket else 0.0,
+            headers=self.headers,
+            read_s=ticket.began_s - self.began_s if ticket else 0.0,
+        )
+
+    def _in_thread(self, work: Callable[[], Any], then: Callable[[Any], None]) -> None:
+        loop = self.protocol.loop
+
+        def run() -> None:
+            try:
+                found = work()
+            except Exception as error:
+                loop.call_soon_threadsafe(self.refuse, error)
+            else:
+                loop.call_soon_threadsafe(then, found)
+
+        self.protocol.hot.service.executor.submit(run)
