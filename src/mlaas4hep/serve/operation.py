@@ -26,6 +26,7 @@ from mlaas4hep.serve.asking import JSON, Headers, Refusal
 from mlaas4hep.serve.exposition import CONTENT_TYPE
 from mlaas4hep.serve.hooks import Hooks, Seen, Verdict
 from mlaas4hep.serve.metrics import Metrics, statistics
+from mlaas4hep.serve.model import ServedModel
 from mlaas4hep.serve.protocol import HEADER_LENGTH
 from mlaas4hep.serve.service import InferenceService
 from mlaas4hep.serve.tls import TlsFiles
@@ -95,7 +96,8 @@ class Operation:
         self.log = AccessLog(options.access_log, subject=subject) if options.access_log else None
         dropped = (lambda: self.log.dropped if self.log else 0) if self.log else int
         self.metrics = Metrics(folder=folder, worker=worker, pending=service.waiting, dropped=dropped)
-        service.on_run = self.metrics.ran
+        self._on_run_before = service.on_run
+        service.on_run = self._ran
         service.extensions = (*service.extensions, "statistics")
         authorises = self._guard is not None or options.cors or self._also.authorise is not None
         self.hooks = Hooks(on_request=self._seen, authorise=self._authorise if authorises else None)
@@ -163,6 +165,11 @@ class Operation:
             self.log.seen(seen)
         if self._also.on_request is not None:
             self._also.on_request(seen)
+
+    def _ran(self, model: ServedModel, questions: int, rows: int, seconds: float) -> None:
+        self.metrics.ran(model, questions, rows, seconds)
+        if self._on_run_before is not None:
+            self._on_run_before(model, questions, rows, seconds)
 
     def _authorise(self, method: str, path: str, headers: Headers) -> Verdict:
         for authorise in (self._also.authorise, self._guard.authorise if self._guard else None):
