@@ -40,7 +40,7 @@ _StrictLoader.add_implicit_resolver(
 )
 
 
-def load_yaml(text: str, where: str, *, keys: str = "samples, inputs, model") -> dict[Any, Any]:
+def load_yaml(text: str, where: str) -> dict[Any, Any]:
     try:
         document = yaml.load(text, Loader=_StrictLoader)
     except yaml.MarkedYAMLError as error:
@@ -50,7 +50,7 @@ def load_yaml(text: str, where: str, *, keys: str = "samples, inputs, model") ->
     except yaml.YAMLError as error:
         raise ConfigError([f"is not YAML: {error}"], where=where) from error
     if not isinstance(document, dict):
-        raise ConfigError([f"is not a mapping of keys such as {keys}"], where=where)
+        raise ConfigError(["is not a mapping of keys such as samples, inputs, model"], where=where)
     return document
 
 
