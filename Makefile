@@ -38,7 +38,7 @@ $(VENV)-tensorflow/.made: $(VENV)/.full
 	$(PYTHON) -m venv $(VENV)-tensorflow
 	grep -v '^h5py==' constraints.txt > $(VENV)-tensorflow/constraints.txt
 	$(VENV)-tensorflow/bin/python -m pip install --quiet --disable-pip-version-check \
-	  --constraint $(VENV)-tensorflow/constraints.txt tensorflow-cpu==2.21.0
+	  --constraint $(VENV)-tensorflow/constraints.txt tensorflow-cpu==2.21.0 tf2onnx==1.17.0
 	echo "import site; site.addsitedir('$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')')" \
 	  > "$$($(VENV)-tensorflow/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/rest.pth"
 	@touch $@
@@ -73,6 +73,7 @@ bench: $(VENV)/.full  ## speed, side by side with peers and limits; damaged file
 	$(BIN)/python -m benchmarks.mixing
 	$(BIN)/python -m benchmarks.classes
 	$(BIN)/python -m benchmarks.training --json
+	$(BIN)/python -m benchmarks.clients --json
 
 faults: $(VENV)/.full  ## damaged files, bad servers, killed streams: what becomes of every event
 	$(BIN)/python -m benchmarks.mutations --json

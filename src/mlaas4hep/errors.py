@@ -10,6 +10,7 @@
     │   │   └── DeclarationError  what the user declared or wrote fails on events that were read well
     │   ├── ModelError       a model by name, its dials, the user's own model file
     │   ├── BundleError      a model on disk: not there, changed, of another version
+    │   ├── UploadError      an uploaded model that is refused: what it holds, and a way out
     │   ├── RequestError     a question that does not fit the model's contract (HTTP 400)
     │   ├── NotFoundError    a model or version that is not served (HTTP 404)
     │   ├── TokenError       no token where one is needed, or one that is not good (HTTP 401)
@@ -93,6 +94,10 @@ class ModelError(UserError):
 
 class BundleError(UserError):
     """A model on disk that is missing, changed since it was written, or of another version."""
+
+
+class UploadError(UserError):
+    """An uploaded model that is not taken: it holds what runs code, passes a limit, or is of no known kind."""
 
 
 class RequestError(UserError):

@@ -20,6 +20,7 @@ from mlaas4hep.config.search import find_dials, placed
 from mlaas4hep.data.catalogue import Catalogue
 from mlaas4hep.spec.preprocess import Preprocessor
 from tests import warm
+from tests.compiler import require_compiler
 from tests.doc_blocks import LANGUAGES, Session, blocks_of, matches, setups_of
 
 ROOT = Path(__file__).parents[2]
@@ -74,6 +75,9 @@ def test_a_page_can_be_followed(page: Path, session: Session, request: pytest.Fi
         shutil.copytree(request.getfixturevalue("trained"), session.folder / "runs" / "tth")
     if "two-epochs" in needs:  # the page is about other things than the figures of its training
         session.train_options = "--set training.epochs=2"
+    if "cpp" in needs:
+        require_compiler()
+        shutil.copytree(ROOT / "examples" / "cpp", session.folder / "examples" / "cpp")
     if "own-files" in needs:
         session.check_config = check_config_by_its_files
     settle_framework()

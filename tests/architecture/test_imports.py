@@ -36,7 +36,19 @@ def imported_by(*arguments: str) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["train"], ["tune"], ["evaluate"], ["replay"], ["inspect"], ["serve"], ["predict"], ["quickstart"]]
+    "command",
+    [
+        [],
+        ["train"],
+        ["tune"],
+        ["evaluate"],
+        ["replay"],
+        ["inspect"],
+        ["convert"],
+        ["serve"],
+        ["predict"],
+        ["quickstart"],
+    ],
 )
 def test_help_imports_nothing_heavy(command: list[str]) -> None:
     imported = imported_by(*command, "--help")
@@ -66,3 +78,14 @@ def test_nothing_unpickles_and_nothing_evaluates_text() -> None:
                 assert not forbidden & {name.partition(".")[0] for name in names}, path
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
                 assert node.func.id not in {"eval", "exec", "compile"} or path.name in RUN_USER_CODE, path
+
+
+def test_the_conformance_kit_imports_nothing_of_ours() -> None:
+    modules = list((PACKAGE.parents[1] / "conformance").rglob("*.py"))
+    assert modules
+    for path in modules:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                assert not any(alias.name.partition(".")[0] == "mlaas4hep" for alias in node.names), path
+            if isinstance(node, ast.ImportFrom):
+                assert (node.module or "").partition(".")[0] != "mlaas4hep", path

@@ -21,8 +21,13 @@ import numpy as np
 import pytest
 
 from mlaas4hep.bundle import Bundle
-from mlaas4hep.client import Client
+from mlaas4hep.client import Client, Limits
 from mlaas4hep.errors import NotFoundError, RequestError
+from mlaas4hep.serve.repository import open_repository
+from mlaas4hep.serve.server import background
+from mlaas4hep.serve.service import InferenceService
+from mlaas4hep.serve.service import Limits as ServerLimits
+from tests.blocking import Blocking
 from tests.small_bundle import as_instances, make_events, write_small_bundle
 
 COMMAND = [sys.executable, "-m", "mlaas4hep"]
@@ -112,15 +117,21 @@ def test_tritonclient_reads_our_errors(url: str) -> None:
         client.close()
 
 
-def test_our_client_gets_the_offline_scores_by_name_and_by_tensor(url: str, bundle: Bundle) -> None:
+@pytest.mark.parametrize("make", [Client, Blocking], ids=["sync", "async"])
+def test_our_client_gets_the_offline_scores_by_name_and_by_tensor(make: Any, url: str, bundle: Bundle) -> None:
     columns = make_events(200, seed=9)
     prepared = bundle.spec.preprocessor().run(columns, 200)
     offline = bundle.session().run(prepared.inputs)
-    with Client(url) as client:
+    with make(url, limits=Limits(rows=64)) as client:
         assert client.live()
         assert client.ready("tth")
         assert client.models() == ["tth"]
         assert client.infer("tth", prepared.inputs)["scores"].tobytes() == offline.tobytes()
+        table = {
+            name: column if isinstance(column, np.ndarray) else column.tolist() for name, column in columns.items()
+        }
+        answer = client.predict_table("tth", table)
+        assert answer.scores["signal"][answer.selected].tobytes() == offline.tobytes()
         predictions = client.predict("tth", as_instances(columns))
         served = [one["signal"] for one in predictions if one is not None]
         assert np.array(served, np.float32).tobytes() == offline.tobytes()
@@ -129,6 +140,15 @@ def test_our_client_gets_the_offline_scores_by_name_and_by_tensor(url: str, bund
             client.predict("tt", [])
         with pytest.raises(RequestError, match=r"column 'Jet_pt' \(jagged, float32\) is missing"):
             client.predict("tth", [{"MET_pt": 1.0}])
+
+
+@pytest.mark.parametrize("make", [Client, Blocking], ids=["sync", "async"])
+def test_a_question_that_is_too_large_for_the_server_is_asked_in_smaller_ones(make: Any, bundle: Bundle) -> None:
+    prepared = bundle.spec.preprocessor().run(make_events(20_000), 20_000)
+    service = InferenceService(open_repository(bundle.path.parent), limits=ServerLimits(max_body_bytes=100_000))
+    with background(service) as url, make(url) as client:
+        scores = client.infer("tth", prepared.inputs)["scores"]
+    assert scores.tobytes() == bundle.session().run(prepared.inputs).tobytes()
 
 
 def test_a_contract_comes_with_an_event_that_can_be_asked(url: str) -> None:

@@ -10,10 +10,12 @@ if TYPE_CHECKING:
     from mlaas4hep.client import Client
 
 Prediction = dict[str, float | None] | None
+# Events that are sent at once: so often the bar moves, and so much is lost where a question fails.
+PART = 5000
 
 
 def _waits(ctx: click.Context, parameter: click.Parameter, value: float) -> float:
-    from mlaas4hep.client.connection import LONGEST_TIMEOUT_S
+    from mlaas4hep.client.attempts import LONGEST_TIMEOUT_S
 
     if not 0 < value <= LONGEST_TIMEOUT_S:
         raise click.BadParameter(
@@ -28,10 +30,18 @@ Examples:
   mlaas4hep predict --model tth --event '{"PuppiMET_pt": 31.2, "Jet_pt": [88.1, 42.0]}'
   mlaas4hep predict --event 'PuppiMET_pt=31.2 Jet_pt=[88.1,42.0]' --event 'PuppiMET_pt=12.5 Jet_pt=[]'
   mlaas4hep predict --url http://gpu7:8000 --file events.json --json
+  mlaas4hep predict --url https://a.cern.ch --url https://b.cern.ch --token-file token --file events.json
   zcat events.json.gz | mlaas4hep predict --file -
 """
 )
-@click.option("--url", default="http://localhost:8000", show_default=True, help="Where 'mlaas4hep serve' runs.")
+@click.option(
+    "--url",
+    "urls",
+    multiple=True,
+    default=("http://localhost:8000",),
+    show_default=True,
+    help="Where 'mlaas4hep serve' runs. May be repeated: where one server fails, the next is asked.",
+)
 @click.option("--model", help="Name of the model; may be left out where the server has one.")
 @click.option(
     "--event",
@@ -46,25 +56,43 @@ Examples:
     help="Events as JSON: a list, {instances: [...]}, or one event a line; - reads standard input.",
 )
 @click.option(
-    "--timeout", "timeout_s", default=30.0, show_default=True, callback=_waits, help="Longest wait for an answer, in s."
+    "--timeout",
+    "timeout_s",
+    default=30.0,
+    show_default=True,
+    callback=_waits,
+    help=f"Longest wait for an answer (to {PART} events, of more), in s, repetitions included.",
 )
+@click.option(
+    "--token-file",
+    type=click.Path(exists=True, dir_okay=False),
+    help="Bearer token to show. Else that of BEARER_TOKEN, BEARER_TOKEN_FILE or bt_u$UID, to a server that asks.",
+)
+@click.option("--ca", type=click.Path(exists=True, dir_okay=False), help="Authorities that vouch for an https server.")
 @click.option("--json", "as_json", is_flag=True, help="Print the predictions as one JSON line.")
 def command(
-    url: str, model: str | None, texts: tuple[str, ...], file: IO[bytes] | None, timeout_s: float, as_json: bool
+    urls: tuple[str, ...],
+    model: str | None,
+    texts: tuple[str, ...],
+    file: IO[bytes] | None,
+    timeout_s: float,
+    token_file: str | None,
+    ca: str | None,
+    as_json: bool,
 ) -> None:
     """Ask a server for the scores of events, given by the names of their columns."""
     import json
 
-    from mlaas4hep.client import Client
+    from mlaas4hep.client import Client, Tls
 
     events = [_event(text) for text in texts]
     if file is not None:
         events += _events(file.read(), where=file.name)
     if not events:
         raise click.UsageError("no events: give --event or --file")
-    with Client(url, timeout_s=timeout_s) as client:
-        name = model or _only_model(client, url)
-        predictions = client.predict(name, events)
+    with Client(urls, timeout_s=timeout_s, token_file=token_file, tls=Tls(ca=ca)) as client:
+        name = model or _only_model(client)
+        predictions = _predictions(client, name, events)
         if as_json:
             click.echo(json.dumps({"model_name": name, "predictions": predictions}))
         else:
@@ -73,12 +101,27 @@ def command(
             click.echo(_table(predictions, contract))
 
 
-def _only_model(client: Client, url: str) -> str:
+def _predictions(client: Client, model: str, events: list[dict[str, Any]]) -> list[Prediction]:
+    """Of all events, in order, some at a time."""
+    from mlaas4hep.cli.progress import Bars
+
+    bars, predictions = Bars(), list[Prediction]()
+    if len(events) > PART:
+        bars.start("predicting", total=len(events))
+    try:
+        for start in range(0, len(events), PART):
+            predictions += client.predict(model, events[start : start + PART], progress=bars.update)
+    finally:
+        bars.close()
+    return predictions
+
+
+def _only_model(client: Client) -> str:
     from mlaas4hep.errors import NotFoundError
 
     names = client.models()
     if len(names) != 1:
-        raise NotFoundError(f"{url} serves {len(names)} models; choose one with --model: {', '.join(names)}")
+        raise NotFoundError(f"{client.url} serves {len(names)} models; choose one with --model: {', '.join(names)}")
     return names[0]
 
 

@@ -1,41 +1,56 @@
-"""The client that users meet: a handful of questions, plain values in and out."""
+"""The client that users meet: a handful of questions, plain values in and out, while the caller waits."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
+import itertools
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self
-from urllib.parse import quote
+from typing import Any, Self, TypeVar
 
-import msgspec
-import numpy as np
 from numpy.typing import NDArray
 
-from mlaas4hep.client.connection import BUSY, Connection, Reply
-from mlaas4hep.client.tensors import HEADER_LENGTH, decode_outputs, encode_inputs
-from mlaas4hep.errors import NotFoundError, RequestError, ServerError
+from mlaas4hep.client import questions
+from mlaas4hep.client.asking import Scores, event_cut, scores_of, tensor_cut
+from mlaas4hep.client.attempts import Patience
+from mlaas4hep.client.connection import Transport
+from mlaas4hep.client.events import columns_of, encode_columns, encode_events
+from mlaas4hep.client.identity import Bearer, Tls
+from mlaas4hep.client.questions import Prediction, Question, TooLargeError
+from mlaas4hep.client.servers import Servers
+from mlaas4hep.client.splitting import Cut, Limits, halves, packed
+from mlaas4hep.client.tensors import Tensors
 
-_JSON = {"Content-Type": "application/json"}
-_WHO = "is that 'mlaas4hep serve'?"
-_encoder = msgspec.json.Encoder()
-# Looked at for every number: a tuple is ten times faster to test than a union made on the spot.
-_NUMPY = (np.ndarray, np.generic)
-_SEQUENCES = (list, tuple)
+T = TypeVar("T")
+Progress = Callable[[int], None]
 
 
 class Client:
-    """Asks one server, over one connection that is kept between questions.
+    """Asks one server, or the first of several that answers, over connections that are kept between questions.
 
     Parameters
     ----------
     url
-        Such as ``http://localhost:8000``.
+        Such as ``http://localhost:8000``; or several, in the order of preference. The one that answered last is asked,
+        until it fails: then it is left out for a while, and the next is asked.
     timeout_s
-        Longest wait for the connection, and for each part of an answer.
+        Longest time for a question, its repetitions and its parts included; the server is told.
     retries
-        How often a question is asked again where the connection failed or the server said 503; the waits in between
-        double, with jitter.
+        How often a question is asked again where the connection failed or the server said that it is busy (429, 503).
+        The waits in between are by chance, of doubling length, and no shorter than the server's ``Retry-After``.
+        What has an effect is not asked again where it may have been done.
+    connect_s
+        Longest wait for a connection.
+    limits
+        What the server takes in one question; larger ones are split.
+    binary
+        Tensors as their bytes; else as JSON, for servers that know nothing else.
+    token, token_file
+        A bearer token, sent with every question. Without one, the token that lies where the WLCG keeps it is shown to a
+        server that asks for one. Tokens are sent over TLS, or within this machine.
+    tls
+        Authorities and certificates.
 
     Raises
     ------
@@ -59,8 +74,27 @@ class Client:
             # [{'signal': 0.93}]
     """
 
-    def __init__(self, url: str, *, timeout_s: float = 30.0, retries: int = 2) -> None:
-        self._connection = Connection(url, timeout_s=timeout_s, retries=retries)
+    def __init__(
+        self,
+        url: str | Sequence[str],
+        *,
+        timeout_s: float = 30.0,
+        retries: int = 2,
+        connect_s: float = 5.0,
+        limits: Limits | None = None,
+        binary: bool = True,
+        token: str | None = None,
+        token_file: str | os.PathLike[str] | None = None,
+        tls: Tls | None = None,
+    ) -> None:
+        servers = Servers(url)
+        bearer = Bearer(servers.addresses, token=token, token_file=token_file)
+        self._timeout_s = timeout_s
+        patience = Patience(timeout_s=timeout_s, retries=retries, connect_s=connect_s)
+        self._transport = Transport(servers, patience, bearer, tls or Tls())
+        self._limits = limits or Limits()
+        self._binary = binary
+        self._ids = itertools.count(1)
 
     def __enter__(self) -> Self:
         return self
@@ -71,34 +105,49 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Close the connection."""
-        self._connection.close()
+        """Close the connections; a further question opens them again."""
+        self._transport.close()
+
+    @property
+    def url(self) -> str:
+        """The server that is asked next."""
+        return self._transport.servers.current.url
 
     def live(self) -> bool:
         """Whether the server answers."""
-        return self._ask_raw("GET", "/v2/health/live").status == 200
+        return self._ask(questions.live())
 
-    def ready(self, model: str | None = None) -> bool:
+    def ready(self, model: str | None = None, version: str | None = None) -> bool:
         """Whether the server, or one model of it, can be asked."""
-        path = "/v2/health/ready" if model is None else f"/v2/models/{_quoted(model)}/ready"
-        return self._ask_raw("GET", path).status == 200
+        return self._ask(questions.ready(model, version))
 
     def models(self) -> list[str]:
         """Names of the models that are served."""
-        names: list[str] = self._ask("GET", "/v1/models", part="models")
-        return names
+        return self._ask(questions.models())
 
-    def metadata(self, model: str | None = None) -> dict[str, Any]:
+    def metadata(self, model: str | None = None, version: str | None = None) -> dict[str, Any]:
         """Tensors of a model in and out; of the server where no model is named."""
-        answer: dict[str, Any] = self._ask("GET", "/v2" if model is None else f"/v2/models/{_quoted(model)}")
-        return answer
+        return self._ask(questions.metadata(model, version))
 
     def contract(self, model: str) -> dict[str, Any]:
         """Columns that a model is asked with, its scores, and an example event."""
-        answer: dict[str, Any] = self._ask("GET", f"/v1/models/{_quoted(model)}")
-        return answer
+        return self._ask(questions.contract(model))
 
-    def predict(self, model: str, events: Sequence[Mapping[str, Any]]) -> list[dict[str, float | None] | None]:
+    def index(self) -> list[dict[str, Any]]:
+        """What the server's repository holds, loaded or not."""
+        return self._ask(questions.index())
+
+    def load(self, model: str) -> None:
+        """Load a model of the server's repository, or its newest version."""
+        self._ask(questions.control(model, "load"))
+
+    def unload(self, model: str) -> None:
+        """Let a model go."""
+        self._ask(questions.control(model, "unload"))
+
+    def predict(
+        self, model: str, events: Iterable[Mapping[str, Any]], *, progress: Progress | None = None
+    ) -> list[Prediction]:
         """Scores of events by name.
 
         Parameters
@@ -108,102 +157,99 @@ class Client:
         events
             One mapping an event, column to value: a number, a list for a jagged column, a list of lists for a nested
             one. None and NaN are missing.
+        progress
+            Called with a number of events whenever so many more were answered.
 
         Returns
         -------
         One mapping an event, score name to value, in order; None where the event fails the model's preselection.
         """
-        body = _encode_events(events)
-        path = f"/v1/models/{_quoted(model)}:predict"
-        predictions: list[dict[str, float | None] | None] = self._ask("POST", path, body, part="predictions")
-        return predictions
+        return self._whole(event_cut(model, encode_events(events), self._limits), self._deadline(), progress)
 
-    def infer(self, model: str, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
-        """Outputs of a model for padded tensors, bit for bit over the wire.
+    def predict_table(self, model: str, table: Any, *, progress: Progress | None = None) -> Scores:
+        """Scores of events that lie in columns.
+
+        Parameters
+        ----------
+        model
+            Name.
+        table
+            Columns by name in a mapping, a structured array of numpy, an awkward array of records, a data frame of
+            pandas or Polars, or a table of Arrow.
+        progress
+            As in `predict`.
+
+        Returns
+        -------
+        Arrays in the order of the events. Each part that is sent has ``timeout_s`` of its own.
+        """
+        predictions: list[Prediction] = []
+        for part in packed(encode_columns(columns_of(table)), self._limits):
+            answers = self._whole(event_cut(model, part, self._limits), self._deadline(), progress)
+            predictions.extend(answers)
+        names = None if any(predictions) else self.contract(model).get("score_names")
+        return scores_of(predictions, names)
+
+    def infer(
+        self,
+        model: str,
+        inputs: Mapping[str, NDArray[Any]],
+        *,
+        version: str | None = None,
+        outputs: Sequence[str] = (),
+        parameters: Mapping[str, Any] | None = None,
+    ) -> Tensors:
+        """Outputs of a model for tensors, bit for bit over the wire.
 
         Parameters
         ----------
         model
             Name.
         inputs
-            float32 by input group, [N, F] or [N, K, F], NaN where a value is missing.
+            Arrays by input. For a bundle float32, [N, F] or [N, K, F], NaN where a value is missing; for others any
+            datatype of the protocol, texts as arrays of objects. What is larger than the server's limit is sent in
+            parts, by the first dimension.
+        version
+            Of the model; the newest where none is given.
+        outputs
+            Those that are wanted; all where none is named.
+        parameters
+            Of the request, as the server knows them.
 
         Returns
         -------
-        float32 by output name; ``scores`` is [N, C].
+        Arrays by output name; ``scores`` of a bundle is float32 [N, C].
         """
-        body, length = encode_inputs(inputs)
-        headers = {"Content-Type": "application/octet-stream", HEADER_LENGTH: str(length)}
-        path = f"/v2/models/{_quoted(model)}/infer"
-        reply = self._ask_raw("POST", path, body, headers)
-        self._check(reply, path)
-        header_length = reply.headers.get(HEADER_LENGTH.lower(), "")
-        return decode_outputs(reply.body, int(header_length) if header_length.isdecimal() else len(reply.body))
+        cut = tensor_cut(
+            model,
+            inputs,
+            version=version,
+            outputs=outputs,
+            parameters={"timeout": int(self._timeout_s * 1e6)} | dict(parameters or {}),
+            binary=self._binary,
+            limits=self._limits,
+            id=str(next(self._ids)),
+        )
+        return self._whole(cut, self._deadline(), None)
 
-    def _ask(self, method: str, path: str, body: bytes | None = None, *, part: str | None = None) -> Any:
-        """The answer from JSON, or one part of it by name."""
-        reply = self._ask_raw(method, path, body, _JSON if body is not None else {})
-        self._check(reply, path)
-        try:
-            answer = msgspec.json.decode(reply.body)
-            return answer if part is None else answer[part]
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, KeyError, TypeError) as error:
-            raise ServerError(f"{self._connection.url}{path} answered in another form; {_WHO}") from error
+    def _deadline(self) -> float:
+        return time.monotonic() + self._timeout_s
 
-    def _check(self, reply: Reply, path: str) -> None:
-        """Raise what the status says, with the server's own text."""
-        if reply.status < 400:
-            return
-        text = _error_text(reply)
-        if text is None and reply.status != BUSY:
-            raise ServerError(f"{self._connection.url}{path} answered {reply.status} without an error of ours; {_WHO}")
-        if reply.status == 404:
-            raise NotFoundError(text)
-        if reply.status < 500:
-            raise RequestError(text)
-        raise ServerError(f"the server answered {reply.status}: {text or 'it is busy'}")
+    def _ask(self, question: Question[T]) -> T:
+        return self._transport.ask(question, self._deadline())
 
-    def _ask_raw(
-        self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
-    ) -> Reply:
-        return self._connection.ask(method, path, body, headers=headers or {})
-
-
-def _quoted(model: str) -> str:
-    return quote(model, safe="")
-
-
-def _error_text(reply: Reply) -> str | None:
-    """The server's own words; None where another program answered, such as a proxy or a web site."""
-    try:
-        answer = msgspec.json.decode(reply.body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
-    return str(answer["error"]) if isinstance(answer, dict) and "error" in answer else None
-
-
-def _encode_events(events: Sequence[Mapping[str, Any]]) -> bytes:
-    if isinstance(events, Mapping | str | bytes) or not isinstance(events, Iterable):
-        raise RequestError(f"events: asked for a list of mappings, found {type(events).__name__}")
-    events = list(events)
-    for index, event in enumerate(events):
-        if not isinstance(event, Mapping):
-            raise RequestError(f"events: asked for a list of mappings, found {type(event).__name__} at [{index}]")
-    try:
-        plain = [{name: _plain(value) for name, value in event.items()} for event in events]
-        return _encoder.encode({"instances": plain})
-    except TypeError as error:
-        raise RequestError(f"an event holds what JSON cannot: {error}") from error
-    except RecursionError as error:
-        raise RequestError("an event is nested too deeply") from error
-
-
-def _plain(value: Any) -> Any:
-    """A value as JSON knows it; infinities become the words that the server reads, since JSON has no such number."""
-    if isinstance(value, _NUMPY):
-        value = value.tolist()
-    if isinstance(value, _SEQUENCES):
-        return [_plain(one) for one in value]
-    if isinstance(value, float) and math.isinf(value):
-        return "Infinity" if value > 0 else "-Infinity"
-    return value
+    def _whole(self, cut: Cut[T], deadline_s: float, progress: Progress | None) -> T:
+        """Ask part by part; one that is too large for the server as two, and those behind it too."""
+        answers, left = [], list(reversed(cut.spans))
+        while left:
+            span = left.pop()
+            try:
+                answers.append(self._transport.ask(cut.ask(*span), deadline_s))
+            except TooLargeError:
+                if halves(span) is None:
+                    raise
+                left = [half for one in [*left, span] for half in reversed(halves(one) or (one,))]
+                continue
+            if progress is not None:
+                progress(span[1] - span[0])
+        return cut.join(answers)

@@ -1,38 +1,36 @@
-"""One HTTP connection that is kept, with retries: `http.client`, nothing else.
+"""Asking while the caller waits: one kept connection to each server, over plain sockets.
 
-A question is asked again only where that cannot harm: the connection failed, or the server said 503. Questions to a
-model have no effect, so all of them may be repeated. Invariant: whoever calls `Connection.ask` gets an answer of the
-server, or one `ServerError` that says where the trouble is.
+A connection that a server closed while it was idle is opened again without counting as a failure. Invariant: whoever
+calls `Transport.ask` gets what the server answered, or one error of ours; a connection on which anything went wrong is
+closed.
 """
 
 from __future__ import annotations
 
-import http.client
-import random
+import select
+import socket
+import ssl
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
-from urllib.parse import urlsplit
+from typing import TypeVar
 
-from mlaas4hep.arguments import as_found, require, whole
-from mlaas4hep.errors import ServerError, UserError
+from mlaas4hep.client.attempts import Attempts, Failed, Patience
+from mlaas4hep.client.identity import Bearer, Tls
+from mlaas4hep.client.questions import Question, error_text
+from mlaas4hep.client.servers import Address, Servers
+from mlaas4hep.client.wire import JOINED_BYTES, Broken, Reply, ReplyReader, head_of
+from mlaas4hep.errors import RequestError, ServerError
 
-FIRST_WAIT_S = 0.05
-LONGEST_WAIT_S = 2.0
-# What the operating system takes for a wait, in ms, is an int of 32 bits.
-LONGEST_TIMEOUT_S = 2e6
-BUSY = 503
+TIMEOUT = "X-Request-Timeout-Ms"
+_FIRST_BYTES, _MORE_BYTES = 64 << 10, 1 << 20
 
-_FAILURES = (OSError, http.client.HTTPException)
+T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """What a server answered: status, body, and its headers by name in lower case."""
-
-    status: int
-    body: bytes
-    headers: Mapping[str, str]
+def head_for(question: Question[T], address: Address, headers: str, left_s: float) -> bytes:
+    """Head of a request; tells the server how long it will be waited for."""
+    size = None if question.body is None else sum(map(len, question.body))
+    told = f"{question.headers}{headers}{TIMEOUT}: {max(1, int(left_s * 1000))}\r\n"
+    return head_of(question.method, address.prefix + question.path, address.authority, told, size)
 
 
 class Connection:
@@ -40,101 +38,197 @@ class Connection:
 
     Parameters
     ----------
-    url
-        Such as ``http://localhost:8000``; a path is put in front of every route.
-    timeout_s
-        Longest wait for the connection, and for each part of an answer.
-    retries
-        How often a question is asked again after the first time.
-
-    Notes
-    -----
-    Not to be shared between threads.
+    address
+        Of the server.
+    context
+        TLS, where its address asks for that.
+    connect_s
+        Longest wait for the connection.
     """
 
-    def __init__(self, url: str, *, timeout_s: float, retries: int) -> None:
-        require(url, str, "url", hint="such as 'http://localhost:8000'")
-        retries = whole(retries, "retries", least=-(2**63))
-        if isinstance(timeout_s, bool) or not isinstance(timeout_s, int | float):
-            raise UserError(f"timeout_s must be a number of seconds, got {as_found(timeout_s)}")
-        if not 0 < timeout_s <= LONGEST_TIMEOUT_S or retries < 0:
-            asked = f"timeout_s must be above 0 and at most {LONGEST_TIMEOUT_S:.0f}, retries at least 0"
-            raise UserError(f"{asked}, found {timeout_s} and {retries}")
-        self.url = url.rstrip("/")
-        self._prefix = urlsplit(self.url).path
-        self._retries = retries
-        self._http = _open(self.url, timeout_s)
-        self._used = False
+    def __init__(self, address: Address, context: ssl.SSLContext | None, *, connect_s: float) -> None:
+        self.address = address
+        self._context = context
+        self._connect_s = connect_s
+        self._socket: socket.socket | None = None
+        self._poll = select.poll()
+        self._timeout_s = 0.0
 
-    def ask(self, method: str, path: str, body: bytes | None = None, *, headers: Mapping[str, str]) -> Reply:
+    def exchange(self, head: bytes, body: tuple[bytes, ...], left_s: float, *, safe: bool) -> Reply:
         """Send one question and read the whole answer.
 
         Raises
         ------
-        ServerError
-            No answer after all retries, or none in time (which is not tried again: the server has the question).
+        Failed
+            There is none.
         """
-        attempt = 0
-        while True:
-            last = attempt == self._retries
-            try:
-                reply = self._ask_once(method, path, body, headers)
-            except _FAILURES as error:
-                self.close()
-                if last or isinstance(error, TimeoutError):
-                    raise ServerError(self._no_answer(error, attempt + 1)) from error
-                wait_s = _wait_s(attempt)
-            else:
-                if last or reply.status != BUSY:
-                    return reply
-                wait_s = _wait_s(attempt, reply.headers.get("retry-after", ""))
-            time.sleep(wait_s)
-            attempt += 1
+        ends_s = time.monotonic() + left_s
+        # Nobody could tell whether a question was heard that went into a connection that was closed; and what came
+        # without being asked for, such as a proxy's 408 before it hangs up, is no answer to this one.
+        if self._poll.poll(0) or not safe:
+            self.close()
+        kept = self._socket is not None
+        reader = ReplyReader()
+        try:
+            return self._exchange(reader, head, body, ends_s, left_s)
+        except Failed as failure:
+            self.close()
+            if not (kept and safe) or reader.began or failure.late:
+                raise
+        except BaseException:
+            self.close()
+            raise
+        try:
+            # A server may close a connection that was idle for a while: that is no failure, and no reason to wait.
+            return self._exchange(ReplyReader(), head, body, ends_s, ends_s - time.monotonic())
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Give the connection back; the next question opens another."""
-        self._http.close()
-        self._used = False
+        if self._socket is not None:
+            self._poll.unregister(self._socket)
+            self._socket.close()
+            self._socket = None
 
-    def _ask_once(self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]) -> Reply:
-        if not self._used:
-            return self._exchange(method, path, body, headers)
+    def _exchange(
+        self, reader: ReplyReader, head: bytes, body: tuple[bytes, ...], ends_s: float, left_s: float
+    ) -> Reply:
+        line = self._socket
+        sent = line is not None
         try:
-            return self._exchange(method, path, body, headers)
-        except (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError):
-            # A server may close a connection that was idle for a while: that is no failure, and no reason to wait.
+            if line is None:
+                line = self._open(left_s)
+                left_s = ends_s - time.monotonic()
+            sent = True
+            self._wait_at_most(line, left_s)
+            reply = self._talk(line, reader, head, body, ends_s)
+        except TimeoutError as error:
+            reason = "no answer in time" if sent else "no connection in time"
+            raise Failed(reason, sent=sent, late=sent) from error
+        except Broken as error:
+            raise Failed(str(error), sent=True) from error
+        except ssl.SSLCertVerificationError as error:
+            raise ServerError(f"{self.address.url}: its certificate is not trusted: {error.verify_message}") from error
+        except OSError as error:
+            raise Failed(error.strerror or str(error) or type(error).__name__, sent=sent) from error
+        if not reader.keep:
             self.close()
-            return self._exchange(method, path, body, headers)
+        return reply
 
-    def _exchange(self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]) -> Reply:
-        self._http.request(method, self._prefix + path, body=body, headers=headers)
-        response = self._http.getresponse()
-        content = response.read()
-        self._used = True
-        return Reply(response.status, content, {name.lower(): value for name, value in response.getheaders()})
+    def _talk(
+        self, line: socket.socket, reader: ReplyReader, head: bytes, body: tuple[bytes, ...], ends_s: float
+    ) -> Reply:
+        try:
+            self._send(line, head, body, ends_s)
+        except (BrokenPipeError, ConnectionResetError):
+            # A server that takes no more of a body may have said why before it hung up.
+            return self._receive(line, reader, ends_s)
+        data = line.recv(_FIRST_BYTES)
+        reply = reader.feed(data) if data else reader.end()
+        return self._receive(line, reader, ends_s) if reply is None else reply
 
-    def _no_answer(self, error: Exception, attempts: int) -> str:
-        times = "" if attempts == 1 else f" after {attempts} attempts"
-        return f"no answer from {self.url}{times}: {error or type(error).__name__}; is 'mlaas4hep serve' running there?"
+    def _send(self, line: socket.socket, head: bytes, body: tuple[bytes, ...], ends_s: float) -> None:
+        if sum(map(len, body)) <= JOINED_BYTES:
+            line.sendall(b"".join((head, *body)))
+            return
+        for part in (head, *body):
+            line.sendall(part)
+            self._wait_at_most(line, ends_s - time.monotonic())
+
+    def _receive(self, line: socket.socket, reader: ReplyReader, ends_s: float) -> Reply:
+        while True:
+            self._wait_at_most(line, ends_s - time.monotonic())
+            data = line.recv(_MORE_BYTES)
+            reply = reader.feed(data) if data else reader.end()
+            if reply is not None:
+                return reply
+
+    def _wait_at_most(self, line: socket.socket, left_s: float) -> None:
+        if left_s <= 0:
+            raise TimeoutError
+        if left_s != self._timeout_s:  # each setting is a call of the system
+            line.settimeout(left_s)
+            self._timeout_s = left_s
+
+    def _open(self, left_s: float) -> socket.socket:
+        patience_s = min(left_s, self._connect_s)
+        plain = socket.create_connection((self.address.host, self.address.port), timeout=patience_s)
+        try:
+            plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            line = plain
+            if self._context is not None:
+                line = self._context.wrap_socket(plain, server_hostname=self.address.host)
+        except BaseException:
+            plain.close()
+            raise
+        self._socket, self._timeout_s = line, patience_s
+        self._poll.register(line, select.POLLIN)
+        return line
 
 
-def _open(url: str, timeout_s: float) -> http.client.HTTPConnection:
-    parts = urlsplit(url)
-    kinds: dict[str, type[http.client.HTTPConnection]] = {
-        "http": http.client.HTTPConnection,
-        "https": http.client.HTTPSConnection,
-    }
-    try:
-        port = parts.port
-    except ValueError as error:
-        raise UserError(f"'{url}' has no valid port: {error}") from error
-    if parts.scheme not in kinds or not parts.hostname:
-        raise UserError(f"'{url}' is not the URL of a server; asked for one such as http://localhost:8000")
-    return kinds[parts.scheme](parts.hostname, port, timeout=timeout_s)
+class Transport:
+    """Asks questions at the first of several servers that answers. Not to be shared between threads.
+
+    Parameters
+    ----------
+    servers, patience, bearer, tls
+        See there.
+    """
+
+    def __init__(self, servers: Servers, patience: Patience, bearer: Bearer, tls: Tls) -> None:
+        self.servers = servers
+        self.patience = patience
+        self._bearer = bearer
+        context = tls.context() if any(one.scheme == "https" for one in servers.addresses) else None
+        self._connections = {
+            one: Connection(one, context if one.scheme == "https" else None, connect_s=patience.connect_s)
+            for one in servers.addresses
+        }
+
+    def ask(self, question: Question[T], deadline_s: float) -> T:
+        """What a server answers.
+
+        Raises
+        ------
+        ServerError
+            No answer after all retries, or none in time.
+        """
+        attempts = Attempts(self.servers, self.patience, deadline_s, safe=question.safe, again=question.again)
+        shown = False
+        while True:
+            address, left_s = attempts.begin()
+            try:
+                reply = self._exchange(question, address, left_s)
+                pause_s = attempts.judged(address, reply)
+                if pause_s is None and reply.status == 401 and not shown:
+                    shown = True
+                    if self._bearer.another(address):
+                        continue
+                if pause_s is None:
+                    return read(question, reply, address, self._bearer)
+            except Broken as error:
+                self._connections[address].close()
+                pause_s = attempts.failed(address, Failed(str(error), sent=True))
+            except Failed as failure:
+                pause_s = attempts.failed(address, failure)
+            if pause_s:
+                time.sleep(pause_s)
+
+    def close(self) -> None:
+        """Close all connections."""
+        for one in self._connections.values():
+            one.close()
+
+    def _exchange(self, question: Question[T], address: Address, left_s: float) -> Reply:
+        head = head_for(question, address, self._bearer.header(address), left_s)
+        return self._connections[address].exchange(head, question.body or (), left_s, safe=question.safe)
 
 
-def _wait_s(attempt: int, retry_after: str = "") -> float:
-    """Doubling, and anywhere below that: clients that failed together do not come back together."""
-    longest = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2.0**attempt)
-    asked = float(retry_after) if retry_after.isdecimal() else 0.0
-    return min(asked, LONGEST_WAIT_S) + random.uniform(0, longest)
+def read(question: Question[T], reply: Reply, address: Address, bearer: Bearer) -> T:
+    """What an answer says; where it came from is told in errors."""
+    if reply.status in (401, 403) and question.again:
+        words = error_text(reply)
+        raise RequestError(f"{address.url} answered {reply.status}: {f'{words}; ' if words else ''}{bearer.told()}")
+    return question.read(Reply(reply.status, reply.body, reply.headers, address.url))

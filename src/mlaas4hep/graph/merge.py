@@ -100,7 +100,7 @@ def _opset(model: onnx.ModelProto) -> int:
     return opset
 
 
-def _ir_version(opset: int) -> int:
+def oldest_ir(opset: int) -> int:
     """The oldest that carries the opset: servers in the field lag years behind."""
     return IR_VERSION if opset <= 18 else 9 if opset <= 20 else 10
 
@@ -164,7 +164,7 @@ def finished(merged: onnx.ModelProto, core: onnx.ModelProto, opset: int) -> byte
     """Canonical bytes of a joined graph, with the operator sets of what it was joined from; checked."""
     del merged.opset_import[:]
     merged.opset_import.extend(core.opset_import)
-    merged.ir_version = _ir_version(opset)
+    merged.ir_version = oldest_ir(opset)
     canonical = canonicalise(_without_identities(merged))
     onnx.checker.check_model(canonical, full_check=True)
     data: bytes = canonical.SerializeToString(deterministic=True)

@@ -21,16 +21,11 @@ import urllib3
 from urllib3.exceptions import HTTPError, LocationParseError, NewConnectionError, SSLError, TimeoutError
 
 from mlaas4hep.config.addresses import shown, split_address
-from mlaas4hep.data.places.credentials import (
-    bearer_token,
-    credentials_told,
-    expiry_told,
-    may_carry_secrets,
-    tls_context,
-)
+from mlaas4hep.data.places.credentials import credentials_told, tls_context
 from mlaas4hep.data.places.proxies import proxy_file, proxy_told
 from mlaas4hep.data.places.remote import Failed, system_reason
 from mlaas4hep.errors import DataError
+from mlaas4hep.tokens import bearer_token, expiry_told, may_carry_secrets
 
 # Kept connections to one host: every reading thread with its requests side by side, and a few more.
 _CONNECTIONS, _HOSTS = 16, 64

@@ -15,18 +15,14 @@ import pytest
 
 from mlaas4hep.config.addresses import secrets_in, shown
 from mlaas4hep.data.places import kind_of, open_place, persist
-from mlaas4hep.data.places.credentials import (
-    bearer_token,
-    expiry_told,
-    may_carry_secrets,
-    tls_context,
-)
+from mlaas4hep.data.places.credentials import tls_context
 from mlaas4hep.data.places.persist import Patience
 from mlaas4hep.data.places.proxies import ends_of, proxy_file
 from mlaas4hep.data.places.remote import Failed
 from mlaas4hep.data.places.wire import WebAccess, redirected
 from mlaas4hep.errors import DataError
 from mlaas4hep.testing import refusal
+from mlaas4hep.tokens import bearer_token, expiry_told, may_carry_secrets
 from tests.fault_server import Faults, fault_server
 from tests.servers import program
 

@@ -1,0 +1,28 @@
+"""Names of the documents that say what a check expects."""
+
+from __future__ import annotations
+
+REST = "OIP REST"
+HEALTH = f"{REST}, Health/Readiness/Liveness Probes"
+SERVER = f"{REST}, Server Metadata"
+MODEL = f"{REST}, Model Metadata"
+INFER = f"{REST}, Inference"
+REQUEST = f"{REST}, Inference Request JSON Object"
+INPUT = f"{REST}, Request Input"
+OUTPUT = f"{REST}, Request Output"
+RESPONSE = f"{REST}, Inference Response JSON Object"
+# The protocol asks for "an HTTP error status (typically 400)"; that a client's mistake is no 5xx is said by HTTP.
+CLIENT_ERROR = "RFC 9110 section 15.5"
+ERROR = f"{REST}, Inference Response JSON Error Object; {CLIENT_ERROR}"
+PARAMETERS = f"{REST}, Parameters"
+DATA = f"{REST}, Tensor Data"
+TYPES = f"{REST}, Tensor Data Types"
+GRPC = "OIP gRPC"
+BINARY = "Triton, Binary Tensor Data Extension"
+CLASSIFICATION = "Triton, Classification Extension"
+STATISTICS = "Triton, Statistics Extension"
+REPOSITORY = "Triton, Model Repository Extension"
+STATUS = "Triton, Mapping Triton Server Error Codes to HTTP Status Codes"
+NUMBERS = "RFC 8259 section 6 (numbers)"
+JSON = "RFC 8259"
+ROBUST = "robustness"

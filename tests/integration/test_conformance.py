@@ -1,0 +1,43 @@
+"""``mlaas4hep serve`` under the conformance kit, as anybody would run it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.small_bundle import write_small_bundle
+
+# What is known to fail, and why. A check that passes again must leave the list.
+GAPS = {
+    "http.no_host": "uvicorn takes HTTP/1.1 without Host, and BoundedProtocol does not look for it",
+}
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    models = tmp_path_factory.mktemp("models")
+    write_small_bundle(models)
+    command = [sys.executable, "-m", "mlaas4hep", "serve", str(models), "--port", "0", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
+        assert server.stdout is not None
+        yield json.loads(server.stdout.readline())["url"]
+        server.terminate()
+
+
+def test_our_server_fails_nothing_but_the_known_gaps(url: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "conformance", "--url", url, "--unload", "--json", "--fuzz", "60", "--huge", "4"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert done.stderr == ""
+    results = [json.loads(line) for line in done.stdout.splitlines()]
+    failed = {f"{one['group']}.{one['name']}": one["found"] for one in results if one["status"] == "fail"}
+    assert failed.keys() == GAPS.keys(), failed
+    assert done.returncode == int(bool(GAPS))
+    # Without what is announced nothing of it would be asked, and nothing could fail.
+    asked = {one["group"] for one in results if one["status"] == "pass"}
+    basic = {"health", "server", "model", "infer", "refused", "numbers", "empty", "huge", "malformed", "http"}
+    assert asked >= basic | {"binary", "concurrency"}

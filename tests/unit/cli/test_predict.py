@@ -1,0 +1,44 @@
+"""``mlaas4hep predict`` against a small server that answers as it is told."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mlaas4hep.cli import predict, run
+from tests.crooked_server import MODELS, Asked, crooked, predicted, reply
+
+
+def test_many_events_go_in_parts_and_the_next_server_is_asked_where_one_is_dead(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(predict, "PART", 3)
+    file = tmp_path / "events.json"
+    file.write_text(json.dumps([{"x": float(i)} for i in range(8)]))
+    with crooked(MODELS, predicted) as server:
+        asked = ["predict", "--url", "http://127.0.0.1:1", "--url", server.url, "--file", str(file), "--json"]
+        assert run(asked) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer == {"model_name": "a", "predictions": [{"s": float(i)} for i in range(8)]}
+    assert [len(json.loads(one.body)["instances"]) for one in server.asked[1:]] == [3, 3, 2]
+
+
+def test_a_token_is_taken_from_its_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text("s3cret\n")
+
+    def judge(asked: Asked) -> bytes:
+        known = asked.headers.get("authorization") == "Bearer s3cret"
+        return predicted(asked) if known else reply(401, {"error": "who are you"})
+
+    with crooked(judge) as server:
+        asked = ["predict", "--url", server.url, "--model", "a", "--event", "x=1.5"]
+        assert run([*asked, "--token-file", str(file)]) == 0
+        assert capsys.readouterr().out.split() == ["event", "s", "0", "1.5"]
+        file.write_text("other")
+        assert run([*asked, "--token-file", str(file)]) == 2
+    said = capsys.readouterr().err
+    assert "who are you; the token that was shown is of no use" in said
+    assert "other" not in said
