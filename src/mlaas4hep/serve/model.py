@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import timeit
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -306,7 +306,21 @@ def _specs(ends: tuple[End, ...], config: Message, field: str, *, batches: bool,
             raise BundleError(
                 f"{where}: {field} '{name}' is not one of the graph's{nearest(name, [e.name for e in ends])}"
             )
-    return tuple(_spec(end, declared.get(end.name, {}), batches=batches, where=where) for end in ends)
+    return tuple(
+        replace(_spec(end, found, batches=batches, where=where), labels=_labels(found, where))
+        for end, found in ((end, declared.get(end.name, {})) for end in ends)
+    )
+
+
+def _labels(declared: Message, where: str) -> tuple[str, ...]:
+    """Lines of the file that an output's ``label_filename`` names, beside the config."""
+    name = declared.get("label_filename", [""])[-1]
+    if not name:
+        return ()
+    file = Path(where).parent / str(name)
+    if str(name) != file.name or file.is_symlink() or not file.is_file():
+        raise BundleError(f"{where}: label_filename '{name}': asked for a file beside this one, found none")
+    return tuple(file.read_text(encoding="utf-8").splitlines())
 
 
 def _spec(end: End, declared: Message, *, batches: bool, where: str) -> TensorSpec:
