@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from mlaas4hep.errors import RequestError, nearest
 from mlaas4hep.graph.session import SCORES
 from mlaas4hep.serve.batcher import Batcher, QueueLimits
+from mlaas4hep.serve.bulk import read_bulk
 from mlaas4hep.serve.classification import classify
 from mlaas4hep.serve.events import Prediction, example_event
 from mlaas4hep.serve.model import Contract, ServedModel, Tensors, TensorSpec
@@ -225,6 +226,12 @@ class InferenceService:
         model = self.repository.get(name, version)
         columns, count = _contract(model).reader.read(body, max_instances=self.limits.max_instances)
         return _ask(model, columns, count)
+
+    def ask_bulk(self, name: str, body: bytes, media_type: str, *, version: str | None = None) -> Question[Prediction]:
+        """As `ask_events`, of events in the form of `mlaas4hep.serve.bulk`."""
+        model = self.repository.get(name, version)
+        types = _contract(model).reader.types
+        return _ask(model, *read_bulk(body, media_type, types, max_instances=self.limits.max_instances))
 
     def ask_columns(
         self, name: str, columns: Columns, *, num_entries: int, version: str | None = None
