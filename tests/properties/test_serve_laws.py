@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from mlaas4hep.bundle import Bundle
 from mlaas4hep.client import Client
+from mlaas4hep.serve.bulk import ARROW, PARQUET, read_bulk
 from mlaas4hep.serve.events import EventReader
 from mlaas4hep.serve.repository import open_repository
 from mlaas4hep.serve.server import background
@@ -89,6 +91,25 @@ def test_an_event_in_json_has_the_bits_of_the_same_event_in_a_file(events: list[
     assert {name: bits(column) for name, column in read.items()} == {
         name: bits(column) for name, column in expected.items()
     }
+
+
+@settings(max_examples=60, deadline=None)
+@given(events=EVENTS, media_type=st.sampled_from([ARROW, PARQUET]))
+def test_an_event_in_a_table_has_the_bits_of_the_same_event_in_a_file(events: list[Any], media_type: str) -> None:
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    expected = columns_of(events)
+    kinds = {"flat": lambda one: one, "jagged": pyarrow.list_, "nested": lambda one: pyarrow.list_(pyarrow.list_(one))}
+    types = {name: kinds[one.kind](pyarrow.type_for_alias(one.dtype)) for name, one in GROWN_TYPES.items()}
+    table = pyarrow.table({name: pyarrow.array(expected[name].tolist(), kind) for name, kind in types.items()})
+    sink = io.BytesIO()
+    if media_type == PARQUET:
+        parquet.write_table(table, sink)
+    else:
+        with pyarrow.ipc.new_stream(sink, table.schema) as writer:
+            writer.write_table(table)
+    read, count = read_bulk(sink.getvalue(), media_type, GROWN_TYPES, max_instances=1000)
+    assert count == len(events)
+    assert {name: bits(read[name]) for name in expected} == {name: bits(one) for name, one in expected.items()}
 
 
 @settings(max_examples=60, deadline=None)
