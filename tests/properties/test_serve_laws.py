@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import json
 import math
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,13 +17,25 @@ from hypothesis import strategies as st
 
 from mlaas4hep.bundle import Bundle
 from mlaas4hep.client import Client
+from mlaas4hep.config import parse_config
+from mlaas4hep.data.source import open_source
 from mlaas4hep.serve.bulk import ARROW, PARQUET, read_bulk
 from mlaas4hep.serve.events import EventReader
 from mlaas4hep.serve.repository import open_repository
 from mlaas4hep.serve.server import background
 from mlaas4hep.serve.service import InferenceService
 from mlaas4hep.spec.columns import Column, Jagged, Nested
-from tests.small_bundle import GROWN_TYPES, as_instances, make_grown_events, write_small_bundle
+from mlaas4hep.spec.preprocess import Preprocessor
+from mlaas4hep.testing import write_events
+from tests.small_bundle import (
+    CONFIG,
+    GROWN_TYPES,
+    TYPES,
+    as_instances,
+    make_events,
+    make_grown_events,
+    write_small_bundle,
+)
 
 FLOATS = st.floats(width=32) | st.sampled_from([float("nan"), float("inf"), -0.0, 1e-45, 3.4e38])
 JETS = st.tuples(FLOATS, st.floats() | st.just(float("nan")), st.integers(0, 2**64 - 1), st.lists(FLOATS, max_size=3))
@@ -134,3 +148,25 @@ def test_tensors_get_the_offline_scores_alone_and_in_any_company(client: Client,
     for row in range(0, size, 100):
         alone = client.infer("tth", {name: tensor[row : row + 1] for name, tensor in rows.items()})["scores"]
         assert alone.tobytes() == together[row : row + 1].tobytes()
+
+
+@settings(max_examples=8, deadline=None)
+@given(seed=st.integers(0, 1000), count=st.integers(1, 30))
+def test_a_root_file_json_and_arrow_give_the_same_tensors(seed: int, count: int) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    events, preprocessor = make_events(count, seed=seed), Preprocessor(parse_config(CONFIG).features, TYPES)
+    with tempfile.TemporaryDirectory() as folder:
+        path = write_events(Path(folder) / "events.root", events)
+        with open_source(str(path)) as source:
+            asked = {"file": source.read(list(TYPES), 0, count)}
+    instances = [{name: in_words(value) for name, value in one.items()} for one in as_instances(events)]
+    asked["json"], _ = EventReader(TYPES).read(json.dumps({"instances": instances}).encode(), max_instances=30)
+    table, sink = pyarrow.table({name: column.tolist() for name, column in events.items()}), io.BytesIO()
+    with pyarrow.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    asked["arrow"], _ = read_bulk(sink.getvalue(), ARROW, TYPES, max_instances=30)
+    made = {way: preprocessor.run(columns, count) for way, columns in asked.items()}
+    for way in ("json", "arrow"):
+        assert made[way].selected.tolist() == made["file"].selected.tolist()
+        for name, tensor in made["file"].inputs.items():
+            assert bits(made[way].inputs[name]) == bits(tensor)
