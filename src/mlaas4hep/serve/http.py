@@ -11,7 +11,7 @@ takes the usual ones before they come here.
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -20,17 +20,22 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
+from starlette.routing import BaseRoute
 from starlette.routing import Route as Path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mlaas4hep.errors import MLaaSError, nearest
 from mlaas4hep.serve.asking import JSON, Refusal, Route, answer, refusal_of, routes, too_large
+from mlaas4hep.serve.control import control_routes
 from mlaas4hep.serve.hooks import Hooks, Seen
 from mlaas4hep.serve.service import InferenceService, Question
 
+# Of a scope: who is to be called first and awaited, and gives a refusal or None.
+FIND_OUT = "mlaas4hep.find_out"
 
-def create_app(service: InferenceService, hooks: Hooks | None = None) -> Starlette:
-    """The application that answers for a service; ``hooks`` are told of what it answered."""
+
+def create_app(service: InferenceService, hooks: Hooks | None = None, more: Sequence[BaseRoute] = ()) -> Starlette:
+    """The application that answers for a service; ``hooks`` are told of what it answered, ``more`` routes go first."""
     endpoints = _Endpoints(service)
     handlers: dict[Any, Callable[[Request, Exception], Awaitable[Response]]] = {
         HTTPException: _on_http_error,
@@ -40,7 +45,8 @@ def create_app(service: InferenceService, hooks: Hooks | None = None) -> Starlet
         Exception: _on_error,
     }
     middleware = [Middleware(_Watched, on_request=hooks.on_request)] if hooks and hooks.on_request else []
-    return Starlette(routes=endpoints.routes(), exception_handlers=handlers, middleware=middleware)
+    middleware.append(Middleware(_Admitted))
+    return Starlette(routes=[*more, *endpoints.routes()], exception_handlers=handlers, middleware=middleware)
 
 
 class _Watched:
@@ -86,6 +92,19 @@ class _Watched:
             self.on_request(seen)
 
 
+class _Admitted:
+    """Waits where the wire could not tell whether a request is refused, and refuses it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        find_out = scope.get(FIND_OUT)
+        refusal = await find_out() if find_out is not None else None
+        app = self.app if refusal is None else problem(refusal.status, refusal.text, refusal.headers)
+        await app(scope, receive, send)
+
+
 def problem(status: int, text: str, headers: dict[str, str] | None = None) -> Response:
     """The body of every error."""
     return _json({"error": text}, status=status, headers=headers)
@@ -114,6 +133,7 @@ class _Endpoints:
         return [
             *(Path(path, endpoint, methods=["POST"]) for path, endpoint in post.items()),
             Path("/v1/models/{name}:predict", _only_post, methods=["GET"], include_in_schema=False),
+            *control_routes(self.service),
             Path("/", _index, methods=["GET"]),
             *(Path(path, endpoint, methods=["GET"]) for path, endpoint in get.items()),
         ]
@@ -132,6 +152,7 @@ class _Endpoints:
         return _json({"models": self.service.model_names()})
 
     async def model_metadata(self, request: Request) -> Response:
+        await self.service.wake(request.path_params["name"])
         return _json(self.service.model_metadata(*_named(request)))
 
     async def model_ready(self, request: Request) -> Response:
@@ -140,6 +161,7 @@ class _Endpoints:
         return _json({"name": name, "ready": ready}, status=200 if ready else 503)
 
     async def model_contract(self, request: Request) -> Response:
+        await self.service.wake(request.path_params["name"])
         return _json(self.service.model_contract(*_named(request)))
 
     def asks(self, kind: str) -> Callable[[Request], Awaitable[Response]]:
@@ -153,6 +175,7 @@ class _Endpoints:
 
     async def _ask(self, route: Route, request: Request) -> Response:
         name, version = _named(request)
+        await self.service.wake(name)
         self.service.repository.get(name, version)  # before a large body is taken in
         headers = dict(request.headers.raw)
         body = await self._body(request)

@@ -19,9 +19,10 @@ from pathlib import Path
 
 from mlaas4hep.arguments import path_of, whole
 from mlaas4hep.errors import BundleError, MLaaSError, NotFoundError, nearest
+from mlaas4hep.graph.session import providers_of
 from mlaas4hep.serve.entries import LATEST, Stamp, check_folder, check_label, find_entries, nothing_in
 from mlaas4hep.serve.model import ServedModel, load_model
-from mlaas4hep.serve.served import Bounds, IndexEntry, Kept, Served, bring, indexed, labels_of, no_version
+from mlaas4hep.serve.served import Bounds, IndexEntry, Kept, Served, bring, grouped, indexed, labels_of, no_version
 
 LOADING_THREADS = 2
 _log = logging.getLogger(__name__)
@@ -61,7 +62,7 @@ class ModelRepository:
         self.bounds = bounds or Bounds()
         self.lazy = lazy or self.bounds != Bounds()
         self._path, self._open = path, load
-        self._served = _grouped(models)
+        self._served = grouped(models)
         self._kept: dict[str, Kept] = {}
         self._problems: dict[str, str] = {}
         self._pending: dict[tuple[str, bool], Future[Served]] = {}
@@ -362,7 +363,7 @@ class ModelRepository:
 
 
 def open_repository(
-    path: Path | str, *, threads: int = 1, lazy: bool = False, bounds: Bounds | None = None
+    path: Path | str, *, threads: int = 1, device: str = "cpu", lazy: bool = False, bounds: Bounds | None = None
 ) -> ModelRepository:
     """Verify and load all models under a path.
 
@@ -373,6 +374,8 @@ def open_repository(
         (``NAME/1``).
     threads
         Threads that one call of a graph may use.
+    device
+        Where graphs run; see `mlaas4hep.graph.session.Session`.
     lazy, bounds
         Load when asked, and how much at a time; a bound makes it lazy.
 
@@ -382,21 +385,13 @@ def open_repository(
         Nothing to serve. Where some entries can be served, the others are logged, and stand in the index.
     """
     whole(threads, "threads", least=1)
+    providers_of(device)  # told once, not of every model
     place = path_of(path, "path")
     check_folder(place)
-    repository = ModelRepository(path=place, load=partial(load_model, threads=threads), lazy=lazy, bounds=bounds)
+    load = partial(load_model, threads=threads, device=device)
+    repository = ModelRepository(path=place, load=load, lazy=lazy, bounds=bounds)
     repository.refresh()
     if not repository.names:
         problems = list(repository.problems.values())
         raise BundleError("\n".join(problems)) if problems else nothing_in(place)
     return repository
-
-
-def _grouped(models: Iterable[ServedModel]) -> dict[str, Served]:
-    found: dict[str, dict[str, ServedModel]] = {}
-    for model in models:
-        versions = found.setdefault(model.name, {})
-        if model.version in versions:
-            raise BundleError(f"two bundles are model '{model.name}', version {model.version}; serve one of them")
-        versions[model.version] = model
-    return {name: Served.of(versions, {}) for name, versions in found.items()}

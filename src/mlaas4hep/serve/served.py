@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -143,6 +143,17 @@ def bring(kept: Kept, before: Served | None, load: Callable[[Path], ServedModel]
         broken[""] = (None, f"{kept.entry.folder} holds no version")
     kept.broken, kept.stamps, kept.size = broken, stamps, kept.entry.size()
     return Served.of(models, labels_of(kept)) if models else None
+
+
+def grouped(models: Iterable[ServedModel]) -> dict[str, Served]:
+    """Models by name; `BundleError` where two have the same name and version."""
+    found: dict[str, dict[str, ServedModel]] = {}
+    for model in models:
+        versions = found.setdefault(model.name, {})
+        if model.version in versions:
+            raise BundleError(f"two bundles are model '{model.name}', version {model.version}; serve one of them")
+        versions[model.version] = model
+    return {name: Served.of(versions, {}) for name, versions in found.items()}
 
 
 def labels_of(kept: Kept) -> dict[str, str]:

@@ -132,6 +132,8 @@ class InferenceService:
         self.control = control
         self.limits = limits or Limits()
         self._version = version
+        self.draining = False  # told to end: what comes is answered, but no more should come
+        self.extensions = ("binary_tensor_data", *(("model_repository",) if control else ()))
         self.on_run: Callable[[ServedModel, int, int, float], None] | None = None
         self.executor = ThreadPoolExecutor(max(4, os.cpu_count() or 1), thread_name_prefix="mlaas4hep-run")
         self._batchers: dict[tuple[ServedModel, asyncio.AbstractEventLoop], Batcher] = {}
@@ -144,8 +146,8 @@ class InferenceService:
         return True
 
     def ready(self) -> bool:
-        """Whether models can be asked; they are loaded, or looked for, before the service exists."""
-        return bool(self.repository.names)
+        """Whether questions should come here: models are loaded before the service exists, and it is not to end."""
+        return bool(self.repository.names) and not self.draining
 
     def model_ready(self, name: str, version: str | None = None) -> bool:
         """Whether a model can be asked; raises `NotFoundError` where it is not served. One that sleeps is."""
@@ -157,8 +159,7 @@ class InferenceService:
 
     def server_metadata(self) -> ServerMetadata:
         """Name, version and extensions of this server."""
-        extensions = ["binary_tensor_data", *(["model_repository"] if self.control else [])]
-        return ServerMetadata("mlaas4hep", self._version, tuple(extensions))
+        return ServerMetadata("mlaas4hep", self._version, self.extensions)
 
     def repository_index(self, *, ready: bool = False) -> tuple[IndexEntry, ...]:
         """All models that the repository knows of, with state and reason."""
@@ -331,6 +332,14 @@ class InferenceService:
                 asyncio.run_coroutine_threadsafe(self.retire(model), loop)
             except RuntimeError:  # closed, so that nothing waits there
                 self._forget(model, loop)
+
+    def waiting(self) -> dict[str, int]:
+        """Questions that wait for a run now, by ``NAME/VERSION``."""
+        found: dict[str, int] = {}
+        for (model, _), batcher in list(self._batchers.items()):
+            label = f"{model.name}/{model.version}"
+            found[label] = found.get(label, 0) + batcher.waiting
+        return found
 
     def _ran(self, model: ServedModel, questions: int, rows: int, seconds: float) -> None:
         if self.on_run is not None:
