@@ -9,6 +9,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -109,7 +110,14 @@ class Asked:
         if waking is None:
             self._read()
         else:
-            waking.add_done_callback(lambda _: self.protocol.loop.call_soon_threadsafe(self._read))
+            waking.add_done_callback(lambda done: self.protocol.loop.call_soon_threadsafe(self._woken, done))
+
+    def _woken(self, waking: Future[Any]) -> None:
+        error = waking.exception()
+        if error is None:
+            self._read()
+        else:
+            self.refuse(error)
 
     def _read(self) -> None:
         parts = self.parts
