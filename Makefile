@@ -43,6 +43,12 @@ $(VENV)-tensorflow/.made: $(VENV)/.full
 	  > "$$($(VENV)-tensorflow/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/rest.pth"
 	@touch $@
 
+# A certified OpenID provider for the tests, which runs on Node.js.
+$(VENV)-oidc/.made: $(SOURCES)
+	mkdir -p $(VENV)-oidc
+	npm install --silent --no-audit --no-fund --prefix $(VENV)-oidc oidc-provider@9.13.3
+	@touch $@
+
 test: $(VENV)/.full  ## every promise once, in minutes: all tests but the slow ones, on all cores
 	$(BIN)/python -m pytest -q -n auto --dist worksteal -m "not slow"
 
@@ -54,7 +60,7 @@ lint: $(VENV)/.full
 types: $(VENV)/.full
 	$(BIN)/mypy
 
-check: lint types $(VENV)-mlflow/.made $(VENV)-tensorflow/.made  ## lint, types, layers, all tests (the slow ones too) with coverage: what CI runs
+check: lint types $(VENV)-mlflow/.made $(VENV)-oidc/.made $(VENV)-tensorflow/.made  ## lint, types, layers, all tests (the slow ones too) with coverage: what CI runs
 	MLAAS4HEP_REQUIRE_SERVICES=1 MLAAS4HEP_ALL_EXAMPLES=1 \
 	$(BIN)/python -m pytest -q -n auto --dist worksteal --cov --cov-report=term --durations=15
 
@@ -76,4 +82,4 @@ faults: $(VENV)/.full  ## damaged files, bad servers, killed streams: what becom
 	$(BIN)/python -m benchmarks.kills --json --points 200
 
 clean:
-	rm -rf $(VENV) $(VENV)-mlflow $(VENV)-tensorflow .bench
+	rm -rf $(VENV) $(VENV)-mlflow $(VENV)-oidc $(VENV)-tensorflow .bench

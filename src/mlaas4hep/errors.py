@@ -13,9 +13,12 @@
     │   ├── UploadError      an uploaded model that is refused: what it holds, and a way out
     │   ├── RequestError     a question that does not fit the model's contract (HTTP 400)
     │   ├── NotFoundError    a model or version that is not served (HTTP 404)
+    │   ├── TokenError       no token where one is needed, or one that is not good (HTTP 401)
+    │   ├── ForbiddenError   a good token that does not grant what is asked (HTTP 403)
     │   └── MissingExtraError  an optional package that the request needs
     ├── BusyError            more is asked than can be answered in time: come back later (HTTP 503)
     ├── ParityError          the exported graph does not give the framework's scores: nothing is written
+    ├── IssuerError          who publishes the keys of tokens does not answer: come back later (HTTP 503)
     └── ServerError          the other side of a connection failed (client only)
 
 A message says what was asked, what was found, the nearest alternative, and where.
@@ -105,6 +108,38 @@ class NotFoundError(UserError):
     """A model, version or route that is not served here."""
 
 
+class TokenError(UserError):
+    """No token where one is needed, or one that is forged, expired or meant for another server.
+
+    Parameters
+    ----------
+    message
+        What is wrong; never a part of the token's signature.
+    given
+        Whether there was a token at all.
+    """
+
+    def __init__(self, message: str, *, given: bool = True) -> None:
+        self.given = given
+        super().__init__(message)
+
+
+class ForbiddenError(UserError):
+    """A good token that does not grant what is asked.
+
+    Parameters
+    ----------
+    message
+        What is asked, and what the token would have to grant.
+    scope
+        Scopes of which one would do, as in ``WWW-Authenticate``; empty where none would.
+    """
+
+    def __init__(self, message: str, *, scope: str = "") -> None:
+        self.scope = scope
+        super().__init__(message)
+
+
 class MissingExtraError(UserError):
     """An optional package is needed.
 
@@ -140,6 +175,22 @@ class BusyError(MLaaSError):
     """
 
     def __init__(self, message: str, *, retry_after_s: float = 1.0) -> None:
+        self.retry_after_s = retry_after_s
+        super().__init__(message)
+
+
+class IssuerError(MLaaSError):
+    """The keys that a token is verified with cannot be had.
+
+    Parameters
+    ----------
+    message
+        Whose keys, and why.
+    retry_after_s
+        When they are asked for again.
+    """
+
+    def __init__(self, message: str, *, retry_after_s: float = 10.0) -> None:
         self.retry_after_s = retry_after_s
         super().__init__(message)
 

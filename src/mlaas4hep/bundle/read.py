@@ -84,7 +84,7 @@ class Bundle:
         """Rows that go through the graph at a time: as many as law 11 was proven for when the bundle was written."""
         return min(MAX_BATCH_SIZE, self.manifest.parity.batch)
 
-    def session(self, *, threads: int = 1) -> Session:
+    def session(self, *, threads: int = 1, device: str = "cpu") -> Session:
         """A new session that runs the graph; safe to call from several threads at once.
 
         Raises
@@ -92,7 +92,7 @@ class Bundle:
         BundleError
             The file changed, ONNX Runtime cannot load it, or its ends are not those of the contract.
         """
-        session = Session(self.model(), threads=threads)
+        session = Session(self.model(), threads=threads, device=device)
         asked = ({one.name: one.shape for one in self.spec.signature}, len(self.spec.score_names))
         found = (session.shapes, session.num_scores)
         if found != asked:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
     from mlaas4hep.serve.service import InferenceService
+    from mlaas4hep.serve.workers import Worker
+
+_FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
+# Beyond what a worker needs to end by itself.
+_KILL_AFTER_S = 20.0
 
 
 @click.command(
@@ -16,9 +21,12 @@ if TYPE_CHECKING:
 Examples:
   mlaas4hep serve runs/tth/model/tth             # one bundle, http://127.0.0.1:8000
   mlaas4hep serve models --port 0 --json         # a folder of bundles, on a free port
+  mlaas4hep serve models --workers 4 --access-log access.jsonl --drain 10
+  mlaas4hep serve models --host 0.0.0.0 --tls-cert host.pem --tls-key host.key --auth auth.yaml
   curl localhost:8000/v1/models/tth              # what the model wants, with an example event
   curl localhost:8000/v1/models/tth:predict -H 'Content-Type: application/json' \\
        -d '{"instances": [{"PuppiMET_pt": 31.2, "Jet_pt": [88.1, 42.0]}]}'
+  curl localhost:8000/metrics                    # for Prometheus
 """
 )
 @click.argument("path", type=click.Path(path_type=Path))
@@ -45,31 +53,123 @@ Examples:
     type=click.FloatRange(0, 10_000),
     help="Put each run off so that more questions can join it. 0 joins what is there anyway, at no cost of time.",
 )
+@click.option(
+    "--workers",
+    default=1,
+    show_default=True,
+    type=click.IntRange(1, 256),
+    help="Processes that answer; each holds the models. One that dies is started again.",
+)
+@click.option(
+    "--device",
+    default="cpu",
+    show_default=True,
+    help="cpu, gpu (cuda, cuda:1) or auto; a GPU needs onnxruntime-gpu, and its bits may differ from those offline.",
+)
+@click.option("--auth", type=_FILE, help="YAML file that says whose tokens are taken, and who may do what.")
+@click.option("--tls-cert", type=_FILE, help="Certificate of the server with its chain, PEM; then it speaks https.")
+@click.option("--tls-key", type=_FILE, help="Its key.")
+@click.option("--tls-client-ca", type=_FILE, help="Clients must show a certificate of these authorities.")
+@click.option("--access-log", metavar="FILE", help="One JSON line a request; - for standard output.")
+@click.option("--cors", metavar="ORIGIN", multiple=True, help="Pages of this origin may ask; * for all. Repeat it.")
+@click.option(
+    "--drain",
+    "drain_s",
+    default=0.0,
+    show_default=True,
+    type=click.FloatRange(0, 3600),
+    help="Seconds that questions are still taken after SIGTERM, while the server says that it is not ready.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Say where and what is served as one JSON line.")
-def command(path: Path, host: str, port: int, threads: int, queue_s: float, max_wait_ms: float, as_json: bool) -> None:
+def command(path: Path, host: str, port: int, workers: int, drain_s: float, **options: Any) -> int | None:
     """Serve the models under PATH: a bundle, one version of it, or a folder of bundles and plain ONNX entries.
 
     Open Inference Protocol v2 for tensors (/v2, for tritonclient and others), and events by column name (/v1, KServe's
-    form). Ctrl-C or SIGTERM finishes what was accepted, then stops.
+    form). Ctrl-C or SIGTERM finishes what was accepted, then stops. SIGHUP opens the access log anew and reads new
+    certificates.
     """
+    from mlaas4hep.serve.sockets import bind, join
+    from mlaas4hep.serve.workers import start_workers
+
+    _check_tls(**options)
+    listening = bind(host, port, shared=workers > 1)
+    try:
+        if workers == 1:
+            _serve(path, listening, None, drain_s=drain_s, **options)
+            return None
+        found = start_workers(workers, on_ready=click.echo, limit_s=drain_s + _KILL_AFTER_S)
+        if isinstance(found, int):
+            return found
+        _serve(path, join(listening), found, drain_s=drain_s, **options)
+        return None
+    finally:
+        listening.close()
+
+
+def _serve(path: Path, listening: Any, worker: Worker | None, **options: Any) -> None:
+    """Load and answer, in this process."""
     import logging
     from importlib.metadata import version
 
     from mlaas4hep.serve.batcher import QueueLimits
+    from mlaas4hep.serve.operation import Operation
     from mlaas4hep.serve.repository import open_repository
-    from mlaas4hep.serve.server import bind, serve, url_of
+    from mlaas4hep.serve.server import serve
     from mlaas4hep.serve.service import InferenceService, Limits
+    from mlaas4hep.serve.sockets import url_of
 
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.INFO)
-    listening = bind(host, port)
+    asked = _options(**options)  # what is wrong with these is told before models are loaded
+    models = open_repository(path, threads=options["threads"], device=options["device"])
+    limits = Limits(queue=QueueLimits(wait_s=options["queue_s"], max_wait_ms=options["max_wait_ms"]))
+    service = InferenceService(models, limits=limits, version=version("mlaas4hep"))
+    place = (worker.folder, worker.number) if worker else (None, 0)
+    operation = Operation(service, asked, folder=place[0], worker=place[1])
+    url = url_of(listening, scheme=operation.scheme)
+    tell = worker.tell if worker else click.echo
     try:
-        limits = Limits(queue=QueueLimits(wait_s=queue_s, max_wait_ms=max_wait_ms))
-        models = open_repository(path, threads=threads)
-        service = InferenceService(models, limits=limits, version=version("mlaas4hep"))
-        url = url_of(listening)
-        serve(service, listening, on_ready=lambda: click.echo(_ready(service, url, as_json=as_json)))
+        serve(
+            service,
+            listening,
+            on_ready=lambda: tell(_ready(service, url, as_json=options["as_json"])),
+            operation=operation,
+        )
     finally:
-        listening.close()
+        operation.close()
+
+
+def _options(
+    *,
+    auth: Path | None,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+    tls_client_ca: Path | None,
+    access_log: str | None,
+    cors: tuple[str, ...],
+    drain_s: float,
+    **_: Any,
+) -> Any:
+    from mlaas4hep.auth.policy import read_policy
+    from mlaas4hep.serve.operation import Options
+    from mlaas4hep.serve.tls import TlsFiles
+
+    tls = TlsFiles(tls_cert, tls_key, tls_client_ca) if tls_cert and tls_key else None
+    if tls is not None:
+        tls.context()
+    return Options(
+        access_log=access_log,
+        policy=read_policy(auth) if auth else None,
+        tls=tls,
+        cors=cors,
+        drain_s=drain_s,
+    )
+
+
+def _check_tls(*, tls_cert: Path | None, tls_key: Path | None, tls_client_ca: Path | None, **_: Any) -> None:
+    if (tls_cert is None) != (tls_key is None):
+        raise click.UsageError("--tls-cert and --tls-key go together")
+    if tls_client_ca is not None and tls_cert is None:
+        raise click.UsageError("--tls-client-ca needs --tls-cert and --tls-key: only over TLS is a certificate shown")
 
 
 def _ready(service: InferenceService, url: str, *, as_json: bool) -> str:

@@ -7,6 +7,7 @@ which is what makes small and large batches take the same kernels.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from mlaas4hep.arguments import as_found, whole
-from mlaas4hep.errors import BundleError, RequestError, nearest
+from mlaas4hep.errors import BundleError, RequestError, UserError, nearest
 
 SCORES = "scores"
 Inputs = Mapping[str, NDArray[np.float32]]
@@ -31,6 +32,8 @@ class Session:
         File or bytes of a merged model: float32 inputs [N, ...], one output ``scores`` [N, C].
     threads
         Threads inside one operator; 1 is best for a server that runs several workers.
+    device
+        ``cpu``; ``cuda``, ``cuda:1`` for a GPU, where law 11 is not promised; ``auto`` for a GPU where there is one.
 
     Raises
     ------
@@ -38,8 +41,8 @@ class Session:
         ONNX Runtime cannot load it, or its ends are not those of a merged model.
     """
 
-    def __init__(self, model: Path | bytes, *, threads: int = 1) -> None:
-        self._session = _load(model, threads)
+    def __init__(self, model: Path | bytes, *, threads: int = 1, device: str = "cpu") -> None:
+        self._session = _load(model, threads, device)
         self.threads = threads
         self.shapes = {end.name: _shape(end) for end in self._session.get_inputs()}
         self.num_scores = _num_scores(self._session)
@@ -102,7 +105,7 @@ class OpenSession:
 
     Parameters
     ----------
-    model, threads
+    model, threads, device
         As of `Session`.
 
     Raises
@@ -111,8 +114,8 @@ class OpenSession:
         ONNX Runtime cannot load it, or an input or all outputs have a type that numpy does not know.
     """
 
-    def __init__(self, model: Path | bytes, *, threads: int = 1) -> None:
-        self._session = _load(model, threads)
+    def __init__(self, model: Path | bytes, *, threads: int = 1, device: str = "cpu") -> None:
+        self._session = _load(model, threads, device)
         where = "model" if isinstance(model, bytes) else str(model)
         self.inputs = tuple(_end(end, where) for end in self._session.get_inputs())
         outputs = [end for end in self._session.get_outputs() if end.type in _TYPES]
@@ -148,23 +151,54 @@ _TYPES: dict[str, np.dtype[Any]] = {
         **{name: name for sign in ("int", "uint") for name in (f"{sign}{bits}" for bits in (8, 16, 32, 64))},
     }.items()
 }
+_CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 _MISFITS = (
     onnxruntime.capi.onnxruntime_pybind11_state.InvalidArgument,
     onnxruntime.capi.onnxruntime_pybind11_state.Fail,
 )
 
 
-def _load(model: Path | bytes, threads: int) -> Any:
+def _load(model: Path | bytes, threads: int, device: str) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = whole(threads, "threads", least=1)
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     source = model if isinstance(model, bytes) else str(model)
+    providers = providers_of(device)
     try:
-        return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        found = onnxruntime.InferenceSession(source, options, providers=providers)
     except Exception as error:  # onnxruntime's own exceptions share no narrower base class
         where = "model" if isinstance(model, bytes) else str(model)
         raise BundleError(f"{where}: ONNX Runtime cannot load it: {error}") from error
+    _check_device(found, device)
+    return found
+
+
+def providers_of(device: str) -> list[Any]:
+    """What ONNX Runtime is asked to run on, in its words.
+
+    Raises
+    ------
+    UserError
+        It is no device, or this build of ONNX Runtime cannot use it.
+    """
+    found = re.fullmatch(r"(auto|cpu|gpu|cuda)(?::(\d{1,3}))?", device)
+    if found is None or (found[2] and found[1] != "cuda"):
+        raise UserError(f"device '{device}' is none that a graph runs on; known: auto, cpu, gpu, cuda, cuda:1")
+    has_cuda = _CUDA in onnxruntime.get_available_providers()
+    if found[1] in ("cuda", "gpu") and not has_cuda:
+        raise UserError(
+            f"device '{device}': this ONNX Runtime has no CUDA; install onnxruntime-gpu instead, or give cpu"
+        )
+    if found[1] == "cpu" or not has_cuda:
+        return [_CPU]
+    return [(_CUDA, {"device_id": int(found[2] or 0)}), _CPU]
+
+
+def _check_device(session: Any, device: str) -> None:
+    """ONNX Runtime goes to the CPU without a word where it finds no GPU; who asked for one is told."""
+    if device.startswith(("cuda", "gpu")) and session.get_providers()[0] != _CUDA:
+        raise UserError(f"device '{device}': no CUDA GPU can be used here; give cpu, or auto to take what there is")
 
 
 def _end(end: Any, where: str) -> End:

@@ -175,6 +175,7 @@ class Asked:
             queue_s=ticket.started_s - ticket.began_s if ticket and ticket.started_s else 0.0,
             run_s=ticket.ended_s - ticket.started_s if ticket else 0.0,
             headers=self.headers,
+            read_s=ticket.began_s - self.began_s if ticket else 0.0,
         )
 
     def _in_thread(self, work: Callable[[], Any], then: Callable[[Any], None]) -> None:

@@ -195,6 +195,11 @@ class Batcher:
             ticket.cancel()
             raise
 
+    @property
+    def waiting(self) -> int:
+        """Questions that wait for a run."""
+        return len(self._queue)
+
     def expected_s(self, rows: int = 0) -> float:
         """When an answer to so many further rows is expected, from now."""
         now = time.monotonic()

@@ -5,12 +5,14 @@ Invariant: hooks see every request once, and change no answer that they do not r
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from mlaas4hep.serve.asking import Headers, Refusal
 from mlaas4hep.serve.model import ServedModel
+
+Verdict = Refusal | Callable[[], Awaitable[Refusal | None]] | None
 
 
 class Seen(NamedTuple):
@@ -32,6 +34,8 @@ class Seen(NamedTuple):
         The parts of it that the question waited for others, and that the run took of which it was a part.
     headers
         Of the request.
+    read_s
+        The part of ``seconds`` that the body was received and read; 0 where that is not known.
     """
 
     method: str
@@ -47,6 +51,7 @@ class Seen(NamedTuple):
     queue_s: float
     run_s: float
     headers: Headers
+    read_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +63,9 @@ class Hooks:
     on_request
         Told of every request when its answer is known.
     authorise
-        Method, path and headers to a `Refusal`, or None to let it pass; asked before the body is taken.
+        Method, path and headers to a `Refusal`, or None to let it pass; asked before the body is taken. Where that has
+        to be waited for, it gives who tells so instead, to be called once and awaited.
     """
 
     on_request: Callable[[Seen], None] | None = None
-    authorise: Callable[[str, str, Headers], Refusal | None] | None = None
+    authorise: Callable[[str, str, Headers], Verdict] | None = None

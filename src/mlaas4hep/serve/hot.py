@@ -8,6 +8,8 @@ that the other way would give.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -15,7 +17,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from mlaas4hep.serve.asked import Asked, Hot, Target
 from mlaas4hep.serve.asking import Refusal, Reply, Route, too_large
 from mlaas4hep.serve.bounded import BoundedProtocol
-from mlaas4hep.serve.http import problem
+from mlaas4hep.serve.http import FIND_OUT
 from mlaas4hep.serve.service import Question
 
 # Questions of one connection that wait for their answers; then no more is read of it.
@@ -50,6 +52,8 @@ class HotProtocol(BoundedProtocol):
         for asked in self._slots:
             if asked.ticket is not None:
                 asked.ticket.cancel()
+            if asked.reply is None and self.hot.hooks.on_request is not None:
+                self.hot.hooks.on_request(asked._seen(499, 0))  # nobody waits any more
         self._slots.clear()
         self._asked = None
         super().connection_lost(exc)
@@ -167,14 +171,18 @@ class HotProtocol(BoundedProtocol):
         refusal = None
         if self.hot.hooks.authorise is not None:
             method, path = self.parser.get_method().decode("ascii"), self.url.decode("latin-1")
-            refusal = self.hot.hooks.authorise(method, path, dict(self.headers))
+            found_out = self.hot.hooks.authorise(method, path, dict(self.headers))
+            if callable(found_out):
+                self._go_cold(_once_allowed(found_out, self.app))
+                return True
+            refusal = found_out
         if self.limit_concurrency is not None and len(self.connections) >= self.limit_concurrency:
             text = f"{len(self.connections)} connections are open, and this server takes fewer; ask again later"
             refusal = Refusal(503, text, {"Retry-After": "1"})
         if refusal is None:
             return False
         if cold:  # its answer cannot come before the one that is under way
-            self._go_cold(problem(refusal.status, refusal.text, refusal.headers))
+            self._go_cold(_once_allowed(partial(_told, refusal), self.app))
             return True
         path = self.url.decode("latin-1").partition("?")[0]
         target = found or (_OTHER, (), path)
@@ -247,6 +255,19 @@ class HotProtocol(BoundedProtocol):
                 self.transport.abort()
             return float(self.timeout_keep_alive)
         return left_s
+
+
+def _once_allowed(find_out: Callable[[], Awaitable[Refusal | None]], app: Any) -> Any:
+    """An application that answers as another, with what it has to find out first."""
+
+    async def answer(scope: Any, receive: Any, send: Any) -> None:
+        await app(scope | {FIND_OUT: find_out}, receive, send)
+
+    return answer
+
+
+async def _told(refusal: Refusal) -> Refusal:
+    return refusal
 
 
 def _no_route(path: str) -> None:

@@ -11,7 +11,7 @@ takes the usual ones before they come here.
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -20,6 +20,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
+from starlette.routing import BaseRoute
 from starlette.routing import Route as Path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -28,9 +29,12 @@ from mlaas4hep.serve.asking import JSON, Refusal, Route, answer, refusal_of, rou
 from mlaas4hep.serve.hooks import Hooks, Seen
 from mlaas4hep.serve.service import InferenceService, Question
 
+# Of a scope: who is to be called first and awaited, and gives a refusal or None.
+FIND_OUT = "mlaas4hep.find_out"
 
-def create_app(service: InferenceService, hooks: Hooks | None = None) -> Starlette:
-    """The application that answers for a service; ``hooks`` are told of what it answered."""
+
+def create_app(service: InferenceService, hooks: Hooks | None = None, more: Sequence[BaseRoute] = ()) -> Starlette:
+    """The application that answers for a service; ``hooks`` are told of what it answered, ``more`` routes go first."""
     endpoints = _Endpoints(service)
     handlers: dict[Any, Callable[[Request, Exception], Awaitable[Response]]] = {
         HTTPException: _on_http_error,
@@ -40,7 +44,8 @@ def create_app(service: InferenceService, hooks: Hooks | None = None) -> Starlet
         Exception: _on_error,
     }
     middleware = [Middleware(_Watched, on_request=hooks.on_request)] if hooks and hooks.on_request else []
-    return Starlette(routes=endpoints.routes(), exception_handlers=handlers, middleware=middleware)
+    middleware.append(Middleware(_Admitted))
+    return Starlette(routes=[*more, *endpoints.routes()], exception_handlers=handlers, middleware=middleware)
 
 
 class _Watched:
@@ -84,6 +89,19 @@ class _Watched:
                 headers=dict(scope["headers"]),
             )
             self.on_request(seen)
+
+
+class _Admitted:
+    """Waits where the wire could not tell whether a request is refused, and refuses it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        find_out = scope.get(FIND_OUT)
+        refusal = await find_out() if find_out is not None else None
+        app = self.app if refusal is None else problem(refusal.status, refusal.text, refusal.headers)
+        await app(scope, receive, send)
 
 
 def problem(status: int, text: str, headers: dict[str, str] | None = None) -> Response:

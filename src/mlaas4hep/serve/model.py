@@ -121,9 +121,9 @@ class ServedModel:
     execute: Callable[[Tensors], dict[str, NDArray[Any]]]
 
     @classmethod
-    def of(cls, bundle: Bundle, *, threads: int = 1) -> ServedModel:
+    def of(cls, bundle: Bundle, *, threads: int = 1, device: str = "cpu") -> ServedModel:
         """A verified bundle; its rows are independent by law 11."""
-        session = bundle.session(threads=threads)
+        session = bundle.session(threads=threads, device=device)
         preprocessor = bundle.spec.preprocessor()
         inputs = tuple(TensorSpec(one.name, "FP32", one.shape) for one in bundle.spec.signature)
 
@@ -149,7 +149,7 @@ class ServedModel:
         )
 
     @classmethod
-    def plain(cls, folder: Path, *, threads: int = 1) -> ServedModel:
+    def plain(cls, folder: Path, *, threads: int = 1, device: str = "cpu") -> ServedModel:
         """An entry ``NAME/1/model.onnx`` of a model repository, with ``NAME/config.pbtxt`` or without.
 
         As in Triton, rows are independent where ``max_batch_size`` says how many a run takes; without it a question is
@@ -163,7 +163,7 @@ class ServedModel:
         config_file = folder.parent / CONFIG_FILE
         where = str(config_file)
         config = parse_pbtxt(config_file.read_text(), where=where) if config_file.is_file() else {}
-        session = OpenSession(folder / MODEL_FILE, threads=threads)
+        session = OpenSession(folder / MODEL_FILE, threads=threads, device=device)
         _check_config(config, folder.parent.name, where)
         max_rows = _whole(config, "max_batch_size", where)
         return measured(
@@ -244,7 +244,7 @@ class ServedModel:
         return f"[{', '.join(sizes)}]"
 
 
-def load_model(folder: Path, *, threads: int = 1) -> ServedModel:
+def load_model(folder: Path, *, threads: int = 1, device: str = "cpu") -> ServedModel:
     """What a version folder ``NAME/1`` holds: a bundle where it says so, else a plain ONNX graph.
 
     Raises
@@ -253,8 +253,8 @@ def load_model(folder: Path, *, threads: int = 1) -> ServedModel:
         A bundle that is not what was written, or a graph that cannot be served.
     """
     if is_plain(folder):
-        return ServedModel.plain(folder, threads=threads)
-    return ServedModel.of(load_bundle(folder), threads=threads)
+        return ServedModel.plain(folder, threads=threads, device=device)
+    return ServedModel.of(load_bundle(folder), threads=threads, device=device)
 
 
 def is_plain(folder: Path) -> bool:

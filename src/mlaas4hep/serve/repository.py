@@ -14,6 +14,7 @@ from mlaas4hep.arguments import path_of, whole
 from mlaas4hep.bundle.layout import CONFIG_FILE, MANIFEST_FILE, MODEL_FILE
 from mlaas4hep.bundle.read import versions_of
 from mlaas4hep.errors import BundleError, NotFoundError, nearest
+from mlaas4hep.graph.session import providers_of
 from mlaas4hep.serve.model import ServedModel, load_model
 
 # Where a folder holds no bundle: how far, how wide and how much is looked for one to name.
@@ -72,7 +73,7 @@ class ModelRepository:
         return self._models[name]
 
 
-def open_repository(path: Path | str, *, threads: int = 1) -> ModelRepository:
+def open_repository(path: Path | str, *, threads: int = 1, device: str = "cpu") -> ModelRepository:
     """Verify and load all models under a path.
 
     Parameters
@@ -81,6 +82,8 @@ def open_repository(path: Path | str, *, threads: int = 1) -> ModelRepository:
         A folder of bundles, a bundle (``NAME``, with all versions), or one version (``NAME/1``).
     threads
         Threads that one call of a graph may use.
+    device
+        Where graphs run; see `mlaas4hep.graph.session.Session`.
 
     Raises
     ------
@@ -90,9 +93,10 @@ def open_repository(path: Path | str, *, threads: int = 1) -> ModelRepository:
     models: list[ServedModel] = []
     problems: list[str] = []
     whole(threads, "threads", least=1)
+    providers_of(device)  # told once, not of every model
     for folder in find_bundles(path_of(path, "path")):
         try:
-            models.append(load_model(folder, threads=threads))
+            models.append(load_model(folder, threads=threads, device=device))
         except BundleError as error:
             problems.append(str(error))
     if problems:

@@ -6,11 +6,11 @@ answers.
 
 from __future__ import annotations
 
-import errno
 import gc
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -18,48 +18,20 @@ from types import FrameType
 
 import uvicorn
 
-from mlaas4hep.errors import ServerError, UserError
+from mlaas4hep.errors import ServerError
 from mlaas4hep.serve.asked import Hot
 from mlaas4hep.serve.asking import routes
 from mlaas4hep.serve.hooks import Hooks
 from mlaas4hep.serve.hot import HotProtocol
 from mlaas4hep.serve.http import create_app
+from mlaas4hep.serve.operation import Operation
 from mlaas4hep.serve.service import InferenceService
+from mlaas4hep.serve.sockets import bind, url_of
 
 KEEP_ALIVE_S = 30
 SHUTDOWN_S = 10
 # Beyond these, idle ones among them, the answer is 503; a process may commonly have 1024 files open.
 MAX_CONNECTIONS = 512
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """Take a port; 0 takes a free one.
-
-    Raises
-    ------
-    UserError
-        The port is taken, not allowed, or the host is not an address of this machine.
-    """
-    try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        taken = socket.socket(family, socket.SOCK_STREAM)
-    except OSError as error:
-        raise UserError(f"cannot listen on host '{host}': {error}") from error
-    taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        taken.bind((host, port))
-    except (OSError, OverflowError) as error:
-        taken.close()
-        raise UserError(_why(host, port, error)) from error
-    return taken
-
-
-def url_of(listening: socket.socket) -> str:
-    """Where clients find a socket: ``http://host:port``."""
-    host, port = listening.getsockname()[:2]
-    if host in ("0.0.0.0", "::"):
-        host = "localhost"
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def serve(
@@ -68,6 +40,7 @@ def serve(
     *,
     on_ready: Callable[[], None],
     hooks: Hooks | None = None,
+    operation: Operation | None = None,
 ) -> None:
     """Answer until SIGTERM or SIGINT, then finish what was accepted and return.
 
@@ -81,6 +54,8 @@ def serve(
         Called once, when the server answers.
     hooks
         Who looks at requests, and who may refuse them.
+    operation
+        Metrics, log, tokens and TLS, with hooks of its own instead.
     """
 
     def ready() -> None:
@@ -89,14 +64,19 @@ def serve(
         gc.freeze()
         on_ready()
 
-    server = _Server(service, ready, hooks or Hooks())
+    server = _Server(service, ready, hooks or Hooks(), operation)
 
     def stop(sign: int, frame: FrameType | None) -> None:
         server.should_exit = True
 
+    def hang_up(sign: int, frame: FrameType | None) -> None:
+        if operation is not None:
+            operation.hang_up()
+
     # uvicorn takes both signals while it runs, and raises them again at its end for whoever had them before: here, for
     # nobody, so that an orderly end has status 0.
     before = {sign: signal.signal(sign, stop) for sign in (signal.SIGTERM, signal.SIGINT)}
+    before[signal.SIGHUP] = signal.signal(signal.SIGHUP, hang_up)
     try:
         server.run(sockets=[listening])
     finally:
@@ -107,17 +87,22 @@ def serve(
 
 @contextmanager
 def background(
-    service: InferenceService, *, host: str = "127.0.0.1", port: int = 0, hooks: Hooks | None = None
+    service: InferenceService,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    hooks: Hooks | None = None,
+    operation: Operation | None = None,
 ) -> Iterator[str]:
     """Serve from a thread of this process while the context lasts; gives the URL."""
     listening, ready = bind(host, port), threading.Event()
-    server = _Server(service, ready.set, hooks or Hooks())
+    server = _Server(service, ready.set, hooks or Hooks(), operation)
     thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
     thread.start()
     try:
         if not ready.wait(timeout=30):
             raise ServerError("the server did not start within 30 s")
-        yield url_of(listening)
+        yield url_of(listening, scheme=operation.scheme if operation else "http")
     finally:
         server.should_exit = True
         thread.join(timeout=SHUTDOWN_S + 5)
@@ -125,10 +110,13 @@ def background(
 
 
 class _Server(uvicorn.Server):
-    def __init__(self, service: InferenceService, on_ready: Callable[[], None], hooks: Hooks) -> None:
-        hot = Hot(service, routes(), hooks)
+    def __init__(
+        self, service: InferenceService, on_ready: Callable[[], None], hooks: Hooks, operation: Operation | None
+    ) -> None:
+        operation = operation or Operation(service, hooks=hooks)
+        hot = Hot(service, routes(), operation.hooks)
         config = uvicorn.Config(
-            create_app(service, hooks),
+            operation.around(create_app(service, operation.hooks, operation.routes())),
             http=partial(HotProtocol, hot=hot),  # type: ignore[arg-type]
             loop="uvloop",
             ws="none",
@@ -141,18 +129,27 @@ class _Server(uvicorn.Server):
             limit_concurrency=MAX_CONNECTIONS,
             timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=SHUTDOWN_S,
+            ssl_context_factory=operation.ssl_context_factory,
         )
         super().__init__(config)
         self._on_ready = on_ready
+        self._service = service
+        self._drain_s = operation.options.drain_s
+        self._ends_s: float | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=sockets)
         self._on_ready()
 
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Say that this server is not ready any more, and end after a while; told a second time, end at once."""
+        self._service.draining = True
+        if self._drain_s and self._ends_s is None:
+            self._ends_s = time.monotonic() + self._drain_s
+        else:
+            super().handle_exit(sig, frame)
 
-def _why(host: str, port: int, error: OSError | OverflowError) -> str:
-    if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
-        return f"port {port} of {host} is taken by another program; choose another with --port, or 0 for a free one"
-    if isinstance(error, OSError) and error.errno == errno.EACCES:
-        return f"port {port} of {host} is not allowed to this user; choose one above 1023 with --port"
-    return f"cannot listen on port {port} of {host}: {error}"
+    async def on_tick(self, counter: int) -> bool:
+        if self._ends_s is not None and time.monotonic() >= self._ends_s:
+            self.should_exit = True
+        return await super().on_tick(counter)

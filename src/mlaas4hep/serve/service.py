@@ -124,6 +124,8 @@ class InferenceService:
         self.repository = repository
         self.limits = limits or Limits()
         self._version = version
+        self.draining = False  # told to end: what comes is answered, but no more should come
+        self.extensions: tuple[str, ...] = ("binary_tensor_data",)
         self.on_run: Callable[[ServedModel, int, int, float], None] | None = None
         self.executor = ThreadPoolExecutor(max(4, os.cpu_count() or 1), thread_name_prefix="mlaas4hep-run")
         self._batchers: dict[tuple[ServedModel, asyncio.AbstractEventLoop], Batcher] = {}
@@ -133,8 +135,8 @@ class InferenceService:
         return True
 
     def ready(self) -> bool:
-        """Whether all models can be asked; they are loaded before the service exists."""
-        return bool(self.repository.names)
+        """Whether questions should come here: models are loaded before the service exists, and it is not to end."""
+        return bool(self.repository.names) and not self.draining
 
     def model_ready(self, name: str, version: str | None = None) -> bool:
         """Whether a model can be asked; raises `NotFoundError` where it is not served."""
@@ -146,7 +148,7 @@ class InferenceService:
 
     def server_metadata(self) -> ServerMetadata:
         """Name, version and extensions of this server."""
-        return ServerMetadata("mlaas4hep", self._version, ("binary_tensor_data",))
+        return ServerMetadata("mlaas4hep", self._version, self.extensions)
 
     def model_metadata(self, name: str, version: str | None = None) -> ModelMetadata:
         """Tensors of a model in and out."""
@@ -263,6 +265,14 @@ class InferenceService:
         if found is not None:
             await found.drain()
             self._batchers = {key: one for key, one in self._batchers.items() if key[0] is not model}
+
+    def waiting(self) -> dict[str, int]:
+        """Questions that wait for a run now, by ``NAME/VERSION``."""
+        found: dict[str, int] = {}
+        for (model, _), batcher in list(self._batchers.items()):
+            label = f"{model.name}/{model.version}"
+            found[label] = found.get(label, 0) + batcher.waiting
+        return found
 
     def _ran(self, model: ServedModel, questions: int, rows: int, seconds: float) -> None:
         if self.on_run is not None:

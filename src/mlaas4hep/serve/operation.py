@@ -1,0 +1,203 @@
+"""What runs beside the answering: counts, a log, tokens, TLS, other origins; all off but the counts.
+
+Invariant: who is refused is refused here, before a route or a model is looked at, and counted and logged all the same.
+"""
+
+from __future__ import annotations
+
+import logging
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp
+
+from mlaas4hep.auth.policy import Policy
+from mlaas4hep.errors import MissingExtraError, UserError
+from mlaas4hep.serve.access import AccessLog
+from mlaas4hep.serve.asking import JSON, Headers, Refusal
+from mlaas4hep.serve.exposition import CONTENT_TYPE
+from mlaas4hep.serve.hooks import Hooks, Seen, Verdict
+from mlaas4hep.serve.metrics import Metrics, statistics
+from mlaas4hep.serve.model import ServedModel
+from mlaas4hep.serve.protocol import HEADER_LENGTH
+from mlaas4hep.serve.service import InferenceService
+from mlaas4hep.serve.tls import TlsFiles
+
+if TYPE_CHECKING:
+    from mlaas4hep.auth.gate import Gate
+    from mlaas4hep.serve.guard import Guard
+
+_CORS_HEADERS = ("Authorization", "Content-Type", HEADER_LENGTH, "X-Request-Id", "X-Request-Timeout-Ms")
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a server is operated.
+
+    Parameters
+    ----------
+    access_log
+        File of the log, ``-`` for standard output; None for none.
+    policy
+        Who may do what; None lets everybody do everything.
+    tls
+        Certificates; None speaks in the clear.
+    cors
+        Origins whose pages may read answers; ``*`` for all.
+    drain_s
+        How long questions are still taken after the server was told to end, while it says that it is not ready.
+    """
+
+    access_log: str | None = None
+    policy: Policy | None = None
+    tls: TlsFiles | None = None
+    cors: tuple[str, ...] = ()
+    drain_s: float = 0.0
+
+
+class Operation:
+    """Runs what `Options` ask for, for one server; `close` it in the end.
+
+    Parameters
+    ----------
+    service
+        Whose questions are counted.
+    options
+        What runs.
+    folder, worker
+        Where the workers of one server lay their counts, and the number of this one.
+    hooks
+        Of the caller, told and asked too.
+    """
+
+    def __init__(
+        self,
+        service: InferenceService,
+        options: Options | None = None,
+        *,
+        folder: Path | None = None,
+        worker: int = 0,
+        hooks: Hooks | None = None,
+    ) -> None:
+        self.options = options = options or Options()
+        self._also = hooks or Hooks()
+        self._guard = _guard(options.policy) if options.policy is not None else None
+        self._context = options.tls.context() if options.tls is not None else None
+        subject = self._guard.subject if self._guard is not None else None
+        self.log = AccessLog(options.access_log, subject=subject) if options.access_log else None
+        dropped = (lambda: self.log.dropped if self.log else 0) if self.log else int
+        self.metrics = Metrics(folder=folder, worker=worker, pending=service.waiting, dropped=dropped)
+        self._on_run_before = service.on_run
+        service.on_run = self._ran
+        service.extensions = (*service.extensions, "statistics")
+        authorises = self._guard is not None or options.cors or self._also.authorise is not None
+        self.hooks = Hooks(on_request=self._seen, authorise=self._authorise if authorises else None)
+        self._service = service
+
+    @property
+    def gate(self) -> Gate | None:
+        """Who may do what, for other transports; None where everybody may do everything."""
+        return self._guard.gate if self._guard is not None else None
+
+    @property
+    def scheme(self) -> str:
+        """Of the server's address."""
+        return "http" if self._context is None else "https"
+
+    @property
+    def ssl_context_factory(self) -> Callable[..., ssl.SSLContext] | None:
+        """As uvicorn asks for it."""
+        context = self._context
+        return None if context is None else lambda config, default: context
+
+    def routes(self) -> list[BaseRoute]:
+        """What can be asked of how the server is doing."""
+        model = "/v2/models/{name}"
+        return [
+            Route("/metrics", self._metrics, methods=["GET"]),
+            Route("/v2/models/stats", self._statistics, methods=["GET"]),
+            Route(f"{model}/stats", self._statistics, methods=["GET"]),
+            Route(f"{model}/versions/{{version}}/stats", self._statistics, methods=["GET"]),
+        ]
+
+    def around(self, app: ASGIApp) -> ASGIApp:
+        """The application with what browsers ask of it, where pages of other origins may."""
+        if not self.options.cors:
+            return app
+        return CORSMiddleware(
+            app,
+            allow_origins=self.options.cors,
+            allow_methods=("GET", "POST"),
+            allow_headers=_CORS_HEADERS,
+            expose_headers=(HEADER_LENGTH, "Retry-After", "WWW-Authenticate"),
+        )
+
+    def hang_up(self) -> None:
+        """Take new files where they were changed: the log that was moved away, new certificates."""
+        if self.log is not None:
+            self.log.reopen()
+        if self._context is not None and self.options.tls is not None:
+            try:
+                self.options.tls.reload(self._context)
+            except UserError as error:  # the old ones go on
+                _log.error("%s", error)
+
+    def close(self) -> None:
+        """Write what waits."""
+        if self.log is not None:
+            self.log.close()
+        self.metrics.close()
+        if self._guard is not None:
+            self._guard.gate.close()
+
+    def _seen(self, seen: Seen) -> None:
+        self.metrics.seen(seen)
+        if self.log is not None:
+            self.log.seen(seen)
+        if self._also.on_request is not None:
+            self._also.on_request(seen)
+
+    def _ran(self, model: ServedModel, questions: int, rows: int, seconds: float) -> None:
+        self.metrics.ran(model, questions, rows, seconds)
+        if self._on_run_before is not None:
+            self._on_run_before(model, questions, rows, seconds)
+
+    def _authorise(self, method: str, path: str, headers: Headers) -> Verdict:
+        for authorise in (self._also.authorise, self._guard.authorise if self._guard else None):
+            verdict = authorise(method, path, headers) if authorise is not None else None
+            if verdict is not None:
+                return verdict
+        if self.options.cors and b"origin" in headers:
+            return _allowed  # answered by the application, which knows what browsers want to hear
+        return None
+
+    async def _metrics(self, request: Request) -> Response:
+        return Response(self.metrics.text(), headers={"Content-Type": CONTENT_TYPE})
+
+    async def _statistics(self, request: Request) -> Response:
+        name, version = request.path_params.get("name"), request.path_params.get("version")
+        if name is not None:
+            self._service.model_ready(name, version)  # tells of a model that is not served
+        found = statistics(self.metrics.totals(name, version))
+        return Response(msgspec.json.encode(found), media_type=JSON)
+
+
+async def _allowed() -> Refusal | None:
+    return None
+
+
+def _guard(policy: Policy) -> Guard:
+    try:
+        from mlaas4hep.serve.guard import start_guard  # imports joserfc, which is asked for only where tokens are
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(str(error.name), "auth", "--auth") from error
+    return start_guard(policy)
