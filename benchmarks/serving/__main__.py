@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import sys
 import time
 from collections.abc import Iterable, Mapping
 from itertools import groupby
@@ -135,6 +137,7 @@ def _some(text: str, known: Mapping[str, Any] | tuple[str, ...], what: str) -> l
 @click.option("--folder", type=click.Path(path_type=Path), default=Path(".bench"), show_default=True)
 def main(*, as_json: bool, cells: str, servers: str, seconds: float, blocks: int, folder: Path) -> None:
     """Measure our server beside its peers, block by block."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that servers are stopped then, too
     folder = folder.absolute()
     (folder / "serving").mkdir(parents=True, exist_ok=True)
     names, asked = _some(servers, SERVERS, "server"), [CELLS[one] for one in _some(cells, CELLS, "cell")]

@@ -26,7 +26,7 @@ from benchmarks.serving.processes import tree
 from benchmarks.serving.questions import Wire, ask, check, question
 from benchmarks.turns import Unavailable
 
-START_S = 120
+START_S = 60
 STOP_S = 10
 _PEER_WIRES: Mapping[str, frozenset[Wire]] = {
     "fastapi": frozenset({"json"}),
