@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 from mlaas4hep.errors import RequestError, nearest
 from mlaas4hep.graph.session import SCORES
 from mlaas4hep.serve.batcher import Batcher, QueueLimits
+from mlaas4hep.serve.bulk import read_bulk
+from mlaas4hep.serve.classification import classify
 from mlaas4hep.serve.events import Prediction, example_event
 from mlaas4hep.serve.model import Contract, ServedModel, Tensors, TensorSpec
 from mlaas4hep.serve.protocol import (
@@ -133,7 +135,8 @@ class InferenceService:
         self.limits = limits or Limits()
         self._version = version
         self.draining = False  # told to end: what comes is answered, but no more should come
-        self.extensions = ("binary_tensor_data", *(("model_repository",) if control else ()))
+        control_words = ("model_repository",) if control else ()
+        self.extensions: tuple[str, ...] = ("binary_tensor_data", "classification", *control_words)
         self.on_run: Callable[[ServedModel, int, int, float], None] | None = None
         self.executor = ThreadPoolExecutor(max(4, os.cpu_count() or 1), thread_name_prefix="mlaas4hep-run")
         self._batchers: dict[tuple[ServedModel, asyncio.AbstractEventLoop], Batcher] = {}
@@ -260,15 +263,11 @@ class InferenceService:
     def ask_tensors(self, name: str, request: InferRequest, *, version: str | None = None) -> Question[InferResponse]:
         """What `infer` does before and after the run."""
         model = self.repository.get(name, version)
-        known = [one.name for one in model.outputs]
-        for choice in request.outputs:
-            if choice.name not in known:
-                raise RequestError(f"model '{name}' has no output '{choice.name}'{nearest(choice.name, known)}")
-        wanted = [choice.name for choice in request.outputs] or known
+        chosen = _chosen(model, request)
 
         def finish(outputs: Outputs) -> InferResponse:
-            chosen = {one: outputs[one] for one in wanted}
-            return InferResponse(model.name, model.version, chosen, id=request.id)
+            answers = {spec.name: _answer(model, spec, outputs[spec.name], classes) for spec, classes in chosen}
+            return InferResponse(model.name, model.version, answers, id=request.id)
 
         return Question(model, request.inputs, model.check(request.inputs), finish, timeout_s=request.timeout_s)
 
@@ -277,6 +276,12 @@ class InferenceService:
         model = self.repository.get(name, version)
         columns, count = _contract(model).reader.read(body, max_instances=self.limits.max_instances)
         return _ask(model, columns, count)
+
+    def ask_bulk(self, name: str, body: bytes, media_type: str, *, version: str | None = None) -> Question[Prediction]:
+        """As `ask_events`, of events in the form of `mlaas4hep.serve.bulk`."""
+        model = self.repository.get(name, version)
+        types = _contract(model).reader.types
+        return _ask(model, *read_bulk(body, media_type, types, max_instances=self.limits.max_instances))
 
     def ask_columns(
         self, name: str, columns: Columns, *, num_entries: int, version: str | None = None
@@ -349,6 +354,24 @@ class InferenceService:
 def _metadata(model: ServedModel, specs: tuple[TensorSpec, ...]) -> tuple[TensorMetadata, ...]:
     rows = (-1,) if model.batches else ()
     return tuple(TensorMetadata(one.name, one.datatype, (*rows, *one.shape)) for one in specs)
+
+
+def _chosen(model: ServedModel, request: InferRequest) -> list[tuple[TensorSpec, int]]:
+    """Outputs in the order in which they are asked, and how many classes of each; 0 asks for its values."""
+    if not request.outputs:
+        return [(one, 0) for one in model.outputs]
+    known = {one.name: one for one in model.outputs}
+    for choice in request.outputs:
+        if choice.name not in known:
+            raise RequestError(f"model '{model.name}' has no output '{choice.name}'{nearest(choice.name, known)}")
+        if choice.classes and known[choice.name].datatype in ("BOOL", "BYTES"):
+            found = f"found {known[choice.name].datatype}"
+            raise RequestError(f"output '{choice.name}': 'classification' is asked of numbers, {found}")
+    return [(known[choice.name], choice.classes) for choice in request.outputs]
+
+
+def _answer(model: ServedModel, spec: TensorSpec, values: NDArray[Any], classes: int) -> NDArray[Any]:
+    return classify(values, classes, spec.labels, rows=model.batches) if classes else values
 
 
 def _contract(model: ServedModel) -> Contract:
