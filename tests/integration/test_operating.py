@@ -119,7 +119,8 @@ def test_a_worker_that_is_killed_under_load_comes_back_and_no_answer_is_wrong(bu
             one.join()
         assert len(set(answers)) == 1
         assert json.loads(answers[0])["predictions"][0]["signal"] > 0
-        assert len(broken) <= 4, "a connection breaks once, with the worker that it was one with"
+        # With the worker, and where it still stood in that one's queue once more.
+        assert len(broken) <= 2 * len(threads)
         # Both counted: the sum is all but what was under way or not laid down yet when the worker was killed.
         time.sleep(0.6)
         counted = value(read(ask(url, "/metrics")[1].decode()), "nv_inference_request_success", **TTH)

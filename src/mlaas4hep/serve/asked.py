@@ -9,6 +9,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -99,7 +100,26 @@ class Asked:
         self.reply: bytes | None = None
 
     def ask(self) -> None:
-        """The body is whole."""
+        """The body is whole; a model that sleeps is waited for."""
+        try:
+            name = self.target[0] if self.target else None
+            waking = self.protocol.hot.service.repository.waking(name) if name else None
+        except Exception as error:
+            self.refuse(error)
+            return
+        if waking is None:
+            self._read()
+        else:
+            waking.add_done_callback(lambda done: self.protocol.loop.call_soon_threadsafe(self._woken, done))
+
+    def _woken(self, waking: Future[Any]) -> None:
+        error = waking.exception()
+        if error is None:
+            self._read()
+        else:
+            self.refuse(error)
+
+    def _read(self) -> None:
         parts = self.parts
         body = parts[0] if len(parts) == 1 else b"".join(parts)
         self.parts = []

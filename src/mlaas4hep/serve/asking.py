@@ -184,6 +184,8 @@ async def answer(
 ) -> Reply:
     """What a request gets; its large parts are read and written in a thread, so that others need not wait."""
     loop, began_s = asyncio.get_running_loop(), time.monotonic()
+    if target and target[0]:
+        await service.wake(target[0])
     if is_long(headers, body):
         question = await loop.run_in_executor(service.executor, route.read, service, target, headers, body)
     else:
