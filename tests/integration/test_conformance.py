@@ -19,18 +19,19 @@ GAPS = {
 
 
 @pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     models = tmp_path_factory.mktemp("models")
     write_small_bundle(models)
     command = [sys.executable, "-m", "mlaas4hep", "serve", str(models), "--port", "0", "--json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
         assert server.stdout is not None
-        yield json.loads(server.stdout.readline())["url"]
+        yield json.loads(server.stdout.readline())
         server.terminate()
 
 
-def test_our_server_fails_nothing_but_the_known_gaps(url: str, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "conformance", "--url", url, "--unload", "--json", "--fuzz", "60", "--huge", "4"]
+def test_our_server_fails_nothing_but_the_known_gaps(places: dict[str, str], tmp_path: Path) -> None:
+    where = ["--url", places["url"], "--grpc", places["grpc"]]
+    command = [sys.executable, "-m", "conformance", *where, "--unload", "--json", "--fuzz", "60", "--huge", "4"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
     assert done.stderr == ""
     results = [json.loads(line) for line in done.stdout.splitlines()]
@@ -40,4 +41,4 @@ def test_our_server_fails_nothing_but_the_known_gaps(url: str, tmp_path: Path) -
     # Without what is announced nothing of it would be asked, and nothing could fail.
     asked = {one["group"] for one in results if one["status"] == "pass"}
     basic = {"health", "server", "model", "infer", "refused", "numbers", "empty", "huge", "malformed", "http"}
-    assert asked >= basic | {"binary", "concurrency"}
+    assert asked >= basic | {"binary", "concurrency", "grpc"}
