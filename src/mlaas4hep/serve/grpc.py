@@ -25,9 +25,10 @@ from google.protobuf.message import DecodeError
 from mlaas4hep.errors import BusyError, MLaaSError, RequestError
 from mlaas4hep.serve.asking import INLINE_BODY_BYTES, Refusal, is_wide, refusal_of
 from mlaas4hep.serve.batcher import Outcome, Ticket
+from mlaas4hep.serve.frames import Stream, field
 from mlaas4hep.serve.grpc_tensors import read_request, write_response
 from mlaas4hep.serve.hooks import Hooks, Seen
-from mlaas4hep.serve.http2 import Http2Protocol, Stream, field
+from mlaas4hep.serve.http2 import Http2Protocol
 from mlaas4hep.serve.oip import SERVICE, message
 from mlaas4hep.serve.service import InferenceService, Outputs, Question
 

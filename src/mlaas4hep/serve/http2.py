@@ -13,18 +13,40 @@ from __future__ import annotations
 import asyncio
 import struct
 from collections import deque
-from typing import Any, Protocol
+from typing import Protocol
 
-from hpack import Decoder
-from hpack.exceptions import HPACKError
-
-PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = range(10)
-END_STREAM, ACK, END_HEADERS, PADDED, PRIORITISED = 0x1, 0x1, 0x4, 0x8, 0x20
-
-# Error codes of RFC 9113, 7.
-NO_ERROR, PROTOCOL_ERROR, FLOW_CONTROL_ERROR, STREAM_CLOSED = 0, 1, 3, 5
-FRAME_SIZE_ERROR, REFUSED_STREAM, CANCEL, COMPRESSION_ERROR, ENHANCE_YOUR_CALM = 6, 7, 8, 9, 11
+from mlaas4hep.serve.frames import (
+    ACK,
+    CANCEL,
+    CONTINUATION,
+    DATA,
+    END_HEADERS,
+    END_STREAM,
+    ENHANCE_YOUR_CALM,
+    FLOW_CONTROL_ERROR,
+    FRAME_SIZE_ERROR,
+    GOAWAY,
+    HEADERS,
+    NO_ERROR,
+    PADDED,
+    PING,
+    PREFACE,
+    PRIORITISED,
+    PROTOCOL_ERROR,
+    PUSH_PROMISE,
+    REFUSED_STREAM,
+    RST_STREAM,
+    SETTINGS,
+    STREAM_CLOSED,
+    WINDOW_UPDATE,
+    BrokenError,
+    Heads,
+    Stream,
+    frame,
+    frame_head,
+    uint32,
+    unpadded,
+)
 
 # What this side allows: one frame, one stream's and one connection's bytes under way, streams, and one head.
 MAX_FRAME, STREAM_WINDOW, CONNECTION_WINDOW, MAX_STREAMS, MAX_HEAD = 1 << 16, 1 << 20, 8 << 20, 256, 16 << 10
@@ -35,65 +57,6 @@ IDLE_S, REQUEST_S, FRAME_S, CHECK_S = 300.0, 120.0, 30.0, 10.0
 MAX_RESETS = 500
 
 _DEFAULT_WINDOW, _DEFAULT_FRAME, _MOST = 65_535, 16_384, 2**31 - 1
-_MAX_CACHED, _MAX_CACHED_BYTES = 256, 512
-_head_of = struct.Struct(">BHBBI")
-_long = struct.Struct(">I")
-
-Head = dict[bytes, bytes]
-
-
-def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
-    """Bytes of a frame."""
-    size = len(payload)
-    return _head_of.pack(size >> 16, size & 0xFFFF, kind, flags, stream) + payload
-
-
-def field(name: bytes, value: bytes) -> bytes:
-    """A header field that leaves the other side's table of header compression as it is."""
-    return b"\x00" + _text(name) + _text(value)
-
-
-def _text(text: bytes) -> bytes:
-    size = len(text)
-    if size < 0x7F:
-        return bytes((size,)) + text
-    size -= 0x7F
-    head = bytearray((0x7F,))
-    while size >= 0x80:
-        head.append(size & 0x7F | 0x80)
-        size >>= 7
-    head.append(size)
-    return bytes(head) + text
-
-
-class Stream:
-    """One request and its answer.
-
-    Parameters
-    ----------
-    number
-        On the wire.
-    head
-        Header fields and pseudo fields by name; of several with one name the last.
-    window
-        Bytes that may be sent.
-    body
-        What came; a `bytearray` of several pieces, so that tiny ones take no more room than their bytes.
-    """
-
-    __slots__ = ("began_s", "body", "ended", "handle", "head", "number", "sent", "size", "taken", "waiting", "window")
-
-    def __init__(self, number: int, head: Head, window: int, began_s: float) -> None:
-        self.number = number
-        self.head = head
-        self.window = window
-        self.began_s = began_s
-        self.body: bytes | bytearray = b""
-        self.size = self.taken = 0
-        self.ended = False  # the request is whole
-        self.sent = False  # all of the answer was handed over
-        self.waiting: tuple[bytes, bytes] | None = None  # body and trailers that did not fit the window
-        self.handle: Any = None
 
 
 class Handler(Protocol):
@@ -120,12 +83,6 @@ class Handler(Protocol):
         """Nobody waits for the answer any more."""
 
 
-class _BrokenError(Exception):
-    def __init__(self, code: int, text: str) -> None:
-        self.code = code
-        super().__init__(text)
-
-
 class Http2Protocol(asyncio.Protocol):
     """One connection.
 
@@ -146,8 +103,7 @@ class Http2Protocol(asyncio.Protocol):
         self._last = 0
         self._leaving = self._over = False
         self._block: tuple[int, bool, bytearray] | None = None  # a head that goes on: stream, its end, bytes so far
-        self._decoder = Decoder(max_header_list_size=MAX_HEAD)
-        self._heads: dict[bytes, Head] = {}
+        self._heads = Heads(MAX_HEAD)
         self._window = self._first_window = _DEFAULT_WINDOW
         self._max_frame = _DEFAULT_FRAME
         self._taken = self._held = self._resets = self._answered = 0
@@ -163,7 +119,7 @@ class Http2Protocol(asyncio.Protocol):
         settings = ((3, MAX_STREAMS), (4, STREAM_WINDOW), (5, MAX_FRAME), (6, MAX_HEAD))
         self._write(
             frame(SETTINGS, 0, 0, b"".join(struct.pack(">HI", *one) for one in settings))
-            + frame(WINDOW_UPDATE, 0, 0, _long.pack(CONNECTION_WINDOW - _DEFAULT_WINDOW))
+            + frame(WINDOW_UPDATE, 0, 0, uint32.pack(CONNECTION_WINDOW - _DEFAULT_WINDOW))
         )
         self._timer = self.loop.call_later(CHECK_S, self._check)
         self.handler.opened(self)
@@ -194,7 +150,7 @@ class Http2Protocol(asyncio.Protocol):
             return
         try:
             self._read(self._rest + data if self._rest else data)
-        except _BrokenError as error:
+        except BrokenError as error:
             self._end(error.code, str(error))
 
     def answer(self, stream: Stream, head: bytes, body: bytes, trailers: bytes) -> None:
@@ -230,7 +186,7 @@ class Http2Protocol(asyncio.Protocol):
         if self._leaving or self._over:
             return
         self._leaving = True
-        self._write(frame(GOAWAY, 0, 0, _long.pack(self._last) + _long.pack(NO_ERROR)))
+        self._write(frame(GOAWAY, 0, 0, uint32.pack(self._last) + uint32.pack(NO_ERROR)))
         if not self.streams:
             self._close()
 
@@ -243,13 +199,13 @@ class Http2Protocol(asyncio.Protocol):
                 self._rest = data
                 return
             if not data.startswith(PREFACE):
-                raise _BrokenError(PROTOCOL_ERROR, "this port speaks gRPC, which is HTTP/2")
+                raise BrokenError(PROTOCOL_ERROR, "this port speaks gRPC, which is HTTP/2")
             self._open, at = True, len(PREFACE)
         while end - at >= 9:
-            high, low, kind, flags, number = _head_of.unpack_from(data, at)
+            high, low, kind, flags, number = frame_head.unpack_from(data, at)
             size = high << 16 | low
             if size > MAX_FRAME:
-                raise _BrokenError(FRAME_SIZE_ERROR, f"a frame of {size} bytes, and {MAX_FRAME} may be")
+                raise BrokenError(FRAME_SIZE_ERROR, f"a frame of {size} bytes, and {MAX_FRAME} may be")
             stop = at + 9 + size
             if stop > end:
                 break
@@ -262,7 +218,7 @@ class Http2Protocol(asyncio.Protocol):
 
     def _take(self, kind: int, flags: int, number: int, payload: bytes) -> None:
         if self._block is not None and kind != CONTINUATION:
-            raise _BrokenError(PROTOCOL_ERROR, "a head is not continued")
+            raise BrokenError(PROTOCOL_ERROR, "a head is not continued")
         if kind == HEADERS:
             self._take_head(flags, number, payload)
         elif kind == DATA:
@@ -275,13 +231,13 @@ class Http2Protocol(asyncio.Protocol):
             self._take_settings(flags, number, payload)
         elif kind == PING:
             if len(payload) != 8 or number:
-                raise _BrokenError(FRAME_SIZE_ERROR if not number else PROTOCOL_ERROR, "a ping is 8 bytes")
+                raise BrokenError(FRAME_SIZE_ERROR if not number else PROTOCOL_ERROR, "a ping is 8 bytes")
             if not flags & ACK:
                 self._write(frame(PING, ACK, 0, payload))
         elif kind == CONTINUATION:
             self._take_continuation(flags, number, payload)
         elif kind == PUSH_PROMISE:
-            raise _BrokenError(PROTOCOL_ERROR, "clients promise nothing")
+            raise BrokenError(PROTOCOL_ERROR, "clients promise nothing")
         elif kind == GOAWAY:
             self._leaving = True
             if not self.streams:
@@ -289,12 +245,12 @@ class Http2Protocol(asyncio.Protocol):
 
     def _take_head(self, flags: int, number: int, payload: bytes) -> None:
         if not number & 1:
-            raise _BrokenError(PROTOCOL_ERROR, f"a client opens no stream {number}")
+            raise BrokenError(PROTOCOL_ERROR, f"a client opens no stream {number}")
         if flags & PADDED:
-            payload = _unpadded(payload)
+            payload = unpadded(payload)
         if flags & PRIORITISED:
             if len(payload) < 5:
-                raise _BrokenError(FRAME_SIZE_ERROR, "a priority is 5 bytes")
+                raise BrokenError(FRAME_SIZE_ERROR, "a priority is 5 bytes")
             payload = payload[5:]
         if flags & END_HEADERS:
             self._head(number, bool(flags & END_STREAM), payload)
@@ -303,17 +259,17 @@ class Http2Protocol(asyncio.Protocol):
 
     def _take_continuation(self, flags: int, number: int, payload: bytes) -> None:
         if self._block is None or self._block[0] != number:
-            raise _BrokenError(PROTOCOL_ERROR, "nothing is to be continued")
+            raise BrokenError(PROTOCOL_ERROR, "nothing is to be continued")
         _, ended, block = self._block
         block += payload
         if len(block) > MAX_HEAD or not payload:
-            raise _BrokenError(ENHANCE_YOUR_CALM, f"a head of more than {MAX_HEAD} bytes")
+            raise BrokenError(ENHANCE_YOUR_CALM, f"a head of more than {MAX_HEAD} bytes")
         if flags & END_HEADERS:
             self._block = None
             self._head(number, ended, bytes(block))
 
     def _head(self, number: int, ended: bool, block: bytes) -> None:
-        head = self._decode(block)  # of a refused stream too: the table has to go along
+        head = self._heads.read(block)  # of a refused stream too: the table has to go along
         stream = self.streams.get(number)
         if stream is not None or number <= self._last:
             self._trailers(stream, number, ended)
@@ -333,41 +289,23 @@ class Http2Protocol(asyncio.Protocol):
         if stream is None:
             return  # of one that was answered or given up
         if stream.ended or not ended:
-            raise _BrokenError(PROTOCOL_ERROR, f"stream {number} begins twice")
+            raise BrokenError(PROTOCOL_ERROR, f"stream {number} begins twice")
         self._ended(stream)
-
-    def _decode(self, block: bytes) -> Head:
-        found = self._heads.get(block)
-        if found is not None:
-            return found
-        entries = self._decoder.header_table.dynamic_entries
-        first, count = entries[0] if entries else None, len(entries)
-        try:
-            fields = self._decoder.decode(block, raw=True)
-        except (HPACKError, IndexError, ValueError) as error:
-            raise _BrokenError(COMPRESSION_ERROR, f"a head cannot be read: {type(error).__name__}") from error
-        found = {bytes(name): bytes(value) for name, value in fields}
-        # A new entry of the table stands first in it, and one that is too large for it leaves it empty.
-        if len(entries) != count or (entries[0] if entries else None) is not first or len(self._heads) >= _MAX_CACHED:
-            self._heads.clear()
-        elif len(block) <= _MAX_CACHED_BYTES:
-            self._heads[block] = found
-        return found
 
     def _take_data(self, flags: int, number: int, payload: bytes) -> None:
         size = len(payload)
         if flags & PADDED:
-            payload = _unpadded(payload)
+            payload = unpadded(payload)
         stream = self.streams.get(number)
         if stream is None and (number > self._last or not number & 1):
-            raise _BrokenError(PROTOCOL_ERROR, f"data of stream {number}, which is not open")
+            raise BrokenError(PROTOCOL_ERROR, f"data of stream {number}, which is not open")
         if stream is not None and stream.ended:
-            raise _BrokenError(STREAM_CLOSED, f"data behind the end of stream {number}")
+            raise BrokenError(STREAM_CLOSED, f"data behind the end of stream {number}")
         self._taken += size
         if self._taken > CONNECTION_WINDOW:
-            raise _BrokenError(FLOW_CONTROL_ERROR, "more data than the window has")
+            raise BrokenError(FLOW_CONTROL_ERROR, "more data than the window has")
         if self._taken > CONNECTION_WINDOW >> 1:
-            self._write(frame(WINDOW_UPDATE, 0, 0, _long.pack(self._taken)))
+            self._write(frame(WINDOW_UPDATE, 0, 0, uint32.pack(self._taken)))
             self._taken = 0
         if stream is None:
             return
@@ -387,9 +325,9 @@ class Http2Protocol(asyncio.Protocol):
             return
         stream.taken += size
         if stream.taken > STREAM_WINDOW:
-            raise _BrokenError(FLOW_CONTROL_ERROR, "more data than the window has")
+            raise BrokenError(FLOW_CONTROL_ERROR, "more data than the window has")
         if stream.taken > STREAM_WINDOW >> 1:
-            self._write(frame(WINDOW_UPDATE, 0, number, _long.pack(stream.taken)))
+            self._write(frame(WINDOW_UPDATE, 0, number, uint32.pack(stream.taken)))
             stream.taken = 0
 
     def _ended(self, stream: Stream) -> None:
@@ -399,36 +337,36 @@ class Http2Protocol(asyncio.Protocol):
 
     def _take_window(self, number: int, payload: bytes) -> None:
         if len(payload) != 4:
-            raise _BrokenError(FRAME_SIZE_ERROR, "a window is 4 bytes")
-        more = _long.unpack(payload)[0] & _MOST
+            raise BrokenError(FRAME_SIZE_ERROR, "a window is 4 bytes")
+        more = uint32.unpack(payload)[0] & _MOST
         if not number:
             self._window += more
             if not more or self._window > _MOST:
-                raise _BrokenError(FLOW_CONTROL_ERROR if more else PROTOCOL_ERROR, "a window of no size, or too large")
+                raise BrokenError(FLOW_CONTROL_ERROR if more else PROTOCOL_ERROR, "a window of no size, or too large")
         else:
             stream = self.streams.get(number)
             if stream is None:
                 return
             stream.window += more
             if not more or stream.window > _MOST:
-                raise _BrokenError(FLOW_CONTROL_ERROR if more else PROTOCOL_ERROR, "a window of no size, or too large")
+                raise BrokenError(FLOW_CONTROL_ERROR if more else PROTOCOL_ERROR, "a window of no size, or too large")
         if self._blocked:
             self._send_blocked()
 
     def _take_reset(self, number: int, payload: bytes) -> None:
         if len(payload) != 4 or not number or number > self._last:
-            raise _BrokenError(FRAME_SIZE_ERROR if len(payload) != 4 else PROTOCOL_ERROR, "a reset of no stream")
+            raise BrokenError(FRAME_SIZE_ERROR if len(payload) != 4 else PROTOCOL_ERROR, "a reset of no stream")
         stream = self.streams.get(number)
         if stream is None:
             return
         self._forget(stream, given_up=True)
         self._resets += 1
         if self._resets > MAX_RESETS + self._answered:
-            raise _BrokenError(ENHANCE_YOUR_CALM, "streams are opened only to be given up")
+            raise BrokenError(ENHANCE_YOUR_CALM, "streams are opened only to be given up")
 
     def _take_settings(self, flags: int, number: int, payload: bytes) -> None:
         if number or len(payload) % 6 or (flags & ACK and payload):
-            raise _BrokenError(PROTOCOL_ERROR if number else FRAME_SIZE_ERROR, "settings that are none")
+            raise BrokenError(PROTOCOL_ERROR if number else FRAME_SIZE_ERROR, "settings that are none")
         if flags & ACK:
             return
         for name, value in struct.iter_unpack(">HI", payload):
@@ -436,14 +374,14 @@ class Http2Protocol(asyncio.Protocol):
                 self._set_window(value)
             elif name == 5:
                 if not _DEFAULT_FRAME <= value < 1 << 24:
-                    raise _BrokenError(PROTOCOL_ERROR, f"frames of {value} bytes")
+                    raise BrokenError(PROTOCOL_ERROR, f"frames of {value} bytes")
                 self._max_frame = value
         self._write(frame(SETTINGS, ACK, 0))
         self._send_blocked()
 
     def _set_window(self, value: int) -> None:
         if value > _MOST:
-            raise _BrokenError(FLOW_CONTROL_ERROR, f"a window of {value} bytes")
+            raise BrokenError(FLOW_CONTROL_ERROR, f"a window of {value} bytes")
         for stream in self.streams.values():
             stream.window += value - self._first_window
         self._first_window = value
@@ -489,7 +427,7 @@ class Http2Protocol(asyncio.Protocol):
         self._forget(stream, given_up=False)
 
     def _reset(self, number: int, code: int) -> None:
-        self._write(frame(RST_STREAM, 0, number, _long.pack(code)))
+        self._write(frame(RST_STREAM, 0, number, uint32.pack(code)))
 
     def _forget(self, stream: Stream, *, given_up: bool) -> None:
         del self.streams[stream.number]
@@ -506,7 +444,7 @@ class Http2Protocol(asyncio.Protocol):
             self.transport.close()
 
     def _end(self, code: int, text: str) -> None:
-        self._write(frame(GOAWAY, 0, 0, _long.pack(self._last) + _long.pack(code) + text.encode()))
+        self._write(frame(GOAWAY, 0, 0, uint32.pack(self._last) + uint32.pack(code) + text.encode()))
         self._close()
 
     def _check(self) -> None:
@@ -524,9 +462,3 @@ class Http2Protocol(asyncio.Protocol):
             self._forget(stream, given_up=True)
         if not self.streams and now - self._busy_s > IDLE_S:
             self.leave()
-
-
-def _unpadded(payload: bytes) -> bytes:
-    if not payload or payload[0] >= len(payload):
-        raise _BrokenError(PROTOCOL_ERROR, "more padding than frame")
-    return payload[1 : len(payload) - payload[0]]
