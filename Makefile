@@ -74,6 +74,7 @@ bench: $(VENV)/.full  ## speed, side by side with peers and limits; damaged file
 	$(BIN)/python -m benchmarks.classes
 	$(BIN)/python -m benchmarks.training --json
 	$(BIN)/python -m benchmarks.clients --json
+	$(BIN)/python -m benchmarks.serving --json
 
 faults: $(VENV)/.full  ## damaged files, bad servers, killed streams: what becomes of every event
 	$(BIN)/python -m benchmarks.mutations --json

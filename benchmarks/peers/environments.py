@@ -20,7 +20,21 @@ REQUIREMENTS: Mapping[str, tuple[str, ...]] = {
     "weaver": ("weaver-core==0.5.3", "torch==2.13.0", "uproot==5.7.7", "awkward==2.14.0", "numpy==2.4.6"),
     # The Python distribution of ROOT 6.40, which its developers call alpha: hence a pre-release.
     "root": ("--pre", "root==0.1a12", "numpy==2.4.6"),
+    "fastapi": (
+        "fastapi==0.165.0",
+        "pydantic==2.14.3",
+        "uvicorn==0.54.0",
+        "uvloop==0.23.0",
+        "httptools==0.9.0",
+        "onnxruntime==1.31.0",
+    ),
+    "mosec": ("mosec==0.9.8", "onnxruntime==1.31.0", "numpy==2.4.6"),
+    # With a later uvloop it does not start: "no current event loop".
+    "mlserver": ("mlserver==1.7.1", "uvloop<0.22", "onnxruntime==1.31.0"),
+    "pytriton": ("nvidia-pytriton==0.7.0", "onnxruntime==1.31.0"),
 }
+SYSTEM_PYTHON = {"pytriton": "/usr/bin/python3.11"}
+"""Whose server starts Python by itself and finds its library only where a distribution of Linux has put it."""
 INSTALL_S = 1200
 """Time that one installation may take; 650 MB for ROOT."""
 _MADE = "made-of.txt"
@@ -39,7 +53,10 @@ def interpreter(name: str, folder: Path) -> Path:
     wanted = "\n".join(REQUIREMENTS[name])
     if not made.exists() or made.read_text(encoding="utf-8") != wanted:
         shutil.rmtree(home, ignore_errors=True)
-        _run([sys.executable, "-m", "venv", str(home)], f"{name}: venv", INSTALL_S)
+        base = SYSTEM_PYTHON.get(name, sys.executable)
+        if not Path(base).exists():
+            raise Unavailable(f"{name}: needs {base} (Debian: apt-get install python3.11-venv), which is not there")
+        _run([base, "-m", "venv", str(home)], f"{name}: venv", INSTALL_S)
         _run([str(python), "-m", "pip", "install", "--quiet", *REQUIREMENTS[name]], f"{name}: pip", INSTALL_S)
         made.write_text(wanted, encoding="utf-8")
     return python

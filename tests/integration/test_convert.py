@@ -274,7 +274,7 @@ def test_a_tarball_of_tfaas_and_a_frozen_graph_of_tensorflow(tmp_path: Path) -> 
     python = tensorflows_python()
     if subprocess.run([python, "-c", "import tf2onnx"], capture_output=True, check=False).returncode:
         pytest.skip("the package tf2onnx is not installed beside TensorFlow")
-    environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}
+    environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": "tensorflow"}
     command = [python, "-c", _TENSORFLOW, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert "all equal" in done.stdout, done.stdout + done.stderr

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from mlaas4hep.serve.workers import Worker
 
 _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
+# Names of models that are told at the start.
+_SHOWN = 20
 # Beyond what a worker needs to end by itself.
 _KILL_AFTER_S = 20.0
 
@@ -86,6 +88,21 @@ Examples:
     type=click.FloatRange(0, 3600),
     help="Seconds that questions are still taken after SIGTERM, while the server says that it is not ready.",
 )
+@click.option(
+    "--control", is_flag=True, help="Whoever asks may load and unload models; with --auth who may manage them."
+)
+@click.option(
+    "--poll-s",
+    type=click.FloatRange(0.1, 86_400),
+    help="Look so often for new, changed and vanished models in PATH; without it only when asked (--control).",
+)
+@click.option("--lazy", is_flag=True, help="Load a model when it is first asked.")
+@click.option(
+    "--max-loaded",
+    type=click.IntRange(1),
+    help="Models in memory; beyond it, the one that was not asked for longest is put to sleep. Means --lazy.",
+)
+@click.option("--max-loaded-mb", type=click.IntRange(1), help="The same, in megabytes of their graphs on disk.")
 @click.option("--json", "as_json", is_flag=True, help="Say where and what is served as one JSON line.")
 def command(
     path: Path,
@@ -101,12 +118,14 @@ def command(
 
     Open Inference Protocol v2 for tensors (/v2, for tritonclient and others), and events by column name (/v1, KServe's
     form). Ctrl-C or SIGTERM finishes what was accepted, then stops. SIGHUP opens the access log anew and reads new
-    certificates.
+    certificates. A model that cannot be served is logged and stops no other.
     """
     from mlaas4hep.serve.sockets import bind, join
     from mlaas4hep.serve.workers import start_workers
 
     _check_tls(**options)
+    if options["control"] and workers > 1:
+        raise click.UsageError("--control reaches one process; with --workers use --poll-s, which reaches all")
     listening = bind(host, port, shared=workers > 1)
     grpc = None
     try:
@@ -140,32 +159,40 @@ def _asks_grpc(port: int | None, *, no_grpc: bool) -> bool:
 def _serve(path: Path, listening: Any, grpc: Any, worker: Worker | None, **options: Any) -> None:
     """Load and answer, in this process."""
     import logging
+    from contextlib import nullcontext
     from importlib.metadata import version
 
     from mlaas4hep.serve.batcher import QueueLimits
     from mlaas4hep.serve.operation import Operation
     from mlaas4hep.serve.repository import open_repository
+    from mlaas4hep.serve.served import Bounds
     from mlaas4hep.serve.server import serve
     from mlaas4hep.serve.service import InferenceService, Limits
     from mlaas4hep.serve.sockets import url_of
 
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.INFO)
     asked = _options(**options)  # what is wrong with these is told before models are loaded
-    models = open_repository(path, threads=options["threads"], device=options["device"])
+    most = options["max_loaded_mb"]
+    bounds = Bounds(models=options["max_loaded"], bytes=most and most << 20)
+    where = {"threads": options["threads"], "device": options["device"]}
+    models = open_repository(path, **where, lazy=options["lazy"], bounds=bounds)
+    control = options["control"] or (options["auth"] is not None and worker is None)
+    polling = models.watched(options["poll_s"]) if options["poll_s"] else nullcontext()
     limits = Limits(queue=QueueLimits(wait_s=options["queue_s"], max_wait_ms=options["max_wait_ms"]))
-    service = InferenceService(models, limits=limits, version=version("mlaas4hep"))
+    service = InferenceService(models, limits=limits, version=version("mlaas4hep"), control=control)
     place = (worker.folder, worker.number) if worker else (None, 0)
     operation = Operation(service, asked, folder=place[0], worker=place[1])
     url = url_of(listening, scheme=operation.scheme)
     tell = worker.tell if worker else click.echo
     try:
-        serve(
-            service,
-            listening,
-            on_ready=lambda: tell(_ready(service, url, _place(grpc), as_json=options["as_json"])),
-            operation=operation,
-            grpc=grpc,
-        )
+        with polling:
+            serve(
+                service,
+                listening,
+                on_ready=lambda: tell(_ready(service, url, _place(grpc), as_json=options["as_json"])),
+                operation=operation,
+                grpc=grpc,
+            )
     finally:
         operation.close()
 
@@ -218,8 +245,12 @@ def _ready(service: InferenceService, url: str, grpc: str | None, *, as_json: bo
     if as_json:
         return json.dumps({"url": url, "grpc": grpc, "models": names})
     rpc = f", gRPC on {grpc}" if grpc else ""
-    lines = [f"Serving on {url}{rpc}; stop with Ctrl-C.", *(f"  {name}" for name in names), "", "Ask it:"]
-    asked = next((name for name in names if service.repository.get(name).contract), None)
+    lines = [f"Serving on {url}{rpc}; stop with Ctrl-C.", *(f"  {name}" for name in names[:_SHOWN])]
+    if len(names) > _SHOWN:
+        lines.append(f"  and {len(names) - _SHOWN} more")
+    lines += ["", "Ask it:"]
+    repository = service.repository
+    asked = next((name for name in repository.loaded if repository.get(name).contract), None)
     if asked is None:
         return "\n".join([*lines, f"  curl {url}/v2/models/{names[0]}  # its tensors"])
     contract = service.model_contract(asked)

@@ -99,7 +99,19 @@ class Asked:
         self.reply: bytes | None = None
 
     def ask(self) -> None:
-        """The body is whole."""
+        """The body is whole; a model that sleeps is waited for."""
+        try:
+            name = self.target[0] if self.target else None
+            waking = self.protocol.hot.service.repository.waking(name) if name else None
+        except Exception as error:
+            self.refuse(error)
+            return
+        if waking is None:
+            self._read()
+        else:
+            waking.add_done_callback(lambda _: self.protocol.loop.call_soon_threadsafe(self._read))
+
+    def _read(self) -> None:
         parts = self.parts
         body = parts[0] if len(parts) == 1 else b"".join(parts)
         self.parts = []

@@ -7,6 +7,7 @@ text. Invariant: both ways use these and nothing else, so that their answers are
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -16,6 +17,7 @@ from typing import NamedTuple
 import msgspec
 
 from mlaas4hep.errors import BusyError, DataError, NotFoundError, RequestError
+from mlaas4hep.serve.bulk import ARROW, PARQUET, encode_bulk
 from mlaas4hep.serve.events import Prediction, encode_prediction
 from mlaas4hep.serve.model import ServedModel
 from mlaas4hep.serve.protocol import HEADER_LENGTH, InferRequest, InferResponse, decode_request, encode_response
@@ -129,13 +131,21 @@ def _read_quick(model: ServedModel, body: bytes) -> Question[Reply] | None:
 def read_predict(
     service: InferenceService, target: tuple[str | None, ...], headers: Headers, body: bytes
 ) -> Question[Reply]:
-    """Events by name."""
-    check_type(headers, (JSON,))
-    asked = service.ask_events(str(target[0]), body, version=target[1])
+    """Events by name, as JSON or as tables of Arrow or Parquet; the answer is of the same kind."""
+    check_type(headers, (JSON, ARROW, PARQUET))
+    media_type = _type_of(headers)
+    if media_type == JSON:
+        asked = service.ask_events(str(target[0]), body, version=target[1])
+    elif importlib.util.find_spec("pyarrow") is None:
+        raise Refusal(415, f"'{media_type}' is not read here without pyarrow (pip install 'mlaas4hep[parquet]')")
+    else:
+        asked = service.ask_bulk(str(target[0]), body, media_type, version=target[1])
 
     def finish(outputs: Outputs) -> Reply:
         prediction: Prediction = asked.finish(outputs)
-        return Reply(encode_prediction(prediction))
+        if media_type == JSON:
+            return Reply(encode_prediction(prediction))
+        return Reply(encode_bulk(prediction, media_type), media_type)
 
     return Question(asked.model, asked.inputs, asked.rows, finish)
 
@@ -174,6 +184,8 @@ async def answer(
 ) -> Reply:
     """What a request gets; its large parts are read and written in a thread, so that others need not wait."""
     loop, began_s = asyncio.get_running_loop(), time.monotonic()
+    if target and target[0]:
+        await service.wake(target[0])
     if is_long(headers, body):
         question = await loop.run_in_executor(service.executor, route.read, service, target, headers, body)
     else:
@@ -228,6 +240,11 @@ def check_type(headers: Headers, known: tuple[str, ...]) -> None:
     if encoding != b"identity":
         word = encoding.decode("latin-1")
         raise Refusal(415, f"content encoding '{word}' is not read here; send the body as it is")
+
+
+def _type_of(headers: Headers) -> str:
+    """Of a body that `check_type` let pass."""
+    return headers.get(b"content-type", JSON.encode()).decode("latin-1").partition(";")[0].strip().lower()
 
 
 def _length(headers: Headers) -> int | None:

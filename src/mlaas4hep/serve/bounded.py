@@ -88,6 +88,10 @@ class BoundedProtocol(HttpToolsProtocol):
             if size > MAX_HEAD_BYTES:
                 self._refuse(431, f"the head of the request is larger than the {MAX_HEAD_BYTES} bytes that are taken")
         self._pending = 0
+        # RFC 9112, 3.2: without this two servers in a row could take one request for different hosts.
+        hosts = [name for name, _ in self.headers].count(b"host")
+        if hosts != 1 and not self._refused and (hosts or self.parser.get_http_version() == "1.1"):
+            self._refuse(400, f"asked for one Host header, found {hosts or 'none'}")
         return not self._refused
 
     def _begin_message(self) -> None:

@@ -21,7 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlaas4hep.errors import RequestError, nearest
-from mlaas4hep.serve.protocol import Number, decode_json, json_values
+from mlaas4hep.serve.protocol import decode_json
+from mlaas4hep.serve.tensors import Number, json_values
 from mlaas4hep.spec.columns import Column, ColumnType, Jagged, Kind, Nested
 
 MAX_PROBLEMS = 8

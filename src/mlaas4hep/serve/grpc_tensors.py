@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlaas4hep.errors import RequestError, nearest
-from mlaas4hep.serve.model import DTYPES, TensorSpec
+from mlaas4hep.serve.model import TensorSpec
 from mlaas4hep.serve.oip import message
 from mlaas4hep.serve.protocol import InferRequest, OutputChoice
+from mlaas4hep.serve.tensors import DTYPES
 
 CONTENTS: Mapping[str, str] = {
     "BOOL": "bool_contents",

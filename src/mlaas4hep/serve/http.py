@@ -26,6 +26,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mlaas4hep.errors import MLaaSError, nearest
 from mlaas4hep.serve.asking import JSON, Refusal, Route, answer, refusal_of, routes, too_large
+from mlaas4hep.serve.control import control_routes
 from mlaas4hep.serve.hooks import Hooks, Seen
 from mlaas4hep.serve.service import InferenceService, Question
 
@@ -132,6 +133,7 @@ class _Endpoints:
         return [
             *(Path(path, endpoint, methods=["POST"]) for path, endpoint in post.items()),
             Path("/v1/models/{name}:predict", _only_post, methods=["GET"], include_in_schema=False),
+            *control_routes(self.service),
             Path("/", _index, methods=["GET"]),
             *(Path(path, endpoint, methods=["GET"]) for path, endpoint in get.items()),
         ]
@@ -150,6 +152,7 @@ class _Endpoints:
         return _json({"models": self.service.model_names()})
 
     async def model_metadata(self, request: Request) -> Response:
+        await self.service.wake(request.path_params["name"])
         return _json(self.service.model_metadata(*_named(request)))
 
     async def model_ready(self, request: Request) -> Response:
@@ -158,6 +161,7 @@ class _Endpoints:
         return _json({"name": name, "ready": ready}, status=200 if ready else 503)
 
     async def model_contract(self, request: Request) -> Response:
+        await self.service.wake(request.path_params["name"])
         return _json(self.service.model_contract(*_named(request)))
 
     def asks(self, kind: str) -> Callable[[Request], Awaitable[Response]]:
@@ -171,6 +175,7 @@ class _Endpoints:
 
     async def _ask(self, route: Route, request: Request) -> Response:
         name, version = _named(request)
+        await self.service.wake(name)
         self.service.repository.get(name, version)  # before a large body is taken in
         headers = dict(request.headers.raw)
         body = await self._body(request)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import timeit
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,28 +23,11 @@ from mlaas4hep.errors import BundleError, RequestError, nearest
 from mlaas4hep.graph.session import SCORES, End, OpenSession
 from mlaas4hep.serve.events import EventReader
 from mlaas4hep.serve.pbtxt import Message, parse_pbtxt
+from mlaas4hep.serve.tensors import DTYPES, WORDS
 from mlaas4hep.spec.contract import ModelSpec
 from mlaas4hep.spec.preprocess import Preprocessor
 
 Tensors = Mapping[str, NDArray[Any]]
-
-# Words of the Open Inference Protocol for the types of numpy; BYTES are texts, as Python objects.
-DTYPES: dict[str, np.dtype[Any]] = {
-    "BOOL": np.dtype(np.bool_),
-    "UINT8": np.dtype(np.uint8),
-    "UINT16": np.dtype(np.uint16),
-    "UINT32": np.dtype(np.uint32),
-    "UINT64": np.dtype(np.uint64),
-    "INT8": np.dtype(np.int8),
-    "INT16": np.dtype(np.int16),
-    "INT32": np.dtype(np.int32),
-    "INT64": np.dtype(np.int64),
-    "FP16": np.dtype(np.float16),
-    "FP32": np.dtype(np.float32),
-    "FP64": np.dtype(np.float64),
-    "BYTES": np.dtype(object),
-}
-_WORDS = {dtype: word for word, dtype in DTYPES.items()}
 
 # How long measuring a model may take when it is loaded, and how many rows the larger batch has.
 MEASURE_S, MEASURED_ROWS = 0.05, 64
@@ -64,11 +47,14 @@ class TensorSpec:
         In the words of the Open Inference Protocol: FP32, INT64, BOOL, BYTES ...
     shape
         Without the rows where the model's rows are independent, else whole; -1 where any size is.
+    labels
+        Of an output: names of its classes in their order, where they are known.
     """
 
     name: str
     datatype: str
     shape: tuple[int, ...]
+    labels: tuple[str, ...] = ()
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -135,7 +121,7 @@ class ServedModel:
             name=bundle.name,
             version=str(bundle.version),
             inputs=inputs,
-            outputs=(TensorSpec(SCORES, "FP32", (len(bundle.spec.score_names),)),),
+            outputs=(TensorSpec(SCORES, "FP32", (len(bundle.spec.score_names),), bundle.spec.score_names),),
             contract=Contract(
                 spec=bundle.spec,
                 model_sha256=bundle.model_sha256,
@@ -232,8 +218,8 @@ class ServedModel:
 
     def _check_one(self, spec: TensorSpec, array: object) -> None:
         if not isinstance(array, np.ndarray) or array.dtype != spec.dtype:
-            told = array.dtype if isinstance(array, np.ndarray) else f"no array, but {as_found(array)}"
-            raise RequestError(f"input '{spec.name}' must be {spec.dtype}, but is {told}")
+            told = WORDS.get(array.dtype, array.dtype) if isinstance(array, np.ndarray) else as_found(array)
+            raise RequestError(f"input '{spec.name}': asked for {spec.datatype}, found {told}")
         shape = array.shape[1:] if self.batches and array.ndim else array.shape
         whole = not self.batches or array.ndim
         if not whole or (shape != spec.shape and not _fits(shape, spec.shape)):
@@ -320,7 +306,21 @@ def _specs(ends: tuple[End, ...], config: Message, field: str, *, batches: bool,
             raise BundleError(
                 f"{where}: {field} '{name}' is not one of the graph's{nearest(name, [e.name for e in ends])}"
             )
-    return tuple(_spec(end, declared.get(end.name, {}), batches=batches, where=where) for end in ends)
+    return tuple(
+        replace(_spec(end, found, batches=batches, where=where), labels=_labels(found, where))
+        for end, found in ((end, declared.get(end.name, {})) for end in ends)
+    )
+
+
+def _labels(declared: Message, where: str) -> tuple[str, ...]:
+    """Lines of the file that an output's ``label_filename`` names, beside the config."""
+    name = declared.get("label_filename", [""])[-1]
+    if not name:
+        return ()
+    file = Path(where).parent / str(name)
+    if str(name) != file.name or file.is_symlink() or not file.is_file():
+        raise BundleError(f"{where}: label_filename '{name}': asked for a file beside this one, found none")
+    return tuple(file.read_text(encoding="utf-8").splitlines())
 
 
 def _spec(end: End, declared: Message, *, batches: bool, where: str) -> TensorSpec:
@@ -329,7 +329,7 @@ def _spec(end: End, declared: Message, *, batches: bool, where: str) -> TensorSp
             f"{where}: max_batch_size needs a first dimension of any size, but '{end.name}' is {list(end.shape)}"
         )
     shape = end.shape[1:] if batches else end.shape
-    word = _WORDS[end.dtype]
+    word = WORDS[end.dtype]
     asked = {"TYPE_STRING": "BYTES"}.get(found := declared.get("data_type", [f"TYPE_{word}"])[-1], str(found)[5:])
     if asked != word:
         raise BundleError(f"{where}: '{end.name}' is said to be {found}, but the graph has TYPE_{word}")

@@ -1,40 +1,28 @@
 """Open Inference Protocol v2 on the wire: tensors as JSON or in the binary extension.
 
 Bytes come in here and leave as numpy arrays (`decode_request`), answers go the other way (`encode_response`); neither
-side knows HTTP or a model. Invariant: a float32 that enters or leaves keeps its bits.
+side knows HTTP or a model. Invariant: a value that enters or leaves keeps its bits.
 
-JSON has no NaN: ``null`` or ``"NaN"`` is a missing value, ``"Infinity"`` and ``"-Infinity"`` are infinite, in requests
-and in answers (where a NaN is written ``null``). A JSON number is read as a double and then rounded to float32, so that
-a client should send all digits of the float32 (``float(x)`` in Python), as the answers here do.
+JSON has no NaN: ``null`` or ``"NaN"`` is a missing value of a float, ``"Infinity"`` and ``"-Infinity"`` are infinite,
+in requests and in answers (where a NaN is written ``null``). A JSON number is read as a double and then rounded to FP32
+or FP16, so that a client should send all digits of it (``float(x)`` in Python), as the answers here do.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
-import numpy as np
 from numpy.typing import NDArray
 
 from mlaas4hep.errors import RequestError
+from mlaas4hep.serve.tensors import WORDS, check_shape, from_bytes, from_json, json_values, to_bytes
 
-DATATYPE = "FP32"
 HEADER_LENGTH = "Inference-Header-Content-Length"
 
 Parameters = dict[str, bool | int | float | str | None]
-Number = float | None | Literal["NaN", "Infinity", "-Infinity"]
-Tensor = NDArray[np.float32]
-
-_WIRE_TYPE = np.dtype("<f4")
-# Keeps the product of three sizes inside an int64, whatever a request says.
-_MAX_SIZE = 1 << 20
-_LIST_DECODERS: dict[int, msgspec.json.Decoder[Any]] = {
-    1: msgspec.json.Decoder(list[Number]),
-    2: msgspec.json.Decoder(list[list[Number]]),
-    3: msgspec.json.Decoder(list[list[list[Number]]]),
-}
+Tensor = NDArray[Any]
 
 
 class TensorMetadata(msgspec.Struct, frozen=True):
@@ -64,10 +52,14 @@ class ServerMetadata(msgspec.Struct, frozen=True):
 
 
 class OutputChoice(msgspec.Struct, frozen=True):
-    """An output that the client asks for, and whether it wants the bytes rather than JSON."""
+    """An output that the client asks for, whether it wants the bytes rather than JSON, and how many classes.
+
+    With ``classes`` above 0 the answer holds so many of the highest values of each row as texts ``value:index``.
+    """
 
     name: str
     binary: bool = False
+    classes: int = 0
 
 
 class InferRequest(msgspec.Struct, frozen=True):
@@ -76,7 +68,7 @@ class InferRequest(msgspec.Struct, frozen=True):
     Parameters
     ----------
     inputs
-        float32 arrays by name, in the shape that the client declared.
+        Arrays by name, of the datatype and shape that the client declared.
     outputs
         Outputs asked for; empty asks for all.
     id
@@ -95,7 +87,7 @@ class InferRequest(msgspec.Struct, frozen=True):
 
 
 class InferResponse(msgspec.Struct, frozen=True):
-    """An answer in tensors, float32 by output name."""
+    """An answer in tensors by output name, in the order of the question."""
 
     model_name: str
     model_version: str
@@ -171,7 +163,7 @@ def decode_request(body: bytes, header_length: int | None = None) -> InferReques
         raise RequestError(f"{len(binary)} bytes follow the last binary input; see its binary_data_size")
     return InferRequest(
         inputs=inputs,
-        outputs=tuple(_choice(one) for one in wire.outputs),
+        outputs=_choices(wire.outputs),
         id=wire.id,
         binary_output=wire.parameters.get("binary_data_output") is True,
         timeout_s=_timeout_s(wire.parameters),
@@ -189,10 +181,10 @@ def encode_response(response: InferResponse, request: InferRequest) -> tuple[byt
     binary = {one.name for one in request.outputs if one.binary}
     if request.binary_output and not request.outputs:
         binary = set(response.outputs)
-    tails = [tensor.astype(_WIRE_TYPE).tobytes() for name, tensor in response.outputs.items() if name in binary]
-    outputs = tuple(_wire_output(name, one, name in binary) for name, one in response.outputs.items())
+    tails = {name: to_bytes(tensor) for name, tensor in response.outputs.items() if name in binary}
+    outputs = tuple(_wire_output(name, one, tails.get(name)) for name, one in response.outputs.items())
     head = _encoder.encode(_WireResponse(response.model_name, response.model_version, outputs, response.id))
-    return (b"".join([head, *tails]), len(head)) if binary else (head, None)
+    return (b"".join([head, *tails.values()]), len(head)) if binary else (head, None)
 
 
 def decode_json(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:
@@ -208,20 +200,6 @@ def decode_json(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:
         raise RequestError("the body is nested too deeply") from error
 
 
-def json_values(array: NDArray[Any]) -> list[Any]:
-    """Numbers of a flat array as JSON can hold them: NaN as None, infinities as words."""
-    values: list[Any] = array.tolist()
-    if np.isfinite(array).all():
-        return values
-    return [value if math.isfinite(value) else _word(value) for value in values]
-
-
-def _word(value: float) -> str | None:
-    if math.isnan(value):
-        return None
-    return "Infinity" if value > 0 else "-Infinity"
-
-
 def _timeout_s(parameters: Parameters) -> float | None:
     """0 stands for none, as with Triton."""
     found = parameters.get("timeout", 0)
@@ -230,73 +208,44 @@ def _timeout_s(parameters: Parameters) -> float | None:
     return found / 1e6 if found else None
 
 
+def _choices(wire: tuple[_WireChoice, ...]) -> tuple[OutputChoice, ...]:
+    choices = {one.name: _choice(one) for one in wire}
+    if len(choices) < len(wire):
+        names = [one.name for one in wire]
+        raise RequestError(f"output '{next(name for name in choices if names.count(name) > 1)}' is asked twice")
+    return tuple(choices.values())
+
+
 def _choice(wire: _WireChoice) -> OutputChoice:
-    if wire.parameters.get("classification"):
-        raise RequestError(f"output '{wire.name}': the classification extension is not served; ask for the scores")
-    return OutputChoice(wire.name, binary=wire.parameters.get("binary_data") is True)
+    classes = wire.parameters.get("classification", 0)
+    if isinstance(classes, bool) or not isinstance(classes, int) or classes < 0:
+        asked = f"parameter 'classification': asked for a number of classes, found '{classes}'"
+        raise RequestError(f"output '{wire.name}': {asked}")
+    return OutputChoice(wire.name, binary=wire.parameters.get("binary_data") is True, classes=classes)
 
 
 def _read_tensor(wire: _WireInput, binary: memoryview) -> tuple[Tensor, memoryview]:
     """One input, and the binary part that is left after it."""
     where = f"input '{wire.name}'"
-    if wire.datatype != DATATYPE:
-        raise RequestError(f"{where}: asked for datatype {DATATYPE}, found '{wire.datatype}'")
-    if len(wire.shape) not in _LIST_DECODERS or not all(0 <= size <= _MAX_SIZE for size in wire.shape):
-        raise RequestError(f"{where}: shape {list(wire.shape)} is none that a tensor of a model has")
+    check_shape(wire.datatype, wire.shape, where)
     if "binary_data_size" in wire.parameters:
         return _read_binary(wire, binary, where)
     if not len(bytes(wire.data)):
         raise RequestError(f"{where}: neither 'data' nor parameter 'binary_data_size' is there")
-    return _read_json(wire, where), binary
+    return from_json(bytes(wire.data), wire.datatype, wire.shape, where), binary
 
 
 def _read_binary(wire: _WireInput, binary: memoryview, where: str) -> tuple[Tensor, memoryview]:
-    size, asked = wire.parameters["binary_data_size"], math.prod(wire.shape) * _WIRE_TYPE.itemsize
-    if size != asked:
-        raise RequestError(f"{where}: shape {list(wire.shape)} needs binary_data_size {asked}, found {size}")
-    if len(binary) < asked:
-        raise RequestError(f"{where}: {asked} bytes announced, {len(binary)} bytes follow the JSON part")
-    array = np.frombuffer(binary[:asked], dtype=_WIRE_TYPE).reshape(wire.shape)
-    # The JSON part has any length, so the bytes after it may stand on any address; a graph wants them aligned.
-    return np.require(array, np.float32, ["A", "C"]), binary[asked:]
+    size = wire.parameters["binary_data_size"]
+    if isinstance(size, bool) or not isinstance(size, int) or size < 0:
+        raise RequestError(f"{where}: parameter 'binary_data_size': asked for a number of bytes, found '{size}'")
+    if len(binary) < size:
+        raise RequestError(f"{where}: {size} bytes announced, {len(binary)} bytes follow the JSON part")
+    return from_bytes(binary[:size], wire.datatype, wire.shape, where), binary[size:]
 
 
-def _read_json(wire: _WireInput, where: str) -> Tensor:
-    raw = bytes(wire.data)
-    depth = _depth(raw)
-    if depth not in _LIST_DECODERS:
-        raise RequestError(f"{where}: 'data' is a list of numbers, flat or nested like the shape")
-    try:
-        values = _LIST_DECODERS[depth].decode(raw)
-    except msgspec.ValidationError as error:
-        raise RequestError(f"{where}: 'data' holds numbers or null (missing): {_in_words(error)}") from error
-    return _fill(values, wire.shape, depth, where)
-
-
-def _fill(values: list[Any], shape: tuple[int, ...], depth: int, where: str) -> Tensor:
-    try:
-        array = np.array(values, dtype=np.float64)
-    except ValueError as error:
-        raise RequestError(f"{where}: 'data' has rows of different lengths; pad with null") from error
-    fits = array.size == math.prod(shape) if depth == 1 else array.shape == shape
-    if not fits:
-        raise RequestError(f"{where}: shape {list(shape)} asked by the request, data of {list(array.shape)} found")
-    with np.errstate(over="ignore"):
-        return array.astype(np.float32).reshape(shape)
-
-
-def _depth(raw: bytes) -> int:
-    """How deep the lists are nested, from the brackets at the start."""
-    head = raw[:256].translate(None, b" \t\r\n")
-    return len(head) - len(head.lstrip(b"["))
-
-
-def _in_words(error: msgspec.ValidationError) -> str:
-    return str(error).replace("`float | str | null`", "a number").replace("`", "'")
-
-
-def _wire_output(name: str, tensor: Tensor, binary: bool) -> _WireOutput:
-    if binary:
-        size: Mapping[str, Any] = {"binary_data_size": tensor.size * _WIRE_TYPE.itemsize}
-        return _WireOutput(name, DATATYPE, tensor.shape, parameters=dict(size))
-    return _WireOutput(name, DATATYPE, tensor.shape, data=json_values(tensor.ravel()))
+def _wire_output(name: str, tensor: Tensor, binary: bytes | None) -> _WireOutput:
+    datatype = WORDS[tensor.dtype]
+    if binary is not None:
+        return _WireOutput(name, datatype, tensor.shape, parameters={"binary_data_size": len(binary)})
+    return _WireOutput(name, datatype, tensor.shape, data=json_values(tensor.ravel()))

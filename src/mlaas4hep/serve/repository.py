@@ -1,141 +1,397 @@
-"""Models on a server, by name and version.
+"""Models on a server, by name, version and label: loaded, switched, put to sleep and taken away while it answers.
 
-Opened once from a folder of bundles, from one bundle, or from one version of it; every bundle is verified before it is
-served. Invariant: what is found by a name stays what it is, so that an answer needs no lock.
+Invariant: what is found by a name is one `Served`, which never changes and is replaced whole. A reader needs no lock
+and sees the old versions or the new ones; who found a model keeps it, whatever happens to its name.
+
+Loading happens in threads of the repository; nothing here knows a transport or an event loop.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from itertools import islice
+import itertools
+import logging
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from mlaas4hep.arguments import path_of, whole
-from mlaas4hep.bundle.layout import CONFIG_FILE, MANIFEST_FILE, MODEL_FILE
-from mlaas4hep.bundle.read import versions_of
-from mlaas4hep.errors import BundleError, NotFoundError, nearest
+from mlaas4hep.errors import BundleError, MLaaSError, NotFoundError, nearest
 from mlaas4hep.graph.session import providers_of
+from mlaas4hep.serve.entries import LATEST, Stamp, check_folder, check_label, find_entries, nothing_in
 from mlaas4hep.serve.model import ServedModel, load_model
+from mlaas4hep.serve.served import Bounds, IndexEntry, Kept, Served, bring, grouped, indexed, labels_of, no_version
 
-# Where a folder holds no bundle: how far, how wide and how much is looked for one to name.
-MAX_DEPTH, MAX_LOOKED, MAX_HINTS = 3, 200, 3
+LOADING_THREADS = 2
+_log = logging.getLogger(__name__)
 
 
 class ModelRepository:
-    """The models that a server answers for.
+    """The models that a server answers for. Safe from several threads.
 
     Parameters
     ----------
     models
-        Any number of names and versions; at least one.
+        Any number of names and versions that are always there.
+    path
+        A folder whose entries can be loaded and unloaded; None for none. Nothing is loaded yet.
+    load
+        A version folder to a model.
+    lazy
+        Entries are loaded when they are asked for.
+    bounds
+        How much is loaded at a time.
 
     Raises
     ------
     BundleError
-        Two of them have the same name and version.
+        Two models have the same name and version.
     """
 
-    def __init__(self, models: Iterable[ServedModel]) -> None:
-        self._models: dict[str, dict[str, ServedModel]] = {}
-        for model in sorted(models, key=lambda one: (one.name, int(one.version))):
-            versions = self._models.setdefault(model.name, {})
-            if model.version in versions:
-                raise BundleError(f"two bundles are model '{model.name}', version {model.version}; serve one of them")
-            versions[model.version] = model
+    def __init__(
+        self,
+        models: Iterable[ServedModel] = (),
+        *,
+        path: Path | None = None,
+        load: Callable[[Path], ServedModel] = load_model,
+        lazy: bool = False,
+        bounds: Bounds | None = None,
+    ) -> None:
+        self.bounds = bounds or Bounds()
+        self.lazy = lazy or self.bounds != Bounds()
+        self._path, self._open = path, load
+        self._served = grouped(models)
+        self._kept: dict[str, Kept] = {}
+        self._problems: dict[str, str] = {}
+        self._pending: dict[tuple[str, bool], Future[Served]] = {}
+        self._lock = threading.Lock()
+        self._clock = itertools.count(1)
+        self._told: list[Callable[[ServedModel], None]] = []
+        self._pool = ThreadPoolExecutor(LOADING_THREADS, thread_name_prefix="mlaas4hep-load")
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of all models, sorted."""
-        return tuple(self._models)
+        """Names of all models that can be asked, sorted."""
+        return tuple(sorted({*list(self._served), *self.asleep}))
+
+    @property
+    def asleep(self) -> frozenset[str]:
+        """Names of those that are loaded when they are asked."""
+        kept = list(self._kept.items()) if self.lazy else []
+        return frozenset(name for name, one in kept if one.sleeps(self._served))
+
+    @property
+    def loaded(self) -> tuple[str, ...]:
+        """Names of those that are in memory, sorted."""
+        return tuple(sorted(self._served))
+
+    @property
+    def problems(self) -> dict[str, str]:
+        """Why entries cannot be asked, or not in all their versions, by name."""
+        found = {name: kept.reasons for name, kept in list(self._kept.items()) if kept.broken}
+        return {**self._problems, **found}
 
     def versions(self, name: str) -> tuple[str, ...]:
         """Versions of a model, oldest first."""
-        return tuple(self._named(name))
+        return tuple((self._served.get(name) or self._woken(name)).versions)
+
+    def labels(self, name: str) -> dict[str, str]:
+        """Versions by label, ``latest`` among them."""
+        served = self._served.get(name) or self._woken(name)
+        return {LATEST: served.known[None].version, **served.labels}
 
     def get(self, name: str, version: str | None = None) -> ServedModel:
         """A model by name; the newest version where none is asked for.
 
+        One that sleeps is loaded, for which this waits; see `waking`.
+
+        Parameters
+        ----------
+        version
+            A version or a label.
+
         Raises
         ------
         NotFoundError
-            With the names or versions that are there.
+            With the names or versions that are there, or why it cannot be asked.
         """
-        versions = self._named(name)
-        if version is None:
-            return next(reversed(versions.values()))
-        if version not in versions:
-            raise NotFoundError(f"model '{name}' has no version {version}; versions: {', '.join(versions)}")
-        return versions[version]
+        served = self._served.get(name) or self._woken(name)
+        found = served.known.get(version)
+        if found is None:
+            raise no_version(name, str(version), served)
+        if self.lazy:
+            self._touch(name)
+        return found
 
-    def _named(self, name: str) -> dict[str, ServedModel]:
-        if name not in self._models:
-            raise NotFoundError(f"no model '{name}' is served here{nearest(name, self._models)}")
-        return self._models[name]
+    def waking(self, name: str) -> Future[Served] | None:
+        """The load that a question about a model has to wait for; None where it can be asked at once.
+
+        Raises
+        ------
+        NotFoundError
+            No such model, or it is unloaded or broken.
+        """
+        if name in self._served:
+            return None
+        kept = self._kept.get(name)
+        if kept is not None and self.lazy and kept.sleeps(self._served):
+            return self._submit(name, asked=False)
+        raise self._absent(name, kept)
+
+    def load(self, name: str) -> Future[Served]:
+        """Load what the folder holds of a model now: new versions, changed ones, labels; what is gone is retired.
+
+        Who asks for the same while it is under way gets the same load. What did not change is kept as it is.
+
+        Notes
+        -----
+        Errors of the future: `NotFoundError` where there is no such entry, `BundleError` where a version of it cannot
+        be served; others of its versions, and what was served before, still are.
+        """
+        return self._submit(name, asked=True)
+
+    def unload(self, name: str) -> Future[None]:
+        """Take a model away until it is loaded again; what was asked of it is answered.
+
+        Notes
+        -----
+        Errors of the future: `NotFoundError` where there is no such entry.
+        """
+        return self._pool.submit(self._unload, name)
+
+    def label(self, name: str, label: str, version: str | None) -> None:
+        """Set a label, or take it away (None), and keep it in ``labels.json`` beside the versions.
+
+        Raises
+        ------
+        NotFoundError
+            No such entry, or no such version of it.
+        BundleError
+            Not a label.
+        """
+        check_label(label)
+        kept = self._find(name)
+        with kept.lock:
+            labels, there = kept.entry.labels(), kept.entry.stamps()
+            if version is not None and version not in there:
+                raise NotFoundError(f"model '{name}' has no version {version}; versions: {', '.join(there)}")
+            labels.pop(label, None)
+            kept.entry.write_labels(labels if version is None else {**labels, label: version})
+            served = self._served.get(name)
+            if served is not None:
+                self._served[name] = Served.of(served.versions, kept.entry.labels())
+
+    def index(self, *, ready: bool = False) -> tuple[IndexEntry, ...]:
+        """All entries with state and reason; with ``ready`` only those that can be asked."""
+        found = [IndexEntry(name, "", "UNAVAILABLE", why) for name, why in self._problems.items()]
+        for name in {*list(self._served), *list(self._kept)}:
+            found.extend(indexed(name, self._kept.get(name), self._served.get(name), lazy=self.lazy))
+        found.sort(key=lambda one: (one.name, int(one.version or 0)))
+        return tuple(one for one in found if one.state == "READY" or not ready)
+
+    def on_retired(self, told: Callable[[ServedModel], None]) -> None:
+        """Tell of every model that is found no more, from the thread that took it away."""
+        self._told.append(told)
+
+    def refresh(self) -> None:
+        """Bring the repository to what its folder holds: new entries, changed ones, those that are gone.
+
+        What cannot be served is logged and in the index. An entry that was unloaded stays so.
+        """
+        self._scan()
+        for name, kept in list(self._kept.items()):
+            there = kept.entry.stamps()
+            if not there:
+                self._forget(name, kept)
+            elif kept.wanted and self._changed(kept, there):
+                self._quietly(name, kept)
+
+    @contextmanager
+    def watched(self, every_s: float) -> Iterator[None]:
+        """Refresh from a thread, so often, while the context lasts."""
+        stop = threading.Event()
+
+        def watch() -> None:
+            while not stop.wait(every_s):
+                try:
+                    self.refresh()
+                except Exception:  # such as a file system that is away for a while: what is loaded is served on
+                    _log.exception("looking through the model repository failed; once more in %g s", every_s)
+
+        thread = threading.Thread(target=watch, name="mlaas4hep-watch", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+
+    def _woken(self, name: str) -> Served:
+        future = self.waking(name)
+        return self._served[name] if future is None else future.result()
+
+    def _absent(self, name: str, kept: Kept | None) -> NotFoundError:
+        if kept is None:
+            return NotFoundError(f"no model '{name}' is served here{nearest(name, self.names)}")
+        if not kept.wanted:
+            return NotFoundError(f"model '{name}' is unloaded")
+        return NotFoundError(f"model '{name}' cannot be served: {kept.reasons or 'it is being loaded'}")
+
+    def _touch(self, name: str) -> None:
+        kept = self._kept.get(name)
+        if kept is not None:
+            kept.used = next(self._clock)
+
+    def _submit(self, name: str, *, asked: bool) -> Future[Served]:
+        key = (name, asked)
+        with self._lock:
+            future = self._pending.get(key)
+            if future is None:
+                future = self._pending[key] = self._pool.submit(self._settled, key)
+            return future
+
+    def _settled(self, key: tuple[str, bool]) -> Served:
+        try:
+            return self._load(key[0], asked=key[1])
+        finally:
+            with self._lock:
+                self._pending.pop(key, None)
+
+    def _scan(self) -> None:
+        """Note entries that are new in the folder."""
+        if self._path is None:
+            return
+        entries, self._problems = find_entries(self._path)
+        for entry in entries:
+            self._kept.setdefault(entry.name, Kept(entry))
+
+    def _find(self, name: str) -> Kept:
+        if name not in self._kept:
+            self._scan()
+        kept = self._kept.get(name)
+        if kept is None:
+            raise NotFoundError(f"the repository has no entry '{name}'{nearest(name, self._kept)}")
+        return kept
+
+    def _load(self, name: str, *, asked: bool) -> Served:
+        kept = self._find(name)
+        with kept.lock:
+            if not asked and not kept.wanted:
+                raise self._absent(name, kept)
+            kept.wanted, kept.busy = True, "LOADING"
+            try:
+                served = self._bring(kept)
+            finally:
+                kept.busy = None
+        self._make_room(name)
+        if served is None or (asked and kept.broken):
+            error = f"model '{name}': {kept.reasons}"
+            raise BundleError(error) if asked else NotFoundError(error)
+        return served
+
+    def _bring(self, kept: Kept) -> Served | None:
+        """Open what is new or changed, then switch in one step; None where no version can be served."""
+        served = bring(kept, self._served.get(kept.entry.name), self._open)
+        kept.used = next(self._clock)
+        self._switch(kept.entry.name, served)
+        return served
+
+    def _switch(self, name: str, served: Served | None) -> None:
+        """From here on the name means something else; what it no longer means is told of."""
+        before = self._served.get(name)
+        if served is None:
+            self._served.pop(name, None)
+        else:
+            self._served[name] = served
+        stays = set(served.versions.values()) if served else set()
+        for model in before.versions.values() if before else ():
+            if model not in stays:
+                for told in self._told:
+                    told(model)
+
+    def _unload(self, name: str) -> None:
+        kept = self._find(name)
+        with kept.lock:
+            kept.wanted = False
+            self._drop(kept)
+
+    def _drop(self, kept: Kept) -> None:
+        kept.stamps, kept.broken = {}, {}
+        self._switch(kept.entry.name, None)
+
+    def _forget(self, name: str, kept: Kept) -> None:
+        with kept.lock:
+            self._drop(kept)
+            self._kept.pop(name, None)
+
+    def _changed(self, kept: Kept, there: dict[str, Stamp]) -> bool:
+        """Whether a load would find something else than the last one did."""
+        if self.lazy and kept.entry.name not in self._served:
+            seen = {version: stamp for version, (stamp, _) in kept.broken.items()}
+            if kept.broken and seen != there:
+                kept.broken = {}
+            return False
+        served = self._served.get(kept.entry.name)
+        tried = {**kept.stamps, **{one: stamp for one, (stamp, _) in kept.broken.items() if stamp is not None}}
+        return tried != there or (served is not None and labels_of(kept) != served.labels)
+
+    def _quietly(self, name: str, kept: Kept) -> None:
+        try:
+            self._submit(name, asked=False).result()
+        except MLaaSError as error:
+            _log.warning("%s", error)
+        else:
+            if kept.broken:
+                _log.warning("model '%s', which is served in other versions: %s", name, kept.reasons)
+
+    def _make_room(self, name: str) -> None:
+        """Put those to sleep that were not asked for longest, but not the one that was just loaded."""
+        while (kept := self._too_much(name)) is not None:
+            with kept.lock:
+                self._drop(kept)
+
+    def _too_much(self, name: str) -> Kept | None:
+        if self.bounds == Bounds():
+            return None
+        awake = [kept for one, kept in list(self._kept.items()) if one in self._served]
+        others = [kept for kept in awake if kept.entry.name != name]
+        over = self.bounds.models is not None and len(awake) > self.bounds.models
+        over |= self.bounds.bytes is not None and sum(kept.size for kept in awake) > self.bounds.bytes
+        return min(others, key=lambda one: one.used) if over and others else None
 
 
-def open_repository(path: Path | str, *, threads: int = 1, device: str = "cpu") -> ModelRepository:
+def open_repository(
+    path: Path | str, *, threads: int = 1, device: str = "cpu", lazy: bool = False, bounds: Bounds | None = None
+) -> ModelRepository:
     """Verify and load all models under a path.
 
     Parameters
     ----------
     path
-        A folder of bundles, a bundle (``NAME``, with all versions), or one version (``NAME/1``).
+        A folder of bundles and plain ONNX entries, one of them (``NAME``, with all versions), or one version
+        (``NAME/1``).
     threads
         Threads that one call of a graph may use.
     device
         Where graphs run; see `mlaas4hep.graph.session.Session`.
+    lazy, bounds
+        Load when asked, and how much at a time; a bound makes it lazy.
 
     Raises
     ------
     BundleError
-        Nothing to serve, or a bundle that is not what was written; names all of those.
+        Nothing to serve. Where some entries can be served, the others are logged, and stand in the index.
     """
-    models: list[ServedModel] = []
-    problems: list[str] = []
     whole(threads, "threads", least=1)
     providers_of(device)  # told once, not of every model
-    for folder in find_bundles(path_of(path, "path")):
-        try:
-            models.append(load_model(folder, threads=threads, device=device))
-        except BundleError as error:
-            problems.append(str(error))
-    if problems:
-        raise BundleError("\n".join(problems))
-    return ModelRepository(models)
-
-
-def find_bundles(path: Path) -> list[Path]:
-    """Version folders (``NAME/1``) under a path, by name and version."""
-    if path.exists() and not path.is_dir():
-        raise BundleError(f"{path} is a file; asked for a bundle, which is a folder, or a folder of bundles")
-    if not path.is_dir():
-        beside = [one.name for one in path.parent.iterdir()] if path.parent.is_dir() else []
-        near = nearest(path.name, beside)
-        raise BundleError(f"no folder {path}; asked for a bundle or a folder of bundles{near}")
-    if _is_version(path):
-        return [path]
-    found = _versions(path) or [one for entry in sorted(path.iterdir()) for one in _versions(entry)]
-    if not found:
-        there = ", ".join(sorted(entry.name for entry in path.iterdir())[:8]) or "nothing"
-        below = ", ".join(map(str, islice(_bundles_below(path), MAX_HINTS)))
-        hint = f"; did you mean {below}?" if below else ""
-        raise BundleError(f"{path}: asked for NAME/1/{MODEL_FILE} in it, found {there}{hint}")
-    return found
-
-
-def _bundles_below(path: Path) -> Iterator[Path]:
-    """Bundles a few levels down, such as that of a run, ``RUN/model/NAME``."""
-    level = [path]
-    for _ in range(MAX_DEPTH):
-        level = [one for folder in level[:MAX_LOOKED] for one in sorted(folder.iterdir()) if one.is_dir()]
-        yield from (folder for folder in level[:MAX_LOOKED] if (folder / CONFIG_FILE).exists() and versions_of(folder))
-
-
-def _versions(folder: Path) -> list[Path]:
-    """Version folders of a bundle; one that lost a file is among them, so that it is refused and not passed over."""
-    found = [folder / str(number) for number in versions_of(folder)]
-    return found if (folder / CONFIG_FILE).exists() else [version for version in found if _is_version(version)]
-
-
-def _is_version(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in (MODEL_FILE, MANIFEST_FILE))
+    place = path_of(path, "path")
+    check_folder(place)
+    load = partial(load_model, threads=threads, device=device)
+    repository = ModelRepository(path=place, load=load, lazy=lazy, bounds=bounds)
+    repository.refresh()
+    if not repository.names:
+        problems = list(repository.problems.values())
+        raise BundleError("\n".join(problems)) if problems else nothing_in(place)
+    return repository

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Generic, TypeVar
+from weakref import WeakSet
 
 import msgspec
 from numpy.typing import NDArray
@@ -18,6 +20,8 @@ from numpy.typing import NDArray
 from mlaas4hep.errors import RequestError, nearest
 from mlaas4hep.graph.session import SCORES
 from mlaas4hep.serve.batcher import Batcher, QueueLimits
+from mlaas4hep.serve.bulk import read_bulk
+from mlaas4hep.serve.classification import classify
 from mlaas4hep.serve.events import Prediction, example_event
 from mlaas4hep.serve.model import Contract, ServedModel, Tensors, TensorSpec
 from mlaas4hep.serve.protocol import (
@@ -28,6 +32,7 @@ from mlaas4hep.serve.protocol import (
     TensorMetadata,
 )
 from mlaas4hep.serve.repository import ModelRepository
+from mlaas4hep.serve.served import IndexEntry
 from mlaas4hep.spec.columns import Columns
 from mlaas4hep.spec.contract import ModelSpec
 
@@ -118,17 +123,26 @@ class InferenceService:
         The models.
     version
         Version of this program, given in the server's metadata.
+    control
+        Whether whoever can ask may load and unload models.
     """
 
-    def __init__(self, repository: ModelRepository, *, limits: Limits | None = None, version: str = "0") -> None:
+    def __init__(
+        self, repository: ModelRepository, *, limits: Limits | None = None, version: str = "0", control: bool = False
+    ) -> None:
         self.repository = repository
+        self.control = control
         self.limits = limits or Limits()
         self._version = version
         self.draining = False  # told to end: what comes is answered, but no more should come
-        self.extensions: tuple[str, ...] = ("binary_tensor_data",)
+        control_words = ("model_repository",) if control else ()
+        self.extensions: tuple[str, ...] = ("binary_tensor_data", "classification", *control_words)
         self.on_run: Callable[[ServedModel, int, int, float], None] | None = None
         self.executor = ThreadPoolExecutor(max(4, os.cpu_count() or 1), thread_name_prefix="mlaas4hep-run")
         self._batchers: dict[tuple[ServedModel, asyncio.AbstractEventLoop], Batcher] = {}
+        self._batchers_lock = threading.Lock()
+        self._retired: WeakSet[ServedModel] = WeakSet()
+        repository.on_retired(self._retire_everywhere)
 
     def live(self) -> bool:
         """Whether the server answers at all."""
@@ -139,8 +153,8 @@ class InferenceService:
         return bool(self.repository.names) and not self.draining
 
     def model_ready(self, name: str, version: str | None = None) -> bool:
-        """Whether a model can be asked; raises `NotFoundError` where it is not served."""
-        return bool(self.repository.get(name, version).name)
+        """Whether a model can be asked; raises `NotFoundError` where it is not served. One that sleeps is."""
+        return name in self.repository.asleep or bool(self.repository.get(name, version).name)
 
     def model_names(self) -> tuple[str, ...]:
         """Names of all models, sorted."""
@@ -149,6 +163,44 @@ class InferenceService:
     def server_metadata(self) -> ServerMetadata:
         """Name, version and extensions of this server."""
         return ServerMetadata("mlaas4hep", self._version, self.extensions)
+
+    def repository_index(self, *, ready: bool = False) -> tuple[IndexEntry, ...]:
+        """All models that the repository knows of, with state and reason."""
+        return self.repository.index(ready=ready)
+
+    async def load_model(self, name: str) -> None:
+        """Load what the repository's folder holds of a model now; its new versions answer when this returns.
+
+        Raises
+        ------
+        NotFoundError
+            No such entry.
+        BundleError
+            It cannot be served, or a version of it; what was served before still is.
+        """
+        await asyncio.wrap_future(self.repository.load(name))
+
+    async def unload_model(self, name: str) -> None:
+        """Take a model away; what was asked of it is answered.
+
+        Raises
+        ------
+        NotFoundError
+            No such entry.
+        """
+        await asyncio.wrap_future(self.repository.unload(name))
+
+    async def wake(self, name: str) -> None:
+        """Return when a model can be asked without waiting for its load.
+
+        Raises
+        ------
+        NotFoundError
+            No such model, or it is unloaded or broken.
+        """
+        waking = self.repository.waking(name)
+        if waking is not None:
+            await asyncio.wrap_future(waking)
 
     def model_metadata(self, name: str, version: str | None = None) -> ModelMetadata:
         """Tensors of a model in and out."""
@@ -211,15 +263,11 @@ class InferenceService:
     def ask_tensors(self, name: str, request: InferRequest, *, version: str | None = None) -> Question[InferResponse]:
         """What `infer` does before and after the run."""
         model = self.repository.get(name, version)
-        known = [one.name for one in model.outputs]
-        for choice in request.outputs:
-            if choice.name not in known:
-                raise RequestError(f"model '{name}' has no output '{choice.name}'{nearest(choice.name, known)}")
-        wanted = [choice.name for choice in request.outputs] or known
+        chosen = _chosen(model, request)
 
         def finish(outputs: Outputs) -> InferResponse:
-            chosen = {one: outputs[one] for one in wanted}
-            return InferResponse(model.name, model.version, chosen, id=request.id)
+            answers = {spec.name: _answer(model, spec, outputs[spec.name], classes) for spec, classes in chosen}
+            return InferResponse(model.name, model.version, answers, id=request.id)
 
         return Question(model, request.inputs, model.check(request.inputs), finish, timeout_s=request.timeout_s)
 
@@ -228,6 +276,12 @@ class InferenceService:
         model = self.repository.get(name, version)
         columns, count = _contract(model).reader.read(body, max_instances=self.limits.max_instances)
         return _ask(model, columns, count)
+
+    def ask_bulk(self, name: str, body: bytes, media_type: str, *, version: str | None = None) -> Question[Prediction]:
+        """As `ask_events`, of events in the form of `mlaas4hep.serve.bulk`."""
+        model = self.repository.get(name, version)
+        types = _contract(model).reader.types
+        return _ask(model, *read_bulk(body, media_type, types, max_instances=self.limits.max_instances))
 
     def ask_columns(
         self, name: str, columns: Columns, *, num_entries: int, version: str | None = None
@@ -251,20 +305,38 @@ class InferenceService:
     def batcher(self, model: ServedModel) -> Batcher:
         """Who joins questions to a model on the running loop."""
         key = (model, asyncio.get_running_loop())
-        found = self._batchers.get(key)
-        if found is None:
-            # A closed loop leaves its batchers behind, and so does a model that is no longer served.
-            self._batchers = {one: batcher for one, batcher in self._batchers.items() if not one[1].is_closed()}
-            found = Batcher(model, self.executor, limits=self.limits.queue, on_run=self._ran)
-            self._batchers[key] = found
-        return found
+        return self._batchers.get(key) or self._new_batcher(key)
+
+    def _new_batcher(self, key: tuple[ServedModel, asyncio.AbstractEventLoop]) -> Batcher:
+        batcher = Batcher(key[0], self.executor, limits=self.limits.queue, on_run=self._ran)
+        with self._batchers_lock:
+            # A closed loop leaves its batchers behind. A question that found its model just before that was retired
+            # is the last one: it is answered, and nothing is kept of it.
+            kept = {one: batcher for one, batcher in self._batchers.items() if not one[1].is_closed()}
+            self._batchers = kept if key[0] in self._retired else {**kept, key: batcher}
+        return batcher
 
     async def retire(self, model: ServedModel) -> None:
         """Return when all that was asked of a model is answered, and forget it; for what is no longer served."""
         found = self._batchers.get((model, asyncio.get_running_loop()))
         if found is not None:
             await found.drain()
-            self._batchers = {key: one for key, one in self._batchers.items() if key[0] is not model}
+            self._forget(model, asyncio.get_running_loop())
+
+    def _forget(self, model: ServedModel, loop: asyncio.AbstractEventLoop) -> None:
+        with self._batchers_lock:
+            self._batchers = {key: one for key, one in self._batchers.items() if key != (model, loop)}
+
+    def _retire_everywhere(self, model: ServedModel) -> None:
+        """On every loop that has answered for a model that nobody finds any more."""
+        with self._batchers_lock:
+            self._retired.add(model)
+            loops = [loop for one, loop in self._batchers if one is model]
+        for loop in loops:
+            try:
+                asyncio.run_coroutine_threadsafe(self.retire(model), loop)
+            except RuntimeError:  # closed, so that nothing waits there
+                self._forget(model, loop)
 
     def waiting(self) -> dict[str, int]:
         """Questions that wait for a run now, by ``NAME/VERSION``."""
@@ -282,6 +354,24 @@ class InferenceService:
 def _metadata(model: ServedModel, specs: tuple[TensorSpec, ...]) -> tuple[TensorMetadata, ...]:
     rows = (-1,) if model.batches else ()
     return tuple(TensorMetadata(one.name, one.datatype, (*rows, *one.shape)) for one in specs)
+
+
+def _chosen(model: ServedModel, request: InferRequest) -> list[tuple[TensorSpec, int]]:
+    """Outputs in the order in which they are asked, and how many classes of each; 0 asks for its values."""
+    if not request.outputs:
+        return [(one, 0) for one in model.outputs]
+    known = {one.name: one for one in model.outputs}
+    for choice in request.outputs:
+        if choice.name not in known:
+            raise RequestError(f"model '{model.name}' has no output '{choice.name}'{nearest(choice.name, known)}")
+        if choice.classes and known[choice.name].datatype in ("BOOL", "BYTES"):
+            found = f"found {known[choice.name].datatype}"
+            raise RequestError(f"output '{choice.name}': 'classification' is asked of numbers, {found}")
+    return [(known[choice.name], choice.classes) for choice in request.outputs]
+
+
+def _answer(model: ServedModel, spec: TensorSpec, values: NDArray[Any], classes: int) -> NDArray[Any]:
+    return classify(values, classes, spec.labels, rows=model.batches) if classes else values
 
 
 def _contract(model: ServedModel) -> Contract:

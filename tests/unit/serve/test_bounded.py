@@ -82,6 +82,20 @@ def test_a_head_that_is_too_large_is_refused(url: str, start: bytes) -> None:
     assert is_refused(found, 431, "larger than the 65536 bytes")
 
 
+@pytest.mark.parametrize("route", ["GET /v2", "POST /v1/models/network:predict"])
+@pytest.mark.parametrize(("hosts", "said"), [("", "found none"), ("Host: a\r\nHost: b\r\n", "found 2")])
+def test_a_question_names_exactly_one_host(url: str, route: str, hosts: str, said: str) -> None:
+    with connected(url) as raw:
+        raw.sendall(f"{route} HTTP/1.1\r\n{hosts}Content-Length: 17\r\n\r\n".encode() + BODY)
+        assert is_refused(answer(raw), 400, f"asked for one Host header, {said}")
+
+
+def test_old_clients_need_not_name_a_host(url: str) -> None:
+    with connected(url) as raw:
+        raw.sendall(b"GET /v2/health/live HTTP/1.0\r\n\r\n")
+        assert b'{"live":true}' in answer(raw)
+
+
 def test_a_head_without_end_is_not_taken_in(url: str) -> None:
     for start in (b"GET / HTTP/1.1\r\nX: ", HEAD + b"Transfer-Encoding: chunked\r\n\r\n1\r\n \r\n0\r\nX: "):
         with connected(url) as raw:
@@ -105,7 +119,7 @@ def test_questions_that_come_at_once_are_answered_in_order(url: str) -> None:
         raw.sendall(one * 3 + b"GET /v2 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
         found = answer(raw)
     assert found.count(b'"predictions":[]') == 3
-    assert found.endswith(b'"extensions":["binary_tensor_data","statistics"]}')
+    assert found.endswith(b'"extensions":["binary_tensor_data","classification","statistics"]}')
 
 
 @pytest.mark.parametrize(

@@ -202,3 +202,17 @@ def test_what_unpacks_to_more_than_may_be_is_refused(place: Place) -> None:
         with pytest.raises(grpc.RpcError) as caught:
             ask(bytes(65 << 20), compression=grpc.Compression.Gzip, timeout=30)
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+def test_a_question_whose_time_is_over_is_told_so(place: Place) -> None:
+    import grpc
+
+    question = message("ModelInferRequest")(model_name="tth")
+    question.parameters["timeout"].int64_param = 1  # a microsecond
+    for one in tensors(1):
+        question.inputs.add(name=one.name(), datatype="FP32", shape=one.shape())
+        question.raw_input_contents.append(one._get_content())
+    with grpc.insecure_channel(f"127.0.0.1:{place.port}") as channel, pytest.raises(grpc.RpcError) as caught:
+        channel.unary_unary(f"/{SERVICE}/ModelInfer")(question.SerializeToString(), timeout=20)
+    assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert "cannot be there" in caught.value.details()

@@ -14,9 +14,10 @@ from mlaas4hep.cli.serve import _ready
 from mlaas4hep.errors import BundleError, RequestError
 from mlaas4hep.serve.model import ServedModel, TensorSpec, load_model
 from mlaas4hep.serve.pbtxt import parse_pbtxt
-from mlaas4hep.serve.protocol import InferRequest
+from mlaas4hep.serve.protocol import InferRequest, OutputChoice
 from mlaas4hep.serve.repository import open_repository
 from mlaas4hep.serve.service import InferenceService
+from tests.plain_graph import write_plain_graph
 
 GRAPH_INPUTS = [
     ("x", TensorProto.FLOAT, ["n", 2]),
@@ -183,3 +184,27 @@ def test_a_served_model_is_measured_when_it_is_loaded(tmp_path: Path) -> None:
     ends = [("x", TensorProto.FLOAT, ["n", 2])], [("y", TensorProto.FLOAT, ["n", 2])]
     model: ServedModel = load_model(write(tmp_path / "a", nodes, *ends, config="max_batch_size: 64"))
     assert 0 < model.call_s <= model.run_s(1000)
+
+
+def test_outputs_come_in_the_order_in_which_they_are_asked_and_as_classes_with_their_labels(tmp_path: Path) -> None:
+    model = load_model(write_plain_graph(tmp_path) / "1")
+    assert model.outputs[10] == TensorSpec("same_FP32", "FP32", (2,), ("background", "signal"))
+    service = InferenceService(open_repository(tmp_path))
+    inputs = {one.name: np.zeros((1, 2), one.dtype) for one in model.inputs}
+    inputs |= {"FP32": np.array([[0.25, 4]], np.float32), "BYTES": np.array([["a", "b"]], object)}
+    wishes = (OutputChoice("same_FP32", classes=1), OutputChoice("same_BYTES"), OutputChoice("same_INT8", classes=9))
+    answer = service.infer("plain", InferRequest(inputs, outputs=wishes, id="7"))
+    assert list(answer.outputs) == ["same_FP32", "same_BYTES", "same_INT8"]
+    assert [one.tolist() for one in answer.outputs.values()] == [[["4.0:1:signal"]], [["a", "b"]], [["0:0", "0:1"]]]
+    with pytest.raises(RequestError, match="'same_BYTES': 'classification' is asked of numbers, found BYTES"):
+        service.infer("plain", InferRequest(inputs, outputs=(OutputChoice("same_BYTES", classes=1),)))
+    with pytest.raises(RequestError, match="input 'INT8': asked for INT8, found INT16"):
+        service.infer("plain", InferRequest(inputs | {"INT8": np.zeros((1, 2), np.int16)}))
+
+
+def test_labels_come_from_a_file_beside_the_config_alone(tmp_path: Path) -> None:
+    folder = write_plain_graph(tmp_path)
+    (folder / "labels.txt").rename(tmp_path / "labels.txt")
+    (folder / "config.pbtxt").write_text((folder / "config.pbtxt").read_text().replace('"labels', '"../labels'))
+    with pytest.raises(BundleError, match=r"label_filename '\.\./labels\.txt': asked for a file beside this one"):
+        load_model(folder / "1")

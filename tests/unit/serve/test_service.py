@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from mlaas4hep.errors import BundleError, DataError, NotFoundError, RequestError
+from mlaas4hep.serve.entries import find_bundles
 from mlaas4hep.serve.protocol import InferRequest, OutputChoice
-from mlaas4hep.serve.repository import ModelRepository, find_bundles, open_repository
+from mlaas4hep.serve.repository import ModelRepository, open_repository
 from mlaas4hep.serve.service import InferenceService, Limits
 from tests.small_bundle import as_instances, make_events, write_small_bundle
 
@@ -90,11 +91,16 @@ def test_a_copy_under_another_folder_name_does_not_hide_the_first(models: Path) 
         ModelRepository([first, first])
 
 
-def test_a_bundle_that_lost_a_file_is_refused_and_not_passed_over(models: Path, tmp_path: Path) -> None:
+def test_a_bundle_that_lost_a_file_is_told_and_does_not_stop_the_others(models: Path, tmp_path: Path) -> None:
     shutil.copytree(models, tmp_path / "models")
     (tmp_path / "models" / "tth" / "1" / "model.onnx").unlink()
+    repository = open_repository(tmp_path / "models")
+    assert repository.names == ("other",)
+    assert "model.onnx" in repository.problems["tth"]
+    with pytest.raises(NotFoundError, match=r"model 'tth' cannot be served: .*model\.onnx"):
+        repository.get("tth")
     with pytest.raises(BundleError, match=r"model\.onnx"):
-        open_repository(tmp_path / "models")
+        open_repository(tmp_path / "models" / "tth")
 
 
 def test_the_golden_bundles_are_served() -> None:
