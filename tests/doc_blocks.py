@@ -189,7 +189,7 @@ class Session:
     def _serve(self, command: str) -> str:
         log = self.folder / "server.log"
         with log.open("wb") as out:
-            words = ["bash", "-c", "exec " + command.replace("serve", f"serve --port {self._port}", 1)]
+            words = ["bash", "-c", "exec " + command.replace("serve", f"serve --port {self._port} --no-grpc", 1)]
             server = subprocess.Popen(words, cwd=self.folder, env=self._environment(), stdout=out, stderr=out)
         self._servers.append(server)
         for _ in range(_START_S * 10):

@@ -35,6 +35,12 @@ Examples:
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 for all.")
 @click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0 takes a free one.")
 @click.option(
+    "--grpc-port",
+    type=click.IntRange(0, 65535),
+    help="Where gRPC is answered; 8001, or a free one where --port is 0.",
+)
+@click.option("--no-grpc", is_flag=True, help="Answer HTTP alone; so it is too without the extra mlaas4hep[grpc].")
+@click.option(
     "--threads",
     default=1,
     show_default=True,
@@ -98,7 +104,16 @@ Examples:
 )
 @click.option("--max-loaded-mb", type=click.IntRange(1), help="The same, in megabytes of their graphs on disk.")
 @click.option("--json", "as_json", is_flag=True, help="Say where and what is served as one JSON line.")
-def command(path: Path, host: str, port: int, workers: int, drain_s: float, **options: Any) -> int | None:
+def command(
+    path: Path,
+    host: str,
+    port: int,
+    grpc_port: int | None,
+    no_grpc: bool,
+    workers: int,
+    drain_s: float,
+    **options: Any,
+) -> int | None:
     """Serve the models under PATH: a bundle, one version of it, or a folder of bundles and plain ONNX entries.
 
     Open Inference Protocol v2 for tensors (/v2, for tritonclient and others), and events by column name (/v1, KServe's
@@ -112,20 +127,36 @@ def command(path: Path, host: str, port: int, workers: int, drain_s: float, **op
     if options["control"] and workers > 1:
         raise click.UsageError("--control reaches one process; with --workers use --poll-s, which reaches all")
     listening = bind(host, port, shared=workers > 1)
+    grpc = None
     try:
+        if _asks_grpc(grpc_port, no_grpc=no_grpc):
+            taken = (8001 if port else 0) if grpc_port is None else grpc_port
+            grpc = bind(host, taken, shared=workers > 1, option="--grpc-port")
         if workers == 1:
-            _serve(path, listening, None, drain_s=drain_s, **options)
+            _serve(path, listening, grpc, None, drain_s=drain_s, **options)
             return None
         found = start_workers(workers, on_ready=click.echo, limit_s=drain_s + _KILL_AFTER_S)
         if isinstance(found, int):
             return found
-        _serve(path, join(listening), found, drain_s=drain_s, **options)
+        _serve(path, join(listening), join(grpc) if grpc else None, found, drain_s=drain_s, **options)
         return None
     finally:
         listening.close()
+        if grpc is not None:
+            grpc.close()
 
 
-def _serve(path: Path, listening: Any, worker: Worker | None, **options: Any) -> None:
+def _asks_grpc(port: int | None, *, no_grpc: bool) -> bool:
+    """Whether gRPC is answered; without its packages only who asks for it in words is told of them."""
+    from importlib.util import find_spec
+
+    if port is not None and no_grpc:
+        raise click.UsageError("--grpc-port and --no-grpc exclude each other")
+    there = find_spec("hpack") is not None and find_spec("google") is not None
+    return not no_grpc and (port is not None or there)
+
+
+def _serve(path: Path, listening: Any, grpc: Any, worker: Worker | None, **options: Any) -> None:
     """Load and answer, in this process."""
     import logging
     from contextlib import nullcontext
@@ -158,8 +189,9 @@ def _serve(path: Path, listening: Any, worker: Worker | None, **options: Any) ->
             serve(
                 service,
                 listening,
-                on_ready=lambda: tell(_ready(service, url, as_json=options["as_json"])),
+                on_ready=lambda: tell(_ready(service, url, _place(grpc), as_json=options["as_json"])),
                 operation=operation,
+                grpc=grpc,
             )
     finally:
         operation.close()
@@ -199,14 +231,21 @@ def _check_tls(*, tls_cert: Path | None, tls_key: Path | None, tls_client_ca: Pa
         raise click.UsageError("--tls-client-ca needs --tls-cert and --tls-key: only over TLS is a certificate shown")
 
 
-def _ready(service: InferenceService, url: str, *, as_json: bool) -> str:
+def _place(grpc: Any) -> str | None:
+    from mlaas4hep.serve.sockets import url_of
+
+    return None if grpc is None else url_of(grpc).removeprefix("http://")
+
+
+def _ready(service: InferenceService, url: str, grpc: str | None, *, as_json: bool) -> str:
     import json
     from shlex import quote
 
     names = service.model_names()
     if as_json:
-        return json.dumps({"url": url, "models": names})
-    lines = [f"Serving on {url}; stop with Ctrl-C.", *(f"  {name}" for name in names[:_SHOWN])]
+        return json.dumps({"url": url, "grpc": grpc, "models": names})
+    rpc = f", gRPC on {grpc}" if grpc else ""
+    lines = [f"Serving on {url}{rpc}; stop with Ctrl-C.", *(f"  {name}" for name in names[:_SHOWN])]
     if len(names) > _SHOWN:
         lines.append(f"  and {len(names) - _SHOWN} more")
     lines += ["", "Ask it:"]

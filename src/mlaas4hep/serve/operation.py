@@ -10,7 +10,7 @@ import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from starlette.middleware.cors import CORSMiddleware
@@ -92,6 +92,9 @@ class Operation:
         self._also = hooks or Hooks()
         self._guard = _guard(options.policy) if options.policy is not None else None
         self._context = options.tls.context() if options.tls is not None else None
+        self.grpc_context = options.tls.context() if options.tls is not None else None
+        if self.grpc_context is not None:
+            self.grpc_context.set_alpn_protocols(["h2"])
         subject = self._guard.subject if self._guard is not None else None
         self.log = AccessLog(options.access_log, subject=subject) if options.access_log else None
         dropped = (lambda: self.log.dropped if self.log else 0) if self.log else int
@@ -145,11 +148,17 @@ class Operation:
         """Take new files where they were changed: the log that was moved away, new certificates."""
         if self.log is not None:
             self.log.reopen()
-        if self._context is not None and self.options.tls is not None:
+        for context in (self._context, self.grpc_context):
+            if context is None or self.options.tls is None:
+                continue
             try:
-                self.options.tls.reload(self._context)
+                self.options.tls.reload(context)
             except UserError as error:  # the old ones go on
                 _log.error("%s", error)
+
+    def statistics(self, name: str | None, version: str | None) -> dict[str, Any]:
+        """What Triton's statistics extension tells of a model, or of all."""
+        return statistics(self.metrics.totals(name, version))
 
     def close(self) -> None:
         """Write what waits."""
@@ -187,8 +196,7 @@ class Operation:
         name, version = request.path_params.get("name"), request.path_params.get("version")
         if name is not None:
             self._service.model_ready(name, version)  # tells of a model that is not served
-        found = statistics(self.metrics.totals(name, version))
-        return Response(msgspec.json.encode(found), media_type=JSON)
+        return Response(msgspec.json.encode(self.statistics(name, version)), media_type=JSON)
 
 
 async def _allowed() -> Refusal | None:

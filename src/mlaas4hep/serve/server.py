@@ -6,6 +6,7 @@ answers.
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import signal
 import socket
@@ -15,10 +16,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import uvicorn
 
-from mlaas4hep.errors import ServerError
+from mlaas4hep.errors import MissingExtraError, ServerError
 from mlaas4hep.serve.asked import Hot
 from mlaas4hep.serve.asking import routes
 from mlaas4hep.serve.hooks import Hooks
@@ -27,6 +29,9 @@ from mlaas4hep.serve.http import create_app
 from mlaas4hep.serve.operation import Operation
 from mlaas4hep.serve.service import InferenceService
 from mlaas4hep.serve.sockets import bind, url_of
+
+if TYPE_CHECKING:
+    from mlaas4hep.serve.grpc import GrpcServer
 
 KEEP_ALIVE_S = 30
 SHUTDOWN_S = 10
@@ -41,6 +46,7 @@ def serve(
     on_ready: Callable[[], None],
     hooks: Hooks | None = None,
     operation: Operation | None = None,
+    grpc: socket.socket | None = None,
 ) -> None:
     """Answer until SIGTERM or SIGINT, then finish what was accepted and return.
 
@@ -56,6 +62,8 @@ def serve(
         Who looks at requests, and who may refuse them.
     operation
         Metrics, log, tokens and TLS, with hooks of its own instead.
+    grpc
+        From `bind`: where gRPC is answered, if anywhere; closed in the end.
     """
 
     def ready() -> None:
@@ -64,7 +72,7 @@ def serve(
         gc.freeze()
         on_ready()
 
-    server = _Server(service, ready, hooks or Hooks(), operation)
+    server = _Server(service, ready, hooks or Hooks(), operation, grpc=grpc)
 
     def stop(sign: int, frame: FrameType | None) -> None:
         server.should_exit = True
@@ -83,6 +91,8 @@ def serve(
         for sign, handler in before.items():
             signal.signal(sign, handler)
         listening.close()
+        if grpc is not None:
+            grpc.close()
 
 
 @contextmanager
@@ -93,10 +103,11 @@ def background(
     port: int = 0,
     hooks: Hooks | None = None,
     operation: Operation | None = None,
+    grpc: socket.socket | None = None,
 ) -> Iterator[str]:
     """Serve from a thread of this process while the context lasts; gives the URL."""
     listening, ready = bind(host, port), threading.Event()
-    server = _Server(service, ready.set, hooks or Hooks(), operation)
+    server = _Server(service, ready.set, hooks or Hooks(), operation, grpc=grpc)
     thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
     thread.start()
     try:
@@ -111,7 +122,13 @@ def background(
 
 class _Server(uvicorn.Server):
     def __init__(
-        self, service: InferenceService, on_ready: Callable[[], None], hooks: Hooks, operation: Operation | None
+        self,
+        service: InferenceService,
+        on_ready: Callable[[], None],
+        hooks: Hooks,
+        operation: Operation | None,
+        *,
+        grpc: socket.socket | None = None,
     ) -> None:
         operation = operation or Operation(service, hooks=hooks)
         hot = Hot(service, routes(), operation.hooks)
@@ -136,10 +153,21 @@ class _Server(uvicorn.Server):
         self._service = service
         self._drain_s = operation.options.drain_s
         self._ends_s: float | None = None
+        self._grpc = grpc
+        self._rpc = _rpc(service, operation) if grpc is not None else None
+        self._rpc_context = operation.grpc_context
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=sockets)
+        if self._rpc is not None and self._grpc is not None:
+            await self._rpc.start(self._grpc, tls=self._rpc_context)
         self._on_ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if self._rpc is None:
+            await super().shutdown(sockets=sockets)
+        else:
+            await asyncio.gather(self._rpc.stop(within_s=SHUTDOWN_S), super().shutdown(sockets=sockets))
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Say that this server is not ready any more, and end after a while; told a second time, end at once."""
@@ -153,3 +181,11 @@ class _Server(uvicorn.Server):
         if self._ends_s is not None and time.monotonic() >= self._ends_s:
             self.should_exit = True
         return await super().on_tick(counter)
+
+
+def _rpc(service: InferenceService, operation: Operation) -> GrpcServer:
+    try:
+        from mlaas4hep.serve.grpc import GrpcServer  # imports hpack and protobuf, which are asked for only here
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(str(error.name), "grpc", "gRPC (--no-grpc serves without)") from error
+    return GrpcServer(service, operation.hooks, statistics=operation.statistics)

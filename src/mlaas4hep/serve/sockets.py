@@ -11,7 +11,7 @@ import socket
 from mlaas4hep.errors import UserError
 
 
-def bind(host: str, port: int, *, shared: bool = False) -> socket.socket:
+def bind(host: str, port: int, *, shared: bool = False, option: str = "--port") -> socket.socket:
     """Take a port; 0 takes a free one.
 
     Parameters
@@ -20,6 +20,8 @@ def bind(host: str, port: int, *, shared: bool = False) -> socket.socket:
         Where to listen.
     shared
         Whether other sockets that are `joined` to it listen on it too, each in a process of its own.
+    option
+        By which another port is chosen, for messages.
 
     Raises
     ------
@@ -37,7 +39,7 @@ def bind(host: str, port: int, *, shared: bool = False) -> socket.socket:
         return _joined(taken) if shared else taken
     except (OSError, OverflowError) as error:
         taken.close()
-        raise UserError(_why(host, port, error)) from error
+        raise UserError(_why(host, port, error, option)) from error
 
 
 def join(taken: socket.socket) -> socket.socket:
@@ -68,9 +70,9 @@ def _joined(alone: socket.socket) -> socket.socket:
     return found
 
 
-def _why(host: str, port: int, error: OSError | OverflowError) -> str:
+def _why(host: str, port: int, error: OSError | OverflowError, option: str) -> str:
     if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
-        return f"port {port} of {host} is taken by another program; choose another with --port, or 0 for a free one"
+        return f"port {port} of {host} is taken by another program; choose another with {option}, or 0 for a free one"
     if isinstance(error, OSError) and error.errno == errno.EACCES:
-        return f"port {port} of {host} is not allowed to this user; choose one above 1023 with --port"
+        return f"port {port} of {host} is not allowed to this user; choose one above 1023 with {option}"
     return f"cannot listen on port {port} of {host}: {error}"
