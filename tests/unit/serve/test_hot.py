@@ -426,8 +426,8 @@ def test_an_orderly_end_answers_what_was_taken_also_behind_it_and_takes_no_more(
     running: list[Any] = []
 
     class Kept(server._Server):
-        def __init__(self, *arguments: Any) -> None:
-            super().__init__(*arguments)
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
             running.append(self)
 
     monkeypatch.setattr(server, "_Server", Kept)
