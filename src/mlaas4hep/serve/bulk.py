@@ -6,6 +6,7 @@ same event in JSON or a file. A null is missing in a floating column; a null lis
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping
 from typing import Any
 
@@ -40,7 +41,7 @@ def read_bulk(
     try:
         table = (_read_arrow if media_type == ARROW else _read_parquet)(body, max_instances)
         names = table.column_names
-    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError, struct.error) as error:
         raise RequestError(f"the body is not {media_type}: {error}") from error
     problems = [_unknown(name, types) for name in names if name not in types]
     problems += [
@@ -80,6 +81,7 @@ def encode_bulk(prediction: Prediction, media_type: str) -> bytes:
 def _read_arrow(body: bytes, max_instances: int) -> Any:
     import pyarrow
 
+    _check_size(0, _unpacked_bytes(body), max_instances)
     batches, rows, size = [], 0, 0
     with pyarrow.ipc.open_stream(pyarrow.py_buffer(body)) as reader:
         for batch in reader:
@@ -88,6 +90,49 @@ def _read_arrow(body: bytes, max_instances: int) -> Any:
             _check_size(rows, size, max_instances)
             batches.append(batch)
         return pyarrow.Table.from_batches(batches, schema=reader.schema)
+
+
+def _unpacked_bytes(body: bytes) -> int:
+    """Bytes that the compressed buffers of a stream announce, and Arrow makes room for before it unpacks them.
+
+    Arrow's reader has no bound, so its messages are looked at first (Message.fbs, Schema.fbs of its format): a buffer
+    of a compressed batch begins with its own length, -1 where it stayed as it is.
+    """
+    import pyarrow
+
+    found = 0
+    for message in pyarrow.ipc.MessageReader.open_stream(pyarrow.py_buffer(body)):
+        head, data = memoryview(message.metadata), message.body
+        batch = _field(head, _indirect(head, 0), 2)
+        if message.type == "dictionary batch" and batch:
+            batch = _field(head, _indirect(head, batch), 1)
+        if message.type not in ("record batch", "dictionary batch") or not batch:
+            continue
+        table = _indirect(head, batch)
+        buffers = _field(head, table, 2)
+        if not _field(head, table, 3) or not buffers:
+            continue
+        start = _indirect(head, buffers)
+        content = memoryview(data)
+        for number in range(*struct.unpack_from("<I", head, start)):
+            at, length = struct.unpack_from("<qq", head, start + 4 + 16 * number)
+            if length >= 8:
+                found += max(*struct.unpack_from("<q", content, at), 0)
+    return found
+
+
+def _indirect(head: memoryview, at: int) -> int:
+    """Where an offset of a flatbuffer leads."""
+    return at + int(struct.unpack_from("<I", head, at)[0])
+
+
+def _field(head: memoryview, table: int, number: int) -> int:
+    """Where a field of a table of a flatbuffer stands; 0 where it is left out."""
+    shape = table - int(struct.unpack_from("<i", head, table)[0])
+    (size,) = struct.unpack_from("<H", head, shape)
+    slot = 4 + 2 * number
+    (offset,) = struct.unpack_from("<H", head, shape + slot) if slot + 2 <= size else (0,)
+    return table + int(offset) if offset else 0
 
 
 def _read_parquet(body: bytes, max_instances: int) -> Any:

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from mlaas4hep.errors import RequestError
-from mlaas4hep.serve import asking
+from mlaas4hep.serve import asking, bulk
 from mlaas4hep.serve.asking import Refusal, read_predict
-from mlaas4hep.serve.bulk import ARROW, PARQUET
+from mlaas4hep.serve.bulk import ARROW, PARQUET, _unpacked_bytes
 from mlaas4hep.serve.repository import open_repository
 from mlaas4hep.serve.service import InferenceService, Limits
 from tests.small_bundle import as_instances, make_grown_events, write_small_bundle
@@ -100,6 +100,30 @@ def test_bytes_that_are_no_table_are_refused(service: InferenceService, media_ty
     for body in (b"", b"PAR1", good[:-9], good[:200], b"\xff" * 64, good.replace(b"MET_pt", b"MET\xffpt")):
         with pytest.raises(RequestError, match=f"the body is not {media_type}"):
             asked(service, body, media_type)
+
+
+@pytest.mark.parametrize("codec", ["lz4", "zstd"])
+def test_compressed_buffers_are_counted_before_they_are_unpacked(
+    service: InferenceService, codec: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def compressed(table: Any) -> bytes:
+        sink = io.BytesIO()
+        with pa.ipc.new_stream(sink, table.schema, options=pa.ipc.IpcWriteOptions(compression=codec)) as writer:
+            writer.write_table(table)
+        return sink.getvalue()
+
+    assert _unpacked_bytes(body_of(TABLE, ARROW)) == 0
+    small = pa.table({"x": pa.array(np.zeros(1000))})
+    assert 8000 <= _unpacked_bytes(compressed(small)) < 9000
+    plain, packed = (asked(service, body, ARROW) for body in (body_of(TABLE, ARROW), compressed(TABLE)))
+    assert all(plain.inputs[name].tobytes() == packed.inputs[name].tobytes() for name in plain.inputs)
+
+    bomb = compressed(pa.table({"x": pa.array(np.zeros(1 << 20))}))
+    assert len(bomb) < 100_000
+    monkeypatch.setattr(bulk, "MAX_EXPANDED_BYTES", 1 << 22)
+    monkeypatch.setattr(pa.ipc, "open_stream", None)  # nothing is to be unpacked
+    with pytest.raises(RequestError, match="this server takes 4194304"):
+        asked(service, bomb, ARROW)
 
 
 def test_without_pyarrow_the_answer_says_what_to_install(
