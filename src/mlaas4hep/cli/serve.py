@@ -29,6 +29,9 @@ Examples:
   curl localhost:8000/v1/models/tth:predict -H 'Content-Type: application/json' \\
        -d '{"instances": [{"PuppiMET_pt": 31.2, "Jet_pt": [88.1, 42.0]}]}'
   curl localhost:8000/metrics                    # for Prometheus
+  mlaas4hep serve models --uploads               # TFaaS's /upload brings models, /delete takes them away
+  curl localhost:8000/upload -F name=net -F model=@net.onnx
+  curl localhost:8000/json -d '{"values": [1.5, 0.2], "model": "net"}'   # a row, as TFaaS takes it
 """
 )
 @click.argument("path", type=click.Path(path_type=Path))
@@ -103,6 +106,20 @@ Examples:
     help="Models in memory; beyond it, the one that was not asked for longest is put to sleep. Means --lazy.",
 )
 @click.option("--max-loaded-mb", type=click.IntRange(1), help="The same, in megabytes of their graphs on disk.")
+@click.option(
+    "--uploads",
+    is_flag=True,
+    help="Who asks may bring models into PATH and delete them (TFaaS's routes); with --auth who may upload. Each is "
+    "converted behind walls, held against its framework, and served when that is done. PATH may be empty.",
+)
+@click.option("--upload-mb", default=512, show_default=True, type=click.IntRange(1), help="The largest upload.")
+@click.option(
+    "--base",
+    default="tfaas",
+    show_default=True,
+    metavar="NAME",
+    help="Prefix that TFaaS's routes are found under, too.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Say where and what is served as one JSON line.")
 def command(
     path: Path,
@@ -117,13 +134,14 @@ def command(
     """Serve the models under PATH: a bundle, one version of it, or a folder of bundles and plain ONNX entries.
 
     Open Inference Protocol v2 for tensors (/v2, for tritonclient and others), and events by column name (/v1, KServe's
-    form). Ctrl-C or SIGTERM finishes what was accepted, then stops. SIGHUP opens the access log anew and reads new
-    certificates. A model that cannot be served is logged and stops no other.
+    form), rows and uploads by TFaaS's routes. Ctrl-C or SIGTERM finishes what was accepted, then stops. SIGHUP opens
+    the access log anew and reads new certificates. A model that cannot be served is logged and stops no other.
     """
     from mlaas4hep.serve.sockets import bind, join
     from mlaas4hep.serve.workers import start_workers
 
     _check_tls(**options)
+    _check_uploads(path, workers, **options)
     if options["control"] and workers > 1:
         raise click.UsageError("--control reaches one process; with --workers use --poll-s, which reaches all")
     listening = bind(host, port, shared=workers > 1)
@@ -175,11 +193,12 @@ def _serve(path: Path, listening: Any, grpc: Any, worker: Worker | None, **optio
     most = options["max_loaded_mb"]
     bounds = Bounds(models=options["max_loaded"], bytes=most and most << 20)
     where = {"threads": options["threads"], "device": options["device"]}
-    models = open_repository(path, **where, lazy=options["lazy"], bounds=bounds)
+    models = open_repository(path, **where, lazy=options["lazy"], bounds=bounds, empty=options["uploads"])
     control = options["control"] or (options["auth"] is not None and worker is None)
     polling = models.watched(options["poll_s"]) if options["poll_s"] else nullcontext()
     limits = Limits(queue=QueueLimits(wait_s=options["queue_s"], max_wait_ms=options["max_wait_ms"]))
-    service = InferenceService(models, limits=limits, version=version("mlaas4hep"), control=control)
+    uploads = _uploads(models, options["upload_mb"] << 20) if options["uploads"] else None
+    service = InferenceService(models, limits=limits, version=version("mlaas4hep"), control=control, uploads=uploads)
     place = (worker.folder, worker.number) if worker else (None, 0)
     operation = Operation(service, asked, folder=place[0], worker=place[1])
     url = url_of(listening, scheme=operation.scheme)
@@ -206,6 +225,7 @@ def _options(
     access_log: str | None,
     cors: tuple[str, ...],
     drain_s: float,
+    base: str,
     **_: Any,
 ) -> Any:
     from mlaas4hep.auth.policy import read_policy
@@ -221,7 +241,42 @@ def _options(
         tls=tls,
         cors=cors,
         drain_s=drain_s,
+        base=base.strip("/"),
     )
+
+
+def _check_uploads(path: Path, workers: int, *, uploads: bool, poll_s: float | None, base: str, **_: Any) -> None:
+    if "/" in base.strip("/"):
+        raise click.UsageError(f"--base is one name, such as tfaas; found '{base}'")
+    if not uploads:
+        return
+    if workers > 1 and not poll_s:
+        raise click.UsageError(
+            "an upload reaches one process; with --workers add --poll-s, by which all find new models"
+        )
+    if not path.exists():
+        path.mkdir(parents=True)
+
+
+def _uploads(models: Any, limit_bytes: int) -> Any:
+    """Who takes models over the wire; the converter is handed in, since serving knows no framework."""
+    from mlaas4hep.convert.limits import Limits
+    from mlaas4hep.convert.upload import Upload, convert
+    from mlaas4hep.errors import BundleError
+    from mlaas4hep.serve.entries import is_entry
+    from mlaas4hep.serve.uploads import Received, Uploads
+
+    if is_entry(models.path):
+        raise BundleError(f"--uploads: asked for a folder of models, {models.path} is a model; serve what it lies in")
+    limits = Limits(upload_bytes=limit_bytes)
+
+    def take(received: Received) -> Any:
+        sent = Upload(received.model) if received.form is None else Upload.form(received.form, received.model)
+        return convert(sent, models.path, limits=limits)
+
+    uploads = Uploads(models, take, limit_bytes=limit_bytes)
+    uploads.clean()
+    return uploads
 
 
 def _check_tls(*, tls_cert: Path | None, tls_key: Path | None, tls_client_ca: Path | None, **_: Any) -> None:
@@ -248,6 +303,8 @@ def _ready(service: InferenceService, url: str, grpc: str | None, *, as_json: bo
     lines = [f"Serving on {url}{rpc}; stop with Ctrl-C.", *(f"  {name}" for name in names[:_SHOWN])]
     if len(names) > _SHOWN:
         lines.append(f"  and {len(names) - _SHOWN} more")
+    if not names:
+        return "\n".join([*lines, "No model yet. Bring one:", f"  curl {url}/upload -F name=net -F model=@net.onnx"])
     lines += ["", "Ask it:"]
     repository = service.repository
     asked = next((name for name in repository.loaded if repository.get(name).contract), None)

@@ -11,8 +11,9 @@ import importlib.util
 import math
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -61,6 +62,14 @@ class Refusal(Exception):
         return msgspec.json.encode({"error": self.text})
 
 
+class Asleep(Exception):
+    """Raised by a route that reads: the model that the body names has to be loaded first; then it is to read again."""
+
+    def __init__(self, load: Future[Any]) -> None:
+        self.load = load
+        super().__init__("the model is being loaded")
+
+
 @dataclass(frozen=True, slots=True)
 class Route:
     """A kind of question that may be answered without Starlette.
@@ -72,7 +81,8 @@ class Route:
     match
         The path to what it names, such as model and version; None where the path is another's. A pure function.
     read
-        Service, what `match` gave, headers and the whole body to a question. Errors it raises become statuses.
+        Service, what `match` gave, headers and the whole body to a question. Errors it raises become statuses, but for
+        `Asleep`.
     """
 
     name: str
@@ -186,10 +196,15 @@ async def answer(
     loop, began_s = asyncio.get_running_loop(), time.monotonic()
     if target and target[0]:
         await service.wake(target[0])
-    if is_long(headers, body):
-        question = await loop.run_in_executor(service.executor, route.read, service, target, headers, body)
-    else:
-        question = route.read(service, target, headers, body)
+    while True:
+        try:
+            if is_long(headers, body):
+                question = await loop.run_in_executor(service.executor, route.read, service, target, headers, body)
+            else:
+                question = route.read(service, target, headers, body)
+            break
+        except Asleep as asleep:
+            await asyncio.wrap_future(asleep.load)
     if on_question is not None:
         on_question(question)
     batcher = service.batcher(question.model)
@@ -236,6 +251,11 @@ def check_type(headers: Headers, known: tuple[str, ...]) -> None:
         if word not in known:
             hint = f"; asked for {' or '.join(known)} (curl -H 'Content-Type: {JSON}')"
             raise Refusal(415, f"content type '{word}' is not read here{hint}")
+    check_encoding(headers)
+
+
+def check_encoding(headers: Headers) -> None:
+    """Refuse a body that is packed."""
     encoding = headers.get(b"content-encoding", b"identity")
     if encoding != b"identity":
         word = encoding.decode("latin-1")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ from mlaas4hep.errors import BundleError, nearest
 
 LABELS_FILE = "labels.json"
 LATEST = "latest"
+# Folders of what is under way, beside the entries: they are hidden, so that none is taken for an entry.
+UPLOADED, CONVERTED, DELETED = ".upload-", ".convert-", ".delete-"
 
 # Where a folder holds no bundle: how far, how wide and how much is looked for one to name.
 MAX_DEPTH, MAX_LOOKED, MAX_HINTS = 3, 200, 3
@@ -62,9 +65,24 @@ class Entry:
         except FileNotFoundError:  # taken away while it was looked at
             return {}
 
+    def version_folder(self, version: str | None = None) -> Path | None:
+        """Of a version that is there, the newest where none is named."""
+        there = list(self.stamps())
+        found = version or (there[-1] if there else "")
+        return self.folder / found if found in there else None
+
     def size(self) -> int:
         """Bytes of all graphs."""
         return sum(size for _, files in self.stamps().values() for name, _, size, _ in files if "onnx" in name)
+
+    def delete(self) -> None:
+        """Take all of it off the disk, in one step for who looks at the folder."""
+        aside = Path(tempfile.mkdtemp(prefix=DELETED, dir=self.folder.parent))
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                self.folder.rename(aside / "entry")
+        finally:
+            shutil.rmtree(aside)
 
     def labels(self) -> dict[str, str]:
         """Versions by label, as they are kept in ``labels.json``.
@@ -173,6 +191,11 @@ def _bundles_below(path: Path) -> Iterator[Path]:
     for _ in range(MAX_DEPTH):
         level = [one for folder in level[:MAX_LOOKED] for one in sorted(folder.iterdir()) if one.is_dir()]
         yield from (folder for folder in level[:MAX_LOOKED] if (folder / CONFIG_FILE).exists() and versions_of(folder))
+
+
+def is_entry(path: Path) -> bool:
+    """Whether a folder is a model, or one version of it, and no folder of models."""
+    return _is_version(path) or bool(_versions(path))
 
 
 def _versions(folder: Path) -> list[Path]:

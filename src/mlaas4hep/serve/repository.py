@@ -20,9 +20,9 @@ from pathlib import Path
 from mlaas4hep.arguments import path_of, whole
 from mlaas4hep.errors import BundleError, MLaaSError, NotFoundError, nearest
 from mlaas4hep.graph.session import providers_of
-from mlaas4hep.serve.entries import LATEST, Stamp, check_folder, check_label, find_entries, nothing_in
+from mlaas4hep.serve.entries import LATEST, check_folder, check_label, find_entries, nothing_in
 from mlaas4hep.serve.model import ServedModel, load_model
-from mlaas4hep.serve.served import Bounds, IndexEntry, Kept, Served, bring, grouped, indexed, labels_of, no_version
+from mlaas4hep.serve.served import Bounds, IndexEntry, Kept, Served, bring, changed, grouped, indexed, no_version
 
 LOADING_THREADS = 2
 _log = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ class ModelRepository:
     ) -> None:
         self.bounds = bounds or Bounds()
         self.lazy = lazy or self.bounds != Bounds()
-        self._path, self._open = path, load
+        self.path, self._open = path, load
         self._served = grouped(models)
         self._kept: dict[str, Kept] = {}
         self._problems: dict[str, str] = {}
@@ -161,6 +161,15 @@ class ModelRepository:
         """
         return self._pool.submit(self._unload, name)
 
+    def folder(self, name: str, version: str | None = None) -> Path | None:
+        """Where a version lies on disk, the newest where none is named; None for models that are not there."""
+        kept = self._kept.get(name)
+        return None if kept is None else kept.entry.version_folder(version)
+
+    def remove(self, name: str) -> Future[None]:
+        """Delete an entry from the disk, all its versions; what was asked of it is answered. Errors as `unload`."""
+        return self._pool.submit(lambda: self._forget(name, self._find(name), delete=True))
+
     def label(self, name: str, label: str, version: str | None) -> None:
         """Set a label, or take it away (None), and keep it in ``labels.json`` beside the versions.
 
@@ -205,7 +214,7 @@ class ModelRepository:
             there = kept.entry.stamps()
             if not there:
                 self._forget(name, kept)
-            elif kept.wanted and self._changed(kept, there):
+            elif kept.wanted and changed(kept, self._served.get(name), there, lazy=self.lazy):
                 self._quietly(name, kept)
 
     @contextmanager
@@ -261,9 +270,9 @@ class ModelRepository:
 
     def _scan(self) -> None:
         """Note entries that are new in the folder."""
-        if self._path is None:
+        if self.path is None:
             return
-        entries, self._problems = find_entries(self._path)
+        entries, self._problems = find_entries(self.path)
         for entry in entries:
             self._kept.setdefault(entry.name, Kept(entry))
 
@@ -321,21 +330,12 @@ class ModelRepository:
         kept.stamps, kept.broken = {}, {}
         self._switch(kept.entry.name, None)
 
-    def _forget(self, name: str, kept: Kept) -> None:
+    def _forget(self, name: str, kept: Kept, *, delete: bool = False) -> None:
         with kept.lock:
+            if delete:
+                kept.entry.delete()
             self._drop(kept)
             self._kept.pop(name, None)
-
-    def _changed(self, kept: Kept, there: dict[str, Stamp]) -> bool:
-        """Whether a load would find something else than the last one did."""
-        if self.lazy and kept.entry.name not in self._served:
-            seen = {version: stamp for version, (stamp, _) in kept.broken.items()}
-            if kept.broken and seen != there:
-                kept.broken = {}
-            return False
-        served = self._served.get(kept.entry.name)
-        tried = {**kept.stamps, **{one: stamp for one, (stamp, _) in kept.broken.items() if stamp is not None}}
-        return tried != there or (served is not None and labels_of(kept) != served.labels)
 
     def _quietly(self, name: str, kept: Kept) -> None:
         try:
@@ -348,22 +348,22 @@ class ModelRepository:
 
     def _make_room(self, name: str) -> None:
         """Put those to sleep that were not asked for longest, but not the one that was just loaded."""
-        while (kept := self._too_much(name)) is not None:
+        while (kept := self.bounds.first_to_go(self._awake(), but=name)) is not None:
             with kept.lock:
                 self._drop(kept)
 
-    def _too_much(self, name: str) -> Kept | None:
-        if self.bounds == Bounds():
-            return None
-        awake = [kept for one, kept in list(self._kept.items()) if one in self._served]
-        others = [kept for kept in awake if kept.entry.name != name]
-        over = self.bounds.models is not None and len(awake) > self.bounds.models
-        over |= self.bounds.bytes is not None and sum(kept.size for kept in awake) > self.bounds.bytes
-        return min(others, key=lambda one: one.used) if over and others else None
+    def _awake(self) -> list[Kept]:
+        return [kept for one, kept in list(self._kept.items()) if one in self._served]
 
 
 def open_repository(
-    path: Path | str, *, threads: int = 1, device: str = "cpu", lazy: bool = False, bounds: Bounds | None = None
+    path: Path | str,
+    *,
+    threads: int = 1,
+    device: str = "cpu",
+    lazy: bool = False,
+    bounds: Bounds | None = None,
+    empty: bool = False,
 ) -> ModelRepository:
     """Verify and load all models under a path.
 
@@ -378,6 +378,8 @@ def open_repository(
         Where graphs run; see `mlaas4hep.graph.session.Session`.
     lazy, bounds
         Load when asked, and how much at a time; a bound makes it lazy.
+    empty
+        Whether there may be nothing to serve yet.
 
     Raises
     ------
@@ -391,7 +393,7 @@ def open_repository(
     load = partial(load_model, threads=threads, device=device)
     repository = ModelRepository(path=place, load=load, lazy=lazy, bounds=bounds)
     repository.refresh()
-    if not repository.names:
+    if not repository.names and not empty:
         problems = list(repository.problems.values())
         raise BundleError("\n".join(problems)) if problems else nothing_in(place)
     return repository

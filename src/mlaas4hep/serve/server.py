@@ -29,6 +29,7 @@ from mlaas4hep.serve.http import create_app
 from mlaas4hep.serve.operation import Operation
 from mlaas4hep.serve.service import InferenceService
 from mlaas4hep.serve.sockets import bind, url_of
+from mlaas4hep.serve.tfaas_row import row_routes
 
 if TYPE_CHECKING:
     from mlaas4hep.serve.grpc import GrpcServer
@@ -131,9 +132,10 @@ class _Server(uvicorn.Server):
         grpc: socket.socket | None = None,
     ) -> None:
         operation = operation or Operation(service, hooks=hooks)
-        hot = Hot(service, routes(), operation.hooks)
+        base = operation.options.base
+        hot = Hot(service, (*routes(), *row_routes(base)), operation.hooks)
         config = uvicorn.Config(
-            operation.around(create_app(service, operation.hooks, operation.routes())),
+            operation.around(create_app(service, operation.hooks, operation.routes(), base=base)),
             http=partial(HotProtocol, hot=hot),  # type: ignore[arg-type]
             loop="uvloop",
             ws="none",

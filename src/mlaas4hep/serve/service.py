@@ -33,6 +33,7 @@ from mlaas4hep.serve.protocol import (
 )
 from mlaas4hep.serve.repository import ModelRepository
 from mlaas4hep.serve.served import IndexEntry
+from mlaas4hep.serve.uploads import Uploads
 from mlaas4hep.spec.columns import Columns
 from mlaas4hep.spec.contract import ModelSpec
 
@@ -125,13 +126,28 @@ class InferenceService:
         Version of this program, given in the server's metadata.
     control
         Whether whoever can ask may load and unload models.
+    uploads
+        Who takes new models; None takes none.
+
+    Attributes
+    ----------
+    default_model
+        Who is asked where a question may name nobody, and does not.
     """
 
     def __init__(
-        self, repository: ModelRepository, *, limits: Limits | None = None, version: str = "0", control: bool = False
+        self,
+        repository: ModelRepository,
+        *,
+        limits: Limits | None = None,
+        version: str = "0",
+        control: bool = False,
+        uploads: Uploads | None = None,
     ) -> None:
         self.repository = repository
         self.control = control
+        self.uploads = uploads
+        self.default_model = ""
         self.limits = limits or Limits()
         self._version = version
         self.draining = False  # told to end: what comes is answered, but no more should come
@@ -149,8 +165,8 @@ class InferenceService:
         return True
 
     def ready(self) -> bool:
-        """Whether questions should come here: models are loaded before the service exists, and it is not to end."""
-        return bool(self.repository.names) and not self.draining
+        """Whether questions should come here: there are models, or may be some soon, and it is not to end."""
+        return (bool(self.repository.names) or self.uploads is not None) and not self.draining
 
     def model_ready(self, name: str, version: str | None = None) -> bool:
         """Whether a model can be asked; raises `NotFoundError` where it is not served. One that sleeps is."""
