@@ -39,6 +39,8 @@ $(VENV)-tensorflow/.made: $(VENV)/.full
 	grep -v '^h5py==' constraints.txt > $(VENV)-tensorflow/constraints.txt
 	$(VENV)-tensorflow/bin/python -m pip install --quiet --disable-pip-version-check \
 	  --constraint $(VENV)-tensorflow/constraints.txt tensorflow-cpu==2.21.0 tf2onnx==1.17.0
+	@# Keras 2, by which the original stored its models; it asks for TensorFlow under its other name.
+	$(VENV)-tensorflow/bin/python -m pip install --quiet --disable-pip-version-check --no-deps tf_keras==2.21.0
 	echo "import site; site.addsitedir('$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')')" \
 	  > "$$($(VENV)-tensorflow/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/rest.pth"
 	@touch $@
