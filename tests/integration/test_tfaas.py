@@ -9,7 +9,8 @@ import shutil
 import subprocess
 import sys
 import tarfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ import pytest
 from mlaas4hep.convert.runtime import Graph
 from tests.attacks import graph_def, node_def, pickles, saved_model, small_network, tar_member, tarred, zipped
 from tests.contracts.test_keras_frameworks import tensorflows_python
+from tests.integration.test_convert_attacks import squares
 
 pytestmark = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 ROW = [0.5, -1.25, 2.0, 3e-3]
@@ -160,6 +162,38 @@ def test_what_is_too_large_is_refused_before_it_is_received(tmp_path: Path) -> N
         chunked = ("-H", "Transfer-Encoding: chunked", "--data-binary", "@large")
         assert curl(tmp_path, *chunked, f"{url}/upload")[0] == 413
         assert list((tmp_path / "models").iterdir()) == []
+
+
+def at_work(process: int) -> list[int]:
+    """Children of a process that have computed for a while, so that their walls stand."""
+    tasks = Path(f"/proc/{process}/task").iterdir()
+    children = [int(one) for task in tasks for one in (task / "children").read_text().split()]
+    return [one for one in children if int(Path(f"/proc/{one}/stat").read_text().split()[13]) > 40]
+
+
+def has_ended(process: int) -> bool:
+    stat = Path(f"/proc/{process}/stat")
+    return not stat.exists() or stat.read_text().split()[2] in "ZX"
+
+
+def wait_for(found: Callable[[], Any]) -> Any:
+    for _ in range(300):
+        if result := found():
+            return result
+        time.sleep(0.1)
+    raise AssertionError("nothing happened for 30 s")
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="looks at /proc")
+def test_a_conversion_does_not_outlive_a_server_that_is_killed(tmp_path: Path) -> None:
+    (tmp_path / "endless").write_bytes(squares(3000, 400))
+    with serving(tmp_path) as (process, url):
+        words = ["curl", "-s", "-F", "name=x", "-F", "model=@endless", f"{url}/upload"]
+        asking = subprocess.Popen(words, cwd=tmp_path)
+        children = wait_for(lambda: at_work(process.pid))
+        process.kill()
+        asking.wait(timeout=30)
+    assert wait_for(lambda: all(has_ended(one) for one in children))
 
 
 @pytest.mark.parametrize(
