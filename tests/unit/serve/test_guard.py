@@ -120,6 +120,9 @@ def test_each_kind_of_question_asks_for_its_scope(models: Path, issuer: Issuer) 
         assert "needs compute.read" in answer["error"]
         expected = 'Bearer realm="mlaas4hep", error="insufficient_scope", scope="compute.read"'
         assert headers["www-authenticate"] == expected
+        for method, path in [("POST", "/upload"), ("DELETE", "/delete/tth"), ("GET", "/data?model=tth")]:
+            assert ask(url, method, path, good)[0] == 403
+        assert ask(url, "POST", "/tfaas/json", good)[0] == 400  # asked, with a body that is no row
         status, answer, headers = ask(url, "POST", PREDICT, bearer(issuer, exp=1))
         assert status == 401
         assert 'error="invalid_token", error_description="the token has expired' in headers["www-authenticate"]

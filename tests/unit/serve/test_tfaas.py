@@ -5,6 +5,8 @@ from __future__ import annotations
 import http.client
 import json
 import logging
+import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,14 +15,17 @@ from urllib.parse import urlsplit
 import numpy as np
 import onnx
 import pytest
+from onnx import TensorProto, helper
 
 from mlaas4hep.bundle import Bundle
-from mlaas4hep.errors import UploadError
+from mlaas4hep.errors import RequestError, UploadError
 from mlaas4hep.serve.messages import Messages
+from mlaas4hep.serve.model import ServedModel
 from mlaas4hep.serve.operation import Operation, Options
 from mlaas4hep.serve.repository import open_repository
 from mlaas4hep.serve.server import background
 from mlaas4hep.serve.service import InferenceService
+from mlaas4hep.serve.tfaas_row import _Layout
 from mlaas4hep.serve.uploads import MAX_UPLOADS, Received, Stored, Uploads
 from mlaas4hep.spec.scaling import flatten
 from tests.attacks import small_network
@@ -128,11 +133,57 @@ def test_a_graph_without_names_takes_values_in_their_order_and_its_keys_are_let_
     ],
 )
 def test_a_row_that_does_not_fit_says_why(row: Any, status: int, words: str, url: str, bundle: Bundle) -> None:
-    import re
-
     for path in ("/json", "/json?x=1"):
         found, answer, _ = ask(url, "POST", path, row)
         assert (found, bool(re.search(words, answer["error"]))) == (status, True), answer
+
+
+def layout_of(folder: Path, kind: int, shape: list[int | str], *, max_batch_size: int = 8) -> _Layout:
+    """Of a plain graph that gives what it takes."""
+    ends = [helper.make_tensor_value_info(name, kind, shape) for name in "xy"]
+    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "g", ends[:1], ends[1:])
+    (folder / "1").mkdir()
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), folder / "1/model.onnx"
+    )
+    (folder / "config.pbtxt").write_text(f"max_batch_size: {max_batch_size}")
+    return _Layout(ServedModel.plain(folder / "1"), ())
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape", "batch", "found"),
+    [
+        (TensorProto.INT64, ["n", 2], 8, np.array([[1, 2]], np.int64)),
+        (TensorProto.DOUBLE, ["n", 2, 1], 8, np.array([[[1], [2]]], np.float64)),
+        (TensorProto.FLOAT, ["n", "m"], 0, np.array([[1, 2]], np.float32)),
+        (TensorProto.FLOAT, ["n", 1, "m"], 8, np.array([[[1, 2]]], np.float32)),
+        (TensorProto.UINT8, [2], 0, np.array([1, 2], np.uint8)),
+    ],
+)
+def test_values_become_one_row_of_whatever_a_graph_takes(
+    kind: int, shape: list[int | str], batch: int, found: np.ndarray[Any, Any], tmp_path: Path
+) -> None:
+    layout = layout_of(tmp_path, kind, shape, max_batch_size=batch)
+    tensor = layout.tensors([1.0, 2.0], ())["x"]
+    assert (tensor.dtype, tensor.tolist()) == (found.dtype, found.tolist())
+    assert layout.scores({"y": tensor}).tolist() == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape", "values", "words"),
+    [
+        (TensorProto.INT64, ["n", 2], [1.5, 2.0], "INT64 holds integers"),
+        (TensorProto.INT64, ["n", 2], [None, 2.0], "INT64 holds integers"),
+        (TensorProto.BOOL, ["n", 2], [1.0, 2.0], "takes BOOL, a row holds numbers"),
+        (TensorProto.FLOAT, ["n", 2, "m"], [1.0, 2.0, 3.0], r"a row of shape \[1, 2, -1\], found 3"),
+        (TensorProto.FLOAT, ["n", "m", "k"], [1.0], r"a row of shape \[1, -1, -1\]"),
+    ],
+)
+def test_values_that_a_graph_does_not_take_are_told(
+    kind: int, shape: list[int | str], values: list[Any], words: str, tmp_path: Path
+) -> None:
+    with pytest.raises(RequestError, match=words):
+        layout_of(tmp_path, kind, shape).tensors(values, ())
 
 
 def test_a_row_of_protobuf_has_the_same_scores_with_their_labels(url: str, bundle: Bundle) -> None:
@@ -230,6 +281,10 @@ def taking(tmp_path: Path) -> Iterator[tuple[str, Uploads, list[Received]]]:
         if b"bad" in one.model.read_bytes():
             raise UploadError("the upload holds\nsomething bad")
         name = (one.form or {}).get("name", b"net").decode()
+        if b"broken" in one.model.read_bytes():
+            (tmp_path / name / "2").mkdir(parents=True)
+            (tmp_path / name / "2" / "model.onnx").write_bytes(b"no graph")
+            return Converted(name, "2")
         write_net(tmp_path, name)
         return Converted(name, "1")
 
@@ -312,6 +367,19 @@ def test_an_upload_that_is_not_taken_is_told_logged_and_leaves_nothing(
     assert status == 403 or (len(told) == 1 and words in told[0] and "\n" not in told[0])
 
 
+def test_what_was_converted_and_cannot_be_served_is_taken_back(
+    taking: tuple[str, Uploads, list[Received]], tmp_path: Path
+) -> None:
+    url = taking[0]
+    status, answer, _ = ask(url, "POST", "/upload", b"broken")
+    assert (status, "was converted, but it cannot be served" in answer["error"]) == (422, True)
+    assert list(tmp_path.iterdir()) == []
+    assert ask(url, "POST", "/upload", b"good")[0] == 200
+    assert ask(url, "POST", "/upload", b"broken")[0] == 422
+    assert sorted(one.name for one in (tmp_path / "net").iterdir()) == ["1", "config.pbtxt"]
+    assert ask(url, "POST", "/json", {"values": [1, 2, 3, 4]})[0] == 200
+
+
 def test_a_few_uploads_wait_and_more_are_asked_to_come_back(taking: tuple[str, Uploads, list[Received]]) -> None:
     url, uploads, _ = taking
     uploads._under_way = MAX_UPLOADS
@@ -320,8 +388,6 @@ def test_a_few_uploads_wait_and_more_are_asked_to_come_back(taking: tuple[str, U
 
 
 def test_what_a_killed_process_left_is_cleaned_away_when_it_is_old(tmp_path: Path) -> None:
-    import os
-
     for name in (".upload-old", ".convert-old", ".delete-new", "model-old"):
         (tmp_path / name).mkdir()
         if name.endswith("old"):
