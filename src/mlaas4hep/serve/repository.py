@@ -348,7 +348,7 @@ class ModelRepository:
 
     def _make_room(self, name: str) -> None:
         """Put those to sleep that were not asked for longest, but not the one that was just loaded."""
-        while (kept := self.bounds.first_to_go(self._awake(), but=name)) is not None:
+        while (kept := self.bounds.first_to_go(self._awake(), but={name})) is not None:
             with kept.lock:
                 self._drop(kept)
 

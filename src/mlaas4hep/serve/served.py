@@ -46,9 +46,9 @@ class Bounds(msgspec.Struct, frozen=True):
     models: int | None = None
     bytes: int | None = None
 
-    def first_to_go(self, awake: list[Kept], *, but: str) -> Kept | None:
-        """Where too much is loaded, the one that was not asked for longest; never the one that is named."""
-        others = [kept for kept in awake if kept.entry.name != but]
+    def first_to_go(self, awake: list[Kept], *, but: Container[str]) -> Kept | None:
+        """Where too much is loaded, the one that was not asked for longest; never those that are named."""
+        others = [kept for kept in awake if kept.entry.name not in but]
         over = self.models is not None and len(awake) > self.models
         over |= self.bytes is not None and sum(kept.size for kept in awake) > self.bytes
         return min(others, key=lambda one: one.used) if over and others else None
