@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import http.client
+import io
 import json
 import logging
 import os
 import re
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -199,6 +201,50 @@ def test_a_row_of_protobuf_has_the_same_scores_with_their_labels(url: str, bundl
         assert [one.label for one in found.prediction] == ["cat", "dog"]
     status, answer, _ = ask(url, "POST", "/proto", b"\xff\xff")
     assert (status, "no message Row of TFaaS" in answer["error"]) == (400, True)
+
+
+def write_image_entry(folder: Path, name: str, found: str) -> None:
+    """A plain graph from gray pictures of 2 x 3 to the sums of their columns, as an upload to TFaaS would be."""
+    (folder / name / "1").mkdir(parents=True)
+    ends = [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 2, 3, 1])]
+    ends += [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 3])]
+    axes = helper.make_tensor("axes", TensorProto.INT64, [2], [1, 3])
+    graph = helper.make_graph(
+        [helper.make_node("ReduceSum", ["x", "axes"], ["y"], keepdims=0)], "g", ends[:1], ends[1:], [axes]
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.save(model, folder / name / "1" / "model.onnx")
+    (folder / name / "config.pbtxt").write_text("max_batch_size: 8")
+    (folder / name / "1" / "params.json").write_text(json.dumps({"name": name, "img_channels": 1}))
+    told = {"found": found, "labels": ["left", "middle", "right"]}
+    (folder / name / "1" / "conversion.json").write_text(json.dumps(told))
+
+
+def test_a_picture_is_answered_as_tfaas_does(tmp_path: Path) -> None:
+    if find_spec("mlaas4hep.serve.images") is None:
+        pytest.skip("pictures are not decoded here yet")
+    from PIL import Image
+
+    picture = io.BytesIO()
+    Image.fromarray(np.array([[1, 200, 3], [4, 5, 60]], np.uint8)).save(picture, "PNG")
+    write_image_entry(tmp_path, "saved", "a TensorFlow SavedModel")
+    write_image_entry(tmp_path, "frozen", "a frozen TensorFlow graph")
+
+    def shown(url: str, path: str, model: str, data: bytes) -> tuple[int, Any]:
+        head = 'Content-Disposition: form-data; name="%s"; filename="/tmp/a.png"\r\n\r\n'
+        body = f"--b\r\n{head % 'image'}".encode() + data
+        body += f'\r\n--b\r\nContent-Disposition: form-data; name="model"\r\n\r\n{model}\r\n--b--'.encode()
+        return ask(url, "POST", path, body, {"Content-Type": "multipart/form-data; boundary=b"})[:2]
+
+    with background(InferenceService(open_repository(tmp_path, lazy=True))) as url:
+        assert shown(url, "/image", "saved", picture.getvalue()) == (200, [5, 205, 63])
+        likeliest = [("middle", 205), ("right", 63), ("left", 5)]
+        labels = [{"label": label, "probability": value} for label, value in likeliest]
+        answer = {"filename": "a.png", "labels": labels}
+        assert shown(url, "/tfaas/predict/image", "frozen", picture.getvalue()) == (200, answer)
+        assert shown(url, "/image", "saved", b"\x89PNG broken")[0] == 400
+        assert shown(url, "/image", "saved", b"")[0] == 400
+        assert shown(url, "/image", "other", picture.getvalue())[0] == 404
 
 
 def test_models_are_listed_and_described_in_the_words_of_tfaas(url: str, models: Path, bundle: Bundle) -> None:
