@@ -14,7 +14,18 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from mlaas4hep.errors import MLaaSError
-from mlaas4hep.serve.asking import Asleep, Headers, Refusal, Reply, Route, deadline_of, is_long, is_wide, refusal_of
+from mlaas4hep.serve.asking import (
+    Asleep,
+    Headers,
+    Refusal,
+    Reply,
+    Route,
+    deadline_of,
+    is_long,
+    is_wide,
+    read_awake,
+    refusal_of,
+)
 from mlaas4hep.serve.batcher import Outcome, Ticket
 from mlaas4hep.serve.bounded import answer_bytes
 from mlaas4hep.serve.hooks import Hooks, Seen
@@ -125,14 +136,15 @@ class Asked:
     def _read(self) -> None:
         parts = self.parts
         body = parts[0] if len(parts) == 1 else b"".join(parts)
-        self.parts = [body]  # it is read once more where its model has to be loaded first
+        self.parts = []
         service = self.protocol.hot.service
         if is_long(self.headers, body):
-            self._in_thread(lambda: self.route.read(service, self.target, self.headers, body), self._submit)
+            self._in_thread(lambda: read_awake(self.route, service, self.target, self.headers, body), self._submit)
             return
         try:
             question = self.route.read(service, self.target, self.headers, body)
-        except Asleep as asleep:
+        except Asleep as asleep:  # it is read once more then
+            self.parts = [body]
             self._wait(asleep.load)
             return
         except Exception as error:
@@ -142,14 +154,13 @@ class Asked:
 
     def refuse(self, error: BaseException) -> None:
         """Answer with a status and a text."""
-        self.parts = []
         if not isinstance(error, MLaaSError | Refusal):
             _log.error("%s failed", self.path, exc_info=error)
         refusal = refusal_of(error)
         self._settle(refusal.status, Reply(refusal.body, headers=tuple(refusal.headers.items())))
 
     def _submit(self, question: Question[Reply]) -> None:
-        self.question, self.parts = question, []
+        self.question = question
         try:
             deadline = deadline_of(question, self.headers, self.began_s)
         except MLaaSError as error:
@@ -211,8 +222,6 @@ class Asked:
         def run() -> None:
             try:
                 found = work()
-            except Asleep as asleep:
-                self._wait(asleep.load)
             except Exception as error:
                 loop.call_soon_threadsafe(self.refuse, error)
             else:

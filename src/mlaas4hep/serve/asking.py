@@ -196,15 +196,15 @@ async def answer(
     loop, began_s = asyncio.get_running_loop(), time.monotonic()
     if target and target[0]:
         await service.wake(target[0])
-    while True:
-        try:
-            if is_long(headers, body):
-                question = await loop.run_in_executor(service.executor, route.read, service, target, headers, body)
-            else:
+    if is_long(headers, body):
+        question = await loop.run_in_executor(service.executor, read_awake, route, service, target, headers, body)
+    else:
+        while True:
+            try:
                 question = route.read(service, target, headers, body)
-            break
-        except Asleep as asleep:
-            await asyncio.wrap_future(asleep.load)
+                break
+            except Asleep as asleep:
+                await asyncio.wrap_future(asleep.load)
     if on_question is not None:
         on_question(question)
     batcher = service.batcher(question.model)
@@ -213,6 +213,17 @@ async def answer(
     if is_wide(outputs):
         return await loop.run_in_executor(service.executor, question.finish, outputs)
     return question.finish(outputs)
+
+
+def read_awake(
+    route: Route, service: InferenceService, target: tuple[str | None, ...], headers: Headers, body: bytes
+) -> Question[Reply]:
+    """As ``route.read``, in a thread that may wait for a model to be loaded."""
+    while True:
+        try:
+            return route.read(service, target, headers, body)
+        except Asleep as asleep:
+            asleep.load.result()
 
 
 def is_long(headers: Headers, body: bytes) -> bool:

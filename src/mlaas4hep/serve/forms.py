@@ -49,8 +49,10 @@ class Form:
 
 async def whole_body(request: Request, limit: int) -> bytes:
     """The whole body; `Refusal` with 413 where it is larger than the limit."""
-    parts = [part async for part in bounded(request, limit)]
-    return parts[0] if len(parts) == 1 else b"".join(parts)
+    body = bytearray()  # of pieces as small as anyone likes
+    async for part in bounded(request, limit):
+        body += part
+    return bytes(body)
 
 
 async def bounded(request: Request, limit: int) -> AsyncIterator[bytes]:
@@ -115,16 +117,14 @@ async def read_form(request: Request, limit: int, *, on_disk: Mapping[str, Path]
 
 async def _gathered(parts: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     """The same bytes in larger pieces."""
-    held: list[bytes] = []
-    size = 0
+    held = bytearray()
     async for part in parts:
-        held.append(part)
-        size += len(part)
-        if size >= _PIECE:
-            yield b"".join(held)
-            held, size = [], 0
+        held += part
+        if len(held) >= _PIECE:
+            yield bytes(held)
+            held.clear()
     if held:
-        yield b"".join(held)
+        yield bytes(held)
 
 
 def _pairs(body: bytes) -> Form:

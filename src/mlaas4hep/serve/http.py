@@ -25,9 +25,8 @@ from starlette.routing import Route as Path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mlaas4hep.errors import MLaaSError, nearest
-from mlaas4hep.serve.asking import JSON, Refusal, Route, answer, refusal_of, routes
+from mlaas4hep.serve.asking import JSON, Refusal, Route, answer, refusal_of, routes, too_large
 from mlaas4hep.serve.control import control_routes
-from mlaas4hep.serve.forms import whole_body
 from mlaas4hep.serve.hooks import Hooks, Seen
 from mlaas4hep.serve.service import InferenceService, Question
 from mlaas4hep.serve.tfaas import tfaas_routes
@@ -188,7 +187,7 @@ class _Endpoints:
         await self.service.wake(name)
         self.service.repository.get(name, version)  # before a large body is taken in
         headers = dict(request.headers.raw)
-        body = await whole_body(request, self.service.limits.max_body_bytes)
+        body = await self._body(request)
         request.scope["mlaas4hep.route"] = route.name
 
         def on_question(question: Question[Any]) -> None:
@@ -196,6 +195,19 @@ class _Endpoints:
 
         reply = await answer(self.service, route, (name, version), headers, body, on_question=on_question)
         return Response(reply.body, media_type=reply.media_type, headers=dict(reply.headers))
+
+    async def _body(self, request: Request) -> bytes:
+        """The whole body, not larger than the limit."""
+        limit = self.service.limits.max_body_bytes
+        if int(request.headers.get("content-length") or 0) > limit:
+            raise too_large(limit)
+        parts, size = [], 0
+        async for part in request.stream():
+            size += len(part)
+            if size > limit:
+                raise too_large(limit)
+            parts.append(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 async def _only_post(request: Request) -> Response:

@@ -1,18 +1,28 @@
-"""Messages of the Open Inference Protocol over gRPC, and those of Triton's extensions: statistics, repository."""
+"""Messages of the Open Inference Protocol over gRPC, with those of Triton's extensions for statistics and repositories.
+
+The classes are made at run time from the table below, which says names, types and, by their order, numbers: generated
+code would bind itself to one version of protobuf. Invariant: they live in a pool of their own, so that another copy of
+the protocol in the same process, such as tritonclient's, does not disturb.
+"""
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
-from mlaas4hep.serve.messages import Messages
-
 SERVICE = "inference.GRPCInferenceService"
+_PACKAGE = "inference"
 
+# Fields are numbered from 1. ``*`` is a list, ``{}`` a map from texts, ``|`` a member of the message's only oneof.
 _MESSAGES = {
     "ServerLiveRequest": "",
     "ServerLiveResponse": "live:bool",
     "ServerReadyRequest": "",
     "ServerReadyResponse": "ready:bool",
+    # Of TFaaS, on HTTP; its Hits and DataFrame were never read by it.
+    "Row": "key:*string value:*float model:string",
+    "Class": "label:string probability:float",
+    "Predictions": "prediction:*Class",
     "ModelReadyRequest": "name:string version:string",
     "ModelReadyResponse": "ready:bool",
     "ServerMetadataRequest": "",
@@ -50,9 +60,55 @@ _MESSAGES = {
     "RepositoryModelUnloadRequest": "repository_name:string model_name:string parameters:{}ModelRepositoryParameter",
     "RepositoryModelUnloadResponse": "",
 }
-_messages = Messages("inference", _MESSAGES)
 
 
+@cache
 def message(name: str) -> Any:
     """The class of a message, for example ``ModelInferRequest``. Raises KeyError."""
-    return _messages.of(name)
+    from google.protobuf import message_factory
+
+    return message_factory.GetMessageClass(_pool().FindMessageTypeByName(f"{_PACKAGE}.{name}"))
+
+
+@cache
+def _pool() -> Any:
+    from google.protobuf import descriptor_pb2, descriptor_pool
+
+    file = descriptor_pb2.FileDescriptorProto(name="mlaas4hep/oip.proto", syntax="proto3", package=_PACKAGE)
+    for name, fields in _MESSAGES.items():
+        one = file.message_type.add(name=name)
+        for number, field in enumerate(fields.split(), start=1):
+            field_name, kind = field.split(":")
+            _add(one, field_name, kind, number)
+    pool = descriptor_pool.DescriptorPool()
+    pool.AddSerializedFile(file.SerializeToString())
+    return pool
+
+
+def _add(holder: Any, name: str, kind: str, number: int) -> None:
+    field = holder.field.add(name=name, number=number, label=_label(repeated=kind[0] in "*{"))
+    if kind[0] == "|":
+        if not holder.oneof_decl:
+            holder.oneof_decl.add(name="parameter_choice")
+        field.oneof_index = 0
+    if kind[:2] == "{}":
+        # On the wire a map is a list of messages with a key and a value.
+        entry = holder.nested_type.add(name=name.title().replace("_", "") + "Entry")
+        entry.options.map_entry = True
+        _add(entry, "key", "string", 1)
+        _add(entry, "value", kind[2:], 2)
+        kind = f"{holder.name}.{entry.name}"
+    _set_type(field, kind.lstrip("*|"))
+
+
+def _set_type(field: Any, kind: str) -> None:
+    if kind[0].islower():
+        field.type = field.Type.Value(f"TYPE_{kind.upper()}")
+    else:
+        field.type, field.type_name = field.TYPE_MESSAGE, f".{_PACKAGE}.{kind}"
+
+
+def _label(*, repeated: bool) -> Any:
+    from google.protobuf.descriptor_pb2 import FieldDescriptorProto
+
+    return FieldDescriptorProto.LABEL_REPEATED if repeated else FieldDescriptorProto.LABEL_OPTIONAL

@@ -20,9 +20,9 @@ from pathlib import Path
 from mlaas4hep.arguments import path_of, whole
 from mlaas4hep.errors import BundleError, MLaaSError, NotFoundError, nearest
 from mlaas4hep.graph.session import providers_of
-from mlaas4hep.serve.entries import LATEST, check_folder, check_label, find_entries, nothing_in
+from mlaas4hep.serve.entries import LATEST, Stamp, check_folder, check_label, find_entries, nothing_in
 from mlaas4hep.serve.model import ServedModel, load_model
-from mlaas4hep.serve.served import Bounds, IndexEntry, Kept, Served, bring, changed, grouped, indexed, no_version
+from mlaas4hep.serve.served import Bounds, IndexEntry, Kept, Served, bring, grouped, indexed, labels_of, no_version
 
 LOADING_THREADS = 2
 _log = logging.getLogger(__name__)
@@ -214,7 +214,7 @@ class ModelRepository:
             there = kept.entry.stamps()
             if not there:
                 self._forget(name, kept)
-            elif kept.wanted and changed(kept, self._served.get(name), there, lazy=self.lazy):
+            elif kept.wanted and self._changed(kept, there):
                 self._quietly(name, kept)
 
     @contextmanager
@@ -337,6 +337,17 @@ class ModelRepository:
             self._drop(kept)
             self._kept.pop(name, None)
 
+    def _changed(self, kept: Kept, there: dict[str, Stamp]) -> bool:
+        """Whether a load would find something else than the last one did."""
+        if self.lazy and kept.entry.name not in self._served:
+            seen = {version: stamp for version, (stamp, _) in kept.broken.items()}
+            if kept.broken and seen != there:
+                kept.broken = {}
+            return False
+        served = self._served.get(kept.entry.name)
+        tried = {**kept.stamps, **{one: stamp for one, (stamp, _) in kept.broken.items() if stamp is not None}}
+        return tried != there or (served is not None and labels_of(kept) != served.labels)
+
     def _quietly(self, name: str, kept: Kept) -> None:
         try:
             self._submit(name, asked=False).result()
@@ -348,12 +359,18 @@ class ModelRepository:
 
     def _make_room(self, name: str) -> None:
         """Put those to sleep that were not asked for longest, but not the one that was just loaded."""
-        while (kept := self.bounds.first_to_go(self._awake(), but={name})) is not None:
+        while (kept := self._too_much(name)) is not None:
             with kept.lock:
                 self._drop(kept)
 
-    def _awake(self) -> list[Kept]:
-        return [kept for one, kept in list(self._kept.items()) if one in self._served]
+    def _too_much(self, name: str) -> Kept | None:
+        if self.bounds == Bounds():
+            return None
+        awake = [kept for one, kept in list(self._kept.items()) if one in self._served]
+        others = [kept for kept in awake if kept.entry.name != name]
+        over = self.bounds.models is not None and len(awake) > self.bounds.models
+        over |= self.bounds.bytes is not None and sum(kept.size for kept in awake) > self.bounds.bytes
+        return min(others, key=lambda one: one.used) if over and others else None
 
 
 def open_repository(

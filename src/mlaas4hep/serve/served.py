@@ -46,13 +46,6 @@ class Bounds(msgspec.Struct, frozen=True):
     models: int | None = None
     bytes: int | None = None
 
-    def first_to_go(self, awake: list[Kept], *, but: Container[str]) -> Kept | None:
-        """Where too much is loaded, the one that was not asked for longest; never those that are named."""
-        others = [kept for kept in awake if kept.entry.name not in but]
-        over = self.models is not None and len(awake) > self.models
-        over |= self.bytes is not None and sum(kept.size for kept in awake) > self.bytes
-        return min(others, key=lambda one: one.used) if over and others else None
-
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Served:
@@ -150,17 +143,6 @@ def bring(kept: Kept, before: Served | None, load: Callable[[Path], ServedModel]
         broken[""] = (None, f"{kept.entry.folder} holds no version")
     kept.broken, kept.stamps, kept.size = broken, stamps, kept.entry.size()
     return Served.of(models, labels_of(kept)) if models else None
-
-
-def changed(kept: Kept, served: Served | None, there: Mapping[str, Stamp], *, lazy: bool) -> bool:
-    """Whether a load would find something else than the last one did."""
-    if lazy and served is None:
-        seen = {version: stamp for version, (stamp, _) in kept.broken.items()}
-        if kept.broken and seen != there:
-            kept.broken = {}
-        return False
-    tried = {**kept.stamps, **{one: stamp for one, (stamp, _) in kept.broken.items() if stamp is not None}}
-    return tried != there or (served is not None and labels_of(kept) != served.labels)
 
 
 def grouped(models: Iterable[ServedModel]) -> dict[str, Served]:

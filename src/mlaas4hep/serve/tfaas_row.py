@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from mlaas4hep.errors import RequestError, nearest
 from mlaas4hep.serve.asking import Asleep, Headers, Refusal, Reply, Route, check_encoding
-from mlaas4hep.serve.messages import Messages
 from mlaas4hep.serve.model import ServedModel, Tensors
+from mlaas4hep.serve.oip import message
 from mlaas4hep.serve.protocol import decode_json
 from mlaas4hep.serve.quick import numbers_of
 from mlaas4hep.serve.service import InferenceService, Outputs, Question
@@ -29,15 +29,6 @@ from mlaas4hep.spec.scaling import GroupScaling, unflatten
 PROTO = "application/x-protobuf"
 # The prefix under which all of TFaaS is found, too.
 BASE = "tfaas"
-# Of TFaaS; its Hits and DataFrame were never read by it.
-_messages = Messages(
-    "tfaaspb",
-    {
-        "Row": "key:*string value:*float model:string",
-        "Class": "label:string probability:float",
-        "Predictions": "prediction:*Class",
-    },
-)
 _SHOWN = 5
 _encode = msgspec.json.Encoder().encode
 
@@ -105,7 +96,7 @@ def read_proto(
         text = "rows of protobuf are not read here without its package (pip install 'mlaas4hep[grpc]')"
         raise Refusal(501, text) from error
     try:
-        row = _messages.of("Row").FromString(body)
+        row = message("Row").FromString(body)
     except DecodeError as error:
         raise RequestError(f"the body is no message Row of TFaaS (key, value, model): {error}") from error
     model = _model(service, row.model)
@@ -116,7 +107,7 @@ def read_proto(
         scores = layout.scores(outputs)
         labels = layout.labels if len(layout.labels) == len(scores) else ("",) * len(scores)
         classes = [{"label": label, "probability": one} for label, one in zip(labels, scores.tolist(), strict=True)]
-        answer: bytes = _messages.of("Predictions")(prediction=classes).SerializeToString()
+        answer: bytes = message("Predictions")(prediction=classes).SerializeToString()
         return Reply(answer, PROTO)
 
     return Question(model, inputs, 1, finish)

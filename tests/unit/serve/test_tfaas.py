@@ -21,8 +21,8 @@ from onnx import TensorProto, helper
 
 from mlaas4hep.bundle import Bundle
 from mlaas4hep.errors import RequestError, UploadError
-from mlaas4hep.serve.messages import Messages
 from mlaas4hep.serve.model import ServedModel
+from mlaas4hep.serve.oip import message
 from mlaas4hep.serve.operation import Operation, Options
 from mlaas4hep.serve.repository import open_repository
 from mlaas4hep.serve.server import background
@@ -33,9 +33,6 @@ from mlaas4hep.spec.scaling import flatten
 from tests.attacks import small_network
 from tests.plain_graph import write_plain_graph
 from tests.small_bundle import make_events, write_small_bundle
-
-PB = Messages("tfaaspb", {"Row": "key:*string value:*float model:string", "Predictions": "prediction:*Class",
-                          "Class": "label:string probability:float"})  # fmt: skip
 
 
 def write_net(folder: Path, name: str = "net", *, max_batch_size: int = 8) -> None:
@@ -192,10 +189,10 @@ def test_a_row_of_protobuf_has_the_same_scores_with_their_labels(url: str, bundl
     pytest.importorskip("google.protobuf", reason="protobuf is not installed")
     values = [1.5, -2.25, 0.125, 4.0]
     scores = ask(url, "POST", "/json", {"values": values, "model": "net"})[1]
-    body = PB.of("Row")(key=list("abcd"), value=values, model="net").SerializeToString()
+    body = message("Row")(key=list("abcd"), value=values, model="net").SerializeToString()
     for path in ("/proto", "/predict/proto", "/tfaas/proto?x=1"):
         status, answer, headers = ask(url, "POST", path, body)
-        found = PB.of("Predictions").FromString(answer)
+        found = message("Predictions").FromString(answer)
         assert (status, headers["content-type"]) == (200, "application/x-protobuf")
         assert [one.probability for one in found.prediction] == scores
         assert [one.label for one in found.prediction] == ["cat", "dog"]
