@@ -11,12 +11,11 @@ import asyncio
 import logging
 import socket
 import ssl
-from collections.abc import Callable
-from typing import Any
 
 from mlaas4hep.serve.asking import Refusal
 from mlaas4hep.serve.frames import Stream
 from mlaas4hep.serve.grpc_call import Call
+from mlaas4hep.serve.grpc_methods import Answers, Statistics
 from mlaas4hep.serve.hooks import Hooks
 from mlaas4hep.serve.http2 import Http2Protocol
 from mlaas4hep.serve.sending import Sending
@@ -24,8 +23,6 @@ from mlaas4hep.serve.service import InferenceService
 
 MAX_CONNECTIONS = 512
 _log = logging.getLogger(__name__)
-
-Statistics = Callable[[str | None, str | None], dict[str, Any]]
 
 
 class GrpcServer:
@@ -45,9 +42,9 @@ class GrpcServer:
         self, service: InferenceService, hooks: Hooks | None = None, *, statistics: Statistics | None = None
     ) -> None:
         self.service = service
+        self.answers = Answers(service, statistics)
         self.hooks = hooks or Hooks()
         self.max_body = service.limits.max_body_bytes
-        self._statistics = statistics
         self._connections: set[Sending] = set()
         self._server: asyncio.AbstractServer | None = None
         self._idle: asyncio.Event | None = None
@@ -99,48 +96,3 @@ class GrpcServer:
     def give_up(self, stream: Stream) -> None:
         if stream.handle is not None:
             stream.handle.give_up()
-
-    def takes(self, method: str) -> bool:
-        return f"{method}Request" in _REQUESTS
-
-    def answer(self, method: str, request: Any) -> Any:
-        """The fields of the answer to all that is no inference."""
-        if method == "ModelStatistics" and self._statistics is not None:
-            if request.name:
-                self.service.model_ready(request.name, request.version or None)
-            return self._statistics(request.name or None, request.version or None)
-        answers = _ANSWERS.get(method)
-        if answers is None:
-            raise Refusal(501, f"{method} is not served here")
-        return answers(self.service, request)
-
-
-def _server_metadata(service: InferenceService, request: Any) -> dict[str, Any]:
-    found = service.server_metadata()
-    return {"name": found.name, "version": found.version, "extensions": found.extensions}
-
-
-def _model_metadata(service: InferenceService, request: Any) -> dict[str, Any]:
-    found = service.model_metadata(request.name, request.version or None)
-    tensors = [
-        [{"name": one.name, "datatype": one.datatype, "shape": one.shape} for one in some]
-        for some in (found.inputs, found.outputs)
-    ]
-    head = {"name": found.name, "versions": found.versions, "platform": found.platform}
-    return head | {"inputs": tensors[0], "outputs": tensors[1]}
-
-
-def _model_ready(service: InferenceService, request: Any) -> dict[str, Any]:
-    return {"ready": service.model_ready(request.name, request.version or None)}
-
-
-_ANSWERS: dict[str, Callable[[InferenceService, Any], dict[str, Any]]] = {
-    "ServerLive": lambda service, request: {"live": service.live()},
-    "ServerReady": lambda service, request: {"ready": service.ready()},
-    "ModelReady": _model_ready,
-    "ServerMetadata": _server_metadata,
-    "ModelMetadata": _model_metadata,
-}
-_REQUESTS = {
-    f"{one}Request" for one in (*_ANSWERS, "ModelInfer", "ModelStatistics", "RepositoryIndex", "RepositoryModelLoad")
-} | {"RepositoryModelUnloadRequest"}

@@ -22,7 +22,13 @@ from mlaas4hep.graph.session import SCORES
 from mlaas4hep.serve.batcher import Batcher, QueueLimits
 from mlaas4hep.serve.bulk import read_bulk
 from mlaas4hep.serve.classification import classify
-from mlaas4hep.serve.describing import ModelContract, contract_of, describe_columns, describe_tensors
+from mlaas4hep.serve.describing import (
+    ModelContract,
+    contract_of,
+    describe_columns,
+    describe_config,
+    describe_tensors,
+)
 from mlaas4hep.serve.events import Prediction
 from mlaas4hep.serve.model import ServedModel, Tensors, TensorSpec
 from mlaas4hep.serve.protocol import (
@@ -107,7 +113,8 @@ class InferenceService:
         self._version = version
         self.draining = False  # told to end: what comes is answered, but no more should come
         control_words = ("model_repository",) if control else ()
-        self.extensions: tuple[str, ...] = ("binary_tensor_data", "classification", *control_words)
+        words = ("binary_tensor_data", "classification", "model_configuration")
+        self.extensions: tuple[str, ...] = (*words, *control_words)
         self.on_run: Callable[[ServedModel, int, int, float], None] | None = None
         self.executor = ThreadPoolExecutor(max(4, os.cpu_count() or 1), thread_name_prefix="mlaas4hep-run")
         self._batchers: dict[tuple[ServedModel, asyncio.AbstractEventLoop], Batcher] = {}
@@ -139,7 +146,7 @@ class InferenceService:
         """All models that the repository knows of, with state and reason."""
         return self.repository.index(ready=ready)
 
-    async def load_model(self, name: str) -> None:
+    async def load_model(self, name: str, *, config: str | None = None) -> None:
         """Load what the repository's folder holds of a model now; its new versions answer when this returns.
 
         Raises
@@ -149,7 +156,7 @@ class InferenceService:
         BundleError
             It cannot be served, or a version of it; what was served before still is.
         """
-        await asyncio.wrap_future(self.repository.load(name))
+        await asyncio.wrap_future(self.repository.load(name, config=config))
 
     async def unload_model(self, name: str) -> None:
         """Take a model away; what was asked of it is answered.
@@ -160,6 +167,12 @@ class InferenceService:
             No such entry.
         """
         await asyncio.wrap_future(self.repository.unload(name))
+
+    async def label_model(self, name: str, label: str, version: str | None) -> None:
+        """Set a label of a version, or take it away (None); raises as `ModelRepository.label`."""
+        # Held up as long as the model is being loaded, so not on the loop.
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self.executor, self.repository.label, name, label, version)
 
     async def wake(self, name: str) -> None:
         """Return when a model can be asked without waiting for its load.
@@ -177,6 +190,10 @@ class InferenceService:
         """Tensors of a model in and out."""
         model = self.repository.get(name, version)
         return describe_tensors(model, self.repository.versions(name) if version is None else (model.version,))
+
+    def model_config(self, name: str, version: str | None = None) -> dict[str, Any]:
+        """Triton's model configuration of a model."""
+        return describe_config(self.repository.get(name, version))
 
     def model_contract(self, name: str, version: str | None = None) -> ModelContract:
         """Columns that a model is asked with, by name."""
