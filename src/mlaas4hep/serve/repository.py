@@ -184,6 +184,10 @@ class ModelRepository:
             if served is not None:
                 self._served[name] = Served.of(served.versions, kept.entry.labels())
 
+    def kept_labels(self, name: str) -> dict[str, str]:
+        """Versions by label as they lie on disk, ``latest`` among them; nothing is loaded. Raises as `label`."""
+        return self._find(name).entry.known()
+
     def index(self, *, ready: bool = False) -> tuple[IndexEntry, ...]:
         """All entries with state and reason; with ``ready`` only those that can be asked."""
         found = [IndexEntry(name, "", "UNAVAILABLE", why) for name, why in self._problems.items()]
