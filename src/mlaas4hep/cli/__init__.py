@@ -28,7 +28,8 @@ COMMANDS = {
     "tune": ("tune", "Search the dials of a config by the validation part, with several workers."),
     "benchmark": ("benchmark", "How fast a config runs here: read, pack, train, score; compare machines."),
     "convert": ("convert", "Make a model of any framework one that can be served, proven equal."),
-    "serve": ("serve", "Answer predictions over HTTP."),
+    "serve": ("serve", "Answer predictions over HTTP and gRPC."),
+    "label": ("label", "Name versions of a model, such as stable."),
     "predict": ("predict", "Ask a server one question from the shell."),
 }
 
