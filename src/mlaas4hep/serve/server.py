@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import math
 import signal
 import socket
 import threading
@@ -28,15 +29,13 @@ from mlaas4hep.serve.hot import HotProtocol
 from mlaas4hep.serve.http import create_app
 from mlaas4hep.serve.operation import Operation
 from mlaas4hep.serve.service import InferenceService
+from mlaas4hep.serve.shares import Shares
 from mlaas4hep.serve.sockets import bind, url_of
 
 if TYPE_CHECKING:
     from mlaas4hep.serve.grpc import GrpcServer
 
-KEEP_ALIVE_S = 30
 SHUTDOWN_S = 10
-# Beyond these, idle ones among them, the answer is 503; a process may commonly have 1024 files open.
-MAX_CONNECTIONS = 512
 
 
 def serve(
@@ -131,7 +130,8 @@ class _Server(uvicorn.Server):
         grpc: socket.socket | None = None,
     ) -> None:
         operation = operation or Operation(service, hooks=hooks)
-        hot = Hot(service, routes(), operation.hooks)
+        shares = Shares(service.limits.client)
+        hot = Hot(service, routes(), operation.hooks, shares=shares)
         config = uvicorn.Config(
             operation.around(create_app(service, operation.hooks, operation.routes())),
             http=partial(HotProtocol, hot=hot),  # type: ignore[arg-type]
@@ -143,8 +143,7 @@ class _Server(uvicorn.Server):
             access_log=False,
             server_header=False,
             date_header=False,
-            limit_concurrency=MAX_CONNECTIONS,
-            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_keep_alive=math.ceil(service.limits.wire.keep_alive_s),
             timeout_graceful_shutdown=SHUTDOWN_S,
             ssl_context_factory=operation.ssl_context_factory,
         )

@@ -17,12 +17,13 @@ from weakref import WeakSet
 import msgspec
 from numpy.typing import NDArray
 
-from mlaas4hep.errors import RequestError, nearest
+from mlaas4hep.errors import BusyError, RequestError, nearest
 from mlaas4hep.graph.session import SCORES
-from mlaas4hep.serve.batcher import Batcher, QueueLimits
+from mlaas4hep.serve.batcher import Batcher
 from mlaas4hep.serve.bulk import read_bulk
 from mlaas4hep.serve.classification import classify
 from mlaas4hep.serve.events import Prediction, example_event
+from mlaas4hep.serve.limits import Limits as Limits
 from mlaas4hep.serve.model import Contract, ServedModel, Tensors, TensorSpec
 from mlaas4hep.serve.protocol import (
     InferRequest,
@@ -39,24 +40,6 @@ from mlaas4hep.spec.contract import ModelSpec
 T = TypeVar("T")
 Outputs = dict[str, NDArray[Any]]
 PLATFORM = "onnxruntime_onnx"
-
-
-class Limits(msgspec.Struct, frozen=True):
-    """How much one request may ask.
-
-    Parameters
-    ----------
-    max_body_bytes
-        Size of a request's body.
-    max_instances
-        Events of a request by name.
-    queue
-        What may wait for a model.
-    """
-
-    max_body_bytes: int = 64 << 20
-    max_instances: int = 100_000
-    queue: QueueLimits = QueueLimits()
 
 
 class ModelContract(msgspec.Struct, frozen=True):
@@ -307,8 +290,16 @@ class InferenceService:
         key = (model, asyncio.get_running_loop())
         return self._batchers.get(key) or self._new_batcher(key)
 
+    def refusal(
+        self, name: str | None = None, version: str | None = None, *, deadline: float | None = None
+    ) -> BusyError | None:
+        """Why a question has no chance now, asked before its body is there; None where it may have."""
+        model = self.repository.peek(name, version)
+        batcher = None if model is None else self._batchers.get((model, asyncio.get_running_loop()))
+        return None if batcher is None else batcher.refusal(1, 0, deadline)
+
     def _new_batcher(self, key: tuple[ServedModel, asyncio.AbstractEventLoop]) -> Batcher:
-        batcher = Batcher(key[0], self.executor, limits=self.limits.queue, on_run=self._ran)
+        batcher = Batcher(key[0], self.executor, limits=self.limits.queue_of(key[0].name), on_run=self._ran)
         with self._batchers_lock:
             # A closed loop leaves its batchers behind. A question that found its model just before that was retired
             # is the last one: it is answered, and nothing is kept of it.
