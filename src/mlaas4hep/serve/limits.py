@@ -172,7 +172,7 @@ def parse_limits(text: str, *, where: str = "limits", queue: QueueLimits | None 
     >>> limits.queue_of("any").wait_s, limits.queue_of("slow").wait_s, limits.client.questions
     (1, 30, 64)
     """
-    from mlaas4hep.auth.text import load_mapping  # brings YAML, which a server without such a file does not need
+    from mlaas4hep.strict_yaml import load_mapping  # brings YAML, which a server without such a file does not need
 
     document = load_mapping(text, where, such_as="model, models, client")
     problems: list[str] = []
