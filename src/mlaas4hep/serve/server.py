@@ -46,6 +46,7 @@ def serve(
     hooks: Hooks | None = None,
     operation: Operation | None = None,
     grpc: socket.socket | None = None,
+    watched: Callable[[], None] | None = None,
 ) -> None:
     """Answer until SIGTERM or SIGINT, then finish what was accepted and return.
 
@@ -63,6 +64,9 @@ def serve(
         Metrics, log, tokens and TLS, with hooks of its own instead.
     grpc
         From `bind`: where gRPC is answered, if anywhere; closed in the end.
+    watched
+        Called about once a second, where another process watches whether this one does anything. That one passes
+        signals on, so SIGINT, which a terminal sends to both, is left to it.
     """
 
     def ready() -> None:
@@ -71,10 +75,11 @@ def serve(
         gc.freeze()
         on_ready()
 
-    server = _Server(service, ready, hooks or Hooks(), operation, grpc=grpc)
+    server = _Server(service, ready, hooks or Hooks(), operation, grpc=grpc, watched=watched)
 
     def stop(sign: int, frame: FrameType | None) -> None:
-        server.should_exit = True
+        if watched is None or sign != signal.SIGINT:
+            server.should_exit = True
 
     def hang_up(sign: int, frame: FrameType | None) -> None:
         if operation is not None:
@@ -128,6 +133,7 @@ class _Server(uvicorn.Server):
         operation: Operation | None,
         *,
         grpc: socket.socket | None = None,
+        watched: Callable[[], None] | None = None,
     ) -> None:
         operation = operation or Operation(service, hooks=hooks)
         shares = Shares(service.limits.client)
@@ -149,6 +155,7 @@ class _Server(uvicorn.Server):
         )
         super().__init__(config)
         self._on_ready = on_ready
+        self._watched = watched
         self._service = service
         self._drain_s = operation.options.drain_s
         self._ends_s: float | None = None
@@ -170,6 +177,8 @@ class _Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Say that this server is not ready any more, and end after a while; told a second time, end at once."""
+        if self._watched is not None and sig == signal.SIGINT:
+            return
         self._service.draining = True
         if self._drain_s and self._ends_s is None:
             self._ends_s = time.monotonic() + self._drain_s
@@ -177,6 +186,8 @@ class _Server(uvicorn.Server):
             super().handle_exit(sig, frame)
 
     async def on_tick(self, counter: int) -> bool:
+        if self._watched is not None and counter % 10 == 0:
+            self._watched()
         if self._ends_s is not None and time.monotonic() >= self._ends_s:
             self.should_exit = True
         return await super().on_tick(counter)

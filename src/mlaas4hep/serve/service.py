@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Generic, TypeVar
 from weakref import WeakSet
@@ -32,6 +32,7 @@ from mlaas4hep.serve.describing import (
 from mlaas4hep.serve.events import Prediction
 from mlaas4hep.serve.limits import Limits as Limits
 from mlaas4hep.serve.model import ServedModel, Tensors, TensorSpec
+from mlaas4hep.serve.peers import Change
 from mlaas4hep.serve.protocol import (
     InferRequest,
     InferResponse,
@@ -98,6 +99,7 @@ class InferenceService:
         control_words = ("model_repository",) if control else ()
         words = ("binary_tensor_data", "classification", "model_configuration")
         self.extensions: tuple[str, ...] = (*words, *control_words)
+        self.everywhere: Callable[[Change], Awaitable[None]] | None = None  # where there are other workers
         self.on_run: Callable[[ServedModel, int, int, float], None] | None = None
         self.executor = ThreadPoolExecutor(max(4, os.cpu_count() or 1), thread_name_prefix="mlaas4hep-run")
         self._batchers: dict[tuple[ServedModel, asyncio.AbstractEventLoop], Batcher] = {}
@@ -139,6 +141,9 @@ class InferenceService:
         BundleError
             It cannot be served, or a version of it; what was served before still is.
         """
+        if self.everywhere is not None:
+            await self.everywhere(Change("load", name, config=config))
+            return
         await asyncio.wrap_future(self.repository.load(name, config=config))
 
     async def unload_model(self, name: str) -> None:
@@ -149,10 +154,16 @@ class InferenceService:
         NotFoundError
             No such entry.
         """
+        if self.everywhere is not None:
+            await self.everywhere(Change("unload", name))
+            return
         await asyncio.wrap_future(self.repository.unload(name))
 
     async def label_model(self, name: str, label: str, version: str | None) -> None:
         """Set a label of a version, or take it away (None); raises as `ModelRepository.label`."""
+        if self.everywhere is not None:
+            await self.everywhere(Change("label", name, label=label, version=version))
+            return
         # Held up as long as the model is being loaded, so not on the loop.
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(self.executor, self.repository.label, name, label, version)
