@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import click
@@ -53,17 +53,26 @@ CASES = {
 }
 
 
+class Address(NamedTuple):
+    """Host and port of a server."""
+
+    http: str
+    grpc: str
+
+
 @contextmanager
-def served(home: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """A server in a session of its own; gives its process and address."""
-    command = [sys.executable, "-m", "mlaas4hep", "serve", str(home), "--port", "0", "--no-grpc", "--json", *options]
+def served(home: Path, *options: str, grpc: bool = False) -> Iterator[tuple[subprocess.Popen[str], Address]]:
+    """A server that leads its own processes, and where it answers."""
+    command = [sys.executable, "-m", "mlaas4hep", "serve", str(home), "--port", "0", "--json", *options]
+    command += [] if grpc else ["--no-grpc"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
     try:
         assert process.stdout is not None
         line = process.stdout.readline()
         if not line:
             raise click.ClickException(f"the server did not start: {' '.join(command)}")
-        yield process, urlsplit(json.loads(line)["url"]).netloc
+        told = json.loads(line)
+        yield process, Address(urlsplit(told["url"]).netloc, told["grpc"] or "")
     finally:
         process.terminate()
         try:
@@ -96,7 +105,7 @@ def place(address: str) -> tuple[str, int]:
 
 def overload(network: Network, case: Case, *, seconds: float, peak_s: float, bound_s: float) -> dict[str, Any]:
     """Peak, then twice as much."""
-    with served(network.home, "--queue-s", str(bound_s)) as (process, address):
+    with served(network.home, "--queue-s", str(bound_s)) as (process, (address, _)):
         asked = pairs(address, network, case)
         peaks = {}
         for depth in case.depths:
@@ -136,7 +145,7 @@ def figures(seen: Seen, *, peak: float, bound_s: float, case: Case) -> dict[str,
 
 def kill(network: Network, case: Case, *, seconds: float, peak_s: float) -> dict[str, Any]:
     """Kill one of two workers in the middle of half of the peak."""
-    with served(network.home, "--workers", "2") as (process, address):
+    with served(network.home, "--workers", "2") as (process, (address, _)):
         asked = pairs(address, network, case)
         with Lines(place(address), asked) as lines:
             peak = lines.in_turn(1, peak_s).rps
