@@ -160,13 +160,15 @@ class _Server(uvicorn.Server):
         self._drain_s = operation.options.drain_s
         self._ends_s: float | None = None
         self._grpc = grpc
-        self._rpc = _rpc(service, operation) if grpc is not None else None
+        self._hot = hot
+        self._rpc = _rpc(service, operation, shares) if grpc is not None else None
         self._rpc_context = operation.grpc_context
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=sockets)
         if self._rpc is not None and self._grpc is not None:
-            await self._rpc.start(self._grpc, tls=self._rpc_context)
+            pressure = self._hot.begin(asyncio.get_running_loop())
+            await self._rpc.start(self._grpc, tls=self._rpc_context, pressure=pressure)
         self._on_ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -193,9 +195,9 @@ class _Server(uvicorn.Server):
         return await super().on_tick(counter)
 
 
-def _rpc(service: InferenceService, operation: Operation) -> GrpcServer:
+def _rpc(service: InferenceService, operation: Operation, shares: Shares) -> GrpcServer:
     try:
         from mlaas4hep.serve.grpc import GrpcServer  # imports hpack and protobuf, which are asked for only here
     except ModuleNotFoundError as error:
         raise MissingExtraError(str(error.name), "grpc", "gRPC (--no-grpc serves without)") from error
-    return GrpcServer(service, operation.hooks, statistics=operation.statistics)
+    return GrpcServer(service, operation.hooks, statistics=operation.statistics, shares=shares)
