@@ -43,6 +43,7 @@ def imported_by(*arguments: str) -> set[str]:
         ["tune"],
         ["evaluate"],
         ["replay"],
+        ["verify"],
         ["inspect"],
         ["convert"],
         ["serve"],

@@ -30,6 +30,7 @@ from mlaas4hep.serve.hooks import Hooks, Seen
 from mlaas4hep.serve.oip import SERVICE, message
 from mlaas4hep.serve.sending import Sending
 from mlaas4hep.serve.service import InferenceService, Outputs, Question
+from mlaas4hep.serve.shares import Share
 
 # Codes of gRPC's list of statuses.
 DEADLINE_EXCEEDED, INTERNAL = 4, 13
@@ -71,6 +72,7 @@ class Call:
         "raw",
         "read_s",
         "server",
+        "share",
         "stream",
         "task",
         "ticket",
@@ -90,6 +92,17 @@ class Call:
         self.task: asyncio.Future[Any] | None = None
         self.raw = True
         self.given_up = False
+        self.share: Share | None = None
+
+    @property
+    def asks(self) -> bool:
+        """Whether it is a question to a model."""
+        return self.method is _INFER
+
+    def take(self, share: Share) -> None:
+        """Count as a question of this client until it is answered."""
+        self.share = share
+        share.questions += 1
 
     def read_head(self) -> None:
         """Refuse what is no call of a method that is here."""
@@ -270,6 +283,9 @@ class Call:
         self._tell(200, len(data))
 
     def _tell(self, status: int, bytes_out: int) -> None:
+        share, self.share = self.share, None
+        if share is not None:
+            share.questions -= 1
         told = self.server.hooks.on_request
         if told is None:
             return

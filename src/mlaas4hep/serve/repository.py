@@ -196,6 +196,11 @@ class ModelRepository:
         found.sort(key=lambda one: (one.name, int(one.version or 0)))
         return tuple(one for one in found if one.state == "READY" or not ready)
 
+    def peek(self, name: str | None, version: str | None = None) -> ServedModel | None:
+        """A model that is loaded, looked at and not asked; None where there is none."""
+        served = self._served.get(name or "")
+        return None if served is None else served.known.get(version)
+
     def on_retired(self, told: Callable[[ServedModel], None]) -> None:
         """Tell of every model that is found no more, from the thread that took it away."""
         self._told.append(told)
