@@ -91,10 +91,9 @@ def figure_words(metrics: Metrics | None) -> str:
         return ""
     if metrics.auc is not None:
         return f"AUC {measured(metrics.auc, metrics.auc_err or 0.0)}"
-    found = [(name, one) for name, one in metrics.targets.items() if one.resolution is not None]
-    return ", ".join(
-        f"{name}: resolution {measured(one.resolution, one.resolution_err or 0)}" for name, one in found[:2]
-    )
+    known = [(name, one.resolution, one.resolution_err or 0.0) for name, one in metrics.targets.items()]
+    found = [f"{name}: resolution {measured(value, error)}" for name, value, error in known if value is not None]
+    return ", ".join(found[:2])
 
 
 def _versions(
