@@ -193,6 +193,7 @@ _READY = operation("health", "Whether a model can be asked", gives=json_of(ref("
 _STATISTICS = operation("counts", "Counts and times of a model", gives=json_of(ref("Statistics")), fails=(404,))
 _CONTROL = json_of(ref("ControlRequest"))
 _PAGE = {HTML: {"schema": {"type": "string"}}}
+_NO_PAGE = {"404": {"description": REASONS[404], "content": {**_PAGE, **json_of(ref("Error"))}}}
 _MODEL, _VERSION = "/v2/models/{name}", "/v2/models/{name}/versions/{version}"
 _UNREADY = {"503": {"description": "Not to be asked now.", "content": json_of({"anyOf": [ref("Ready"), ref("Error")]})}}
 _ANY: Mapping[str, Schema] = {"*/*": {}}
@@ -247,12 +248,12 @@ TABLE: Mapping[tuple[str, str], Operation] = {
     ("GET", "/pages"): operation("pages", "The models, for people", gives=_PAGE),
     ("GET", "/pages/routes"): operation("pages", "This description, for people", gives=_PAGE),
     ("GET", "/pages/static/{file}"): operation("pages", "Style and script", gives=_ANY, fails=(404,)),
-    ("GET", "/pages/models/{name}"): operation("pages", "A model, and a form to try it", gives=_PAGE, fails=(404,)),
+    ("GET", "/pages/models/{name}"): operation("pages", "A model, and a form to try it", gives=_PAGE, also=_NO_PAGE),
     ("GET", "/pages/models/{name}/versions/{version}"): operation(
-        "pages", "A version of a model", gives=_PAGE, fails=(404,)
+        "pages", "A version of a model", gives=_PAGE, also=_NO_PAGE
     ),
     ("GET", "/pages/models/{name}/versions/{version}/report/{file}"): operation(
-        "pages", "The report of its training", gives=_ANY, fails=(404,)
+        "pages", "The report of its training", gives=_ANY, also=_NO_PAGE
     ),
 }
 

@@ -196,9 +196,10 @@ def test_markup_in_names_classes_labels_and_figures_is_text(url: str) -> None:
                 assert not [name for name, _ in attrs if name.startswith("on")], attrs
 
         Attributes().feed(html)
-    status, text, _ = ask(url, "GET", f"/pages/models/{quote('<b>x', safe='')}", BROWSER)
+    status, text, _ = ask(url, "GET", f"/pages/models/{quote('<b>?x', safe='')}", BROWSER)
     assert status == 404
-    assert "&lt;b&gt;x" in str(text)
+    assert "&lt;b&gt;?x" in str(text)
+    assert 'href="../../pages"' in str(text)
 
 
 def test_pages_say_what_a_browser_may_run_and_load_nothing_from_elsewhere(url: str) -> None:

@@ -183,7 +183,8 @@ def _missing(request: Request, text: str) -> Response:
 
 
 def _page(request: Request, template: str, *, status: int = 200, **values: Any) -> Response:
-    root = "../" * (request.url.path.count("/") - 1)
+    # As the browser counts: an escaped slash is none.
+    root = "../" * (request.scope["raw_path"].count(b"/") - 1)
     content = _environment().get_template(template).render(root=root, stamp=_stamp(), **values)
     headers = _HEADERS | {"Content-Security-Policy": POLICY, "Cache-Control": "no-store"}
     return Response(content, status_code=status, media_type="text/html", headers=headers)
