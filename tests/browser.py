@@ -13,6 +13,7 @@ import os
 import select
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -36,8 +37,8 @@ class Tab:
         What the page wrote to its console, and what the browser refused it.
     """
 
-    def __init__(self, reading: int, writing: int) -> None:
-        self._reading, self._writing = reading, writing
+    def __init__(self, reading: int, writing: int, log: Path) -> None:
+        self._reading, self._writing, self._log = reading, writing, log
         self._numbers = itertools.count(1)
         self._rest = b""
         self.messages: list[str] = []
@@ -48,8 +49,9 @@ class Tab:
             self._ask(f"{domain}.enable")
 
     def open(self, url: str, *, width: int = 1200, height: int = 900) -> None:
-        """Load a page, whole."""
+        """Load a page, whole; messages of the one before are forgotten."""
         self._ask("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+        self.messages.clear()
         self._ask("Page.navigate", url=url)
         self.until("document.readyState === 'complete' && location.href !== 'about:blank'")
 
@@ -102,7 +104,7 @@ class Tab:
             ready, _, _ = select.select([self._reading], [], [], LIMIT_S)
             assert ready, "the browser does not answer"
             piece = os.read(self._reading, 1 << 20)
-            assert piece, "the browser ended"
+            assert piece, f"the browser ended: {self._log.read_text(errors='replace')[-2000:]}"
             self._rest += piece
         one, _, self._rest = self._rest.partition(b"\0")
         found: dict[str, Any] = json.loads(one)
@@ -122,7 +124,7 @@ def browser() -> Iterator[Tab]:
         os.close(to_browser[0])
         os.close(from_browser[1])
         try:
-            yield Tab(from_browser[0], to_browser[1])
+            yield Tab(from_browser[0], to_browser[1], Path(folder) / "log")
         finally:
             process.kill()
             process.wait()
@@ -130,8 +132,16 @@ def browser() -> Iterator[Tab]:
             os.close(from_browser[0])
 
 
+# It looks for its pipe at the descriptors 3 and 4.
+_MOVED = """
+import fcntl, os, sys
+reading, writing = (fcntl.fcntl(int(one), fcntl.F_DUPFD, 10) for one in sys.argv[1:3])
+os.dup2(reading, 3), os.dup2(writing, 4)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
+
+
 def _start(program: str, folder: str, reading: int, writing: int, log: Any) -> subprocess.Popen[bytes]:
-    """It looks for its pipe at the descriptors 3 and 4."""
-    moved = f'exec "$@" 3<&{reading} 4>&{writing}'
-    command = ["sh", "-c", moved, "sh", program, *_START, *_QUIET, f"--user-data-dir={folder}/profile"]
-    return subprocess.Popen(command, stdout=log, stderr=log, pass_fds=(reading, writing))
+    command = [program, *_START, *_QUIET, f"--user-data-dir={folder}/profile"]
+    moved = [sys.executable, "-c", _MOVED, str(reading), str(writing)]
+    return subprocess.Popen([*moved, *command], stdout=log, stderr=log, pass_fds=(reading, writing))

@@ -31,7 +31,7 @@ schemathesis = pytest.importorskip("schemathesis", reason="schemathesis is not i
 from schemathesis import GenerationMode  # noqa: E402
 from schemathesis.checks import CHECKS, load_all_checks  # noqa: E402
 
-FEW, MANY = 5, int(os.environ.get("MLAAS4HEP_QUESTIONS", "100"))
+FEW, MANY = 8, int(os.environ.get("MLAAS4HEP_QUESTIONS", "100"))
 CHECKED = (
     "status_code_conformance",
     "content_type_conformance",
@@ -90,11 +90,12 @@ def questions(operation: Any) -> st.SearchStrategy[Any]:
     """Those that fit and those that do not, of models that are there and of any."""
     names = {one["name"] for one in operation.definition.raw.get("parameters", ()) if one["in"] == "path"}
     there = {name: THERE[name] for name in names}
-    kinds = [operation.as_strategy(generation_mode=GenerationMode.POSITIVE)]
-    if operation.body or names:
-        kinds.append(operation.as_strategy(generation_mode=GenerationMode.NEGATIVE))
+    fits, fits_not = GenerationMode.POSITIVE, GenerationMode.NEGATIVE
+    kinds = [operation.as_strategy(generation_mode=fits)]
     if names:
-        kinds.append(operation.as_strategy(path_parameters=there))
+        kinds += [operation.as_strategy(generation_mode=fits_not), operation.as_strategy(path_parameters=there)]
+    if operation.body:
+        kinds.append(operation.as_strategy(generation_mode=fits_not, path_parameters=there))
     for body in good_bodies(operation.label):
         kinds.append(operation.as_strategy(path_parameters=there, body=body, media_type="application/json"))
     return st.one_of(kinds)

@@ -61,9 +61,8 @@ def write_evil_graph(folder: Path) -> None:
     (entry / "1" / "conversion.json").write_text(json.dumps({"found": EVIL, "converter": EVIL, "notes": [EVIL]}))
 
 
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder: Path = tmp_path_factory.mktemp("models")
+def write_models(folder: Path) -> None:
+    """Entries of every kind: versions and labels, markup for names, a graph without a contract, a broken one."""
     for seed in (0, 1):
         bundle = write_small_bundle(folder, seed=seed)
     metrics = {
@@ -84,6 +83,12 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_evil_graph(folder)
     broken = write_small_bundle(folder, name="broken").path
     (broken / "spec.json").write_bytes(b"{}")
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder: Path = tmp_path_factory.mktemp("models")
+    write_models(folder)
     return folder
 
 
