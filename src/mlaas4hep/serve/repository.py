@@ -125,6 +125,10 @@ class ModelRepository:
             self._touch(name)
         return found
 
+    def peek(self, name: str) -> Served | None:
+        """What is in memory under a name, if anything; looking loads nothing and does not count as asking."""
+        return self._served.get(name)
+
     def waking(self, name: str) -> Future[Served] | None:
         """The load that a question about a model has to wait for; None where it can be asked at once.
 
