@@ -46,6 +46,7 @@ def imported_by(*arguments: str) -> set[str]:
         ["inspect"],
         ["convert"],
         ["serve"],
+        ["score"],
         ["predict"],
         ["quickstart"],
     ],
