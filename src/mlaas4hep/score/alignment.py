@@ -147,7 +147,7 @@ def differences(found: Alignment, told: Alignment) -> list[str]:
     if found.entries != told.entries:
         return [f"the input has {found.entries} entries, the output was made of {told.entries}"]
     lines = [
-        f"the {word} event is {_event(ours)}, the output was made of {_event(theirs)}"
+        f"the {word} event is {_event(ours, found.columns)}, the output was made of {_event(theirs, found.columns)}"
         for word, ours, theirs in (("first", found.first, told.first), ("last", found.last, told.last))
         if ours != theirs
     ]
@@ -157,8 +157,8 @@ def differences(found: Alignment, told: Alignment) -> list[str]:
     return lines
 
 
-def _event(values: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in values.items()) or "another"
+def _event(values: Mapping[str, Any], columns: Sequence[str]) -> str:
+    return ", ".join(f"{name} {values[name]}" for name in columns if name in values) or "another"
 
 
 def fills(shown: Sequence[str], types: Mapping[str, np.dtype[Any]], num_entries: int) -> dict[str, NDArray[Any]]:

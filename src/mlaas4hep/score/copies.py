@@ -61,6 +61,14 @@ class CopyWriter:
         self._place = open_place(original.path, replicas=original.replicas)
         self._where = f"{self._place.url}, tree '{original.tree}'"
         self._at = 0
+        try:
+            self._begin(file, layout)
+        except BaseException:
+            self._place.close()
+            raise
+
+    def _begin(self, file: IO[bytes], layout: Layout) -> None:
+        original = layout.original
         with blamed(self._place.url):
             self._input = open_root(self._place)
             self._check_kind(original.tree)
@@ -92,7 +100,9 @@ class CopyWriter:
             else:
                 self._copy_tree(name)
         self._root[KEY] = stamp.decode()
-        self._input.close()
+
+    def close(self) -> None:
+        """See `mlaas4hep.score.writers.Writer.close`."""
         self._place.close()
 
     def _copy_tree(self, name: str) -> None:

@@ -68,6 +68,10 @@ class ParquetWriter:
         self._writer.add_key_value_metadata({KEY: stamp.decode()})
         self._writer.close()
 
+    def close(self) -> None:
+        """See `mlaas4hep.score.writers.Writer.close`."""
+        self._writer.is_open = False  # or it would still write when it is forgotten
+
 
 def _arrow() -> Any:
     try:

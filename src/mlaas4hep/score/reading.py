@@ -7,7 +7,7 @@ number of threads.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -109,7 +109,7 @@ class Reader:
         self._quarantine = quarantine
         self._read_bytes = read_bytes
 
-    def blocks(self, *, threads: int, stretch: int = STRETCH_ENTRIES) -> Iterator[Block]:
+    def blocks(self, *, threads: int, stretch: int = STRETCH_ENTRIES) -> Generator[Block]:
         """All entries, in order."""
         tasks = stretches(self._file.clusters, stretch)
         largest = max((one.num_entries for one in tasks), default=0)

@@ -89,6 +89,9 @@ class RootWriter:
         """See `mlaas4hep.score.writers.Writer.finish`."""
         self._root[KEY] = stamp.decode()
 
+    def close(self) -> None:
+        """See `mlaas4hep.score.writers.Writer.close`."""
+
 
 def recreate(file: IO[bytes], work: str) -> Any:
     """uproot's file over one that is open already; nothing in it tells the host or the time of its making."""

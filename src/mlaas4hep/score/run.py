@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -276,14 +277,14 @@ class Job:
         parts = -(-file.num_entries // PART_ENTRIES) + 1
         with destination(self.output) as part:
             layout = Layout(self.manner.table, types, file.num_entries, parts, file, self.work, self.manner.drop)
-            writer = self.format.begin(part.file, layout)
             blocks = reader.blocks(threads=threads, stretch=stretch)
-            for values in gathered(_watched(blocks, digest, counts, program, progress)):
-                writer.append({name: values[name] for name in types})
-            stamp = self._told(program, columns, digest, counts, quarantine)
-            if stamp.alignment.entries != file.num_entries:
-                raise DataError(f"{file.path}: {stamp.alignment.entries} of {file.num_entries} entries came")
-            writer.finish(stamp.to_json())
+            with closing(blocks), closing(self.format.begin(part.file, layout)) as writer:
+                for values in gathered(_watched(blocks, digest, counts, program, progress)):
+                    writer.append({name: values[name] for name in types})
+                stamp = self._told(program, columns, digest, counts, quarantine)
+                if stamp.alignment.entries != file.num_entries:
+                    raise DataError(f"{file.path}: {stamp.alignment.entries} of {file.num_entries} entries came")
+                writer.finish(stamp.to_json())
             part.publish()
         return Scored(self.output.shown, file.path, stamp, False)
 

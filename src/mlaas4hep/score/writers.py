@@ -71,6 +71,9 @@ class Writer(Protocol):
         """The last ones came; ``stamp`` is what the file says of itself."""
         ...
 
+    def close(self) -> None:
+        """Let go of everything, finished or not; the file is left to who opened it."""
+
 
 class Format(Protocol):
     """One format of outputs."""
