@@ -48,6 +48,7 @@ def imported_by(*arguments: str) -> set[str]:
         ["convert"],
         ["serve"],
         ["label"],
+        ["score"],
         ["predict"],
         ["quickstart"],
     ],
