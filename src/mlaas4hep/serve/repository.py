@@ -125,7 +125,7 @@ class ModelRepository:
             self._touch(name)
         return found
 
-    def peek(self, name: str) -> Served | None:
+    def entry(self, name: str) -> Served | None:
         """What is in memory under a name, if anything; looking loads nothing and does not count as asking."""
         return self._served.get(name)
 
