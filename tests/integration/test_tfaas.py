@@ -17,7 +17,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from mlaas4hep.cli.serve import command
 from mlaas4hep.convert.runtime import Graph
 from tests.attacks import graph_def, node_def, pickles, saved_model, small_network, tar_member, tarred, zipped
 from tests.contracts.test_keras_frameworks import tensorflows_python
@@ -196,20 +198,22 @@ def test_a_conversion_does_not_outlive_a_server_that_is_killed(tmp_path: Path) -
     assert wait_for(lambda: all(has_ended(one) for one in children))
 
 
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        (["--workers", "2"], "with --workers add --poll-s"),
-        (["--base", "a/b"], "--base is one name"),
-    ],
-)
-def test_options_that_cannot_be_are_told(options: list[str], words: str, tmp_path: Path) -> None:
-    from click.testing import CliRunner
+def test_an_upload_reaches_all_workers_before_it_is_answered(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("models", "log"))
+    with serving(tmp_path, "--workers", "2", "--no-grpc") as (_, url):
+        form = ("-F", "name=net", "-F", "model=@net.onnx")
+        asked = ("-d", json.dumps({"values": ROW, "model": "net"}), f"{url}/json")
+        assert curl(tmp_path, f"{url}/upload", *form) == (200, b"")
+        assert {curl(tmp_path, *asked)[0] for _ in range(12)} == {200}
+        assert curl(tmp_path, "-X", "DELETE", f"{url}/delete/net") == (200, b"")
+        assert {curl(tmp_path, *asked)[0] for _ in range(12)} == {404}
+        assert curl(tmp_path, f"{url}/upload", *form) == (200, b"")
+        assert {curl(tmp_path, *asked)[0] for _ in range(12)} == {200}
 
-    from mlaas4hep.cli.serve import command
 
-    done = CliRunner().invoke(command, [str(tmp_path / "models"), "--uploads", *options])
-    assert (done.exit_code, words in done.output) == (2, True), done.output
+def test_a_prefix_is_one_name(tmp_path: Path) -> None:
+    done = CliRunner().invoke(command, [str(tmp_path / "models"), "--uploads", "--base", "a/b"])
+    assert (done.exit_code, "--base is one name" in done.output) == (2, True), done.output
 
 
 # As the original trained and stored, and as its service packed what it had trained.

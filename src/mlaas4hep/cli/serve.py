@@ -32,6 +32,7 @@ Examples:
   mlaas4hep serve models --uploads               # TFaaS's /upload brings models, /delete takes them away
   curl localhost:8000/upload -F name=net -F model=@net.onnx
   curl localhost:8000/json -d '{"values": [1.5, 0.2], "model": "net"}'   # a row, as TFaaS takes it
+  xdg-open http://localhost:8000                 # pages of the models, with a form to try each
 """
 )
 @click.argument("path", type=click.Path(path_type=Path))
@@ -65,6 +66,11 @@ Examples:
     help="Put each run off so that more questions can join it. 0 joins what is there anyway, at no cost of time.",
 )
 @click.option(
+    "--limits",
+    type=_FILE,
+    help="YAML file of what a request, a connection, a client may take, and what may wait for each model.",
+)
+@click.option(
     "--workers",
     default=1,
     show_default=True,
@@ -92,7 +98,9 @@ Examples:
     help="Seconds that questions are still taken after SIGTERM, while the server says that it is not ready.",
 )
 @click.option(
-    "--control", is_flag=True, help="Whoever asks may load and unload models; with --auth who may manage them."
+    "--control",
+    is_flag=True,
+    help="Whoever asks may load, unload and label models, in all workers; with --auth who may manage them.",
 )
 @click.option(
     "--poll-s",
@@ -120,6 +128,9 @@ Examples:
     metavar="NAME",
     help="Prefix that TFaaS's routes are found under, too.",
 )
+@click.option(
+    "--no-pages", is_flag=True, help="Show no pages to browsers; they are under /pages, and answer there alone."
+)
 @click.option("--json", "as_json", is_flag=True, help="Say where and what is served as one JSON line.")
 def command(
     path: Path,
@@ -141,9 +152,7 @@ def command(
     from mlaas4hep.serve.workers import start_workers
 
     _check_tls(**options)
-    _check_uploads(path, workers, **options)
-    if options["control"] and workers > 1:
-        raise click.UsageError("--control reaches one process; with --workers use --poll-s, which reaches all")
+    _check_uploads(path, **options)
     listening = bind(host, port, shared=workers > 1)
     grpc = None
     try:
@@ -180,25 +189,30 @@ def _serve(path: Path, listening: Any, grpc: Any, worker: Worker | None, **optio
     from contextlib import nullcontext
     from importlib.metadata import version
 
-    from mlaas4hep.serve.batcher import QueueLimits
     from mlaas4hep.serve.operation import Operation
+    from mlaas4hep.serve.peers import Peers
     from mlaas4hep.serve.repository import open_repository
     from mlaas4hep.serve.served import Bounds
     from mlaas4hep.serve.server import serve
-    from mlaas4hep.serve.service import InferenceService, Limits
+    from mlaas4hep.serve.service import InferenceService
     from mlaas4hep.serve.sockets import url_of
 
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.INFO)
-    asked = _options(**options)  # what is wrong with these is told before models are loaded
+    asked, limits = _options(**options), _limits(**options)  # what is wrong is told before models are loaded
     most = options["max_loaded_mb"]
     bounds = Bounds(models=options["max_loaded"], bytes=most and most << 20)
     where = {"threads": options["threads"], "device": options["device"]}
+    control = options["control"] or options["auth"] is not None
+    # Before models are looked at, so that nothing that is changed meanwhile is missed.
+    shares = worker is not None and (control or options["uploads"])
+    peers = Peers(worker.folder, worker.number, worker.workers) if worker and shares else None
     models = open_repository(path, **where, lazy=options["lazy"], bounds=bounds, empty=options["uploads"])
-    control = options["control"] or (options["auth"] is not None and worker is None)
     polling = models.watched(options["poll_s"]) if options["poll_s"] else nullcontext()
-    limits = Limits(queue=QueueLimits(wait_s=options["queue_s"], max_wait_ms=options["max_wait_ms"]))
     uploads = _uploads(models, options["upload_mb"] << 20) if options["uploads"] else None
     service = InferenceService(models, limits=limits, version=version("mlaas4hep"), control=control, uploads=uploads)
+    if peers is not None:
+        peers.join(models)
+        service.everywhere = peers
     place = (worker.folder, worker.number) if worker else (None, 0)
     operation = Operation(service, asked, folder=place[0], worker=place[1])
     url = url_of(listening, scheme=operation.scheme)
@@ -211,9 +225,12 @@ def _serve(path: Path, listening: Any, grpc: Any, worker: Worker | None, **optio
                 on_ready=lambda: tell(_ready(service, url, _place(grpc), as_json=options["as_json"])),
                 operation=operation,
                 grpc=grpc,
+                watched=worker.beat if worker else None,
             )
     finally:
         operation.close()
+        if peers is not None:
+            peers.close()
 
 
 def _options(
@@ -226,6 +243,7 @@ def _options(
     cors: tuple[str, ...],
     drain_s: float,
     base: str,
+    no_pages: bool,
     **_: Any,
 ) -> Any:
     from mlaas4hep.auth.policy import read_policy
@@ -242,19 +260,14 @@ def _options(
         cors=cors,
         drain_s=drain_s,
         base=base.strip("/"),
+        pages=not no_pages,
     )
 
 
-def _check_uploads(path: Path, workers: int, *, uploads: bool, poll_s: float | None, base: str, **_: Any) -> None:
+def _check_uploads(path: Path, *, uploads: bool, base: str, **_: Any) -> None:
     if "/" in base.strip("/"):
         raise click.UsageError(f"--base is one name, such as tfaas; found '{base}'")
-    if not uploads:
-        return
-    if workers > 1 and not poll_s:
-        raise click.UsageError(
-            "an upload reaches one process; with --workers add --poll-s, by which all find new models"
-        )
-    if not path.exists():
+    if uploads and not path.exists():
         path.mkdir(parents=True)
 
 
@@ -277,6 +290,13 @@ def _uploads(models: Any, limit_bytes: int) -> Any:
     uploads = Uploads(models, take, limit_bytes=limit_bytes)
     uploads.clean()
     return uploads
+
+
+def _limits(*, limits: Path | None, queue_s: float, max_wait_ms: float, **_: Any) -> Any:
+    from mlaas4hep.serve.limits import Limits, QueueLimits, read_limits
+
+    queue = QueueLimits(wait_s=queue_s, max_wait_ms=max_wait_ms)
+    return Limits(queue=queue) if limits is None else read_limits(limits, queue=queue)
 
 
 def _check_tls(*, tls_cert: Path | None, tls_key: Path | None, tls_client_ca: Path | None, **_: Any) -> None:

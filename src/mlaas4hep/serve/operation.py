@@ -27,6 +27,7 @@ from mlaas4hep.serve.exposition import CONTENT_TYPE
 from mlaas4hep.serve.hooks import Hooks, Seen, Verdict
 from mlaas4hep.serve.metrics import Metrics, statistics
 from mlaas4hep.serve.model import ServedModel
+from mlaas4hep.serve.pages import page_routes
 from mlaas4hep.serve.protocol import HEADER_LENGTH
 from mlaas4hep.serve.service import InferenceService
 from mlaas4hep.serve.tfaas_row import BASE
@@ -59,6 +60,8 @@ class Options:
         How long questions are still taken after the server was told to end, while it says that it is not ready.
     base
         The prefix under which the routes of TFaaS are found, too; empty for none.
+    pages
+        Whether there are pages for people, under ``/pages``.
     """
 
     access_log: str | None = None
@@ -67,6 +70,7 @@ class Options:
     cors: tuple[str, ...] = ()
     drain_s: float = 0.0
     base: str = BASE
+    pages: bool = True
 
 
 class Operation:
@@ -129,15 +133,18 @@ class Operation:
         return None if context is None else lambda config, default: context
 
     def routes(self) -> list[BaseRoute]:
-        """What can be asked of how the server is doing."""
+        """What can be asked of how the server is doing, and the pages."""
+        guarded = self._guard is not None
+        pages = page_routes(self._service, self.metrics.totals, guarded=guarded) if self.options.pages else []
         model = "/v2/models/{name}"
         return [
             Route("/metrics", self._metrics, methods=["GET"]),
             Route("/status", self._machine, methods=["GET"]),
-            *([Route(f"/{self.options.base}/status", self._machine, methods=["GET"])] if self.options.base else []),
+            *([_hidden(f"/{self.options.base}/status", self._machine)] if self.options.base else []),
             Route("/v2/models/stats", self._statistics, methods=["GET"]),
             Route(f"{model}/stats", self._statistics, methods=["GET"]),
             Route(f"{model}/versions/{{version}}/stats", self._statistics, methods=["GET"]),
+            *pages,
         ]
 
     def around(self, app: ASGIApp) -> ASGIApp:
@@ -209,6 +216,10 @@ class Operation:
         if name is not None:
             self._service.model_ready(name, version)  # tells of a model that is not served
         return Response(msgspec.json.encode(self.statistics(name, version)), media_type=JSON)
+
+
+def _hidden(path: str, endpoint: Callable[..., Any]) -> Route:
+    return Route(path, endpoint, methods=["GET"], include_in_schema=False)
 
 
 async def _allowed() -> Refusal | None:

@@ -158,7 +158,7 @@ class _Endpoints:
             name = (await read_form(request, MAX_SMALL_BYTES, on_disk={})).text("model")
         if not name:
             raise RequestError("asked for the name of a model (curl -X DELETE -F model=NAME), found none")
-        await uploads.remove(name)
+        await uploads.remove(name, self.service.unload_model)
         return Response()
 
     async def upload(self, request: Request) -> Response:
@@ -167,7 +167,8 @@ class _Endpoints:
         uploads = self._uploads(request)
         try:
             async with uploads.receiving() as folder:
-                stored = await uploads.take(await _received(request, folder, uploads.limit_bytes))
+                received = await _received(request, folder, uploads.limit_bytes)
+                stored = await uploads.take(received, self.service.load_model)
         except (MLaaSError, Refusal) as error:
             refusal = _refusal_of(error)
             client = request.client.host if request.client else "somebody"

@@ -13,7 +13,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from mlaas4hep.serve.asking import Refusal
+from mlaas4hep.errors import RequestError
 from mlaas4hep.serve.service import InferenceService, Outputs, Question
 from mlaas4hep.serve.tensors import json_values
 from mlaas4hep.serve.tfaas_params import is_frozen, labels_of
@@ -50,7 +50,7 @@ def ask_image(service: InferenceService, name: str, picture: bytes, filename: st
 
 def _images() -> Any:
     if find_spec(_IMAGES) is None:
-        raise Refusal(501, "pictures are not decoded here; send the tensor to /v2/models/NAME/infer")
+        raise RequestError("pictures are not decoded here; send the tensor to /v2/models/NAME/infer")
     return import_module(_IMAGES)
 
 

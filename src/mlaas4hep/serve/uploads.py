@@ -14,7 +14,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import Future
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -113,8 +113,13 @@ class Uploads:
             if place is not None:
                 await asyncio.to_thread(shutil.rmtree, place, ignore_errors=True)
 
-    async def take(self, received: Received) -> Stored:
+    async def take(self, received: Received, load: Callable[[str], Awaitable[None]]) -> Stored:
         """Convert, store, load. When this returns the new version answers.
+
+        Parameters
+        ----------
+        load
+            Brings a model to what its folder holds, in all workers.
 
         Raises
         ------
@@ -123,7 +128,7 @@ class Uploads:
         """
         stored = await _in_thread(lambda: self._converted(received))
         try:
-            await asyncio.wrap_future(self.repository.load(stored.name))
+            await load(stored.name)
         except BundleError as error:
             if not self._is_served(stored):
                 await self._take_back(stored)
@@ -132,9 +137,10 @@ class Uploads:
         _log.info("model '%s', version %s, was uploaded", stored.name, stored.version)
         return stored
 
-    async def remove(self, name: str) -> bool:
-        """Delete a model, all its versions; False where there is none."""
+    async def remove(self, name: str, unload: Callable[[str], Awaitable[None]]) -> bool:
+        """Delete a model, all its versions, that ``unload`` takes from all workers; False where there is none."""
         try:
+            await unload(name)
             await asyncio.wrap_future(self.repository.remove(name))
         except NotFoundError:
             return False
@@ -159,7 +165,7 @@ class Uploads:
         place = self.folder / stored.name
         await asyncio.to_thread(shutil.rmtree, place / stored.version, ignore_errors=True)
         if not versions_of(place):
-            await self.remove(stored.name)
+            await asyncio.wrap_future(self.repository.remove(stored.name))
 
     def _converted(self, received: Received) -> Stored:
         with self._turn:
