@@ -217,7 +217,7 @@ _ROW = operation(
 _PROTO_ROW = operation(
     "tfaas",
     "Scores of a row as tfaaspb.Row, given as tfaaspb.Predictions",
-    takes={"application/x-protobuf": _BYTES},
+    takes={BINARY: _BYTES},
     gives={"application/x-protobuf": _BYTES},
     needs_body=True,
     fails=(404, 413, 415, 501),
