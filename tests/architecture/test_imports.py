@@ -47,6 +47,8 @@ def imported_by(*arguments: str) -> set[str]:
         ["inspect"],
         ["convert"],
         ["serve"],
+        ["label"],
+        ["score"],
         ["predict"],
         ["quickstart"],
     ],

@@ -29,6 +29,7 @@ Examples:
   curl localhost:8000/v1/models/tth:predict -H 'Content-Type: application/json' \\
        -d '{"instances": [{"PuppiMET_pt": 31.2, "Jet_pt": [88.1, 42.0]}]}'
   curl localhost:8000/metrics                    # for Prometheus
+  xdg-open http://localhost:8000                 # pages of the models, with a form to try each
 """
 )
 @click.argument("path", type=click.Path(path_type=Path))
@@ -110,6 +111,9 @@ Examples:
     help="Models in memory; beyond it, the one that was not asked for longest is put to sleep. Means --lazy.",
 )
 @click.option("--max-loaded-mb", type=click.IntRange(1), help="The same, in megabytes of their graphs on disk.")
+@click.option(
+    "--no-pages", is_flag=True, help="Show no pages to browsers; they are under /pages, and answer there alone."
+)
 @click.option("--json", "as_json", is_flag=True, help="Say where and what is served as one JSON line.")
 def command(
     path: Path,
@@ -218,6 +222,7 @@ def _options(
     access_log: str | None,
     cors: tuple[str, ...],
     drain_s: float,
+    no_pages: bool,
     **_: Any,
 ) -> Any:
     from mlaas4hep.auth.policy import read_policy
@@ -233,6 +238,7 @@ def _options(
         tls=tls,
         cors=cors,
         drain_s=drain_s,
+        pages=not no_pages,
     )
 
 

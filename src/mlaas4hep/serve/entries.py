@@ -93,6 +93,11 @@ class Entry:
             check_label(label)
         return labels
 
+    def known(self) -> dict[str, str]:
+        """Versions by label, ``latest`` among them where there is a version."""
+        newest = list(self.stamps())[-1:]
+        return {**dict(zip([LATEST], newest, strict=False)), **self.labels()}
+
     def write_labels(self, labels: Mapping[str, str]) -> None:
         """Keep labels; who reads meanwhile finds all of the old ones or all of the new ones."""
         content = msgspec.json.encode(labels, order="deterministic")

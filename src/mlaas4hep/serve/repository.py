@@ -125,6 +125,10 @@ class ModelRepository:
             self._touch(name)
         return found
 
+    def entry(self, name: str) -> Served | None:
+        """What is in memory under a name, if anything; looking loads nothing and does not count as asking."""
+        return self._served.get(name)
+
     def waking(self, name: str) -> Future[Served] | None:
         """The load that a question about a model has to wait for; None where it can be asked at once.
 
@@ -183,6 +187,10 @@ class ModelRepository:
             served = self._served.get(name)
             if served is not None:
                 self._served[name] = Served.of(served.versions, kept.entry.labels())
+
+    def kept_labels(self, name: str) -> dict[str, str]:
+        """Versions by label as they lie on disk, ``latest`` among them; nothing is loaded. Raises as `label`."""
+        return self._find(name).entry.known()
 
     def index(self, *, ready: bool = False) -> tuple[IndexEntry, ...]:
         """All entries with state and reason; with ``ready`` only those that can be asked."""

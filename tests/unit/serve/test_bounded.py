@@ -131,7 +131,7 @@ def test_questions_that_come_at_once_are_answered_in_order(url: str) -> None:
         raw.sendall(one * 3 + b"GET /v2 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
         found = answer(raw)
     assert found.count(b'"predictions":[]') == 3
-    assert found.endswith(b'"extensions":["binary_tensor_data","classification","statistics"]}')
+    assert found.endswith(b'"extensions":["binary_tensor_data","classification","model_configuration","statistics"]}')
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mlaas4hep.client import Client
 from mlaas4hep.errors import BundleError, NotFoundError
 from mlaas4hep.serve.entries import find_entries
 from mlaas4hep.serve.model import ServedModel, Tensors, TensorSpec
@@ -383,6 +384,11 @@ def test_labels_are_set_and_taken_away_over_http(served: tuple[str, Path, ModelR
         assert json.loads(answer.read()) == {"latest": "2", "stable": "1"}
     assert [post(labels, body)[0] for body in (b'{"label": "latest"}', b'{"label": "s", "version": "9"}')] == [400, 404]
     assert post(labels, b'{"label": "stable"}') == (200, {"latest": "2"})
+    with Client(url) as client:
+        assert client.label("m", "stable", "2") == client.labels("m") == {"latest": "2", "stable": "2"}
+        assert client.label("m", "stable", None) == {"latest": "2"}
+        with pytest.raises(NotFoundError, match="has no version 9; versions: 1, 2"):
+            client.label("m", "stable", "9")
 
 
 def test_without_control_models_stay_as_they_are(tmp_path: Path) -> None:
