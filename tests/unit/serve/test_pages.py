@@ -305,9 +305,11 @@ def test_pages_ask_for_the_scope_that_seeing_needs(models: Path) -> None:
             "/pages/models/tth/versions/2/report/report.html",
             "/pages/routes",
         ):
-            status, text, _ = ask(url, "GET", path, BROWSER)
-            assert status == 401
+            status, text, headers = ask(url, "GET", path, BROWSER)
+            assert (status, headers["www-authenticate"]) == (401, 'Bearer realm="mlaas4hep"')
             assert "mlp" not in str(text)
+            assert ("A token is needed" in str(text)) == ("report" not in path)
+            assert "this needs a token" in ask(url, "GET", path)[1]["error"]
         assert ask(url, "GET", "/pages/static/style.css")[0] == 200
         mine = bearer(issuer, scope="storage.read:/models/tth")
         html = ask(url, "GET", "/pages/models/tth", BROWSER | mine)
@@ -315,7 +317,9 @@ def test_pages_ask_for_the_scope_that_seeing_needs(models: Path) -> None:
         assert 'id="token"' in html[1]
         assert "Authorization: Bearer" in html[1]
         for path in ("/pages/models/plain", "/pages"):
-            assert ask(url, "GET", path, BROWSER | mine)[0] == 403
+            status, text, _ = ask(url, "GET", path, BROWSER | mine)
+            assert status == 403
+            assert "the token does not grant" in words(str(text))
         assert ask(url, "GET", "/pages/models/tth%2F..%2Fplain", BROWSER | mine)[0] == 404
 
 
