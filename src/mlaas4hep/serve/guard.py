@@ -90,7 +90,9 @@ def kind_of(method: str, path: str) -> tuple[str, str | None] | None:
 def _kind_of_ours(method: str, parts: list[str]) -> tuple[str, str | None]:
     if parts[1] == "repository":
         model = parts[3] if len(parts) > 3 and parts[2] == "models" else None
-        return ("see", None) if parts[2:] == ["index"] else ("manage", model)
+        if parts[2:] == ["index"] or method in ("GET", "HEAD"):
+            return "see", model
+        return "manage", model
     model = parts[2] if len(parts) > 2 and parts[1] == "models" else None
     if method in ("GET", "HEAD"):
         return "see", model

@@ -128,6 +128,7 @@ class _Endpoints:
         for model in ("/v2/models/{name}", "/v2/models/{name}/versions/{version}"):
             get[model] = self.model_metadata
             get[f"{model}/ready"] = self.model_ready
+            get[f"{model}/config"] = self.model_config
             post[f"{model}/infer"] = self.asks("infer")
         # First the routes that are asked most, and `:predict` before the name that would swallow it. Where it is asked
         # with GET it would be swallowed even so, since a router goes on to the next route that fits the method.
@@ -156,6 +157,10 @@ class _Endpoints:
     async def model_metadata(self, request: Request) -> Response:
         await self.service.wake(request.path_params["name"])
         return _json(self.service.model_metadata(*_named(request)))
+
+    async def model_config(self, request: Request) -> Response:
+        await self.service.wake(request.path_params["name"])
+        return _json(self.service.model_config(*_named(request)))
 
     async def model_ready(self, request: Request) -> Response:
         name, version = _named(request)

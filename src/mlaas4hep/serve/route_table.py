@@ -13,10 +13,10 @@ import msgspec
 
 from mlaas4hep.serve.asking import BINARY, JSON, TIMEOUT
 from mlaas4hep.serve.bulk import ARROW, PARQUET
-from mlaas4hep.serve.control import ControlRequest, IndexRequest
+from mlaas4hep.serve.control import ControlRequest, IndexRequest, LabelRequest
+from mlaas4hep.serve.describing import ModelContract
 from mlaas4hep.serve.protocol import HEADER_LENGTH, ModelMetadata, ServerMetadata
 from mlaas4hep.serve.served import IndexEntry
-from mlaas4hep.serve.service import ModelContract
 from mlaas4hep.serve.tensors import DTYPES
 
 Schema = Mapping[str, Any]
@@ -125,7 +125,7 @@ def _list(schema: Schema) -> Schema:
 
 _TENSOR = {"name": _NAME, "shape": _SHAPE, "datatype": {"enum": sorted(DTYPES)}}
 _DURATION = _object({"count": _COUNT, "ns": _COUNT})
-_OWN = (ServerMetadata, ModelMetadata, ModelContract, IndexEntry, IndexRequest, ControlRequest)
+_OWN = (ServerMetadata, ModelMetadata, ModelContract, IndexEntry, IndexRequest, ControlRequest, LabelRequest)
 SCHEMAS: Mapping[str, Schema] = {
     **msgspec.json.schema_components(_OWN, ref_template="#/components/schemas/{name}")[1],
     "Error": _object({"error": text_schema("What was asked, what was found, and what is near.")}),
@@ -191,7 +191,9 @@ _INFER = operation(
 _METADATA = operation("tensors", "Tensors of a model", gives=json_of(ref("ModelMetadata")), fails=(404,))
 _READY = operation("health", "Whether a model can be asked", gives=json_of(ref("ModelReady")), fails=(404,))
 _STATISTICS = operation("counts", "Counts and times of a model", gives=json_of(ref("Statistics")), fails=(404,))
+_CONFIG = operation("tensors", "Triton's configuration of a model", gives=json_of({"type": "object"}), fails=(404,))
 _CONTROL = json_of(ref("ControlRequest"))
+_LABELS = json_of({"type": "object", "additionalProperties": _NAME})
 _PAGE = {HTML: {"schema": {"type": "string"}}}
 # What is refused to a browser is told on a page.
 _TOLD = {str(one): {"description": REASONS[one], "content": {**_PAGE, **json_of(ref("Error"))}} for one in (401, 403)}
@@ -226,6 +228,8 @@ TABLE: Mapping[tuple[str, str], Operation] = {
     ),
     ("GET", _MODEL): _METADATA,
     ("GET", _VERSION): _METADATA,
+    ("GET", f"{_MODEL}/config"): _CONFIG,
+    ("GET", f"{_VERSION}/config"): _CONFIG,
     ("GET", f"{_MODEL}/ready"): _READY,
     ("GET", f"{_VERSION}/ready"): _READY,
     ("POST", f"{_MODEL}/infer"): _INFER,
@@ -248,6 +252,17 @@ TABLE: Mapping[tuple[str, str], Operation] = {
     ),
     ("POST", "/v2/repository/models/{name}/unload"): operation(
         "repository", "Take a model away", takes=_CONTROL, fails=(404, 413)
+    ),
+    ("GET", "/v2/repository/models/{name}/labels"): operation(
+        "repository", "Versions by their labels", gives=_LABELS, fails=(404,)
+    ),
+    ("POST", "/v2/repository/models/{name}/labels"): operation(
+        "repository",
+        "Name a version",
+        takes=json_of(ref("LabelRequest")),
+        gives=_LABELS,
+        needs_body=True,
+        fails=(404, 413),
     ),
     ("GET", "/pages"): operation("pages", "The models, for people", gives=_PAGE, also=_TOLD),
     ("GET", "/pages/routes"): operation("pages", "This description, for people", gives=_PAGE, also=_TOLD),

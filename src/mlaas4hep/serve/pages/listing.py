@@ -99,7 +99,7 @@ def figure_words(metrics: Metrics | None) -> str:
 def _versions(
     service: InferenceService, name: str, entries: Iterable[IndexEntry], counted: dict[tuple[str, str], Totals]
 ) -> Iterator[VersionRow]:
-    served = service.repository.peek(name)
+    served = service.repository.entry(name)
     labels = {} if served is None else {LATEST: served.known[None].version, **served.labels}
     for entry in entries:
         version = entry.version

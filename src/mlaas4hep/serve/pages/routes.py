@@ -116,7 +116,7 @@ class _Pages:
 
     def _report(self, request: Request) -> Response:
         name, version = request.path_params["name"], request.path_params["version"]
-        served = self.service.repository.peek(name)
+        served = self.service.repository.entry(name)
         model = served.known.get(version) if served is not None else None
         if model is None:
             raise NotFoundError(f"no model '{name}' with version {version} is loaded here")

@@ -78,7 +78,7 @@ def model_view(
     NotFoundError
         Other versions are.
     """
-    served = service.repository.peek(row.name)
+    served = service.repository.entry(row.name)
     if served is None:
         return None
     model = served.known.get(version)
