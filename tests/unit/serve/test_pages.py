@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
 from collections.abc import Iterator
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import onnx
 import pytest
@@ -187,8 +190,6 @@ def test_a_graph_without_a_contract_and_a_broken_entry_have_pages(url: str) -> N
 
 
 def test_markup_in_names_classes_labels_and_figures_is_text(url: str) -> None:
-    from urllib.parse import quote
-
     for path in ("/pages", "/pages/models/tth", "/pages/models/evil", f"/pages/models/{quote(EVIL, safe='')}"):
         html = page(url, path)
         assert "<img" not in html
@@ -205,6 +206,25 @@ def test_markup_in_names_classes_labels_and_figures_is_text(url: str) -> None:
     assert status == 404
     assert "&lt;b&gt;?x" in str(text)
     assert 'href="../../pages"' in str(text)
+
+
+@pytest.mark.parametrize("name", ["tth", "evil", "plain", EVIL], ids=["events", "class", "tensors", "name"])
+def test_the_lines_for_the_shell_and_for_python_ask_the_model(
+    url: str, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    html = page(url, f"/pages/models/{quote(name, safe='')}").partition('id="ask"')[2]
+    found = re.findall(r"<h3>(.*?)</h3>\s*<pre[^>]*><code>(.*?)</code>", html, re.DOTALL)
+    lines = {title: unescape(text) for title, text in found}
+    done = subprocess.run(["sh", "-c", lines["curl"]], capture_output=True, text=True, check=True, timeout=60)
+    answer = json.loads(done.stdout)
+    assert answer["model_name"] == name
+    exec(lines["Python"], {})
+    told = capsys.readouterr().out
+    if "predictions" in answer:
+        assert told == f"{answer['predictions']}\n"
+        assert 'R"json({"instances": [' in lines["C++, with the class Server of examples/cpp"]
+    else:
+        assert all(repr(one["name"]) in told for one in answer["outputs"])
 
 
 def test_pages_say_what_a_browser_may_run_and_load_nothing_from_elsewhere(url: str) -> None:
