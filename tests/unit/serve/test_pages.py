@@ -20,6 +20,7 @@ from onnx import TensorProto, helper
 from mlaas4hep.bundle.layout import FileRecord, Manifest
 from mlaas4hep.client import Client
 from mlaas4hep.serve.operation import Operation, Options
+from mlaas4hep.serve.pages import fields
 from mlaas4hep.serve.pages.fields import figures_of, typical_event
 from mlaas4hep.serve.repository import ModelRepository, open_repository
 from mlaas4hep.serve.server import background
@@ -288,6 +289,18 @@ def test_the_first_event_of_a_form_is_typical_and_passes_the_preselection(reposi
     assert len({len(value) for value in event.values() if isinstance(value, list)}) == 1
     (answer,) = InferenceService(repository).predict_events("tth", json.dumps({"instances": [event]}).encode()).scores
     assert 0 < answer[0] < 1
+
+
+def test_what_takes_too_much_for_a_form_has_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_small_bundle(tmp_path)
+    write_plain_graph(tmp_path)
+    monkeypatch.setattr(fields, "MAX_FIELDS", 3)
+    with background(InferenceService(open_repository(tmp_path))) as url:
+        for name, way in (("tth", "Python"), ("plain", "np.zeros")):
+            html = page(url, f"/pages/models/{name}")
+            assert "It takes too much to be filled in by hand" in words(html)
+            assert "<form" not in html
+            assert way in html
 
 
 def test_a_model_that_sleeps_is_not_woken_by_looks(models: Path) -> None:
