@@ -11,7 +11,7 @@ import logging
 import math
 import re
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Future
 from functools import partial
 from typing import Any, Protocol
@@ -183,14 +183,24 @@ class Call:
         if verdict is None:
             then()
             return
-        self.task = asyncio.ensure_future(verdict())
-        self.task.add_done_callback(lambda task: self._try(self._admitted, task, then))
+        self._await(verdict(), partial(self._admitted, then))
 
-    def _admitted(self, task: asyncio.Future[Refusal | None], then: Callable[[], None]) -> None:
-        refusal = task.result()
+    def _admitted(self, then: Callable[[], None], refusal: Refusal | None) -> None:
         if refusal is not None:
             raise refusal
         then()
+
+    def _await(self, work: Awaitable[Any], then: Callable[[Any], None]) -> None:
+        self.task = asyncio.ensure_future(work)
+
+        def done(task: asyncio.Future[Any]) -> None:
+            error = None if task.cancelled() else task.exception()
+            if error is not None:
+                self.refuse(error)
+            elif not task.cancelled():
+                self._try(then, task.result())
+
+        self.task.add_done_callback(done)
 
     def _wake(self, name: str, then: Callable[[], None]) -> None:
         """Go on when the model is awake."""
@@ -257,8 +267,7 @@ class Call:
             raise RuntimeError("an inference is answered by a batcher")
         found = self.method.answer(self.server.answers, request)
         if isinstance(found, Coroutine):
-            self.task = asyncio.ensure_future(found)
-            self.task.add_done_callback(lambda task: self._try(lambda: self._reply(task.result())))
+            self._await(found, self._reply)
         else:
             self._reply(found)
 
