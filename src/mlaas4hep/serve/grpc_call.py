@@ -24,6 +24,7 @@ from mlaas4hep.serve.batcher import Outcome, Ticket
 from mlaas4hep.serve.frames import Stream, field
 from mlaas4hep.serve.grpc_tensors import read_request, write_response
 from mlaas4hep.serve.hooks import Hooks, Seen
+from mlaas4hep.serve.intake import Intake
 from mlaas4hep.serve.oip import SERVICE, message
 from mlaas4hep.serve.sending import Sending
 from mlaas4hep.serve.service import InferenceService, Outputs, Question
@@ -51,6 +52,7 @@ class Server(Protocol):
     service: InferenceService
     hooks: Hooks
     max_body: int
+    intake: Intake
 
     def takes(self, method: str) -> bool:
         """Whether there is such a method."""
@@ -66,6 +68,7 @@ class Call:
         "began_s",
         "connection",
         "given_up",
+        "held",
         "method",
         "question",
         "raw",
@@ -88,6 +91,7 @@ class Call:
         self.question: Question[Any] | None = None
         self.raw = True
         self.given_up = False
+        self.held = 0
 
     def read_head(self) -> None:
         """Refuse what is no call of this service."""
@@ -109,7 +113,9 @@ class Call:
     def ask(self) -> None:
         """The request is whole."""
         body, self.stream.body = self.stream.body, b""
-        if len(body) > INLINE_BODY_BYTES:
+        self.held = len(body)
+        # What is packed may be of any size.
+        if len(body) > INLINE_BODY_BYTES or body[:1] == b"\1":
             self._in_thread(partial(self._read, body), self._authorise)
             return
         try:
@@ -121,6 +127,7 @@ class Call:
 
     def refuse(self, error: BaseException) -> None:
         """Answer with a status and a text."""
+        self._give_back()
         if self.given_up:
             return
         if not isinstance(error, MLaaSError | Refusal):
@@ -163,7 +170,12 @@ class Call:
         asked = read_request(request)
         return self.server.service.ask_tensors(request.model_name, asked, version=request.model_version or None)
 
+    def _give_back(self) -> None:
+        self.server.intake.give_back(self.held)
+        self.held = 0
+
     def _authorise(self, request: Any) -> None:
+        self._give_back()
         if self.given_up:
             return
         authorise = self.server.hooks.authorise
@@ -270,7 +282,7 @@ class Call:
 
         def run() -> None:
             try:
-                found = work()
+                found = None if self.given_up else work()
             except Exception as error:
                 loop.call_soon_threadsafe(self.refuse, error)
             else:
@@ -320,5 +332,3 @@ def _place(method: str, request: Any) -> tuple[str, str]:
     if method.startswith("Model") and request.name:
         return "GET", f"/v2/models/{quote(request.name, safe='')}"
     return "GET", "/v2"
-
-

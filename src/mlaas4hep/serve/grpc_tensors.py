@@ -18,7 +18,7 @@ from mlaas4hep.errors import RequestError, nearest
 from mlaas4hep.serve.model import TensorSpec
 from mlaas4hep.serve.oip import message
 from mlaas4hep.serve.protocol import InferRequest, OutputChoice
-from mlaas4hep.serve.tensors import DTYPES
+from mlaas4hep.serve.tensors import DTYPES, check_shape
 
 CONTENTS: Mapping[str, str] = {
     "BOOL": "bool_contents",
@@ -31,7 +31,6 @@ CONTENTS: Mapping[str, str] = {
     "BYTES": "bytes_contents",
 }
 _WIRE = {word: dtype.newbyteorder("<") for word, dtype in DTYPES.items()}
-_MAX_RANK, _MAX_SIZE = 16, 1 << 31
 _length = struct.Struct("<I")
 
 
@@ -81,8 +80,7 @@ def _read_tensor(one: Any, raw: bytes | None) -> NDArray[Any]:
     if dtype is None:
         raise RequestError(f"{where}: unknown datatype '{word[:40]}'{nearest(word[:40], DTYPES)}")
     shape = tuple(one.shape)
-    if len(shape) > _MAX_RANK or (shape and (min(shape) < 0 or max(shape) > _MAX_SIZE)):
-        raise RequestError(f"{where}: shape {list(shape)} is none that a tensor has")
+    check_shape(word, shape, where)
     count = math.prod(shape)
     if raw is None:
         flat = _read_typed(one.contents, word, count, where)

@@ -37,7 +37,7 @@ def test_a_request_is_one_line_with_all_that_is_known(tmp_path: Path) -> None:
     assert first == {
         "client": "10.0.0.1", "method": "POST", "path": "/v2/models/tth/infer", "status": 200, "model": "tth",
         "version": "1", "rows": 3, "bytes_in": 100, "bytes_out": 50, "ms": 4.0, "queue_ms": 1.0, "run_ms": 2.0,
-        "id": "id-1\nforged", "subject": "tester",
+        "id": "id-1\\x0aforged", "subject": "tester",
     }  # fmt: skip
     assert set(second) == {"time", "client", "method", "path", "status", "bytes_in", "bytes_out", "ms"}
 
