@@ -14,14 +14,24 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from mlaas4hep.errors import MLaaSError
-from mlaas4hep.serve.asking import Headers, Refusal, Reply, Route, deadline_of, is_long, is_wide, refusal_of
+from mlaas4hep.serve.asking import (
+    Headers,
+    Refusal,
+    Reply,
+    Route,
+    deadline_of,
+    is_long,
+    is_wide,
+    refusal_of,
+    too_large,
+)
 from mlaas4hep.serve.batcher import Outcome, Ticket
 from mlaas4hep.serve.bounded import answer_bytes
 from mlaas4hep.serve.hooks import Hooks, Seen
 from mlaas4hep.serve.service import InferenceService, Outputs, Question
 
-# Paths whose meaning is kept.
-_MAX_PATHS = 4096
+# Paths whose meaning is kept, and how long they may be for that.
+_MAX_PATHS, _MAX_PATH = 4096, 512
 _log = logging.getLogger(__name__)
 
 Target = tuple[Route, tuple[str | None, ...], str]
@@ -38,6 +48,8 @@ class Hot:
 
     def find(self, url: bytes) -> Target | None:
         """Route, what it names, and path; None where Starlette is to answer."""
+        if len(url) > _MAX_PATH:
+            return self._find(url)
         if len(self.paths) >= _MAX_PATHS:
             self.paths.clear()
         self.paths[url] = found = self._find(url)
@@ -70,7 +82,9 @@ class Asked:
 
     __slots__ = (
         "began_s",
+        "gone",
         "headers",
+        "held",
         "keep_alive",
         "method",
         "parts",
@@ -93,11 +107,36 @@ class Asked:
         self.keep_alive = keep_alive
         self.method = method
         self.began_s = time.monotonic()
-        self.parts: list[bytes] = []
+        self.parts: list[bytes | bytearray] = []
         self.size = 0
+        self.held = 0
+        self.gone = False
         self.ticket: Ticket | None = None
         self.question: Question[Reply] | None = None
         self.reply: bytes | None = None
+
+    def hold(self) -> Exception | None:
+        """Count a large body as it comes; gives the error where it is too large, or no room is left for it."""
+        service = self.protocol.hot.service
+        if self.size > service.limits.max_body_bytes:
+            return too_large(service.limits.max_body_bytes)
+        if not service.intake.takes(self.size - self.held):
+            return service.intake.busy()
+        self.held = self.size
+        return None
+
+    def forget(self, *, whole: bool) -> None:
+        """Nobody waits for the answer any more. What a thread is reading is given back when it has ended."""
+        self.gone = True
+        if self.ticket is not None:
+            self.ticket.cancel()
+        if self.ticket is not None or not whole:
+            self._give_back()
+
+    def _give_back(self) -> None:
+        if self.held:
+            self.protocol.hot.service.intake.give_back(self.held)
+            self.held = 0
 
     def ask(self) -> None:
         """The body is whole; a model that sleeps is waited for."""
@@ -120,8 +159,7 @@ class Asked:
             self.refuse(error)
 
     def _read(self) -> None:
-        parts = self.parts
-        body = parts[0] if len(parts) == 1 else b"".join(parts)
+        body = b"".join(self.parts)
         self.parts = []
         service = self.protocol.hot.service
         if is_long(self.headers, body):
@@ -142,6 +180,9 @@ class Asked:
         self._settle(refusal.status, Reply(refusal.body, headers=tuple(refusal.headers.items())))
 
     def _submit(self, question: Question[Reply]) -> None:
+        self._give_back()  # what waits for a run is counted by the batcher
+        if self.gone:
+            return
         self.question = question
         try:
             deadline = deadline_of(question, self.headers, self.began_s)
@@ -173,6 +214,9 @@ class Asked:
         self._settle(200, reply)
 
     def _settle(self, status: int, reply: Reply) -> None:
+        self._give_back()
+        if self.gone:
+            return
         protocol = self.protocol
         self.reply = answer_bytes(status, *reply, close=not self.keep_alive)
         protocol.flush()
@@ -203,7 +247,7 @@ class Asked:
 
         def run() -> None:
             try:
-                found = work()
+                found = None if self.gone else work()
             except Exception as error:
                 loop.call_soon_threadsafe(self.refuse, error)
             else:

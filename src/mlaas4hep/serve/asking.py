@@ -33,6 +33,9 @@ INLINE_BODY_BYTES = 256 << 10
 # Answers of more numbers than this are written in a worker thread.
 INLINE_NUMBERS = 8 << 10
 
+# The most letters of an error's text: names of any length come over the wire.
+_MAX_TEXT = 4000
+
 _HEADER_LENGTH, _TIMEOUT = HEADER_LENGTH.lower().encode(), TIMEOUT.lower().encode()
 
 # By lower-case name, as bytes; of several with one name the last.
@@ -52,7 +55,7 @@ class Refusal(Exception):
 
     def __init__(self, status: int, text: str, headers: Mapping[str, str] | None = None) -> None:
         self.status = status
-        self.text = text
+        self.text = text if len(text) <= _MAX_TEXT else f"{text[:_MAX_TEXT]}..."
         self.headers = dict(headers or {})
         super().__init__(f"{status}: {text}")
 
@@ -205,8 +208,17 @@ async def answer(
 
 
 def is_long(headers: Headers, body: bytes) -> bool:
-    """Whether reading a body may hold up the event loop; binary tensors are taken as they lie."""
-    return len(body) > INLINE_BODY_BYTES and _HEADER_LENGTH not in headers
+    """Whether reading a body may hold up the event loop; binary tensors are taken as they lie, but for texts."""
+    if len(body) <= INLINE_BODY_BYTES:
+        return False
+    text = headers.get(_HEADER_LENGTH)
+    if text is None:
+        return True
+    if not (text.isdigit() and len(text) < 20):
+        return False  # refused
+    length = int(text)
+    # A text of JSON may spell the word for texts otherwise only by an escape.
+    return length > INLINE_BODY_BYTES or body.find(b"BYTES", 0, length) >= 0 or body.find(b"\\u", 0, length) >= 0
 
 
 def is_wide(outputs: Outputs) -> bool:

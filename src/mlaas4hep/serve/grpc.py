@@ -16,7 +16,7 @@ from mlaas4hep.serve.asking import Refusal
 from mlaas4hep.serve.frames import Stream
 from mlaas4hep.serve.grpc_call import Call
 from mlaas4hep.serve.grpc_methods import Answers, Statistics
-from mlaas4hep.serve.hooks import Hooks
+from mlaas4hep.serve.hooks import Hooks, Seen
 from mlaas4hep.serve.http2 import Http2Protocol
 from mlaas4hep.serve.sending import Sending
 from mlaas4hep.serve.service import InferenceService
@@ -45,6 +45,7 @@ class GrpcServer:
         self.answers = Answers(service, statistics)
         self.hooks = hooks or Hooks()
         self.max_body = service.limits.max_body_bytes
+        self.intake = service.intake
         self._connections: set[Sending] = set()
         self._server: asyncio.AbstractServer | None = None
         self._idle: asyncio.Event | None = None
@@ -90,8 +91,17 @@ class GrpcServer:
         text = f"the message is larger than the {self.max_body} bytes that this server takes"
         stream.handle.refuse(Refusal(413, text))
 
+    def no_room(self, connection: Sending, stream: Stream) -> None:
+        stream.handle.refuse(self.intake.busy())
+
     def ask(self, connection: Sending, stream: Stream) -> None:
         stream.handle.ask()
+
+    def broken(self, connection: Sending, text: str) -> None:
+        _log.debug("a gRPC connection of %s ends: %s", connection.client, text)
+        if self.hooks.on_request is not None:
+            nothing = Seen("", "", 400, connection.client, "", None, 0, 0, 0, 0.0, 0.0, 0.0, {})
+            self.hooks.on_request(nothing)
 
     def give_up(self, stream: Stream) -> None:
         if stream.handle is not None:

@@ -27,6 +27,7 @@ from mlaas4hep.serve.grpc_message import ENCODINGS, first_text, framed, is_compr
 from mlaas4hep.serve.grpc_methods import METHODS, Answers, Fields, Method
 from mlaas4hep.serve.grpc_tensors import read_request, write_response
 from mlaas4hep.serve.hooks import Hooks, Seen
+from mlaas4hep.serve.intake import Intake
 from mlaas4hep.serve.oip import SERVICE, message
 from mlaas4hep.serve.sending import Sending
 from mlaas4hep.serve.service import InferenceService, Outputs, Question
@@ -57,6 +58,7 @@ class Server(Protocol):
     answers: Answers
     hooks: Hooks
     max_body: int
+    intake: Intake
 
 
 class Call:
@@ -66,6 +68,7 @@ class Call:
         "began_s",
         "connection",
         "given_up",
+        "held",
         "method",
         "question",
         "raw",
@@ -90,6 +93,7 @@ class Call:
         self.task: asyncio.Future[Any] | None = None
         self.raw = True
         self.given_up = False
+        self.held = 0
 
     def read_head(self) -> None:
         """Refuse what is no call of a method that is here."""
@@ -114,10 +118,12 @@ class Call:
     def ask(self) -> None:
         """The request is whole."""
         body, self.stream.body = self.stream.body, b""
+        self.held = len(body)
         self._try(self._begin, body)
 
     def refuse(self, error: BaseException) -> None:
         """Answer with a status and a text."""
+        self._give_back()
         if self.given_up:
             return
         if not isinstance(error, MLaaSError | Refusal):
@@ -141,9 +147,15 @@ class Call:
     def give_up(self) -> None:
         """Nobody waits for the answer any more."""
         self.given_up = True
+        self._give_back()
         if self.ticket is not None:
             self.ticket.cancel()
         self._tell(499, 0)
+
+    def _give_back(self) -> None:
+        """The message is read, or not wanted."""
+        self.server.intake.give_back(self.held)
+        self.held = 0
 
     def _try(self, work: Callable[..., None], *arguments: Any) -> None:
         """A further step, unless nobody waits for it."""
@@ -235,6 +247,7 @@ class Call:
 
     def _submit(self, question: Question[Any]) -> None:
         self.question = question
+        self._give_back()
         if self.timeout_s is not None and question.timeout_s is not None:
             self.timeout_s = min(self.timeout_s, question.timeout_s)
         elif self.timeout_s is None:
@@ -265,6 +278,7 @@ class Call:
         """Of all that is no inference."""
         if self.method.answer is None:
             raise RuntimeError("an inference is answered by a batcher")
+        self._give_back()
         found = self.method.answer(self.server.answers, request)
         if isinstance(found, Coroutine):
             self._await(found, self._reply)
@@ -307,7 +321,7 @@ class Call:
 
         def run() -> None:
             try:
-                found = work()
+                found = None if self.given_up else work()
             except Exception as error:
                 loop.call_soon_threadsafe(self.refuse, error)
             else:

@@ -30,6 +30,7 @@ from mlaas4hep.serve.describing import (
     describe_tensors,
 )
 from mlaas4hep.serve.events import Prediction
+from mlaas4hep.serve.intake import Intake
 from mlaas4hep.serve.model import ServedModel, Tensors, TensorSpec
 from mlaas4hep.serve.protocol import (
     InferRequest,
@@ -56,11 +57,14 @@ class Limits(msgspec.Struct, frozen=True):
         Events of a request by name.
     queue
         What may wait for a model.
+    held_bytes
+        Large bodies of all connections together, while they come in and are read.
     """
 
     max_body_bytes: int = 64 << 20
     max_instances: int = 100_000
     queue: QueueLimits = QueueLimits()
+    held_bytes: int = 1 << 30
 
 
 class Question(msgspec.Struct, Generic[T], frozen=True, gc=False):
@@ -110,6 +114,7 @@ class InferenceService:
         self.repository = repository
         self.control = control
         self.limits = limits or Limits()
+        self.intake = Intake(self.limits.held_bytes)
         self._version = version
         self.draining = False  # told to end: what comes is answered, but no more should come
         control_words = ("model_repository",) if control else ()

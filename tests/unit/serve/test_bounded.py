@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -166,3 +166,23 @@ def test_more_connections_than_allowed_are_told_so(monkeypatch: pytest.MonkeyPat
     with background(service) as url, connected(url), connected(url), connected(url) as raw:
         raw.sendall(b"GET /v2 HTTP/1.1\r\nHost: x\r\n\r\n")
         assert answer(raw).startswith(b"HTTP/1.1 503 ")
+
+
+def test_connections_far_beyond_the_number_are_closed_before_they_ask(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "MAX_CONNECTIONS", 4)
+    service = InferenceService(open_repository(GOLDEN / "network"))
+    with background(service) as url, ExitStack() as stack:
+        lines = [stack.enter_context(connected(url)) for _ in range(30)]
+        assert answer(lines[-1]) == b""
+        lines[4].sendall(b"GET /v2 HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert answer(lines[4]).startswith(b"HTTP/1.1 503 ")
+        for one in lines[3:]:
+            one.close()
+        while not answered(url):
+            pass
+
+
+def answered(url: str) -> bool:
+    with connected(url) as raw:
+        raw.sendall(b"GET /v2 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        return answer(raw).startswith(b"HTTP/1.1 200 ")
