@@ -18,7 +18,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from mlaas4hep.serve import asked, bounded, hot
+from mlaas4hep.serve import asked, bounded, hot, protocol
+from mlaas4hep.serve import events as event_reading
 from mlaas4hep.serve.asking import INLINE_BODY_BYTES, is_long
 from mlaas4hep.serve.hooks import Hooks, Seen
 from mlaas4hep.serve.repository import ModelRepository, open_repository
@@ -437,6 +438,26 @@ def test_values_of_events_that_mean_harm_are_refused_or_taken_never_our_mistake(
         event = json.dumps(EVENT | {column: "@"}).replace("NaN", "null").replace('"@"', value)
         body = f'{{"instances":[{event}]}}'.encode()
         assert statuses(place.ask(question(PREDICT, body, b"Connection: close")))[0] in (200, 400)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "words"),
+    [
+        (INFER, b'{"inputs":[{"data":[' + b"[]," * (1 << 18), "262146 lists; at most 1000"),
+        (INFER, b'{"parameters":{' + b'"a":1,' * (1 << 17), "131073 keys; at most 500"),
+        (PREDICT, b'{"instances":[{"Jet_pt":[' + b"[]," * (1 << 18), "262146 lists; at most 1000"),
+    ],
+    ids=["lists", "keys", "lists of events"],
+)
+def test_what_becomes_twenty_times_larger_in_memory_is_refused_before_it_is_read(
+    place: Place, monkeypatch: pytest.MonkeyPatch, path: bytes, body: bytes, words: str
+) -> None:
+    monkeypatch.setattr(protocol, "MAX_LISTS", 1000)
+    monkeypatch.setattr(protocol, "MAX_KEYS", 500)
+    monkeypatch.setattr(event_reading, "MAX_LISTS", 1000)
+    found = place.ask(question(path, body, b"Connection: close"))
+    assert statuses(found) == [400]
+    assert words in found.decode()
 
 
 def test_names_are_remembered_neither_long_nor_many(place: Place) -> None:
