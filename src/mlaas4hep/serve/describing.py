@@ -9,13 +9,17 @@ from typing import Any
 
 import msgspec
 
+from mlaas4hep.bundle.layout import MODEL_FILE
 from mlaas4hep.errors import RequestError
 from mlaas4hep.serve.events import example_event
 from mlaas4hep.serve.model import Contract, ServedModel, TensorSpec
 from mlaas4hep.serve.protocol import ModelMetadata, TensorMetadata
+from mlaas4hep.serve.tensors import DTYPES
 from mlaas4hep.spec.contract import ModelSpec
 
-PLATFORM = "onnxruntime_onnx"
+PLATFORM, BACKEND = "onnxruntime_onnx", "onnxruntime"
+# Triton's words for datatypes; their numbers count from 1 in this order.
+DATA_TYPES = (*(f"TYPE_{word}" for word in DTYPES if word != "BYTES"), "TYPE_STRING")
 
 
 class ModelContract(msgspec.Struct, frozen=True):
@@ -73,6 +77,19 @@ def describe_columns(model: ServedModel) -> ModelContract:
     )
 
 
+def describe_config(model: ServedModel) -> dict[str, Any]:
+    """Triton's model configuration, as far as it has a meaning here."""
+    return {
+        "name": model.name,
+        "platform": PLATFORM,
+        "backend": BACKEND,
+        "max_batch_size": model.max_rows if model.batches else 0,
+        "input": [_end(one) for one in model.inputs],
+        "output": [_end(one) for one in model.outputs],
+        "default_model_filename": MODEL_FILE,
+    }
+
+
 def contract_of(model: ServedModel) -> Contract:
     """The contract of a model; `RequestError` where it has none."""
     if model.contract is None:
@@ -86,6 +103,11 @@ def contract_of(model: ServedModel) -> Contract:
 def _metadata(model: ServedModel, specs: tuple[TensorSpec, ...]) -> tuple[TensorMetadata, ...]:
     rows = (-1,) if model.batches else ()
     return tuple(TensorMetadata(one.name, one.datatype, (*rows, *one.shape)) for one in specs)
+
+
+def _end(one: TensorSpec) -> dict[str, Any]:
+    word = "STRING" if one.datatype == "BYTES" else one.datatype
+    return {"name": one.name, "data_type": f"TYPE_{word}", "dims": list(one.shape)}
 
 
 def _typical(spec: ModelSpec) -> dict[str, float | None]:
