@@ -250,7 +250,10 @@ def serving(models: Path, log: Path) -> Iterator[tuple[int, int, int]]:
             yield process.pid, int(port[1]), int(rpc[1]) if rpc else 0
         finally:
             process.terminate()
-            process.wait(timeout=30)
+            try:
+                process.wait(timeout=HANG_S + 30.0)
+            finally:
+                process.kill()
 
 
 def measure(models: Path, *, seconds: float, seed: int, replay: list[bytes] | None = None) -> dict[str, Any]:

@@ -27,14 +27,19 @@ from mlaas4hep.serve.asking import (
 )
 from mlaas4hep.serve.batcher import Outcome, Ticket
 from mlaas4hep.serve.bounded import answer_bytes
+from mlaas4hep.serve.heads import KnownHeads, Target
 from mlaas4hep.serve.hooks import Hooks, Seen
+from mlaas4hep.serve.limits import ClientLimits
+from mlaas4hep.serve.model import ServedModel
+from mlaas4hep.serve.pressure import Pressure
 from mlaas4hep.serve.service import InferenceService, Outputs, Question
+from mlaas4hep.serve.shares import Share, Shares
 
 # Paths whose meaning is kept, and how long they may be for that.
 _MAX_PATHS, _MAX_PATH = 4096, 512
+# Parts of a body that are smaller are joined as they come, since each takes more room than its bytes.
+_SMALL_PART = 512
 _log = logging.getLogger(__name__)
-
-Target = tuple[Route, tuple[str | None, ...], str]
 
 
 @dataclass(slots=True)
@@ -45,6 +50,15 @@ class Hot:
     routes: Sequence[Route]
     hooks: Hooks = field(default_factory=Hooks)
     paths: dict[bytes, Target | None] = field(default_factory=dict)
+    heads: KnownHeads = field(default_factory=KnownHeads)
+    shares: Shares = field(default_factory=lambda: Shares(ClientLimits()))
+    pressure: Pressure | None = None
+
+    def begin(self, loop: asyncio.AbstractEventLoop) -> Pressure:
+        """Watch the loop that the first connection runs on."""
+        if self.pressure is None:
+            self.pressure = Pressure(loop, self.service.limits.wait_s)
+        return self.pressure
 
     def find(self, url: bytes) -> Target | None:
         """Route, what it names, and path; None where Starlette is to answer."""
@@ -72,6 +86,7 @@ class Connection(Protocol):
     hot: Hot
     loop: asyncio.AbstractEventLoop
     client: tuple[str, int] | None
+    share: Share | None
 
     def flush(self) -> None:
         """A reply is there."""
@@ -87,6 +102,7 @@ class Asked:
         "held",
         "keep_alive",
         "method",
+        "model",
         "parts",
         "path",
         "protocol",
@@ -96,6 +112,8 @@ class Asked:
         "size",
         "target",
         "ticket",
+        "told",
+        "told_elsewhere",
     )
 
     def __init__(
@@ -108,21 +126,30 @@ class Asked:
         self.method = method
         self.began_s = time.monotonic()
         self.parts: list[bytes | bytearray] = []
-        self.size = 0
-        self.held = 0
-        self.gone = False
+        self.size = self.held = 0
+        self.gone = self.told_elsewhere = False
         self.ticket: Ticket | None = None
         self.question: Question[Reply] | None = None
+        self.model: ServedModel | None = None
+        self.told = False
+        if protocol.share is not None:
+            protocol.share.questions += 1
         self.reply: bytes | None = None
 
-    def hold(self) -> Exception | None:
-        """Count a large body as it comes; gives the error where it is too large, or no room is left for it."""
-        service = self.protocol.hot.service
+    def hold(self, part: bytes) -> Exception | None:
+        """Keep a part of the body; gives the error where it is too large, or bodies fill the memory that they may."""
+        service, parts, size = self.protocol.hot.service, self.parts, len(part)
         if self.size > service.limits.max_body_bytes:
             return too_large(service.limits.max_body_bytes)
-        if not service.intake.takes(self.size - self.held):
+        if not service.intake.takes(size):
             return service.intake.busy()
-        self.held = self.size
+        self.held += size
+        if not parts or size >= _SMALL_PART:
+            parts.append(part)
+        elif type(parts[-1]) is bytearray:
+            parts[-1] += part
+        else:
+            parts.append(bytearray(part))
         return None
 
     def forget(self, *, whole: bool) -> None:
@@ -132,11 +159,12 @@ class Asked:
             self.ticket.cancel()
         if self.ticket is not None or not whole:
             self._give_back()
+        if self.reply is None:
+            self.see(499, 0)
 
     def _give_back(self) -> None:
-        if self.held:
-            self.protocol.hot.service.intake.give_back(self.held)
-            self.held = 0
+        self.protocol.hot.service.intake.give_back(self.held)
+        self.held = 0
 
     def ask(self) -> None:
         """The body is whole; a model that sleeps is waited for."""
@@ -172,6 +200,13 @@ class Asked:
             return
         self._submit(question)
 
+    def shed(self, pressure: Pressure) -> None:
+        """Answer that there is too much to do, without a look at the body; who asked this writes it."""
+        service = self.protocol.hot.service
+        self.model = service.repository.peek(*self.target) if len(self.target) == 2 and self.target[0] else None
+        self.reply = pressure.keeping if self.keep_alive else pressure.closing
+        self.see(503, pressure.size)
+
     def refuse(self, error: BaseException) -> None:
         """Answer with a status and a text."""
         if not isinstance(error, MLaaSError | Refusal):
@@ -183,7 +218,7 @@ class Asked:
         self._give_back()  # what waits for a run is counted by the batcher
         if self.gone:
             return
-        self.question = question
+        self.question, self.model = question, question.model
         try:
             deadline = deadline_of(question, self.headers, self.began_s)
         except MLaaSError as error:
@@ -220,8 +255,18 @@ class Asked:
         protocol = self.protocol
         self.reply = answer_bytes(status, *reply, close=not self.keep_alive)
         protocol.flush()
-        if protocol.hot.hooks.on_request is not None:
-            protocol.hot.hooks.on_request(self._seen(status, len(reply.body)))
+        self.see(status, len(reply.body))
+
+    def see(self, status: int, bytes_out: int) -> None:
+        """It is answered, or nobody waits for it any more."""
+        if self.told:  # such as to who hung up while the body was read in a thread
+            return
+        self.told = True
+        share, on_request = self.protocol.share, self.protocol.hot.hooks.on_request
+        if share is not None:
+            share.questions -= 1
+        if on_request is not None and not self.told_elsewhere:
+            on_request(self._seen(status, bytes_out))
 
     def _seen(self, status: int, bytes_out: int) -> Seen:
         question, ticket, now = self.question, self.ticket, time.monotonic()
@@ -231,7 +276,7 @@ class Asked:
             status=status,
             client=self.protocol.client[0] if self.protocol.client else "",
             route=self.route.name,
-            model=question.model if question else None,
+            model=self.model,
             rows=question.rows if question else 0,
             bytes_in=self.size,
             bytes_out=bytes_out,

@@ -20,7 +20,14 @@ from mlaas4hep.errors import BusyError, DataError, NotFoundError, RequestError
 from mlaas4hep.serve.bulk import ARROW, PARQUET, encode_bulk
 from mlaas4hep.serve.events import Prediction, encode_prediction
 from mlaas4hep.serve.model import ServedModel
-from mlaas4hep.serve.protocol import HEADER_LENGTH, InferRequest, InferResponse, decode_request, encode_response
+from mlaas4hep.serve.protocol import (
+    HEADER_LENGTH,
+    InferRequest,
+    InferResponse,
+    check_pieces,
+    decode_request,
+    encode_response,
+)
 from mlaas4hep.serve.quick import quick_of
 from mlaas4hep.serve.raw import read_raw
 from mlaas4hep.serve.service import InferenceService, Outputs, Question
@@ -98,6 +105,7 @@ def read_infer(
     """Tensors by the Open Inference Protocol, in JSON, followed by binary ones, or as the bytes of one alone."""
     header_length = _length(headers)
     check_type(headers, (JSON,) if header_length is None else (JSON, BINARY))
+    check_pieces(body if header_length is None else body[:header_length])
     if header_length is None:
         quick = _read_quick(service.repository.get(str(target[0]), target[1]), body)
         if quick is not None:

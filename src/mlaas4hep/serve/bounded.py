@@ -1,7 +1,8 @@
 """The wire with limits: uvicorn's protocol, with a bound on what a question may cost before a route sees it.
 
 uvicorn bounds neither the size of a head nor the time of a question that never ends. Invariant: bytes that no route has
-taken are at most `MAX_HEAD_BYTES` and what one read brings, and whoever sends or reads nothing for long is let go.
+taken are at most a head of the largest size and what one read brings; whoever sends or reads nothing for long is let
+go.
 """
 
 from __future__ import annotations
@@ -15,11 +16,8 @@ import httptools
 import msgspec
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-# Request line and headers; a question of ours has less than 1 kB.
-MAX_HEAD_BYTES = 64 << 10
-# A question must be whole within this time and what its bytes take at the slowest rate; so must answers be read.
-UNFINISHED_S = 30.0
-SLOWEST_BYTES_S = 64 << 10
+from mlaas4hep.serve.limits import WireLimits
+
 CLOSE = "connection: close\r\n"
 _log = logging.getLogger(__name__)
 _USUAL, _USUAL_TYPE = STATUS_LINE[200] + b"content-length: ", b"\r\ncontent-type: application/json\r\n\r\n"
@@ -28,8 +26,9 @@ _USUAL, _USUAL_TYPE = STATUS_LINE[200] + b"content-length: ", b"\r\ncontent-type
 class BoundedProtocol(HttpToolsProtocol):
     """One connection. Answers 431 to a head that is too large, 408 to a question that is not finished in time."""
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
+    def __init__(self, *arguments: Any, wire: WireLimits, **options: Any) -> None:
         super().__init__(*arguments, **options)
+        self.wire = wire
         self._refused = False
         # Bytes since a head or a part of a body was last whole: what lies in the parser.
         self._pending = 0
@@ -48,10 +47,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._begin()
-        self._timer = self.loop.call_later(UNFINISHED_S, self._check_time)
-        most = self.limit_concurrency
-        if most is not None and len(self.connections) > most + max(most // 4, 16):
-            transport.abort()  # who asks is told why; but of the files that may be open some are kept for who is let in
+        self._timer = self.loop.call_later(self.wire.unfinished_s, self._check_time)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._timer is not None:
@@ -66,8 +62,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._pending += self._fed
         self._unset_keepalive_if_required()
         self._feed(data)
-        if self._pending > MAX_HEAD_BYTES:
-            self._refuse(431, f"the head of the request is larger than the {MAX_HEAD_BYTES} bytes that are taken")
+        if self._pending > self.wire.head_bytes:
+            self._refuse_large_head()
 
     def _feed(self, data: bytes) -> None:
         while True:
@@ -120,11 +116,12 @@ class BoundedProtocol(HttpToolsProtocol):
     def _takes_head(self) -> bool:
         """Whether a head that is whole is read on."""
         # Bytes that are not in `_pending` came with those of a message before, which `_fed` counts.
-        if self._pending > MAX_HEAD_BYTES or self._fed > MAX_HEAD_BYTES:
+        most = self.wire.head_bytes
+        if self._pending > most or self._fed > most:
             # Those may be of a body, if both came at once.
             size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
-            if size > MAX_HEAD_BYTES:
-                self._refuse(431, f"the head of the request is larger than the {MAX_HEAD_BYTES} bytes that are taken")
+            if size > most:
+                self._refuse_large_head()
         self._pending = 0
         # RFC 9112, 3.2: without this two servers in a row could take one request for different hosts.
         names = [name for name, _ in self.headers]
@@ -160,18 +157,19 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._reads_nothing():
             self.transport.abort()
             return
-        left_s = self._idle_left_s()
+        left_s, wire = self._idle_left_s(), self.wire
         if self._unfinished:
-            bytes_s = 0.0 if self._unwanted else self._received / SLOWEST_BYTES_S
-            left_s = self._began_s + UNFINISHED_S + bytes_s - self.loop.time()
+            bytes_s = 0.0 if self._unwanted else self._received / wire.slowest_bytes_s
+            left_s = self._began_s + wire.unfinished_s + bytes_s - self.loop.time()
             if self.flow.read_paused:
-                left_s = max(left_s, UNFINISHED_S)  # we do not read, so the client cannot send
+                left_s = max(left_s, wire.unfinished_s)  # we do not read, so the client cannot send
         # Also behind the end, so that who does not take that either is let go.
-        self._timer = self.loop.call_later(min(left_s, UNFINISHED_S) if left_s > 0 else UNFINISHED_S, self._check_time)
+        again_s = min(left_s, wire.unfinished_s) if left_s > 0 else wire.unfinished_s
+        self._timer = self.loop.call_later(again_s, self._check_time)
         if left_s > 0:
             return
         if self._unfinished and self._received and not self._unwanted:
-            self._refuse(408, f"the request was not finished within {UNFINISHED_S:g} s")
+            self._refuse(408, f"the request was not finished within {wire.unfinished_s:g} s")
         else:
             self.transport.close()
 
@@ -180,15 +178,18 @@ class BoundedProtocol(HttpToolsProtocol):
         unread, now = self.transport.get_write_buffer_size(), self.loop.time()
         waited_s = now - self._looked_s
         waits = unread > 0 and self._unread > 0
-        if waits and waited_s < 0.9 * UNFINISHED_S:
+        if waits and waited_s < 0.9 * self.wire.unfinished_s:
             return False
         read = self._unread + self._written - unread
         self._unread, self._written, self._looked_s = unread, 0, now
-        return waits and read < waited_s * SLOWEST_BYTES_S
+        return waits and read < waited_s * self.wire.slowest_bytes_s
 
     def _idle_left_s(self) -> float:
         """How long to wait between questions: uvicorn ends that itself."""
-        return UNFINISHED_S
+        return self.wire.unfinished_s
+
+    def _refuse_large_head(self) -> None:
+        self._refuse(431, f"the head of the request is larger than the {self.wire.head_bytes} bytes that are taken")
 
     def _refuse(self, status: int, text: str) -> None:
         """Answer in the form of all errors and hang up; in the middle of another answer only hang up."""

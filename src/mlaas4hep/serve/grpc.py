@@ -12,14 +12,17 @@ import logging
 import socket
 import ssl
 
+from mlaas4hep.errors import BusyError
 from mlaas4hep.serve.asking import Refusal
 from mlaas4hep.serve.frames import Stream
 from mlaas4hep.serve.grpc_call import Call
 from mlaas4hep.serve.grpc_methods import Answers, Statistics
 from mlaas4hep.serve.hooks import Hooks, Seen
 from mlaas4hep.serve.http2 import Http2Protocol
+from mlaas4hep.serve.pressure import Pressure
 from mlaas4hep.serve.sending import Sending
 from mlaas4hep.serve.service import InferenceService
+from mlaas4hep.serve.shares import Share, Shares
 
 MAX_CONNECTIONS = 512
 _log = logging.getLogger(__name__)
@@ -36,23 +39,35 @@ class GrpcServer:
         Told and asked as for HTTP; `Hooks.authorise` gets the address that HTTP has for the same question.
     statistics
         Model and version to the fields of a ModelStatisticsResponse; None where nothing is counted.
+    shares
+        What clients have of the server, HTTP included.
     """
 
     def __init__(
-        self, service: InferenceService, hooks: Hooks | None = None, *, statistics: Statistics | None = None
+        self,
+        service: InferenceService,
+        hooks: Hooks | None = None,
+        *,
+        statistics: Statistics | None = None,
+        shares: Shares | None = None,
     ) -> None:
         self.service = service
         self.answers = Answers(service, statistics)
         self.hooks = hooks or Hooks()
         self.max_body = service.limits.max_body_bytes
         self.intake = service.intake
-        self._connections: set[Sending] = set()
+        self._connections: dict[Sending, Share | None] = {}
+        self._shares = shares or Shares(service.limits.client)
+        self._pressure: Pressure | None = None
         self._server: asyncio.AbstractServer | None = None
         self._idle: asyncio.Event | None = None
 
-    async def start(self, listening: socket.socket, *, tls: ssl.SSLContext | None = None) -> None:
-        """Answer on a socket."""
+    async def start(
+        self, listening: socket.socket, *, tls: ssl.SSLContext | None = None, pressure: Pressure | None = None
+    ) -> None:
+        """Answer on a socket; ``pressure`` is that of all that the running loop answers."""
         loop = asyncio.get_running_loop()
+        self._pressure = pressure or Pressure(loop, self.service.limits.wait_s)
         self._server = await loop.create_server(lambda: Http2Protocol(self), sock=listening, ssl=tls, backlog=2048)
 
     async def stop(self, *, within_s: float = 10.0) -> None:
@@ -71,12 +86,12 @@ class GrpcServer:
                 connection.transport.abort()
 
     def opened(self, connection: Sending) -> None:
-        self._connections.add(connection)
+        self._connections[connection] = self._shares.enter(connection.client)
         if len(self._connections) > MAX_CONNECTIONS:
             connection.leave()
 
     def closed(self, connection: Sending) -> None:
-        self._connections.discard(connection)
+        self._shares.leave(self._connections.pop(connection, None))
         if self._idle is not None and not self._connections:
             self._idle.set()
 
@@ -84,8 +99,23 @@ class GrpcServer:
         call = stream.handle = Call(self, connection, stream)
         try:
             call.read_head()
-        except Refusal as error:
+            if call.asks:
+                self._admit(call, self._connections.get(connection))
+        except (BusyError, Refusal) as error:
             call.refuse(error)
+
+    def _admit(self, call: Call, share: Share | None) -> None:
+        """Refuse a question where there is too much to do, or where its client has had its share."""
+        if share is not None:
+            refusal = self._shares.refusal(share, asks=True)
+            if refusal is not None:
+                raise refusal
+            call.take(share)
+        if self._pressure is not None:
+            self._pressure.begin()
+            self._pressure.end()
+            if self._pressure.too_much(call.began_s):
+                raise BusyError(self._pressure.text)
 
     def too_large(self, connection: Sending, stream: Stream) -> None:
         text = f"the message is larger than the {self.max_body} bytes that this server takes"
@@ -100,8 +130,7 @@ class GrpcServer:
     def broken(self, connection: Sending, text: str) -> None:
         _log.debug("a gRPC connection of %s ends: %s", connection.client, text)
         if self.hooks.on_request is not None:
-            nothing = Seen("", "", 400, connection.client, "", None, 0, 0, 0, 0.0, 0.0, 0.0, {})
-            self.hooks.on_request(nothing)
+            self.hooks.on_request(Seen("", "", 400, connection.client, "", None, 0, 0, 0, 0.0, 0.0, 0.0, {}))
 
     def give_up(self, stream: Stream) -> None:
         if stream.handle is not None:

@@ -31,6 +31,7 @@ from mlaas4hep.serve.intake import Intake
 from mlaas4hep.serve.oip import SERVICE, message
 from mlaas4hep.serve.sending import Sending
 from mlaas4hep.serve.service import InferenceService, Outputs, Question
+from mlaas4hep.serve.shares import Share
 
 # Codes of gRPC's list of statuses.
 DEADLINE_EXCEEDED, INTERNAL = 4, 13
@@ -74,6 +75,7 @@ class Call:
         "raw",
         "read_s",
         "server",
+        "share",
         "stream",
         "task",
         "ticket",
@@ -94,6 +96,17 @@ class Call:
         self.raw = True
         self.given_up = False
         self.held = 0
+        self.share: Share | None = None
+
+    @property
+    def asks(self) -> bool:
+        """Whether it is a question to a model."""
+        return self.method is _INFER
+
+    def take(self, share: Share) -> None:
+        """Count as a question of this client until it is answered."""
+        self.share = share
+        share.questions += 1
 
     def read_head(self) -> None:
         """Refuse what is no call of a method that is here."""
@@ -158,8 +171,9 @@ class Call:
         self.held = 0
 
     def _try(self, work: Callable[..., None], *arguments: Any) -> None:
-        """A further step, unless nobody waits for it."""
+        """A further step, unless nobody waits for it; then nothing of it is kept."""
         if self.given_up:
+            self._give_back()
             return
         try:
             work(*arguments)
@@ -246,8 +260,8 @@ class Call:
         return self.server.service.ask_tensors(request.model_name, asked, version=request.model_version or None)
 
     def _submit(self, question: Question[Any]) -> None:
+        self._give_back()  # what waits for a run is counted by the batcher
         self.question = question
-        self._give_back()
         if self.timeout_s is not None and question.timeout_s is not None:
             self.timeout_s = min(self.timeout_s, question.timeout_s)
         elif self.timeout_s is None:
@@ -289,10 +303,14 @@ class Call:
         self._settle(message(f"{self.method.name}Response")(**fields).SerializeToString())
 
     def _settle(self, data: bytes) -> None:
+        self._give_back()
         self.connection.answer(self.stream, _HEAD, framed(data), _DONE)
         self._tell(200, len(data))
 
     def _tell(self, status: int, bytes_out: int) -> None:
+        share, self.share = self.share, None
+        if share is not None:
+            share.questions -= 1
         told = self.server.hooks.on_request
         if told is None:
             return

@@ -7,6 +7,7 @@ that the other way would give.
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -14,17 +15,20 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from mlaas4hep.serve.asked import Asked, Hot, Target
-from mlaas4hep.serve.asking import INLINE_BODY_BYTES, Refusal, Reply, Route, too_large
+from mlaas4hep.errors import BusyError, RequestError
+from mlaas4hep.serve.asked import Asked, Hot
+from mlaas4hep.serve.asking import Refusal, Reply, Route, timeout_of, too_large
 from mlaas4hep.serve.bounded import BoundedProtocol
+from mlaas4hep.serve.heads import Target, head_of
 from mlaas4hep.serve.http import FIND_OUT
 from mlaas4hep.serve.service import Question
+from mlaas4hep.serve.shares import Share
 
 # Questions of one connection that wait for their answers; then no more is read of it. One read may bring thousands:
 # beyond the second number the connection ends behind the last that was taken.
 MAX_PIPELINED, MOST_PIPELINED = 64, 256
-# Parts of a body that are smaller are joined as they come, since each takes more room than its bytes.
-_SMALL_PART = 512
+# A body of more is not waited for where its model is too busy already: to receive and read it costs too much for that.
+LARGE_BODY_BYTES = 4096
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -38,9 +42,12 @@ class HotProtocol(BoundedProtocol):
     """One connection."""
 
     def __init__(self, *arguments: Any, hot: Hot, **options: Any) -> None:
-        super().__init__(*arguments, **options)
+        super().__init__(*arguments, wire=hot.service.limits.wire, **options)
         self.hot = hot
-        self.url = b""
+        self.share: Share | None = None
+        self._pressure = hot.begin(self.loop)
+        # What the parser is fed with, while it may begin with a head.
+        self._fresh = b""
         self._asked: Asked | None = None
         # Bytes of the rest of a body are not taken.
         self._skips = False
@@ -50,15 +57,30 @@ class HotProtocol(BoundedProtocol):
         self._last = False
         # This message is none that is answered.
         self._ignores = False
+        self.url = b""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.share = self.hot.shares.enter(self.client[0] if self.client else None)
+        if len(self.connections) > 2 * self.wire.connections:
+            transport.abort()  # so many do not even wait for a refusal
 
     def connection_lost(self, exc: Exception | None) -> None:
         for asked in self._slots:
             asked.forget(whole=asked is not self._asked)
-            if asked.reply is None and self.hot.hooks.on_request is not None:
-                self.hot.hooks.on_request(asked._seen(499, 0))  # nobody waits any more
+        self.hot.shares.leave(self.share)
         self._slots.clear()
         self._asked = None
         super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        self._pressure.begin()
+        if self._is_between():
+            data = self._fresh = data[self._take_known(data) :]
+        if data:
+            super().data_received(data)
+            self._fresh = b""
+        self._pressure.end()
 
     def on_message_begin(self) -> None:
         if not self._unfinished:
@@ -69,6 +91,7 @@ class HotProtocol(BoundedProtocol):
         self._ignores = False
 
     def on_headers_complete(self) -> None:
+        fresh, self._fresh = self._fresh, b""
         if self.parser.should_upgrade():
             self._ignores = True  # it comes again without its wish
             if self.parser.get_method() == b"CONNECT":
@@ -104,9 +127,15 @@ class HotProtocol(BoundedProtocol):
         if length is not None and int(length) > limit:
             self._refuse_head(asked, too_large(limit))
             return
+        refusal = self._has_no_chance(asked, length)
+        if refusal is not None or self._pressure.too_much(asked.began_s):
+            self._refuse_head(asked, refusal)
+            return
         self._take(asked)
         if self.expect_100_continue:
             self.transport.write(_CONTINUE)
+        elif fresh and length is not None and asked.keep_alive and hot.hooks.authorise is None:
+            hot.heads.learn(fresh, self.headers, found, int(length))
 
     def on_body(self, body: bytes) -> None:
         asked = self._asked
@@ -115,22 +144,14 @@ class HotProtocol(BoundedProtocol):
                 super().on_body(body)
             return
         self._pending = 0
-        asked.size = size = asked.size + len(body)
+        asked.size += len(body)
         if self._skips:
             return
-        large = size > INLINE_BODY_BYTES or size > self.hot.service.limits.max_body_bytes
-        if large and (refusal := asked.hold()) is not None:
+        refusal = asked.hold(body)
+        if refusal is not None:
             self._skip()
             asked.parts.clear()
             asked.refuse(refusal)
-            return
-        parts = asked.parts
-        if not parts or len(body) >= _SMALL_PART:
-            parts.append(body)
-        elif type(parts[-1]) is bytearray:
-            parts[-1] += body
-        else:
-            parts.append(bytearray(body))
 
     def on_message_complete(self) -> None:
         asked = self._asked
@@ -179,6 +200,59 @@ class HotProtocol(BoundedProtocol):
         super().resume_writing()
         self._read_on()
 
+    def _is_between(self) -> bool:
+        """Whether a new message begins here, and nothing stands before its answer but others of this way."""
+        return (
+            not (self._unfinished and self._received)
+            and not self._last
+            and self._asked is None
+            and (self.cycle is None or self.cycle.response_complete)
+            and not self.pipeline
+            and not self._refused
+        )
+
+    def _take_known(self, data: bytes) -> int:
+        """Take whole questions whose heads are known; gives where the rest begins."""
+        hot, start = self.hot, 0
+        if hot.hooks.authorise is not None or len(self.connections) >= self.wire.connections:
+            return 0
+        if hot.shares.is_crowded(self.share):
+            return 0
+        while (head := head_of(data, start)) is not None and (known := hot.heads.get(head)) is not None:
+            body, end = start + len(head), start + len(head) + known.length
+            if end > len(data) or len(self._slots) >= MOST_PIPELINED:
+                break
+            start = end
+            refusal = hot.shares.refusal(self.share, asks=True) if self.share is not None else None
+            asked = Asked(self, known.found, known.headers, True)
+            asked.size = known.length
+            self._slots.append(asked)
+            if refusal is not None:
+                asked.refuse(refusal)
+            elif self._pressure.too_much(asked.began_s):
+                asked.shed(self._pressure)
+            else:
+                asked.parts.append(data[body:end])
+                asked.ask()
+        if start:
+            self._unset_keepalive_if_required()
+            self._unfinished, self._ended_s = False, self.loop.time()
+            self.flush()
+            if len(self._slots) >= MAX_PIPELINED:
+                self.flow.pause_reading()
+        return start
+
+    def _has_no_chance(self, asked: Asked, length: bytes | None) -> BusyError | None:
+        """Why a question is refused before its body is there."""
+        if length is not None and int(length) <= LARGE_BODY_BYTES:
+            return None
+        try:
+            timeout_s = timeout_of(asked.headers)
+        except RequestError:  # told when it is read
+            return None
+        deadline = None if timeout_s is None else asked.began_s + timeout_s
+        return self.hot.service.refusal(*asked.target[:2], deadline=deadline)
+
     def on_response_complete(self) -> None:
         self._unread = 0  # of what uvicorn writes the size is not known, but it waits for who does not read
         super().on_response_complete()
@@ -197,17 +271,14 @@ class HotProtocol(BoundedProtocol):
 
     def _is_refused(self, found: Target | None, cold: bool) -> bool:
         """Whether a request of any kind gets no further than its head."""
-        refusal = None
-        if self.hot.hooks.authorise is not None:
+        refusal, hot = self._is_too_many(found), self.hot
+        if refusal is None and hot.hooks.authorise is not None:
             method, path = self.parser.get_method().decode("ascii"), self.url.decode("latin-1")
-            found_out = self.hot.hooks.authorise(method, path, dict(self.headers))
+            found_out = hot.hooks.authorise(method, path, dict(self.headers))
             if callable(found_out):
                 self._go_cold(_once_allowed(found_out, self.app))
                 return True
             refusal = found_out
-        if self.limit_concurrency is not None and len(self.connections) >= self.limit_concurrency:
-            text = f"{len(self.connections)} connections are open, and this server takes fewer; ask again later"
-            refusal = Refusal(503, text, {"Retry-After": "1"})
         if refusal is None:
             return False
         if cold:  # its answer cannot come before the one that is under way
@@ -215,17 +286,33 @@ class HotProtocol(BoundedProtocol):
             return True
         path = self.url.decode("latin-1").partition("?")[0]
         target = found or (_OTHER, (), path)
-        keep_alive = self.parser.should_keep_alive() and refusal.status != 503
+        keep_alive = self.parser.should_keep_alive() and refusal.status != 503 and not hot.shares.is_crowded(self.share)
         method = self.parser.get_method().decode("ascii")
         self._refuse_head(Asked(self, target, dict(self.headers), keep_alive, method=method), refusal)
         return True
 
-    def _refuse_head(self, asked: Asked, refusal: Refusal) -> None:
-        """Answer without the body. Who waits for leave to send it may do so or not: that connection ends."""
+    def _is_too_many(self, found: Target | None) -> Refusal | None:
+        """Why a connection or a client is refused; who asks for health is told of it as long as anybody is."""
+        if self.url.startswith(b"/v2/health/"):
+            return None
+        if len(self.connections) >= self.wire.connections:
+            text = f"{len(self.connections)} connections are open, and this server takes fewer; ask again later"
+            return Refusal(503, text, {"Retry-After": "1"})
+        return self.hot.shares.refusal(self.share, asks=found is not None) if self.share is not None else None
+
+    def _refuse_head(self, asked: Asked, refusal: Exception | None) -> None:
+        """Answer without the body, with None that there is too much to do.
+
+        Who waits for leave to send the body may do so or not: that connection ends.
+        """
         asked.keep_alive = asked.keep_alive and not self.expect_100_continue
         self._take(asked)
         self._skip()
-        asked.refuse(refusal)
+        if refusal is not None:
+            asked.refuse(refusal)
+        else:
+            asked.shed(self._pressure)
+            self.flush()
 
     def _go_cold(self, app: Any = None) -> None:
         """uvicorn and Starlette answer, once what was taken here is answered."""
@@ -286,16 +373,16 @@ class HotProtocol(BoundedProtocol):
     def _refuse_alone(self, asked: Asked, status: int, text: str) -> None:
         """Where no answer of this path is before it; one that uvicorn is about to give tells the hooks itself."""
         super()._refuse(status, text)
-        told, cycle = self.hot.hooks.on_request, self.cycle
-        if told is not None and (cycle is None or cycle.response_complete or not cycle.more_body):
-            told(asked._seen(status, 0))
+        cycle = self.cycle
+        asked.told_elsewhere = not (cycle is None or cycle.response_complete or not cycle.more_body)
+        asked.see(status, 0)
 
     def _idle_left_s(self) -> float:
         """Until a connection that asks nothing and owes nothing is let go."""
         busy = self._slots or (self.cycle is not None and not self.cycle.response_complete)
         if busy or self.transport.get_write_buffer_size():
-            return float(self.timeout_keep_alive)
-        return self._ended_s + self.timeout_keep_alive - self.loop.time()
+            return self.wire.keep_alive_s
+        return self._ended_s + self.wire.keep_alive_s - self.loop.time()
 
 
 def _once_allowed(find_out: Callable[[], Awaitable[Refusal | None]], app: Any) -> Any:

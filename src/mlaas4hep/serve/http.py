@@ -28,6 +28,7 @@ from mlaas4hep.errors import MLaaSError, nearest
 from mlaas4hep.serve.asking import JSON, Refusal, Route, answer, refusal_of, routes, too_large
 from mlaas4hep.serve.control import control_routes
 from mlaas4hep.serve.hooks import Hooks, Seen
+from mlaas4hep.serve.openapi import openapi_route
 from mlaas4hep.serve.service import InferenceService, Question
 
 # Of a scope: who is to be called first and awaited, and gives a refusal or None.
@@ -135,6 +136,7 @@ class _Endpoints:
             *(Path(path, endpoint, methods=["POST"]) for path, endpoint in post.items()),
             Path("/v1/models/{name}:predict", _only_post, methods=["GET"], include_in_schema=False),
             *control_routes(self.service),
+            openapi_route(),
             Path("/", _index, methods=["GET"]),
             *(Path(path, endpoint, methods=["GET"]) for path, endpoint in get.items()),
         ]

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from mlaas4hep.arguments import as_found
 from mlaas4hep.bundle import Bundle, load_bundle
-from mlaas4hep.bundle.layout import CONFIG_FILE, MANIFEST_FILE, MODEL_FILE, SPEC_FILE
+from mlaas4hep.bundle.layout import CONFIG_FILE, MANIFEST_FILE, MODEL_FILE, SPEC_FILE, FileRecord
 from mlaas4hep.errors import BundleError, RequestError, nearest
 from mlaas4hep.graph.session import SCORES, End, OpenSession
 from mlaas4hep.serve.events import EventReader
@@ -65,13 +65,14 @@ class TensorSpec:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Contract:
-    """What a bundle says beyond its tensors: how events by name become them, and its hashes."""
+    """What a bundle says beyond its tensors: how events by name become them, its hashes, and those of its files."""
 
     spec: ModelSpec
     model_sha256: str
     spec_sha256: str
     preprocessor: Preprocessor
     reader: EventReader
+    files: Mapping[str, FileRecord]
 
 
 @dataclass(frozen=True, eq=False, slots=True, weakref_slot=True)
@@ -94,6 +95,8 @@ class ServedModel:
         Seconds of a run of one row, and of each further row, as measured when the model was loaded.
     execute
         Tensors that fit to all outputs by name; safe from several threads.
+    folder
+        Where it was loaded from, ``NAME/1``; None of a model that was made otherwise.
     """
 
     name: str
@@ -106,6 +109,7 @@ class ServedModel:
     call_s: float
     row_s: float
     execute: Callable[[Tensors], dict[str, NDArray[Any]]]
+    folder: Path | None = None
 
     @classmethod
     def of(cls, bundle: Bundle, *, threads: int = 1, device: str = "cpu") -> ServedModel:
@@ -129,10 +133,12 @@ class ServedModel:
                 spec_sha256=bundle.spec_sha256,
                 preprocessor=preprocessor,
                 reader=EventReader(preprocessor.types),
+                files=bundle.manifest.files,
             ),
             batches=True,
             max_rows=bundle.max_batch,
             execute=execute,
+            folder=bundle.path,
         )
 
     @classmethod
@@ -166,6 +172,7 @@ class ServedModel:
             batches=max_rows > 0,
             max_rows=max_rows or 1,
             execute=session.run,
+            folder=folder,
         )
         warm_up(model, said, folder.parent, where)
         return model

@@ -22,6 +22,8 @@ HEADER_LENGTH = "Inference-Header-Content-Length"
 
 # Inputs and outputs of a question; no model has so many.
 MAX_TENSORS = 1024
+# Lists and keys of one body: each takes up to twenty times its letters in memory, and all of them the time of others.
+MAX_LISTS, MAX_KEYS = 1 << 20, 1 << 20
 
 Parameters = dict[str, bool | int | float | str | None]
 Tensor = NDArray[Any]
@@ -205,6 +207,18 @@ def decode_json(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:
         raise RequestError(f"the body is not JSON: {error}{hint}") from error
     except RecursionError as error:
         raise RequestError("the body is nested too deeply") from error
+
+
+def check_pieces(body: bytes, *, lists: int | None = None, keys: int | None = None) -> None:
+    """Refuse a body that would become far larger in memory, before it is read; None takes the usual bounds."""
+    lists, keys = lists or MAX_LISTS, keys or MAX_KEYS
+    if len(body) < lists:
+        return
+    for mark, what, most in ((b"[", "lists", lists), (b'":', "keys", keys)):
+        found = body.count(mark)
+        if found > most:
+            hint = "send tensors flat or as bytes, events as Arrow, or less at a time"
+            raise RequestError(f"the body has {found} {what}; at most {most} are read: {hint}")
 
 
 def seconds_of(timeout: object) -> float | None:

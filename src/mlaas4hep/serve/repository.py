@@ -125,6 +125,10 @@ class ModelRepository:
             self._touch(name)
         return found
 
+    def entry(self, name: str) -> Served | None:
+        """What is in memory under a name, if anything; looking loads nothing and does not count as asking."""
+        return self._served.get(name)
+
     def waking(self, name: str) -> Future[Served] | None:
         """The load that a question about a model has to wait for; None where it can be asked at once.
 
@@ -195,6 +199,11 @@ class ModelRepository:
             found.extend(indexed(name, self._kept.get(name), self._served.get(name), lazy=self.lazy))
         found.sort(key=lambda one: (one.name, int(one.version or 0)))
         return tuple(one for one in found if one.state == "READY" or not ready)
+
+    def peek(self, name: str | None, version: str | None = None) -> ServedModel | None:
+        """A model that is loaded, looked at and not asked; None where there is none."""
+        served = self._served.get(name or "")
+        return None if served is None else served.known.get(version)
 
     def on_retired(self, told: Callable[[ServedModel], None]) -> None:
         """Tell of every model that is found no more, from the thread that took it away."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Generic, TypeVar
 from weakref import WeakSet
@@ -17,9 +17,9 @@ from weakref import WeakSet
 import msgspec
 from numpy.typing import NDArray
 
-from mlaas4hep.errors import RequestError, nearest
+from mlaas4hep.errors import BusyError, RequestError, nearest
 from mlaas4hep.graph.session import SCORES
-from mlaas4hep.serve.batcher import Batcher, QueueLimits
+from mlaas4hep.serve.batcher import Batcher
 from mlaas4hep.serve.bulk import read_bulk
 from mlaas4hep.serve.classification import classify
 from mlaas4hep.serve.describing import (
@@ -31,7 +31,9 @@ from mlaas4hep.serve.describing import (
 )
 from mlaas4hep.serve.events import Prediction
 from mlaas4hep.serve.intake import Intake
+from mlaas4hep.serve.limits import Limits as Limits
 from mlaas4hep.serve.model import ServedModel, Tensors, TensorSpec
+from mlaas4hep.serve.peers import Change
 from mlaas4hep.serve.protocol import (
     InferRequest,
     InferResponse,
@@ -44,27 +46,6 @@ from mlaas4hep.spec.columns import Columns
 
 T = TypeVar("T")
 Outputs = dict[str, NDArray[Any]]
-
-
-class Limits(msgspec.Struct, frozen=True):
-    """How much one request may ask.
-
-    Parameters
-    ----------
-    max_body_bytes
-        Size of a request's body.
-    max_instances
-        Events of a request by name.
-    queue
-        What may wait for a model.
-    held_bytes
-        Large bodies of all connections together, while they come in and are read.
-    """
-
-    max_body_bytes: int = 64 << 20
-    max_instances: int = 100_000
-    queue: QueueLimits = QueueLimits()
-    held_bytes: int = 1 << 30
 
 
 class Question(msgspec.Struct, Generic[T], frozen=True, gc=False):
@@ -114,12 +95,13 @@ class InferenceService:
         self.repository = repository
         self.control = control
         self.limits = limits or Limits()
-        self.intake = Intake(self.limits.held_bytes)
+        self.intake = Intake(self.limits.wire.body_bytes)
         self._version = version
         self.draining = False  # told to end: what comes is answered, but no more should come
         control_words = ("model_repository",) if control else ()
         words = ("binary_tensor_data", "classification", "model_configuration")
         self.extensions: tuple[str, ...] = (*words, *control_words)
+        self.everywhere: Callable[[Change], Awaitable[None]] | None = None  # where there are other workers
         self.on_run: Callable[[ServedModel, int, int, float], None] | None = None
         self.executor = ThreadPoolExecutor(max(4, os.cpu_count() or 1), thread_name_prefix="mlaas4hep-run")
         self._batchers: dict[tuple[ServedModel, asyncio.AbstractEventLoop], Batcher] = {}
@@ -161,6 +143,9 @@ class InferenceService:
         BundleError
             It cannot be served, or a version of it; what was served before still is.
         """
+        if self.everywhere is not None:
+            await self.everywhere(Change("load", name, config=config))
+            return
         await asyncio.wrap_future(self.repository.load(name, config=config))
 
     async def unload_model(self, name: str) -> None:
@@ -171,10 +156,16 @@ class InferenceService:
         NotFoundError
             No such entry.
         """
+        if self.everywhere is not None:
+            await self.everywhere(Change("unload", name))
+            return
         await asyncio.wrap_future(self.repository.unload(name))
 
     async def label_model(self, name: str, label: str, version: str | None) -> None:
         """Set a label of a version, or take it away (None); raises as `ModelRepository.label`."""
+        if self.everywhere is not None:
+            await self.everywhere(Change("label", name, label=label, version=version))
+            return
         # Held up as long as the model is being loaded, so not on the loop.
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(self.executor, self.repository.label, name, label, version)
@@ -281,8 +272,16 @@ class InferenceService:
         key = (model, asyncio.get_running_loop())
         return self._batchers.get(key) or self._new_batcher(key)
 
+    def refusal(
+        self, name: str | None = None, version: str | None = None, *, deadline: float | None = None
+    ) -> BusyError | None:
+        """Why a question has no chance now, asked before its body is there; None where it may have."""
+        model = self.repository.peek(name, version)
+        batcher = None if model is None else self._batchers.get((model, asyncio.get_running_loop()))
+        return None if batcher is None else batcher.refusal(1, 0, deadline)
+
     def _new_batcher(self, key: tuple[ServedModel, asyncio.AbstractEventLoop]) -> Batcher:
-        batcher = Batcher(key[0], self.executor, limits=self.limits.queue, on_run=self._ran)
+        batcher = Batcher(key[0], self.executor, limits=self.limits.queue_of(key[0].name), on_run=self._ran)
         with self._batchers_lock:
             # A closed loop leaves its batchers behind. A question that found its model just before that was retired
             # is the last one: it is answered, and nothing is kept of it.

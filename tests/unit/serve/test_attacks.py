@@ -18,12 +18,14 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from mlaas4hep.serve import asked, bounded, hot
+from mlaas4hep.serve import asked, hot, protocol
+from mlaas4hep.serve import events as event_reading
 from mlaas4hep.serve.asking import INLINE_BODY_BYTES, is_long
 from mlaas4hep.serve.hooks import Hooks, Seen
+from mlaas4hep.serve.limits import Limits, WireLimits
 from mlaas4hep.serve.repository import ModelRepository, open_repository
 from mlaas4hep.serve.server import background
-from mlaas4hep.serve.service import InferenceService, Limits
+from mlaas4hep.serve.service import InferenceService
 from tests.small_bundle import as_instances, make_events, write_small_bundle
 
 INFER, PREDICT = b"/v2/models/tth/infer", b"/v1/models/tth:predict"
@@ -80,10 +82,27 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> ModelRepository:
 
 @pytest.fixture(scope="module")
 def server(repository: ModelRepository) -> Iterator[Place]:
-    place = Place(InferenceService(repository, limits=Limits(max_body_bytes=1 << 20, held_bytes=BUDGET)))
+    place = Place(
+        InferenceService(repository, limits=Limits(max_body_bytes=1 << 20, wire=WireLimits(body_bytes=BUDGET)))
+    )
     with background(place.service, hooks=Hooks(on_request=place.seen.append)) as place.url:
         place.expected = place.ask(question(INFER, GOOD, b"Connection: close"))
         yield place
+
+
+@pytest.fixture(scope="module")
+def hasty_server(repository: ModelRepository) -> Iterator[Place]:
+    limits = Limits(max_body_bytes=1 << 20, wire=WireLimits(unfinished_s=0.2))
+    place = Place(InferenceService(repository, limits=limits))
+    with background(place.service, hooks=Hooks(on_request=place.seen.append)) as place.url:
+        yield place
+
+
+@pytest.fixture
+def hasty(hasty_server: Place) -> Place:
+    """A server that waits for nobody."""
+    hasty_server.seen.clear()
+    return hasty_server
 
 
 @pytest.fixture
@@ -251,20 +270,17 @@ def endless(raw: socket.socket, part: bytes, most: int) -> int:
 
 
 @pytest.mark.parametrize("path", [INFER, b"/v2/health/live"])
-def test_a_body_without_end_is_answered_once_skipped_for_a_while_and_cut_off(
-    place: Place, monkeypatch: pytest.MonkeyPatch, path: bytes
-) -> None:
-    monkeypatch.setattr(bounded, "UNFINISHED_S", 0.3)
+def test_a_body_without_end_is_answered_once_skipped_for_a_while_and_cut_off(hasty: Place, path: bytes) -> None:
     chunk = b"%x\r\n%s\r\n" % (1 << 16, b" " * (1 << 16))
     head = b"POST " + path + b" HTTP/1.1\r\nHost: x\r\n"
-    with place.connected() as raw:
+    with hasty.connected() as raw:
         raw.sendall(head + CHUNKED)
         assert endless(raw, chunk, 1 << 20) < 1 << 20
         assert statuses(rest(raw)) in ([413], [405], [])  # its answer may be lost with the connection
-    with place.connected() as raw:
+    with hasty.connected() as raw:
         raw.sendall(head + b"Content-Length: %d\r\n\r\n" % (1 << 30))
         assert raw.recv(12) in (b"HTTP/1.1 413", b"HTTP/1.1 405")
-    assert {one.status for one in place.seen} <= {413, 405}
+    assert {one.status for one in hasty.seen} <= {413, 405}
 
 
 def test_large_bodies_of_many_connections_are_bounded_together(place: Place) -> None:
@@ -303,17 +319,15 @@ def is_refused(raw: socket.socket) -> bool:
 
 @pytest.mark.parametrize("behind", [b"", POST], ids=["whole", "and half a question"])
 @pytest.mark.parametrize("cold", [False, True], ids=["hot", "cold"])
-def test_who_reads_nothing_is_cut_off(place: Place, monkeypatch: pytest.MonkeyPatch, behind: bytes, cold: bool) -> None:
-    monkeypatch.setattr(bounded, "UNFINISHED_S", 0.1)
+def test_who_reads_nothing_is_cut_off(hasty: Place, behind: bytes, cold: bool) -> None:
     body = GOOD[:-1] + b',"id":"' + b"x" * 200_000 + b'"}'
-    count, one = 60, question(INFER + (b"?" if cold else b""), body)
-    with place.connected(small_window=True) as raw:
+    count, one = 100, question(INFER + (b"?" if cold else b""), body)
+    with hasty.connected(small_window=True) as raw:
         sender = threading.Thread(target=_send_quietly, args=(raw, one * count + behind))
         sender.start()
-        time.sleep(0.8)  # more than two looks
-        found = rest(raw)
-        sender.join()
-    assert 0 < len(found) < count * 200_000
+        sender.join(timeout=30)  # it waits for who reads, until the connection is cut off
+        assert not sender.is_alive()
+        assert len(rest(raw)) < count * 200_000
 
 
 def _send_quietly(raw: socket.socket, data: bytes) -> None:
@@ -437,6 +451,26 @@ def test_values_of_events_that_mean_harm_are_refused_or_taken_never_our_mistake(
         event = json.dumps(EVENT | {column: "@"}).replace("NaN", "null").replace('"@"', value)
         body = f'{{"instances":[{event}]}}'.encode()
         assert statuses(place.ask(question(PREDICT, body, b"Connection: close")))[0] in (200, 400)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "words"),
+    [
+        (INFER, b'{"inputs":[{"data":[' + b"[]," * (1 << 18), "262146 lists; at most 1000"),
+        (INFER, b'{"parameters":{' + b'"a":1,' * (1 << 17), "131073 keys; at most 500"),
+        (PREDICT, b'{"instances":[{"Jet_pt":[' + b"[]," * (1 << 18), "262146 lists; at most 1000"),
+    ],
+    ids=["lists", "keys", "lists of events"],
+)
+def test_what_becomes_twenty_times_larger_in_memory_is_refused_before_it_is_read(
+    place: Place, monkeypatch: pytest.MonkeyPatch, path: bytes, body: bytes, words: str
+) -> None:
+    monkeypatch.setattr(protocol, "MAX_LISTS", 1000)
+    monkeypatch.setattr(protocol, "MAX_KEYS", 500)
+    monkeypatch.setattr(event_reading, "MAX_LISTS", 1000)
+    found = place.ask(question(path, body, b"Connection: close"))
+    assert statuses(found) == [400]
+    assert words in found.decode()
 
 
 def test_names_are_remembered_neither_long_nor_many(place: Place) -> None:

@@ -21,9 +21,11 @@ from mlaas4hep.serve.asking import INLINE_BODY_BYTES, Headers, Refusal
 from mlaas4hep.serve.batcher import QueueLimits
 from mlaas4hep.serve.frames import field, frame
 from mlaas4hep.serve.hooks import Hooks, Seen
+from mlaas4hep.serve.limits import ClientLimits
 from mlaas4hep.serve.model import ServedModel, Tensors, TensorSpec
 from mlaas4hep.serve.oip import HEALTH, SERVICE, message
 from mlaas4hep.serve.operation import Operation, Options
+from mlaas4hep.serve.pressure import Pressure
 from mlaas4hep.serve.repository import ModelRepository
 from mlaas4hep.serve.server import background
 from mlaas4hep.serve.service import InferenceService, Limits
@@ -115,6 +117,26 @@ def test_who_finds_the_queue_full_is_told_when_to_come_again(held: Held) -> None
         assert int(told["grpc-retry-pushback-ms"]) > 0
         held.go_on.set()
         assert scores(first.result()).tolist() == [2, 2]
+
+
+def test_a_client_has_its_share_and_a_server_behind_its_time_refuses(
+    held: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = InferenceService(ModelRepository([held.model()]), limits=Limits(client=ClientLimits(questions=1)))
+    with served(service) as address, grpc.insecure_channel(address) as channel:
+        first = begin(channel, question())
+        assert held.going.wait(10)
+        code, text, _ = refusal(lambda: ask(channel, data=question()))
+        assert (code, "1 questions of this client wait" in text) == ("RESOURCE_EXHAUSTED", True)
+        assert ask(channel, "ServerLive")
+        held.go_on.set()
+        first.result()
+        assert scores(ask(channel, data=question())).tolist() == [2, 2], "what was answered counts no more"
+        monkeypatch.setattr(Pressure, "too_much", lambda self, now_s: True)
+        code, text, told = refusal(lambda: ask(channel, data=question()))
+        assert (code, "within 10 s" in text) == ("UNAVAILABLE", True)
+        assert int(told["grpc-retry-pushback-ms"]) == 1000
+        assert ask(channel, "ServerLive")
 
 
 def test_a_deadline_that_cannot_be_met_is_refused_before_anything_runs(held: Held) -> None:

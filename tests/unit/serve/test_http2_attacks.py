@@ -34,10 +34,11 @@ from mlaas4hep.serve.frames import (
     frame,
 )
 from mlaas4hep.serve.hooks import Hooks, Seen
+from mlaas4hep.serve.limits import Limits, WireLimits
 from mlaas4hep.serve.oip import SERVICE, message
 from mlaas4hep.serve.repository import open_repository
 from mlaas4hep.serve.server import background
-from mlaas4hep.serve.service import InferenceService, Limits
+from mlaas4hep.serve.service import InferenceService
 from mlaas4hep.serve.sockets import bind
 from tests.small_bundle import write_small_bundle
 
@@ -133,7 +134,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     models = tmp_path_factory.mktemp("models")
     write_small_bundle(models)
     listening = bind("127.0.0.1", 0)
-    limits = Limits(max_body_bytes=2 << 20, held_bytes=3 << 20)
+    limits = Limits(max_body_bytes=2 << 20, wire=WireLimits(body_bytes=3 << 20))
     place = Place(InferenceService(open_repository(models), limits=limits), listening.getsockname()[1])
     with background(place.service, hooks=Hooks(on_request=place.seen.append), grpc=listening):
         place.expected = place.ask()
