@@ -21,7 +21,14 @@ from mlaas4hep.errors import BusyError, DataError, NotFoundError, RequestError
 from mlaas4hep.serve.bulk import ARROW, PARQUET, encode_bulk
 from mlaas4hep.serve.events import Prediction, encode_prediction
 from mlaas4hep.serve.model import ServedModel
-from mlaas4hep.serve.protocol import HEADER_LENGTH, InferRequest, InferResponse, decode_request, encode_response
+from mlaas4hep.serve.protocol import (
+    HEADER_LENGTH,
+    InferRequest,
+    InferResponse,
+    check_pieces,
+    decode_request,
+    encode_response,
+)
 from mlaas4hep.serve.quick import quick_of
 from mlaas4hep.serve.raw import read_raw
 from mlaas4hep.serve.service import InferenceService, Outputs, Question
@@ -33,6 +40,9 @@ TIMEOUT = "X-Request-Timeout-Ms"
 INLINE_BODY_BYTES = 256 << 10
 # Answers of more numbers than this are written in a worker thread.
 INLINE_NUMBERS = 8 << 10
+
+# The most letters of an error's text: names of any length come over the wire.
+_MAX_TEXT = 4000
 
 _HEADER_LENGTH, _TIMEOUT = HEADER_LENGTH.lower().encode(), TIMEOUT.lower().encode()
 
@@ -53,7 +63,7 @@ class Refusal(Exception):
 
     def __init__(self, status: int, text: str, headers: Mapping[str, str] | None = None) -> None:
         self.status = status
-        self.text = text
+        self.text = text if len(text) <= _MAX_TEXT else f"{text[:_MAX_TEXT]}..."
         self.headers = dict(headers or {})
         super().__init__(f"{status}: {text}")
 
@@ -105,6 +115,7 @@ def read_infer(
     """Tensors by the Open Inference Protocol, in JSON, followed by binary ones, or as the bytes of one alone."""
     header_length = _length(headers)
     check_type(headers, (JSON,) if header_length is None else (JSON, BINARY))
+    check_pieces(body if header_length is None else body[:header_length])
     if header_length is None:
         quick = _read_quick(service.repository.get(str(target[0]), target[1]), body)
         if quick is not None:
@@ -231,8 +242,17 @@ def read_awake(
 
 
 def is_long(headers: Headers, body: bytes) -> bool:
-    """Whether reading a body may hold up the event loop; binary tensors are taken as they lie."""
-    return len(body) > INLINE_BODY_BYTES and _HEADER_LENGTH not in headers
+    """Whether reading a body may hold up the event loop; binary tensors are taken as they lie, but for texts."""
+    if len(body) <= INLINE_BODY_BYTES:
+        return False
+    text = headers.get(_HEADER_LENGTH)
+    if text is None:
+        return True
+    if not (text.isdigit() and len(text) < 20):
+        return False  # refused
+    length = int(text)
+    # A text of JSON may spell the word for texts otherwise only by an escape.
+    return length > INLINE_BODY_BYTES or body.find(b"BYTES", 0, length) >= 0 or body.find(b"\\u", 0, length) >= 0
 
 
 def is_wide(outputs: Outputs) -> bool:

@@ -20,8 +20,8 @@ from mlaas4hep.serve.tfaas_row import BASE
 
 _log = logging.getLogger(__name__)
 _MAX_QUOTED = 400
-# Paths whose meaning is kept.
-_MAX_PATHS = 4096
+# Paths whose meaning is kept, and how long they may be for that.
+_MAX_PATHS, _MAX_PATH = 4096, 512
 
 
 class Guard:
@@ -51,6 +51,8 @@ class Guard:
         return self.gate.subject(authorization)
 
     def _remember(self, method: str, path: str) -> tuple[str, str | None] | None:
+        if len(path) > _MAX_PATH:
+            return kind_of(method, path)
         if len(self._kinds) >= _MAX_PATHS:
             self._kinds.clear()
         self._kinds[method, path] = found = kind_of(method, path, base=self._base)

@@ -194,27 +194,28 @@ class _Endpoints:
         await self.service.wake(name)
         self.service.repository.get(name, version)  # before a large body is taken in
         headers = dict(request.headers.raw)
-        body = await self._body(request)
         request.scope["mlaas4hep.route"] = route.name
 
         def on_question(question: Question[Any]) -> None:
             request.scope["mlaas4hep.question"] = question
 
-        reply = await answer(self.service, route, (name, version), headers, body, on_question=on_question)
+        with self.service.intake.holding() as hold:
+            body = await self._body(request, hold)
+            reply = await answer(self.service, route, (name, version), headers, body, on_question=on_question)
         return Response(reply.body, media_type=reply.media_type, headers=dict(reply.headers))
 
-    async def _body(self, request: Request) -> bytes:
-        """The whole body, not larger than the limit."""
+    async def _body(self, request: Request, hold: Callable[[int], None]) -> bytes:
+        """The whole body, not larger than the limit; `hold` is told of all that comes."""
         limit = self.service.limits.max_body_bytes
         if int(request.headers.get("content-length") or 0) > limit:
             raise too_large(limit)
-        parts, size = [], 0
+        body = bytearray()  # of parts as small as anyone likes
         async for part in request.stream():
-            size += len(part)
-            if size > limit:
+            if len(body) + len(part) > limit:
                 raise too_large(limit)
-            parts.append(part)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+            hold(len(part))
+            body += part
+        return bytes(body)
 
 
 async def _only_post(request: Request) -> Response:

@@ -30,6 +30,7 @@ from mlaas4hep.serve.describing import (
     describe_tensors,
 )
 from mlaas4hep.serve.events import Prediction
+from mlaas4hep.serve.intake import Intake
 from mlaas4hep.serve.limits import Limits as Limits
 from mlaas4hep.serve.model import ServedModel, Tensors, TensorSpec
 from mlaas4hep.serve.peers import Change
@@ -110,6 +111,7 @@ class InferenceService:
         self.uploads = uploads
         self.default_model = ""
         self.limits = limits or Limits()
+        self.intake = Intake(self.limits.wire.body_bytes)
         self._version = version
         self.draining = False  # told to end: what comes is answered, but no more should come
         control_words = ("model_repository",) if control else ()

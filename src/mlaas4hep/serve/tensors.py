@@ -77,6 +77,8 @@ def from_json(raw: bytes, datatype: str, shape: tuple[int, ...], where: str) -> 
         values = _decoder(datatype, depth).decode(raw)
     except msgspec.ValidationError as error:
         raise RequestError(f"{where}: 'data' of {datatype} holds {_holds(datatype)}: {_in_words(error)}") from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:  # texts are not looked at where a body is first read
+        raise RequestError(f"{where}: 'data' is not JSON: {error}") from error
     except RecursionError as error:
         raise RequestError(f"{where}: 'data' is nested too deeply") from error
     return _array(_flattened(values, shape, depth, where), datatype, where).reshape(shape)
