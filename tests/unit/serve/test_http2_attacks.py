@@ -285,8 +285,8 @@ def test_what_is_packed_is_unpacked_away_from_the_loop(place: Place, monkeypatch
         names.append(threading.current_thread().name)
         return before(*arguments)
 
-    before = grpc_call._message
-    monkeypatch.setattr(grpc_call, "_message", unpack)
+    before = grpc_call.unframed
+    monkeypatch.setattr(grpc_call, "unframed", unpack)
     bomb = zlib.compress(bytes(4 << 20))
     for body, status in ((zlib.compress(question()), b"\x010"), (bomb, b"\x018")):
         with place.connected() as raw:
