@@ -287,7 +287,7 @@ def test_what_is_packed_is_unpacked_away_from_the_loop(place: Place, monkeypatch
 
     before = grpc_call.unframed
     monkeypatch.setattr(grpc_call, "unframed", unpack)
-    bomb = zlib.compress(bytes(4 << 20))
+    bomb = zlib.compress(b"\x0a\x03tth" + bytes(4 << 20))
     for body, status in ((zlib.compress(question()), b"\x010"), (bomb, b"\x018")):
         with place.connected() as raw:
             raw.sendall(START + call(body, packed=True, encoding=b"deflate"))
