@@ -1,8 +1,7 @@
 """The wire with limits: uvicorn's protocol, with a bound on what a question may cost before a route sees it.
 
 uvicorn bounds neither the size of a head nor the time of a question that never ends. Invariant: bytes that no route has
-taken are at most a head of the largest size and what one read brings; whoever sends or reads nothing for long is let
-go.
+taken are at most a head of the largest size and what one read brings; who sends or reads nothing for long is let go.
 """
 
 from __future__ import annotations
