@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Generic, TypeVar
 from weakref import WeakSet
@@ -17,73 +17,34 @@ from weakref import WeakSet
 import msgspec
 from numpy.typing import NDArray
 
-from mlaas4hep.errors import RequestError, nearest
+from mlaas4hep.errors import BusyError, RequestError, nearest
 from mlaas4hep.graph.session import SCORES
-from mlaas4hep.serve.batcher import Batcher, QueueLimits
+from mlaas4hep.serve.batcher import Batcher
 from mlaas4hep.serve.bulk import read_bulk
 from mlaas4hep.serve.classification import classify
-from mlaas4hep.serve.events import Prediction, example_event
-from mlaas4hep.serve.model import Contract, ServedModel, Tensors, TensorSpec
+from mlaas4hep.serve.describing import (
+    ModelContract,
+    contract_of,
+    describe_columns,
+    describe_config,
+    describe_tensors,
+)
+from mlaas4hep.serve.events import Prediction
+from mlaas4hep.serve.limits import Limits as Limits
+from mlaas4hep.serve.model import ServedModel, Tensors, TensorSpec
+from mlaas4hep.serve.peers import Change
 from mlaas4hep.serve.protocol import (
     InferRequest,
     InferResponse,
     ModelMetadata,
     ServerMetadata,
-    TensorMetadata,
 )
 from mlaas4hep.serve.repository import ModelRepository
 from mlaas4hep.serve.served import IndexEntry
 from mlaas4hep.spec.columns import Columns
-from mlaas4hep.spec.contract import ModelSpec
 
 T = TypeVar("T")
 Outputs = dict[str, NDArray[Any]]
-PLATFORM = "onnxruntime_onnx"
-
-
-class Limits(msgspec.Struct, frozen=True):
-    """How much one request may ask.
-
-    Parameters
-    ----------
-    max_body_bytes
-        Size of a request's body.
-    max_instances
-        Events of a request by name.
-    queue
-        What may wait for a model.
-    """
-
-    max_body_bytes: int = 64 << 20
-    max_instances: int = 100_000
-    queue: QueueLimits = QueueLimits()
-
-
-class ModelContract(msgspec.Struct, frozen=True):
-    """What a client needs to ask a model by name; answer of ``GET /v1/models/{name}``.
-
-    Parameters
-    ----------
-    columns
-        Columns that an event must hold, with their types: ``float32`` is one number, ``float32[]`` a list.
-    score_names
-        Names of the scores in a prediction.
-    preselection
-        Events for which it is false get null; None where all events are scored.
-    example
-        An event that fits, with made-up values.
-    """
-
-    name: str
-    ready: bool
-    version: str
-    task: str
-    columns: dict[str, str]
-    score_names: tuple[str, ...]
-    preselection: str | None
-    example: dict[str, Any]
-    spec_sha256: str
-    model_sha256: str
 
 
 class Question(msgspec.Struct, Generic[T], frozen=True, gc=False):
@@ -136,7 +97,9 @@ class InferenceService:
         self._version = version
         self.draining = False  # told to end: what comes is answered, but no more should come
         control_words = ("model_repository",) if control else ()
-        self.extensions: tuple[str, ...] = ("binary_tensor_data", "classification", *control_words)
+        words = ("binary_tensor_data", "classification", "model_configuration")
+        self.extensions: tuple[str, ...] = (*words, *control_words)
+        self.everywhere: Callable[[Change], Awaitable[None]] | None = None  # where there are other workers
         self.on_run: Callable[[ServedModel, int, int, float], None] | None = None
         self.executor = ThreadPoolExecutor(max(4, os.cpu_count() or 1), thread_name_prefix="mlaas4hep-run")
         self._batchers: dict[tuple[ServedModel, asyncio.AbstractEventLoop], Batcher] = {}
@@ -168,7 +131,7 @@ class InferenceService:
         """All models that the repository knows of, with state and reason."""
         return self.repository.index(ready=ready)
 
-    async def load_model(self, name: str) -> None:
+    async def load_model(self, name: str, *, config: str | None = None) -> None:
         """Load what the repository's folder holds of a model now; its new versions answer when this returns.
 
         Raises
@@ -178,7 +141,10 @@ class InferenceService:
         BundleError
             It cannot be served, or a version of it; what was served before still is.
         """
-        await asyncio.wrap_future(self.repository.load(name))
+        if self.everywhere is not None:
+            await self.everywhere(Change("load", name, config=config))
+            return
+        await asyncio.wrap_future(self.repository.load(name, config=config))
 
     async def unload_model(self, name: str) -> None:
         """Take a model away; what was asked of it is answered.
@@ -188,7 +154,19 @@ class InferenceService:
         NotFoundError
             No such entry.
         """
+        if self.everywhere is not None:
+            await self.everywhere(Change("unload", name))
+            return
         await asyncio.wrap_future(self.repository.unload(name))
+
+    async def label_model(self, name: str, label: str, version: str | None) -> None:
+        """Set a label of a version, or take it away (None); raises as `ModelRepository.label`."""
+        if self.everywhere is not None:
+            await self.everywhere(Change("label", name, label=label, version=version))
+            return
+        # Held up as long as the model is being loaded, so not on the loop.
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self.executor, self.repository.label, name, label, version)
 
     async def wake(self, name: str) -> None:
         """Return when a model can be asked without waiting for its load.
@@ -205,30 +183,15 @@ class InferenceService:
     def model_metadata(self, name: str, version: str | None = None) -> ModelMetadata:
         """Tensors of a model in and out."""
         model = self.repository.get(name, version)
-        return ModelMetadata(
-            name=model.name,
-            versions=self.repository.versions(name) if version is None else (model.version,),
-            platform=PLATFORM,
-            inputs=_metadata(model, model.inputs),
-            outputs=_metadata(model, model.outputs),
-        )
+        return describe_tensors(model, self.repository.versions(name) if version is None else (model.version,))
+
+    def model_config(self, name: str, version: str | None = None) -> dict[str, Any]:
+        """Triton's model configuration of a model."""
+        return describe_config(self.repository.get(name, version))
 
     def model_contract(self, name: str, version: str | None = None) -> ModelContract:
         """Columns that a model is asked with, by name."""
-        model = self.repository.get(name, version)
-        contract = _contract(model)
-        return ModelContract(
-            name=model.name,
-            ready=True,
-            version=model.version,
-            task=contract.spec.task,
-            columns={column: str(declared) for column, declared in contract.reader.types.items()},
-            score_names=contract.spec.score_names,
-            preselection=contract.spec.features.preselection,
-            example=example_event(contract.reader.types, _typical(contract.spec)),
-            spec_sha256=contract.spec_sha256,
-            model_sha256=contract.model_sha256,
-        )
+        return describe_columns(self.repository.get(name, version))
 
     def infer(self, name: str, request: InferRequest, *, version: str | None = None) -> InferResponse:
         """Scores of padded tensors.
@@ -274,13 +237,13 @@ class InferenceService:
     def ask_events(self, name: str, body: bytes, *, version: str | None = None) -> Question[Prediction]:
         """What `predict_events` does before and after the run."""
         model = self.repository.get(name, version)
-        columns, count = _contract(model).reader.read(body, max_instances=self.limits.max_instances)
+        columns, count = contract_of(model).reader.read(body, max_instances=self.limits.max_instances)
         return _ask(model, columns, count)
 
     def ask_bulk(self, name: str, body: bytes, media_type: str, *, version: str | None = None) -> Question[Prediction]:
         """As `ask_events`, of events in the form of `mlaas4hep.serve.bulk`."""
         model = self.repository.get(name, version)
-        types = _contract(model).reader.types
+        types = contract_of(model).reader.types
         return _ask(model, *read_bulk(body, media_type, types, max_instances=self.limits.max_instances))
 
     def ask_columns(
@@ -307,8 +270,16 @@ class InferenceService:
         key = (model, asyncio.get_running_loop())
         return self._batchers.get(key) or self._new_batcher(key)
 
+    def refusal(
+        self, name: str | None = None, version: str | None = None, *, deadline: float | None = None
+    ) -> BusyError | None:
+        """Why a question has no chance now, asked before its body is there; None where it may have."""
+        model = self.repository.peek(name, version)
+        batcher = None if model is None else self._batchers.get((model, asyncio.get_running_loop()))
+        return None if batcher is None else batcher.refusal(1, 0, deadline)
+
     def _new_batcher(self, key: tuple[ServedModel, asyncio.AbstractEventLoop]) -> Batcher:
-        batcher = Batcher(key[0], self.executor, limits=self.limits.queue, on_run=self._ran)
+        batcher = Batcher(key[0], self.executor, limits=self.limits.queue_of(key[0].name), on_run=self._ran)
         with self._batchers_lock:
             # A closed loop leaves its batchers behind. A question that found its model just before that was retired
             # is the last one: it is answered, and nothing is kept of it.
@@ -351,11 +322,6 @@ class InferenceService:
             self.on_run(model, questions, rows, seconds)
 
 
-def _metadata(model: ServedModel, specs: tuple[TensorSpec, ...]) -> tuple[TensorMetadata, ...]:
-    rows = (-1,) if model.batches else ()
-    return tuple(TensorMetadata(one.name, one.datatype, (*rows, *one.shape)) for one in specs)
-
-
 def _chosen(model: ServedModel, request: InferRequest) -> list[tuple[TensorSpec, int]]:
     """Outputs in the order in which they are asked, and how many classes of each; 0 asks for its values."""
     if not request.outputs:
@@ -374,26 +340,8 @@ def _answer(model: ServedModel, spec: TensorSpec, values: NDArray[Any], classes:
     return classify(values, classes, spec.labels, rows=model.batches) if classes else values
 
 
-def _contract(model: ServedModel) -> Contract:
-    if model.contract is None:
-        raise RequestError(
-            f"model '{model.name}' is a graph without a contract, so it knows no columns; send tensors to "
-            f"/v2/models/{model.name}/infer"
-        )
-    return model.contract
-
-
-def _typical(spec: ModelSpec) -> dict[str, float | None]:
-    """Median of each variable in the training part."""
-    return {
-        variable.name: found.quantile(0.5)
-        for group in spec.features.inputs
-        for variable, found in zip(group.variables, spec.statistics.groups[group.name], strict=True)
-    }
-
-
 def _ask(model: ServedModel, columns: Columns, num_entries: int) -> Question[Prediction]:
-    contract = _contract(model)
+    contract = contract_of(model)
     prepared = contract.preprocessor.run(columns, num_entries)
     names, selected = contract.spec.score_names, prepared.selected
 
