@@ -60,7 +60,7 @@ def score(bundle: str, files: Sequence[str], out: str, threads: int) -> None:
 def start(*arguments: Any) -> ForkServerProcess:
     """In a process of its own; imports are done once for all of them."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["benchmarks.score_kills", "uproot", "mlaas4hep.score.root_files"])
+    context.set_forkserver_preload(["benchmarks.serving.networks", "uproot", "mlaas4hep.score.root_files"])
     process = context.Process(target=score, args=arguments)
     process.start()
     return process
