@@ -30,8 +30,8 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[str, Any]:
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
 
 
-def load_mapping(text: str, where: str) -> dict[str, Any]:
-    """The mapping that a text holds.
+def load_mapping(text: str, where: str, *, like: str = "issuers, audience, allow") -> dict[str, Any]:
+    """The mapping that a text holds; `like` names keys that it may have.
 
     Raises
     ------
@@ -47,5 +47,5 @@ def load_mapping(text: str, where: str) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise ConfigError([f"is not YAML: {error}"], where=where) from error
     if not isinstance(document, dict):
-        raise ConfigError(["is not a mapping of keys such as issuers, audience, allow"], where=where)
+        raise ConfigError([f"is not a mapping of keys such as {like}"], where=where)
     return document

@@ -143,6 +143,9 @@ class Asked:
 
     def _submit(self, question: Question[Reply]) -> None:
         self.question = question
+        if question.prepare is not None:
+            self._in_thread(question.ready, self._submit)
+            return
         try:
             deadline = deadline_of(question, self.headers, self.began_s)
         except MLaaSError as error:

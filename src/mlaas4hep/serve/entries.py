@@ -20,6 +20,7 @@ import msgspec
 from mlaas4hep.bundle.layout import CONFIG_FILE, MANIFEST_FILE, MODEL_FILE
 from mlaas4hep.bundle.read import versions_of
 from mlaas4hep.errors import BundleError, nearest
+from mlaas4hep.serve.images import IMAGE_FILE
 
 LABELS_FILE = "labels.json"
 LATEST = "latest"
@@ -30,7 +31,7 @@ MAX_DEPTH, MAX_LOOKED, MAX_HINTS = 3, 200, 3
 _LABEL = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
 _NAME = re.compile(r'^\s*name\s*:\s*"([^"\\]+)"', re.MULTILINE)
 
-# What tells whether a version is the one that was loaded: its config, and name, time, size and place of its files.
+# What tells whether a version is the one that was loaded: what stands beside it; name, time, size, place of its files.
 Stamp = tuple[bytes, tuple[tuple[str, int, int, int], ...]]
 
 
@@ -54,10 +55,10 @@ class Entry:
 
     def stamps(self) -> dict[str, Stamp]:
         """Versions that are there now, oldest first."""
-        config = self.folder / CONFIG_FILE
         try:
             found = [one for one in _versions(self.folder) if self.only in (None, one.name)]
-            text = config.read_bytes() if config.is_file() else b""
+            beside = [self.folder / name for name in (CONFIG_FILE, IMAGE_FILE)]
+            text = b"\0".join(one.read_bytes() if one.is_file() else b"" for one in beside)
             return {one.name: (text, _files(one)) for one in found}
         except FileNotFoundError:  # taken away while it was looked at
             return {}

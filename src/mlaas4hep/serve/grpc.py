@@ -279,6 +279,13 @@ class Call:
 
     def _submit(self, request: Any) -> None:
         question = self.question = self.question or self._question(request)
+        if question.prepare is None:
+            self._ask(question)
+        else:
+            self._in_thread(question.ready, self._ask)
+
+    def _ask(self, question: Question[Any]) -> None:
+        self.question = question
         if self.timeout_s is not None and question.timeout_s is not None:
             self.timeout_s = min(self.timeout_s, question.timeout_s)
         elif self.timeout_s is None:

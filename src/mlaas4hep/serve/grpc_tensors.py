@@ -18,7 +18,7 @@ from mlaas4hep.errors import RequestError, nearest
 from mlaas4hep.serve.model import TensorSpec
 from mlaas4hep.serve.oip import message
 from mlaas4hep.serve.protocol import InferRequest, OutputChoice
-from mlaas4hep.serve.tensors import DTYPES
+from mlaas4hep.serve.tensors import DTYPES, text_or_bytes
 
 CONTENTS: Mapping[str, str] = {
     "BOOL": "bool_contents",
@@ -133,10 +133,7 @@ def _texts(values: list[bytes], count: int, where: str) -> NDArray[Any]:
     if len(values) != count:
         raise RequestError(f"{where}: its shape has {count} elements, found {len(values)} texts")
     array = np.empty(count, dtype=object)
-    try:
-        array[:] = [one.decode() for one in values]
-    except UnicodeDecodeError as error:
-        raise RequestError(f"{where}: a text is not UTF-8: {error}") from error
+    array[:] = list(map(text_or_bytes, values))
     return array
 
 

@@ -22,8 +22,9 @@ from mlaas4hep.bundle.layout import CONFIG_FILE, MANIFEST_FILE, MODEL_FILE, SPEC
 from mlaas4hep.errors import BundleError, RequestError, nearest
 from mlaas4hep.graph.session import SCORES, End, OpenSession
 from mlaas4hep.serve.events import EventReader
+from mlaas4hep.serve.images import ImageInput, decode_images, image_of, read_image
 from mlaas4hep.serve.pbtxt import Message, parse_pbtxt
-from mlaas4hep.serve.tensors import DTYPES, WORDS
+from mlaas4hep.serve.tensors import DTYPES, WORDS, check_texts
 from mlaas4hep.spec.contract import ModelSpec
 from mlaas4hep.spec.preprocess import Preprocessor
 
@@ -93,6 +94,8 @@ class ServedModel:
         Seconds of a run of one row, and of each further row, as measured when the model was loaded.
     execute
         Tensors that fit to all outputs by name; safe from several threads.
+    image
+        The input that pictures become; None where none are taken.
     """
 
     name: str
@@ -105,6 +108,7 @@ class ServedModel:
     call_s: float
     row_s: float
     execute: Callable[[Tensors], dict[str, NDArray[Any]]]
+    image: ImageInput | None = None
 
     @classmethod
     def of(cls, bundle: Bundle, *, threads: int = 1, device: str = "cpu") -> ServedModel:
@@ -132,6 +136,7 @@ class ServedModel:
             batches=True,
             max_rows=bundle.max_batch,
             execute=execute,
+            image=read_image(bundle.path, inputs, batches=True),
         )
 
     @classmethod
@@ -152,16 +157,18 @@ class ServedModel:
         session = OpenSession(folder / MODEL_FILE, threads=threads, device=device)
         _check_config(config, folder.parent.name, where)
         max_rows = _whole(config, "max_batch_size", where)
+        inputs = _specs(session.inputs, config, "input", batches=max_rows > 0, where=where)
         return measured(
             cls,
             name=folder.parent.name,
             version=folder.name,
-            inputs=_specs(session.inputs, config, "input", batches=max_rows > 0, where=where),
+            inputs=inputs,
             outputs=_specs(session.outputs, config, "output", batches=max_rows > 0, where=where),
             contract=None,
             batches=max_rows > 0,
             max_rows=max_rows or 1,
             execute=session.run,
+            image=read_image(folder, inputs, batches=max_rows > 0),
         )
 
     def run(self, inputs: Tensors) -> dict[str, NDArray[Any]]:
@@ -173,6 +180,17 @@ class ServedModel:
             As `check`, or the graph does not take these tensors.
         """
         return self.run_checked(inputs, self.check(inputs))
+
+    def predict_image(self, data: bytes) -> dict[str, NDArray[Any]]:
+        """All outputs by name for one picture, PNG or JPEG; what a server answers comes from the same calls.
+
+        Raises
+        ------
+        RequestError
+            The model takes no pictures, or not this one.
+        """
+        image = image_of(self)
+        return self.run({image.name: decode_images([data], image)})
 
     def run_checked(self, inputs: Tensors, rows: int) -> dict[str, NDArray[Any]]:
         """As `run`, of tensors that passed `check`, which gave ``rows``."""
@@ -220,6 +238,8 @@ class ServedModel:
         if not isinstance(array, np.ndarray) or array.dtype != spec.dtype:
             told = WORDS.get(array.dtype, array.dtype) if isinstance(array, np.ndarray) else as_found(array)
             raise RequestError(f"input '{spec.name}': asked for {spec.datatype}, found {told}")
+        if spec.datatype == "BYTES":
+            check_texts(array, f"input '{spec.name}'")
         shape = array.shape[1:] if self.batches and array.ndim else array.shape
         whole = not self.batches or array.ndim
         if not whole or (shape != spec.shape and not _fits(shape, spec.shape)):

@@ -15,26 +15,20 @@ from typing import Any, Generic, TypeVar
 from weakref import WeakSet
 
 import msgspec
+import numpy as np
 from numpy.typing import NDArray
 
-from mlaas4hep.errors import RequestError, nearest
 from mlaas4hep.graph.session import SCORES
 from mlaas4hep.serve.batcher import Batcher, QueueLimits
 from mlaas4hep.serve.bulk import read_bulk
-from mlaas4hep.serve.classification import classify
+from mlaas4hep.serve.ends import answered, chosen_outputs, contract_of, told, typical
 from mlaas4hep.serve.events import Prediction, example_event
-from mlaas4hep.serve.model import Contract, ServedModel, Tensors, TensorSpec
-from mlaas4hep.serve.protocol import (
-    InferRequest,
-    InferResponse,
-    ModelMetadata,
-    ServerMetadata,
-    TensorMetadata,
-)
+from mlaas4hep.serve.images import ImageInput, decode_images, encoded_pictures, image_of, is_encoded
+from mlaas4hep.serve.model import ServedModel, Tensors
+from mlaas4hep.serve.protocol import InferRequest, InferResponse, ModelMetadata, ServerMetadata
 from mlaas4hep.serve.repository import ModelRepository
 from mlaas4hep.serve.served import IndexEntry
 from mlaas4hep.spec.columns import Columns
-from mlaas4hep.spec.contract import ModelSpec
 
 T = TypeVar("T")
 Outputs = dict[str, NDArray[Any]]
@@ -99,6 +93,9 @@ class Question(msgspec.Struct, Generic[T], frozen=True, gc=False):
         All outputs by name to the answer.
     timeout_s
         How long the one who asks will wait, where the question itself says so.
+    prepare
+        Makes the inputs of what was sent, which takes too long for an event loop; `ready` calls it in a thread, before
+        anything is submitted. `inputs` is empty until then.
     """
 
     model: ServedModel
@@ -106,10 +103,17 @@ class Question(msgspec.Struct, Generic[T], frozen=True, gc=False):
     rows: int
     finish: Callable[[Outputs], T]
     timeout_s: float | None = None
+    prepare: Callable[[], Tensors] | None = None
+
+    def ready(self) -> Question[T]:
+        """The question with its inputs; `RequestError` where what was sent does not become any."""
+        if self.prepare is None:
+            return self
+        return msgspec.structs.replace(self, inputs=self.prepare(), prepare=None)
 
     def run(self) -> T:
         """Answer at once, in this thread and alone."""
-        return self.finish(self.model.run(self.inputs))
+        return self.finish(self.model.run(self.ready().inputs))
 
 
 class InferenceService:
@@ -209,14 +213,14 @@ class InferenceService:
             name=model.name,
             versions=self.repository.versions(name) if version is None else (model.version,),
             platform=PLATFORM,
-            inputs=_metadata(model, model.inputs),
-            outputs=_metadata(model, model.outputs),
+            inputs=told(model, model.inputs),
+            outputs=told(model, model.outputs),
         )
 
     def model_contract(self, name: str, version: str | None = None) -> ModelContract:
         """Columns that a model is asked with, by name."""
         model = self.repository.get(name, version)
-        contract = _contract(model)
+        contract = contract_of(model)
         return ModelContract(
             name=model.name,
             ready=True,
@@ -225,7 +229,7 @@ class InferenceService:
             columns={column: str(declared) for column, declared in contract.reader.types.items()},
             score_names=contract.spec.score_names,
             preselection=contract.spec.features.preselection,
-            example=example_event(contract.reader.types, _typical(contract.spec)),
+            example=example_event(contract.reader.types, typical(contract.spec)),
             spec_sha256=contract.spec_sha256,
             model_sha256=contract.model_sha256,
         )
@@ -263,24 +267,45 @@ class InferenceService:
     def ask_tensors(self, name: str, request: InferRequest, *, version: str | None = None) -> Question[InferResponse]:
         """What `infer` does before and after the run."""
         model = self.repository.get(name, version)
-        chosen = _chosen(model, request)
+        chosen = chosen_outputs(model, request)
+        image = model.image
 
         def finish(outputs: Outputs) -> InferResponse:
-            answers = {spec.name: _answer(model, spec, outputs[spec.name], classes) for spec, classes in chosen}
+            answers = {spec.name: answered(model, spec, outputs[spec.name], classes) for spec, classes in chosen}
             return InferResponse(model.name, model.version, answers, id=request.id)
 
+        if image is not None and is_encoded(request.inputs.get(image.name)):
+            return _ask_pictures(model, image, request.inputs, finish, timeout_s=request.timeout_s)
         return Question(model, request.inputs, model.check(request.inputs), finish, timeout_s=request.timeout_s)
+
+    def ask_image(self, name: str, data: bytes, *, version: str | None = None) -> Question[InferResponse]:
+        """All outputs for one picture, PNG or JPEG.
+
+        Raises
+        ------
+        NotFoundError
+            No such model or version.
+        RequestError
+            The model takes no pictures. What is wrong with this one is said by `Question.ready`.
+        """
+        model = self.repository.get(name, version)
+        image = image_of(model)
+
+        def finish(outputs: Outputs) -> InferResponse:
+            return InferResponse(model.name, model.version, outputs)
+
+        return _ask_pictures(model, image, {image.name: np.array([data], object)}, finish)
 
     def ask_events(self, name: str, body: bytes, *, version: str | None = None) -> Question[Prediction]:
         """What `predict_events` does before and after the run."""
         model = self.repository.get(name, version)
-        columns, count = _contract(model).reader.read(body, max_instances=self.limits.max_instances)
+        columns, count = contract_of(model).reader.read(body, max_instances=self.limits.max_instances)
         return _ask(model, columns, count)
 
     def ask_bulk(self, name: str, body: bytes, media_type: str, *, version: str | None = None) -> Question[Prediction]:
         """As `ask_events`, of events in the form of `mlaas4hep.serve.bulk`."""
         model = self.repository.get(name, version)
-        types = _contract(model).reader.types
+        types = contract_of(model).reader.types
         return _ask(model, *read_bulk(body, media_type, types, max_instances=self.limits.max_instances))
 
     def ask_columns(
@@ -299,6 +324,8 @@ class InferenceService:
         RequestError
             The tensors do not fit.
         """
+        if question.prepare is not None:
+            question = await asyncio.get_running_loop().run_in_executor(self.executor, question.ready)
         batcher = self.batcher(question.model)
         return question.finish(await batcher.infer(question.inputs, question.rows, deadline=deadline, checked=True))
 
@@ -351,49 +378,8 @@ class InferenceService:
             self.on_run(model, questions, rows, seconds)
 
 
-def _metadata(model: ServedModel, specs: tuple[TensorSpec, ...]) -> tuple[TensorMetadata, ...]:
-    rows = (-1,) if model.batches else ()
-    return tuple(TensorMetadata(one.name, one.datatype, (*rows, *one.shape)) for one in specs)
-
-
-def _chosen(model: ServedModel, request: InferRequest) -> list[tuple[TensorSpec, int]]:
-    """Outputs in the order in which they are asked, and how many classes of each; 0 asks for its values."""
-    if not request.outputs:
-        return [(one, 0) for one in model.outputs]
-    known = {one.name: one for one in model.outputs}
-    for choice in request.outputs:
-        if choice.name not in known:
-            raise RequestError(f"model '{model.name}' has no output '{choice.name}'{nearest(choice.name, known)}")
-        if choice.classes and known[choice.name].datatype in ("BOOL", "BYTES"):
-            found = f"found {known[choice.name].datatype}"
-            raise RequestError(f"output '{choice.name}': 'classification' is asked of numbers, {found}")
-    return [(known[choice.name], choice.classes) for choice in request.outputs]
-
-
-def _answer(model: ServedModel, spec: TensorSpec, values: NDArray[Any], classes: int) -> NDArray[Any]:
-    return classify(values, classes, spec.labels, rows=model.batches) if classes else values
-
-
-def _contract(model: ServedModel) -> Contract:
-    if model.contract is None:
-        raise RequestError(
-            f"model '{model.name}' is a graph without a contract, so it knows no columns; send tensors to "
-            f"/v2/models/{model.name}/infer"
-        )
-    return model.contract
-
-
-def _typical(spec: ModelSpec) -> dict[str, float | None]:
-    """Median of each variable in the training part."""
-    return {
-        variable.name: found.quantile(0.5)
-        for group in spec.features.inputs
-        for variable, found in zip(group.variables, spec.statistics.groups[group.name], strict=True)
-    }
-
-
 def _ask(model: ServedModel, columns: Columns, num_entries: int) -> Question[Prediction]:
-    contract = _contract(model)
+    contract = contract_of(model)
     prepared = contract.preprocessor.run(columns, num_entries)
     names, selected = contract.spec.score_names, prepared.selected
 
@@ -401,3 +387,23 @@ def _ask(model: ServedModel, columns: Columns, num_entries: int) -> Question[Pre
         return Prediction(model.name, model.version, names, selected, outputs[SCORES])
 
     return Question(model, prepared.inputs, model.check(prepared.inputs), finish)
+
+
+def _ask_pictures(
+    model: ServedModel,
+    image: ImageInput,
+    inputs: Tensors,
+    finish: Callable[[Outputs], InferResponse],
+    *,
+    timeout_s: float | None = None,
+) -> Question[InferResponse]:
+    """Of inputs among which one holds encoded pictures."""
+    pictures = encoded_pictures(inputs[image.name], image)
+
+    def prepare() -> Tensors:
+        tensors = {**inputs, image.name: decode_images(pictures, image)}
+        model.check(tensors)
+        return tensors
+
+    rows = len(pictures) if model.batches else 1
+    return Question(model, {}, rows, finish, timeout_s=timeout_s, prepare=prepare)

@@ -1,7 +1,8 @@
 """Tensors of every datatype of the Open Inference Protocol, as JSON and as the bytes of the binary extension.
 
 Invariant: what is read and written again has the same bits, NaN apart, which JSON writes as ``null``. BYTES are texts
-here, since a graph of ONNX holds UTF-8 and nothing else: a numpy array of ``str`` objects.
+here, since a graph of ONNX holds UTF-8 and nothing else: a numpy array of ``str`` objects. Others, such as pictures,
+stay ``bytes``, and `check_texts` refuses them where they would reach a graph.
 """
 
 from __future__ import annotations
@@ -122,6 +123,13 @@ def to_bytes(array: NDArray[Any]) -> bytes:
     return b"".join(chain.from_iterable((_LENGTH.pack(len(text)), text) for text in texts))
 
 
+def check_texts(array: NDArray[Any], where: str) -> None:
+    """Refuse what is no text, as a graph would not take it."""
+    for index, one in enumerate(array.ravel().tolist()):
+        if not isinstance(one, str):
+            raise RequestError(f"{where}: text {index} is not UTF-8, as a graph's texts are")
+
+
 def number_text(value: Any) -> str:
     """A number of numpy with the fewest digits that are its own; the words of JSON where it is not finite."""
     return str(value) if math.isfinite(value) else _word(value) or "NaN"
@@ -189,14 +197,14 @@ def _array(values: list[Any], datatype: str, where: str) -> NDArray[Any]:
 
 
 def _texts(data: memoryview, shape: tuple[int, ...], where: str) -> NDArray[Any]:
-    texts: list[str] = []
+    texts: list[str | bytes] = []
     place, asked = 0, math.prod(shape)
     while place < len(data):
         start = place + _LENGTH.size
         place = start + _LENGTH.unpack_from(data, place)[0] if start <= len(data) else start
         if place > len(data):
             raise RequestError(f"{where}: text {len(texts)} is longer than the {len(data)} bytes of its tensor")
-        texts.append(_text(data[start:place], len(texts), where))
+        texts.append(text_or_bytes(bytes(data[start:place])))
     if len(texts) != asked:
         raise RequestError(f"{where}: shape {list(shape)} needs {asked} texts, found {len(texts)}")
     array = np.empty(asked, object)
@@ -204,11 +212,12 @@ def _texts(data: memoryview, shape: tuple[int, ...], where: str) -> NDArray[Any]
     return array.reshape(shape)
 
 
-def _text(data: memoryview, index: int, where: str) -> str:
+def text_or_bytes(data: bytes) -> str | bytes:
+    """An element of BYTES: a text where it is UTF-8."""
     try:
-        return str(data, "utf-8")
-    except UnicodeDecodeError as error:
-        raise RequestError(f"{where}: text {index} is not UTF-8, as a graph's texts are: {error.reason}") from error
+        return data.decode()
+    except UnicodeDecodeError:  # said of it where a text is needed
+        return data
 
 
 def _depth(raw: bytes) -> int:
