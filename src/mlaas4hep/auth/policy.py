@@ -112,9 +112,9 @@ def read_policy(path: Path) -> Policy:
 
 def parse_policy(text: str, *, where: str = "auth", folder: Path = Path()) -> Policy:
     """As `read_policy`, from text; paths in it are relative to ``folder``."""
-    from mlaas4hep.auth.text import load_mapping  # brings YAML, which a server without tokens does not need
+    from mlaas4hep.strict_yaml import load_mapping  # brings YAML, which a server without tokens does not need
 
-    document = load_mapping(text, where)
+    document = load_mapping(text, where, such_as="issuers, audience, allow")
     problems: list[str] = []
     known = ("issuers", "audience", "allow", *_TIMES)
     problems += [f"{key}: unknown key{nearest(str(key), known)}" for key in document if key not in known]

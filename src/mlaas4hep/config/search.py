@@ -15,8 +15,8 @@ from typing import Any, Literal
 
 import yaml
 
-from mlaas4hep.config.text import load_value
 from mlaas4hep.errors import nearest
+from mlaas4hep.strict_yaml import load_value
 
 Kind = Literal["log", "uniform", "int", "logint", "choice"]
 KINDS: Mapping[Kind, str] = {

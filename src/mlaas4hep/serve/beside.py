@@ -10,7 +10,6 @@ from typing import TypeVar
 
 import msgspec
 
-from mlaas4hep.auth.text import load_mapping
 from mlaas4hep.errors import BundleError, ConfigError, nearest
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -25,15 +24,17 @@ def load_struct(file: Path, kind: type[T]) -> T:
     BundleError
         It is not YAML, lacks a key, has an unknown one, or a value of another kind; the file is named.
     """
+    from mlaas4hep.strict_yaml import load_mapping  # brings YAML, which most models do not need
+
     fields = msgspec.structs.fields(kind)
     known = [field.name for field in fields]
     try:
-        found = load_mapping(_text(file), str(file), like=", ".join(known[:3]))
+        found = load_mapping(_text(file), str(file), such_as=", ".join(known[:3]))
     except ConfigError as error:
         raise BundleError(str(error)) from error
     for key in found:
         if key not in known:
-            raise BundleError(f"{file}: key '{key}' is none of {', '.join(known)}{nearest(key, known)}")
+            raise BundleError(f"{file}: key '{key}' is none of {', '.join(known)}{nearest(str(key), known)}")
     missing = [field.name for field in fields if field.required and field.name not in found]
     if missing:
         raise BundleError(f"{file}: {', '.join(missing)} must be said: it is not guessed")

@@ -77,9 +77,32 @@ def flat_names(groups: Sequence[GroupScaling]) -> tuple[str, ...]:
 
 
 def flatten(groups: Sequence[GroupScaling], inputs: Tensors) -> NDArray[np.float32]:
-    """The flat view [N, W] of the tensors of all groups."""
-    flat = [inputs[group.name].reshape(len(inputs[group.name]), group.width) for group in groups]
-    return flat[0] if len(flat) == 1 else np.concatenate(flat, axis=1)
+    """The flat view [N, W] of the tensors of all groups; not to be written to, for it may be their own memory."""
+    parts = [inputs[group.name].reshape(len(inputs[group.name]), group.width) for group in groups]
+    if len(parts) == 1:
+        return parts[0]
+    return _joined(parts) if _side_by_side(parts) else np.concatenate(parts, axis=1)
+
+
+def _side_by_side(parts: Sequence[NDArray[Any]]) -> bool:
+    """Whether the parts [N, w] are neighbouring columns of one table, as those of a batch are: nothing to copy."""
+    first = parts[0]
+    base, row, at = first.base, first.strides[0], None
+    for one in parts:
+        place = one.__array_interface__["data"][0]
+        if one.base is not base or base is None or one.dtype != first.dtype or len(one) != len(first):
+            return False
+        if one.strides != (row, one.itemsize) or at not in (None, place):
+            return False
+        at = place + one.shape[1] * one.itemsize
+    return True
+
+
+def _joined(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """The columns that parts which stand `_side_by_side` have together, as a view."""
+    first = parts[0]
+    shape = len(first), sum(one.shape[1] for one in parts)
+    return np.lib.stride_tricks.as_strided(first, shape, first.strides, writeable=False)
 
 
 def unflatten(groups: Sequence[GroupScaling], flat: NDArray[Any]) -> dict[str, NDArray[Any]]:
@@ -134,7 +157,6 @@ class Scaler:
             quick = self._shifted(raw)
             if quick is not None:
                 return quick
-            raw = flatten(self.groups, inputs)
         missing = np.isnan(raw)
         scaled = np.where(missing, np.float32(0), raw)
         scaled = _clip(scaled, self.low, self.high)
@@ -149,11 +171,10 @@ class Scaler:
     def _shifted(self, raw: NDArray[np.float32]) -> NDArray[np.float32] | None:
         """The same where bounds move infinities alone; None where there is one, or a value too large to be sure.
 
-        A network that learns waits for this: 0.16 ms for 1,024 rows of 100 values, 0.96 ms by all steps.
+        A network that learns waits for this: 0.1 ms for 1,024 rows of 100 values, 0.9 ms by all steps.
         """
         with np.errstate(over="ignore", invalid="ignore"):
-            # Of several groups the rows were joined into memory of their own.
-            scaled = np.subtract(raw, self.offset, out=raw if len(self.groups) > 1 else None)
+            scaled = np.subtract(raw, self.offset)
             scaled *= self.scale
             # All bits of a number are kept, none of a missing one: a masked copy of zeros takes three times as long.
             scaled.view(np.int32)[...] &= np.isnan(scaled).view(np.int8) - np.int8(1)

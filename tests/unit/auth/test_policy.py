@@ -39,7 +39,7 @@ def test_the_shortest_file_opens_nothing() -> None:
         (GOOD + "allow: {infer: storage.read}", "lacks the path"),
         (GOOD + "allow: {infer: 'a b'}", "'a b' is not a scope; or anyone, token"),
         (GOOD + "allow: {infer: compute.read, infer: anyone}", "key 'infer' is given twice"),
-        (GOOD + "1: 2", "key 1 is no text"),
+        (GOOD + "1: 2", "1: unknown key"),
         (GOOD + "allow: anyone", "allow: asked for a mapping"),
         (GOOD + "clock_skew_s: -1", "clock_skew_s: asked for a number of seconds"),
         (GOOD.replace("https://cms", "http://cms"), "is not https"),

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlaas4hep.spec.features import InputGroup, Variable
-from mlaas4hep.spec.scaling import FLOAT32_MAX, FeatureSummary, Scaler, flat_names, group_scaling, unflatten
+from mlaas4hep.spec.scaling import FLOAT32_MAX, FeatureSummary, Scaler, flat_names, flatten, group_scaling, unflatten
 
 SUMMARY = FeatureSummary(mean=10.0, std=2.0, minimum=0.0, maximum=40.0, quantile_16=1.0, median=3.0, quantile_84=7.0)
 EMPTY = FeatureSummary(None, None, None, None, None, None, None)
@@ -46,12 +46,31 @@ def test_without_bounds_the_short_way_gives_the_bits_of_all_steps(data: st.DataO
     if data.draw(st.booleans()):
         groups.append(group_scaling(InputGroup("jets", (Variable("pt"),), 2), [summary]))
         inputs["jets"] = jets
+        if data.draw(st.booleans()):  # as in a batch: columns of one table, with or without others between them
+            gap = data.draw(st.integers(0, 1))
+            table = np.concatenate([event, np.full((4, gap), 7, np.float32), jets.reshape(4, 2)], axis=1)
+            inputs = {"event": table[:, :1], "jets": table[:, 1 + gap :].reshape(4, 2, 1)}
     before = {name: values.copy() for name, values in inputs.items()}
     quick, all_steps = Scaler(groups), Scaler(groups)
     all_steps._unbounded = False
     assert quick._unbounded
     np.testing.assert_array_equal(quick.flat(inputs).view(np.uint32), all_steps.flat(inputs).view(np.uint32))
     assert all(inputs[name].tobytes() == values.tobytes() for name, values in before.items())
+
+
+def test_columns_of_one_table_are_not_copied_and_others_are() -> None:
+    event = group_scaling(InputGroup("event", (Variable("met"),)), [SUMMARY])
+    jets = group_scaling(InputGroup("jets", (Variable("pt"), Variable("eta")), 2), [SUMMARY] * 2)
+    table = np.arange(15, dtype=np.float32).reshape(3, 5)
+    inputs = {"event": table[:, :1], "jets": table[:, 1:].reshape(3, 2, 2)}
+    flat = flatten((event, jets), inputs)
+    assert flat.tolist() == table.tolist()
+    assert np.shares_memory(flat, table)
+    assert not flat.flags.writeable
+    assert flatten((jets, event), inputs).tolist() == np.concatenate([table[:, 1:], table[:, :1]], axis=1).tolist()
+    assert flatten((event, jets), inputs | {"event": inputs["event"].copy()}).tolist() == table.tolist()
+    rows = {"event": table[::2, :1], "jets": table[::2, 1:].reshape(2, 2, 2)}
+    assert flatten((event, jets), rows).tolist() == table[::2].tolist()
 
 
 def test_clip_comes_before_scaling() -> None:
