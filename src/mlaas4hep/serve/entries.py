@@ -20,6 +20,7 @@ import msgspec
 from mlaas4hep.bundle.layout import CONFIG_FILE, MANIFEST_FILE, MODEL_FILE
 from mlaas4hep.bundle.read import versions_of
 from mlaas4hep.errors import BundleError, nearest
+from mlaas4hep.serve.ensemble import ENSEMBLE_FILE, VERSION, Declared, read_ensemble
 from mlaas4hep.serve.images import IMAGE_FILE
 
 LABELS_FILE = "labels.json"
@@ -47,21 +48,39 @@ class Entry:
         That holds version folders.
     only
         The one version that is served; None for all.
+    ensemble
+        It is several models as one, and has no versions but one.
     """
 
     name: str
     folder: Path
     only: str | None = None
+    ensemble: bool = False
 
     def stamps(self) -> dict[str, Stamp]:
         """Versions that are there now, oldest first."""
         try:
+            if self.ensemble:
+                return {VERSION: self._declared()}
             found = [one for one in _versions(self.folder) if self.only in (None, one.name)]
             beside = [self.folder / name for name in (CONFIG_FILE, IMAGE_FILE)]
             text = b"\0".join(one.read_bytes() if one.is_file() else b"" for one in beside)
             return {one.name: (text, _files(one)) for one in found}
         except FileNotFoundError:  # taken away while it was looked at
             return {}
+
+    def declared(self) -> Declared:
+        """What an ensemble is made of; `BundleError` where it cannot be read."""
+        return read_ensemble(self.folder / ENSEMBLE_FILE)
+
+    def _declared(self) -> Stamp:
+        """Its text, and files that only it uses."""
+        text = (self.folder / ENSEMBLE_FILE).read_bytes()
+        try:
+            folders = self.declared().paths
+        except BundleError:  # said when it is loaded
+            folders = []
+        return text, tuple(one for folder in folders for one in _files(folder))
 
     def size(self) -> int:
         """Bytes of all graphs."""
@@ -127,24 +146,33 @@ def find_entries(path: Path) -> tuple[list[Entry], dict[str, str]]:
     check_folder(path)
     if _is_version(path):
         return [Entry(_name_of(path.parent), path.parent, path.name)], {}
-    if _versions(path):
-        return [Entry(_name_of(path), path)], {}
+    if (alone := _entry(path)) is not None:
+        return [alone], {}
     entries: dict[str, Entry] = {}
     problems: dict[str, str] = {}
     for folder in sorted(path.iterdir()):
-        if folder.name.startswith(".") or not _versions(folder):
+        entry = None if folder.name.startswith(".") else _entry(folder)
+        if entry is not None and not entry.ensemble and (folder / ENSEMBLE_FILE).exists():
+            problems[folder.name] = f"{folder} holds versions and an {ENSEMBLE_FILE}; asked for one of them"
             continue
-        entry = Entry(_name_of(folder), folder)
+        if entry is None:
+            continue
         first = entries.setdefault(entry.name, entry)
         if first is not entry:
             problems[folder.name] = f"two folders are model '{entry.name}': {first.folder.name} and {folder.name}"
     return list(entries.values()), problems
 
 
+def _entry(folder: Path) -> Entry | None:
+    if _versions(folder):
+        return Entry(_name_of(folder), folder)
+    return Entry(folder.name, folder, ensemble=True) if (folder / ENSEMBLE_FILE).is_file() else None
+
+
 def find_bundles(path: Path) -> list[Path]:
     """Version folders (``NAME/1``) under a path, by name and version; `BundleError` where there is none."""
     entries, _ = find_entries(path)
-    found = [entry.folder / version for entry in entries for version in entry.stamps()]
+    found = [entry.folder / version for entry in entries if not entry.ensemble for version in entry.stamps()]
     if not found:
         raise nothing_in(path)
     return found

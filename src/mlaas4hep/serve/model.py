@@ -11,27 +11,32 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mlaas4hep.arguments import as_found
 from mlaas4hep.bundle import Bundle, load_bundle
-from mlaas4hep.bundle.layout import CONFIG_FILE, MANIFEST_FILE, MODEL_FILE, SPEC_FILE
+from mlaas4hep.bundle.layout import CONFIG_FILE, MANIFEST_FILE, MODEL_FILE, NATIVE_FOLDER, SPEC_FILE
 from mlaas4hep.errors import BundleError, RequestError, nearest
 from mlaas4hep.graph.session import SCORES, End, OpenSession
 from mlaas4hep.serve.events import EventReader
 from mlaas4hep.serve.images import ImageInput, decode_images, image_of, read_image
 from mlaas4hep.serve.pbtxt import Message, parse_pbtxt
 from mlaas4hep.serve.tensors import DTYPES, WORDS, check_texts
+from mlaas4hep.spec.columns import Columns
 from mlaas4hep.spec.contract import ModelSpec
-from mlaas4hep.spec.preprocess import Preprocessor
+from mlaas4hep.spec.preprocess import Prepared
 
 Tensors = Mapping[str, NDArray[Any]]
 
 # How long measuring a model may take when it is loaded, and how many rows the larger batch has.
 MEASURE_S, MEASURED_ROWS = 0.05, 64
+_FOLDS_NOTE = (
+    "the mean of models, each of which left out one fold of the events that they were trained on; for those events "
+    "scores out of fold are those of 'mlaas4hep evaluate'"
+)
 # Of a model that cannot be measured: slow enough for a thread of its own.
 UNKNOWN_S = 0.01
 
@@ -63,15 +68,30 @@ class TensorSpec:
         return DTYPES[self.datatype]
 
 
+class Prepares(Protocol):
+    """Makes tensors of columns, as `Preprocessor` does."""
+
+    def run(self, columns: Columns, num_entries: int) -> Prepared:
+        """Tensors of the selected events."""
+        ...
+
+
 @dataclass(frozen=True, eq=False, slots=True)
 class Contract:
-    """What a bundle says beyond its tensors: how events by name become them, and its hashes."""
+    """What a bundle says beyond its tensors: how events by name become them, and its hashes.
+
+    Parameters
+    ----------
+    outputs
+        Whose columns, side by side, are the scores of an event.
+    """
 
     spec: ModelSpec
     model_sha256: str
     spec_sha256: str
-    preprocessor: Preprocessor
+    preprocessor: Prepares
     reader: EventReader
+    outputs: tuple[str, ...] = (SCORES,)
 
 
 @dataclass(frozen=True, eq=False, slots=True, weakref_slot=True)
@@ -96,6 +116,10 @@ class ServedModel:
         Tensors that fit to all outputs by name; safe from several threads.
     image
         The input that pictures become; None where none are taken.
+    members
+        ``NAME/VERSION`` of the models that it is made of, where it is an ensemble.
+    note
+        What those who ask should know of it.
     """
 
     name: str
@@ -109,6 +133,8 @@ class ServedModel:
     row_s: float
     execute: Callable[[Tensors], dict[str, NDArray[Any]]]
     image: ImageInput | None = None
+    members: tuple[str, ...] = ()
+    note: str = ""
 
     @classmethod
     def of(cls, bundle: Bundle, *, threads: int = 1, device: str = "cpu") -> ServedModel:
@@ -137,6 +163,7 @@ class ServedModel:
             max_rows=bundle.max_batch,
             execute=execute,
             image=read_image(bundle.path, inputs, batches=True),
+            note=_FOLDS_NOTE if (bundle.path / NATIVE_FOLDER / "folds.json").is_file() else "",
         )
 
     @classmethod

@@ -98,6 +98,10 @@ class Kept:
         False once it was unloaded.
     busy
         What is being done to it.
+    parts
+        Of an ensemble: the models that it was made of, by name and version as they were asked for.
+    members
+        Of an ensemble: names of all that it may be made of.
     """
 
     entry: Entry
@@ -108,6 +112,8 @@ class Kept:
     used: int = 0
     wanted: bool = True
     busy: State | None = None
+    parts: dict[tuple[str, str | None], ServedModel] = field(default_factory=dict)
+    members: frozenset[str] = frozenset()
 
     @property
     def reasons(self) -> str:

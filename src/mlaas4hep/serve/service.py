@@ -18,7 +18,6 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from mlaas4hep.graph.session import SCORES
 from mlaas4hep.serve.batcher import Batcher, QueueLimits
 from mlaas4hep.serve.bulk import read_bulk
 from mlaas4hep.serve.ends import answered, chosen_outputs, contract_of, told, typical
@@ -53,7 +52,7 @@ class Limits(msgspec.Struct, frozen=True):
     queue: QueueLimits = QueueLimits()
 
 
-class ModelContract(msgspec.Struct, frozen=True):
+class ModelContract(msgspec.Struct, frozen=True, omit_defaults=True):
     """What a client needs to ask a model by name; answer of ``GET /v1/models/{name}``.
 
     Parameters
@@ -66,6 +65,8 @@ class ModelContract(msgspec.Struct, frozen=True):
         Events for which it is false get null; None where all events are scored.
     example
         An event that fits, with made-up values.
+    members, note
+        Of several models as one: ``NAME/VERSION`` of each, and how they are one.
     """
 
     name: str
@@ -78,6 +79,8 @@ class ModelContract(msgspec.Struct, frozen=True):
     example: dict[str, Any]
     spec_sha256: str
     model_sha256: str
+    members: tuple[str, ...] = ()
+    note: str = ""
 
 
 class Question(msgspec.Struct, Generic[T], frozen=True, gc=False):
@@ -212,9 +215,10 @@ class InferenceService:
         return ModelMetadata(
             name=model.name,
             versions=self.repository.versions(name) if version is None else (model.version,),
-            platform=PLATFORM,
+            platform="ensemble" if model.members else PLATFORM,
             inputs=told(model, model.inputs),
             outputs=told(model, model.outputs),
+            members=model.members,
         )
 
     def model_contract(self, name: str, version: str | None = None) -> ModelContract:
@@ -232,6 +236,8 @@ class InferenceService:
             example=example_event(contract.reader.types, typical(contract.spec)),
             spec_sha256=contract.spec_sha256,
             model_sha256=contract.model_sha256,
+            members=model.members,
+            note=model.note,
         )
 
     def infer(self, name: str, request: InferRequest, *, version: str | None = None) -> InferResponse:
@@ -384,7 +390,9 @@ def _ask(model: ServedModel, columns: Columns, num_entries: int) -> Question[Pre
     names, selected = contract.spec.score_names, prepared.selected
 
     def finish(outputs: Outputs) -> Prediction:
-        return Prediction(model.name, model.version, names, selected, outputs[SCORES])
+        first, *others = contract.outputs
+        scores = np.concatenate([outputs[one] for one in contract.outputs], axis=1) if others else outputs[first]
+        return Prediction(model.name, model.version, names, selected, scores)
 
     return Question(model, prepared.inputs, model.check(prepared.inputs), finish)
 
