@@ -23,7 +23,18 @@ from mlaas4hep.graph.session import providers_of
 from mlaas4hep.serve.entries import LATEST, Stamp, check_folder, check_label, find_entries, nothing_in
 from mlaas4hep.serve.following import Following, open_named
 from mlaas4hep.serve.model import ServedModel, load_model
-from mlaas4hep.serve.served import Bounds, IndexEntry, Kept, Served, grouped, indexed, labels_of, no_version
+from mlaas4hep.serve.served import (
+    Bounds,
+    IndexEntry,
+    Kept,
+    Served,
+    absent,
+    grouped,
+    indexed,
+    labels_of,
+    no_version,
+    too_much,
+)
 
 LOADING_THREADS = 2
 _log = logging.getLogger(__name__)
@@ -142,7 +153,7 @@ class ModelRepository:
         kept = self._kept.get(name)
         if kept is not None and self.lazy and kept.sleeps(self._served):
             return self._submit(name, asked=False)
-        raise self._absent(name, kept)
+        raise absent(name, kept, self.names)
 
     def load(self, name: str) -> Future[Served]:
         """Load what the folder holds of a model now: new versions, changed ones, labels; what is gone is retired.
@@ -236,13 +247,6 @@ class ModelRepository:
         future = self.waking(name)
         return self._served[name] if future is None else future.result()
 
-    def _absent(self, name: str, kept: Kept | None) -> NotFoundError:
-        if kept is None:
-            return NotFoundError(f"no model '{name}' is served here{nearest(name, self.names)}")
-        if not kept.wanted:
-            return NotFoundError(f"model '{name}' is unloaded")
-        return NotFoundError(f"model '{name}' cannot be served: {kept.reasons or 'it is being loaded'}")
-
     def _touch(self, name: str) -> None:
         kept = self._kept.get(name)
         if kept is not None:
@@ -283,7 +287,7 @@ class ModelRepository:
         kept = self._find(name)
         with kept.lock:
             if not asked and not kept.wanted:
-                raise self._absent(name, kept)
+                raise absent(name, kept, self.names)
             kept.wanted, kept.busy = True, "LOADING"
             try:
                 served = self._bring(kept)
@@ -311,7 +315,7 @@ class ModelRepository:
                     self._bring(kept)
         served = self._served.get(name)
         if served is None:
-            raise self._absent(name, kept)
+            raise absent(name, kept, self.names)
         if version not in served.known:
             raise no_version(name, str(version), served)
         return served.known[version]
@@ -375,11 +379,7 @@ class ModelRepository:
         if self.bounds == Bounds():
             return None
         awake = [kept for one, kept in list(self._kept.items()) if one in self._served]
-        held = {name, *self._following.pinned(awake)}
-        others = [kept for kept in awake if kept.entry.name not in held]
-        over = self.bounds.models is not None and len(awake) > self.bounds.models
-        over |= self.bounds.bytes is not None and sum(kept.size for kept in awake) > self.bounds.bytes
-        return min(others, key=lambda one: one.used) if over and others else None
+        return too_much(awake, self.bounds, {name, *self._following.pinned(awake)})
 
 
 def open_repository(

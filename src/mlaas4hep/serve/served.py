@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 
-from mlaas4hep.errors import BundleError, MLaaSError, NotFoundError
+from mlaas4hep.errors import BundleError, MLaaSError, NotFoundError, nearest
 from mlaas4hep.serve.entries import LATEST, Entry, Stamp
 from mlaas4hep.serve.model import ServedModel
 
@@ -186,6 +186,23 @@ def indexed(name: str, kept: Kept | None, served: Served | None, *, lazy: bool) 
         yield IndexEntry(name, "", "READY", ASLEEP)
     else:
         yield IndexEntry(name, "", "UNAVAILABLE", UNLOADED)
+
+
+def too_much(awake: Sequence[Kept], bounds: Bounds, held: Container[str]) -> Kept | None:
+    """Who goes to sleep next, of those that are not held; None where all find room, or nobody may go."""
+    others = [kept for kept in awake if kept.entry.name not in held]
+    over = bounds.models is not None and len(awake) > bounds.models
+    over |= bounds.bytes is not None and sum(kept.size for kept in awake) > bounds.bytes
+    return min(others, key=lambda one: one.used) if over and others else None
+
+
+def absent(name: str, kept: Kept | None, names: Iterable[str]) -> NotFoundError:
+    """The error of a model that cannot be asked."""
+    if kept is None:
+        return NotFoundError(f"no model '{name}' is served here{nearest(name, names)}")
+    if not kept.wanted:
+        return NotFoundError(f"model '{name}' is unloaded")
+    return NotFoundError(f"model '{name}' cannot be served: {kept.reasons or 'it is being loaded'}")
 
 
 def no_version(name: str, version: str, served: Served) -> NotFoundError:
