@@ -43,11 +43,12 @@ $(VENV)-tensorflow/.made: $(VENV)/.full
 	  > "$$($(VENV)-tensorflow/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/rest.pth"
 	@touch $@
 
-# A certified OpenID provider for the tests, which runs on Node.js.
+# A certified OpenID provider for the tests, which runs on Node.js. The one thing here that comes from npm's registry:
+# where that cannot be reached the rest is checked all the same, and pytest names the tests that were left out.
 $(VENV)-oidc/.made: $(SOURCES)
 	mkdir -p $(VENV)-oidc
-	npm install --silent --no-audit --no-fund --prefix $(VENV)-oidc oidc-provider@9.13.3
-	@touch $@
+	npm install --loglevel=error --no-audit --no-fund --fetch-retries=1 --prefix $(VENV)-oidc oidc-provider@9.13.3 \
+	  && touch $@ || echo "oidc-provider could not be installed: tests against a real OpenID provider are skipped" >&2
 
 test: $(VENV)/.full  ## every promise once, in minutes: all tests but the slow ones, on all cores
 	$(BIN)/python -m pytest -q -n auto --dist worksteal -m "not slow"

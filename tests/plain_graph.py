@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import onnx
@@ -25,11 +26,14 @@ TYPES = {
 LABELS = ("background", "signal")
 
 
-def write_plain_graph(folder: Path, *, name: str = "plain", max_batch_size: int = 8) -> Path:
+def write_plain_graph(
+    folder: Path, *, name: str = "plain", max_batch_size: int = 8, words: Iterable[str] = tuple(TYPES)
+) -> Path:
     """``folder/name/1/model.onnx``, whose outputs ``same_x`` are its inputs ``x``, [n, 2] each."""
-    nodes = [helper.make_node("Identity", [word], [f"same_{word}"]) for word in TYPES]
+    words = list(words)
+    nodes = [helper.make_node("Identity", [word], [f"same_{word}"]) for word in words]
     ends = [
-        [helper.make_tensor_value_info(f"{head}{word}", kind, ["n", 2]) for word, kind in TYPES.items()]
+        [helper.make_tensor_value_info(f"{head}{word}", TYPES[word], ["n", 2]) for word in words]
         for head in ("", "same_")
     ]
     model = helper.make_model(

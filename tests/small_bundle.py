@@ -86,11 +86,19 @@ def as_instances(columns: dict[str, Column]) -> list[dict[str, object]]:
 
 
 def write_small_bundle(
-    folder: Path, *, name: str = "tth", seed: int = 0, hidden: int = 16, grown: bool = False
+    folder: Path,
+    *,
+    name: str = "tth",
+    seed: int = 0,
+    hidden: int = 16,
+    grown: bool = False,
+    more: str = "",
+    config: str = CONFIG,
 ) -> Bundle:
-    """Write ``folder/name`` with one version; ``grown`` has the inputs of `GROWN`."""
+    """Write ``folder/name`` with one version; ``grown`` has the inputs of `GROWN`, ``more`` is added to ``config``."""
     random = np.random.default_rng(seed)
-    preprocessor = Preprocessor(parse_config(GROWN if grown else CONFIG).features, GROWN_TYPES if grown else TYPES)
+    features = parse_config((GROWN if grown else config) + more).features
+    preprocessor = Preprocessor(features, GROWN_TYPES if grown else TYPES)
     prepared = preprocessor.run((make_grown_events if grown else make_events)(3000, seed=seed), 3000)
     found = StatisticsAccumulator({group: tensor.shape[-1] for group, tensor in prepared.inputs.items()})
     found.add_inputs(prepared.inputs, lengths=prepared.lengths, truncated=prepared.truncated)

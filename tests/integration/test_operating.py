@@ -40,7 +40,9 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 def server(bundle: Bundle, *options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """A process and its URL; whatever is left of it at the end is killed."""
     command = [sys.executable, "-m", "mlaas4hep", "serve", str(bundle.path.parent), "--port", "0", "--json", *options]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
     assert process.stdout is not None
     line = process.stdout.readline()
     assert line, process.communicate()[1]
@@ -162,12 +164,17 @@ def test_a_port_is_shared_with_ones_own_workers_only(bundle: Bundle, capsys: pyt
             assert "is taken by another program" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
-def test_a_server_that_is_to_end_says_so_and_answers_for_a_while(bundle: Bundle, workers: str) -> None:
-    with server(bundle, "--drain", "1", "--workers", workers) as (process, url):
+@pytest.mark.parametrize(("workers", "terminal"), [("1", False), ("2", False), ("2", True)])
+def test_a_server_that_is_to_end_says_so_and_answers_for_a_while(bundle: Bundle, workers: str, terminal: bool) -> None:
+    """A terminal sends its signal to all processes at once, and who watches the workers tells them to end as well."""
+    with server(bundle, "--drain", "2" if terminal else "1", "--workers", workers) as (process, url):
         assert ask(url, "/v2/health/ready")[0] == 200
-        process.terminate()
+        if terminal:
+            os.killpg(process.pid, signal.SIGINT)
+        else:
+            process.terminate()
         until(lambda: ask(url, "/v2/health/ready")[0] == 503)
+        time.sleep(0.4 if terminal else 0.0)  # more than an end at once takes
         assert ask(url, "/v2/health/live")[0] == 200
         assert ask(url, "/v1/models/tth")[0] == 200
         assert process.wait(timeout=LIMIT_S) == 0
@@ -241,3 +248,30 @@ def test_options_that_cannot_be_followed_are_refused_at_the_start(
     assert (status, out) == (2, "")
     assert said in error
     assert "Traceback" not in error
+
+
+def post(url: str, path: str, body: object = None) -> int:
+    """The status, over a connection of its own: whichever worker gets it."""
+    with contextlib.closing(http.client.HTTPConnection(urlsplit(url).netloc, timeout=LIMIT_S)) as connection:
+        data = b"" if body is None else json.dumps(body).encode()
+        connection.request("POST", path, data, {"Content-Type": "application/json"})
+        return connection.getresponse().status
+
+
+def test_models_are_loaded_and_unloaded_in_all_workers_also_in_those_that_come_later(bundle: Bundle) -> None:
+    def statuses() -> set[int]:
+        return {ask(url, "/v2/models/tth/ready")[0] for _ in range(12)}
+
+    with server(bundle, "--workers", "2", "--control") as (process, url):
+        assert post(url, "/v2/repository/models/tth/unload") == 200
+        assert statuses() == {404}
+        first = workers_of(process)
+        os.kill(first[0], signal.SIGKILL)
+        until(lambda: len(found := workers_of(process)) == 2 and first[0] not in found)
+        until(lambda: value(read(ask(url, "/metrics")[1].decode()), "mlaas4hep_worker_restarts_total", worker="0") == 1)
+        assert statuses() == {404}
+        assert post(url, "/v2/repository/models/tth/load") == 200
+        assert statuses() == {200}
+        assert post(url, "/v2/repository/models/tth/labels", {"label": "stable", "version": 1}) == 200
+        assert {ask(url, "/v2/models/tth/versions/stable")[0] for _ in range(12)} == {200}
+        assert post(url, "/v2/repository/models/other/load") == 404

@@ -21,6 +21,7 @@ from mlaas4hep.bundle import Bundle, load_bundle, read, verify_bundle, write_bun
 from mlaas4hep.bundle.layout import FileRecord, Manifest
 from mlaas4hep.bundle.pickles import holds_pickle
 from mlaas4hep.errors import BundleError, ParityError, RequestError
+from mlaas4hep.serve.limits import QueueLimits
 from mlaas4hep.spec.columns import Jagged
 from mlaas4hep.spec.contract import ModelSpec
 from tests.small_graphs import bits, make_mlp, make_rows, make_spec, make_trees
@@ -320,7 +321,9 @@ def test_verify_proves_the_law_where_it_stands(bundle: Bundle) -> None:
     report = verify_bundle(bundle)
     assert report.ok
     assert (report.difference, report.threads, report.rows) == (0.0, (1, 2), 4096)
+    assert report.joined == QueueLimits().batch_rows, "every number of rows that a server joins is tried"
     assert "toy version 1" in str(report)
+    assert "batches of 1 to 256 and 1000, 4096 on 1, 2 threads" in str(report)
 
 
 def crafted(bundle: Bundle, spec: bytes) -> None:

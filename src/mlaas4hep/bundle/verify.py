@@ -15,7 +15,7 @@ from mlaas4hep.arguments import require, whole
 from mlaas4hep.bundle.layout import PROBE_ROWS
 from mlaas4hep.bundle.read import Bundle
 from mlaas4hep.errors import UserError
-from mlaas4hep.graph.invariance import BATCHES, THREADS, Variance, find_variance, probe_rows
+from mlaas4hep.graph.invariance import BATCHES, THREADS, Variance, find_company, find_variance, probe_rows
 from mlaas4hep.graph.parity import difference_of
 
 
@@ -31,6 +31,8 @@ class VerifyReport:
         What was tried.
     rows
         Different rows in the largest batch.
+    joined
+        Up to which number of rows every single one was tried as a batch, as a server joins them.
     variances
         Where law 11 does not hold; empty if it does.
     difference
@@ -46,6 +48,7 @@ class VerifyReport:
     threads: tuple[int, ...]
     batches: tuple[int, ...]
     rows: int
+    joined: int
     variances: tuple[Variance, ...]
     difference: float
     bar: float
@@ -57,7 +60,8 @@ class VerifyReport:
 
     def __str__(self) -> str:
         head = f"{self.name} version {self.version}: files and hashes are as written"
-        tried = f"{self.rows} rows in batches of {', '.join(map(str, self.batches))} on {self.threads} threads"
+        sizes = f"1 to {self.joined} and {', '.join(str(one) for one in self.batches if one > self.joined)}"
+        tried = f"{self.rows} rows in batches of {sizes} on {', '.join(map(str, self.threads))} threads"
         law = [str(one) for one in self.variances] or [f"each score is bit-equal to that of the row alone ({tried})"]
         same = f"scores differ from those where it was written by at most {self.difference:.1e}, allowed {self.bar:.1e}"
         return "\n  ".join([head, *law, same])
@@ -81,6 +85,8 @@ def verify_bundle(bundle: Bundle, *, threads: Sequence[int] = THREADS) -> Verify
     rows = probe_rows(bundle.spec.scaling, most)
     first = {name: array[:PROBE_ROWS] for name, array in rows.items()}
     written = np.array(bundle.manifest.probe, np.float32)
+    model = bundle.model()
+    company, joined = find_company(model, rows, threads=threads)
     return VerifyReport(
         name=bundle.name,
         version=bundle.version,
@@ -88,7 +94,8 @@ def verify_bundle(bundle: Bundle, *, threads: Sequence[int] = THREADS) -> Verify
         threads=tuple(threads),
         batches=tuple(size for size in BATCHES if size <= most),
         rows=most,
-        variances=tuple(find_variance(bundle.model(), rows, threads=threads, most=most)),
+        joined=joined,
+        variances=(*company, *find_variance(model, rows, threads=threads, most=most)),
         difference=float(difference_of(bundle.spec, bundle.predict(first), written).max()),
         bar=bundle.manifest.parity.bar,
     )

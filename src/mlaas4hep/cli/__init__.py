@@ -27,8 +27,11 @@ COMMANDS = {
     "replay": ("replay", "Train a bundle again and say whether it is the same, hash by hash."),
     "tune": ("tune", "Search the dials of a config by the validation part, with several workers."),
     "benchmark": ("benchmark", "How fast a config runs here: read, pack, train, score; compare machines."),
+    "verify": ("verify", "Prove on this machine that a bundle scores as it should, alone and among others."),
     "convert": ("convert", "Make a model of any framework one that can be served, proven equal."),
-    "serve": ("serve", "Answer predictions over HTTP."),
+    "serve": ("serve", "Answer predictions over HTTP and gRPC."),
+    "label": ("label", "Name versions of a model, such as stable."),
+    "score": ("score", "Scores of models back into files, beside every event; check that they belong together."),
     "predict": ("predict", "Ask a server one question from the shell."),
 }
 
@@ -81,6 +84,7 @@ def group() -> None:
     \b
       files  ->  inspect  ->  config.yaml  ->  train  ->  a run with a bundle: model and contract
       run    ->  evaluate ->  a page with figures and pictures
+      bundle ->  score    ->  friend trees with a score for every event
       bundle ->  serve    ->  predict (or curl, or tritonclient)
     """
 

@@ -31,6 +31,7 @@ Examples:
   curl localhost:8000/v1/models/tth:predict -H 'Content-Type: application/json' \\
        -d '{"instances": [{"PuppiMET_pt": 31.2, "Jet_pt": [88.1, 42.0]}]}'
   curl localhost:8000/metrics                    # for Prometheus
+  xdg-open http://localhost:8000                 # pages of the models, with a form to try each
 """
 )
 @click.argument("path", type=click.Path(path_type=Path))
@@ -64,6 +65,11 @@ Examples:
     help="Put each run off so that more questions can join it. 0 joins what is there anyway, at no cost of time.",
 )
 @click.option(
+    "--limits",
+    type=_FILE,
+    help="YAML file of what a request, a connection, a client may take, and what may wait for each model.",
+)
+@click.option(
     "--workers",
     default=1,
     show_default=True,
@@ -91,7 +97,9 @@ Examples:
     help="Seconds that questions are still taken after SIGTERM, while the server says that it is not ready.",
 )
 @click.option(
-    "--control", is_flag=True, help="Whoever asks may load and unload models; with --auth who may manage them."
+    "--control",
+    is_flag=True,
+    help="Whoever asks may load, unload and label models, in all workers; with --auth who may manage them.",
 )
 @click.option(
     "--poll-s",
@@ -105,6 +113,9 @@ Examples:
     help="Models in memory; beyond it, the one that was not asked for longest is put to sleep. Means --lazy.",
 )
 @click.option("--max-loaded-mb", type=click.IntRange(1), help="The same, in megabytes of their graphs on disk.")
+@click.option(
+    "--no-pages", is_flag=True, help="Show no pages to browsers; they are under /pages, and answer there alone."
+)
 @click.option("--json", "as_json", is_flag=True, help="Say where and what is served as one JSON line.")
 def command(
     path: Path,
@@ -128,8 +139,6 @@ def command(
     from mlaas4hep.serve.workers import start_workers
 
     _check_tls(**options)
-    if options["control"] and workers > 1:
-        raise click.UsageError("--control reaches one process; with --workers use --poll-s, which reaches all")
     listening = bind(host, port, shared=workers > 1)
     grpc = None
     try:
@@ -166,24 +175,28 @@ def _serve(path: Path, listening: Any, grpc: Any, worker: Worker | None, **optio
     from contextlib import nullcontext
     from importlib.metadata import version
 
-    from mlaas4hep.serve.batcher import QueueLimits
     from mlaas4hep.serve.operation import Operation
+    from mlaas4hep.serve.peers import Peers
     from mlaas4hep.serve.repository import open_repository
     from mlaas4hep.serve.served import Bounds
     from mlaas4hep.serve.server import serve
-    from mlaas4hep.serve.service import InferenceService, Limits
+    from mlaas4hep.serve.service import InferenceService
     from mlaas4hep.serve.sockets import url_of
 
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.INFO)
-    asked = _options(**options)  # what is wrong with these is told before models are loaded
+    asked, limits = _options(**options), _limits(**options)  # what is wrong is told before models are loaded
     most = options["max_loaded_mb"]
     bounds = Bounds(models=options["max_loaded"], bytes=most and most << 20)
     where = {"threads": options["threads"], "device": options["device"]}
+    control = options["control"] or options["auth"] is not None
+    # Before models are looked at, so that nothing that is changed meanwhile is missed.
+    peers = Peers(worker.folder, worker.number, worker.workers) if control and worker else None
     models = open_repository(path, **where, lazy=options["lazy"], bounds=bounds)
-    control = options["control"] or (options["auth"] is not None and worker is None)
     polling = models.watched(options["poll_s"]) if options["poll_s"] else nullcontext()
-    limits = Limits(queue=QueueLimits(wait_s=options["queue_s"], max_wait_ms=options["max_wait_ms"]))
     service = InferenceService(models, limits=limits, version=version("mlaas4hep"), control=control)
+    if peers is not None:
+        peers.join(models)
+        service.everywhere = peers
     place = (worker.folder, worker.number) if worker else (None, 0)
     operation = Operation(service, asked, folder=place[0], worker=place[1])
     url = url_of(listening, scheme=operation.scheme)
@@ -196,9 +209,12 @@ def _serve(path: Path, listening: Any, grpc: Any, worker: Worker | None, **optio
                 on_ready=lambda: tell(_ready(service, url, _place(grpc), as_json=options["as_json"])),
                 operation=operation,
                 grpc=grpc,
+                watched=worker.beat if worker else None,
             )
     finally:
         operation.close()
+        if peers is not None:
+            peers.close()
 
 
 def _options(
@@ -210,6 +226,7 @@ def _options(
     access_log: str | None,
     cors: tuple[str, ...],
     drain_s: float,
+    no_pages: bool,
     **_: Any,
 ) -> Any:
     from mlaas4hep.auth.policy import read_policy
@@ -225,7 +242,15 @@ def _options(
         tls=tls,
         cors=cors,
         drain_s=drain_s,
+        pages=not no_pages,
     )
+
+
+def _limits(*, limits: Path | None, queue_s: float, max_wait_ms: float, **_: Any) -> Any:
+    from mlaas4hep.serve.limits import Limits, QueueLimits, read_limits
+
+    queue = QueueLimits(wait_s=queue_s, max_wait_ms=max_wait_ms)
+    return Limits(queue=queue) if limits is None else read_limits(limits, queue=queue)
 
 
 def _check_tls(*, tls_cert: Path | None, tls_key: Path | None, tls_client_ca: Path | None, **_: Any) -> None:

@@ -13,13 +13,14 @@ from typing import Any, Self, TypeVar
 from numpy.typing import NDArray
 
 from mlaas4hep.client import questions
+from mlaas4hep.client.arrow import joined_scores, table_cut
 from mlaas4hep.client.asking import Scores, event_cut, scores_of, tensor_cut
 from mlaas4hep.client.attempts import Patience
 from mlaas4hep.client.client import Progress
 from mlaas4hep.client.events import columns_of, encode_columns, encode_events
 from mlaas4hep.client.identity import Bearer, Tls
 from mlaas4hep.client.lines import AsyncTransport
-from mlaas4hep.client.questions import Prediction, Question, TooLargeError
+from mlaas4hep.client.questions import Prediction, Question, TooLargeError, UnreadError
 from mlaas4hep.client.servers import Servers
 from mlaas4hep.client.splitting import Cut, Limits, halves, packed
 from mlaas4hep.client.tensors import Tensors
@@ -68,6 +69,7 @@ class AsyncClient:
         self._transport = AsyncTransport(servers, patience, bearer, tls or Tls(), connections=connections)
         self._limits = limits or Limits()
         self._binary = binary
+        self._arrow = True
         self._ids = itertools.count(1)
 
     async def __aenter__(self) -> Self:
@@ -119,6 +121,14 @@ class AsyncClient:
         """Let a model go."""
         await self._ask(questions.control(model, "unload"))
 
+    async def labels(self, model: str) -> dict[str, str]:
+        """Versions by label, ``latest`` among them."""
+        return await self._ask(questions.labels(model))
+
+    async def label(self, model: str, label: str, version: str | None) -> dict[str, str]:
+        """Name a version, such as ``stable``; None takes the label away. Gives all labels."""
+        return await self._ask(questions.label(model, label, version))
+
     async def predict(
         self, model: str, events: Iterable[Mapping[str, Any]], *, progress: Progress | None = None
     ) -> list[Prediction]:
@@ -131,8 +141,16 @@ class AsyncClient:
 
     async def predict_table(self, model: str, table: Any, *, progress: Progress | None = None) -> Scores:
         """Scores of events that lie in columns; see `mlaas4hep.client.Client.predict_table`."""
+        columns = columns_of(table)
+        cut = table_cut(model, columns, self._limits) if self._arrow else None
+        if cut is not None:
+            try:
+                parts = [Cut((span,), cut.ask, cut.join) for span in cut.spans]
+                return joined_scores([await self._whole(one, self._deadline(), progress) for one in parts])
+            except UnreadError:  # a server without pyarrow
+                self._arrow = False
         predictions: list[Prediction] = []
-        for part in packed(encode_columns(columns_of(table)), self._limits):
+        for part in packed(encode_columns(columns), self._limits):
             answers = await self._whole(event_cut(model, part, self._limits), self._deadline(), progress)
             predictions.extend(answers)
         names = None if any(predictions) else (await self.contract(model)).get("score_names")

@@ -12,12 +12,13 @@ from typing import Any, Self, TypeVar
 from numpy.typing import NDArray
 
 from mlaas4hep.client import questions
+from mlaas4hep.client.arrow import joined_scores, table_cut
 from mlaas4hep.client.asking import Scores, event_cut, scores_of, tensor_cut
 from mlaas4hep.client.attempts import Patience
 from mlaas4hep.client.connection import Transport
 from mlaas4hep.client.events import columns_of, encode_columns, encode_events
 from mlaas4hep.client.identity import Bearer, Tls
-from mlaas4hep.client.questions import Prediction, Question, TooLargeError
+from mlaas4hep.client.questions import Prediction, Question, TooLargeError, UnreadError
 from mlaas4hep.client.servers import Servers
 from mlaas4hep.client.splitting import Cut, Limits, halves, packed
 from mlaas4hep.client.tensors import Tensors
@@ -94,6 +95,7 @@ class Client:
         self._transport = Transport(servers, patience, bearer, tls or Tls())
         self._limits = limits or Limits()
         self._binary = binary
+        self._arrow = True
         self._ids = itertools.count(1)
 
     def __enter__(self) -> Self:
@@ -144,6 +146,14 @@ class Client:
     def unload(self, model: str) -> None:
         """Let a model go."""
         self._ask(questions.control(model, "unload"))
+
+    def labels(self, model: str) -> dict[str, str]:
+        """Versions by label, ``latest`` among them."""
+        return self._ask(questions.labels(model))
+
+    def label(self, model: str, label: str, version: str | None) -> dict[str, str]:
+        """Name a version, such as ``stable``; None takes the label away. Gives all labels."""
+        return self._ask(questions.label(model, label, version))
 
     def predict(
         self, model: str, events: Iterable[Mapping[str, Any]], *, progress: Progress | None = None
@@ -199,8 +209,16 @@ class Client:
         -------
         Arrays in the order of the events. Each part that is sent has ``timeout_s`` of its own.
         """
+        columns = columns_of(table)
+        cut = table_cut(model, columns, self._limits) if self._arrow else None
+        if cut is not None:
+            try:
+                parts = [Cut((span,), cut.ask, cut.join) for span in cut.spans]
+                return joined_scores([self._whole(one, self._deadline(), progress) for one in parts])
+            except UnreadError:  # a server without pyarrow
+                self._arrow = False
         predictions: list[Prediction] = []
-        for part in packed(encode_columns(columns_of(table)), self._limits):
+        for part in packed(encode_columns(columns), self._limits):
             answers = self._whole(event_cut(model, part, self._limits), self._deadline(), progress)
             predictions.extend(answers)
         names = None if any(predictions) else self.contract(model).get("score_names")

@@ -28,6 +28,10 @@ class TooLargeError(RequestError):
     """The server takes less in one question (413)."""
 
 
+class UnreadError(RequestError):
+    """The server does not read what was sent in this form (415)."""
+
+
 class Question(msgspec.Struct, Generic[T], frozen=True):
     """One request.
 
@@ -91,6 +95,17 @@ def control(model: str, what: str) -> Question[None]:
     """Load or unload a model; not to be repeated, since another may have undone it meanwhile."""
     path = f"/v2/repository/models/{quoted(model)}/{what}"
     return Question("POST", path, _nothing, (b"{}",), _JSON, safe=False)
+
+
+def labels(model: str) -> Question[dict[str, str]]:
+    """Versions by label."""
+    return _json(_labels(model), kind=dict[str, str])
+
+
+def label(model: str, label: str, version: str | None) -> Question[dict[str, str]]:
+    """Set a label, or take it away; gives all of them."""
+    body = msgspec.json.encode({"label": label, "version": version})
+    return _json(_labels(model), kind=dict[str, str], body=body)
 
 
 def infer(path: str, encoded: Encoded, *, id: str) -> Question[Tensors]:
@@ -181,6 +196,8 @@ def _raise(reply: Reply, path: str) -> NoReturn:
         raise NotFoundError(text)
     if reply.status == 413:
         raise TooLargeError(text)
+    if reply.status == 415:
+        raise UnreadError(text)
     if reply.status < 500:
         raise RequestError(text)
     raise ServerError(f"the server answered {reply.status}: {text}")
@@ -230,6 +247,10 @@ def _nothing(reply: Reply) -> None:
 def _place(model: str, version: str | None) -> str:
     named = f"/v2/models/{quoted(model)}"
     return named if version is None else f"{named}/versions/{quoted(str(version))}"
+
+
+def _labels(model: str) -> str:
+    return f"/v2/repository/models/{quoted(model)}/labels"
 
 
 def quoted(model: str) -> str:

@@ -96,7 +96,7 @@ def plain_config(name: str, inputs: Sequence[Tensor], outputs: Sequence[Tensor],
     ]
     if batches:
         blocks.append("dynamic_batching { max_queue_delay_microseconds: 2000 }")
-    return "\n".join([*blocks, "version_policy: { latest: { num_versions: 1 } }", ""]).encode()
+    return "\n".join([*blocks, ""]).encode()
 
 
 def _block(word: str, ends: Sequence[Tensor], batches: bool) -> str:

@@ -32,7 +32,7 @@ from mlaas4hep.data.plan import Plan
 from mlaas4hep.data.ragged import RaggedBatch, RaggedSlots, ReadRagged, to_ragged_batch
 from mlaas4hep.data.reader import MAX_READ_BYTES, EventReader, reading_bytes
 from mlaas4hep.data.recycled import forget
-from mlaas4hep.data.rows import SIDE_BYTES, Rows, S, pays_compiling, permuter, writer
+from mlaas4hep.data.rows import SIDE_BYTES, LentRows, Rows, S, pays_compiling, permuter, writer
 from mlaas4hep.data.split import PARTS, Part
 from mlaas4hep.data.truth import target_texts
 from mlaas4hep.data.weights import class_factors
@@ -338,7 +338,8 @@ class EventDataset:
         delivery, width = self._in_this_process(), self._width
         if self._exact and epoch > 0:
             return self._exactly(epoch, place, account)
-        slots = partial(Rows.empty, width=width, lasting=False)
+        # Who learns lets go of a batch soon; who reads in order may be collecting.
+        slots = partial((LentRows if self.shuffle else Rows).empty, width=width, lasting=False)
         return self._windowed(epoch, place, account, lambda chunk: delivery.read(chunk, account), slots)
 
     def _begin_ragged(self, epoch: int, place: Place, account: Account) -> Order:

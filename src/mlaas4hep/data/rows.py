@@ -7,8 +7,9 @@ their true lengths have no such table: `mlaas4hep.data.ragged` puts them into wi
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
@@ -73,12 +74,8 @@ class Rows:
     @classmethod
     def empty(cls, size: int, width: int, *, lasting: bool = True) -> Rows:
         """Rows to be written to; those that are not ``lasting`` may lie in memory that was used before."""
-        if lasting:
-            table = np.empty((size, width), dtype=np.float32)
-        else:
-            table = np.frombuffer(recycled(4 * size * width), np.float32).reshape(size, width)
         return cls(
-            table,
+            np.empty((size, width), dtype=np.float32) if lasting else _recycled(size, width),
             np.empty(size, dtype=np.int64),
             np.empty(size, dtype=np.float64),
             np.empty(size, dtype=ENTRY),
@@ -122,6 +119,43 @@ class Rows:
         self.labels[slots] = rows.labels
         self.weights[slots] = rows.weights
         self.entries[slots] = rows.entries
+
+
+def _recycled(size: int, width: int) -> NDArray[np.float32]:
+    return np.frombuffer(recycled(4 * size * width), np.float32).reshape(size, width)
+
+
+@dataclass
+class LentRows(Rows):
+    """Rows of a window that are not copied when they are taken in stretches, but for the last ones.
+
+    What was lent is the taker's own: the next window gets another table, the same memory if all was let go of. A batch
+    that is kept keeps its whole window; whoever keeps some for longer gets copies from then on, so that a few batches
+    put aside never hold all that was read.
+    """
+
+    _lent: bool = field(default=False, init=False)
+    _lends: bool = field(default=True, init=False)
+    _before: weakref.ref[Any] | None = field(default=None, init=False)
+
+    def begin(self) -> None:
+        """See `Slots.begin`."""
+        if not self._lent:
+            return
+        if self._before is not None and self._before() is not None:
+            self._lends = False
+        size, width = self.table.shape
+        self._before, self._lent = weakref.ref(self.table.base), False
+        del self.table
+        self.table = _recycled(size, width)
+
+    def take(self, index: slice | NDArray[np.int64]) -> Rows:
+        """See `Rows.take`. The window is given back while its last stretch is still looked at: that one is copied."""
+        if not self._lends or not isinstance(index, slice) or index.stop >= len(self):
+            return super().take(index)
+        self._lent = True
+        sides = self.labels[index].copy(), self.weights[index].copy(), self.entries[index].copy()
+        return Rows(self.table[index], *sides)
 
 
 class Writer(NamedTuple):

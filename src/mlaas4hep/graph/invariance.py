@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,9 @@ THREADS = (1, 2)
 # Rows that are also run one by one, and in batches of a few; the others are compared from batch 64 on.
 ALONE_ROWS = 1000
 _SMALL_BATCH = 64
+
+# The most rows that a server joins: it runs whatever came, so any number up to that.
+JOINED = 256
 
 # What proving the law may take. Graphs that need longer are proven, and then asked, in smaller batches.
 BUDGET_S = 120.0
@@ -142,6 +145,50 @@ def find_variance(
             if variance is not None:
                 found.append(variance)
     return found
+
+
+def find_company(
+    model: bytes,
+    inputs: Inputs,
+    *,
+    threads: Sequence[int] = THREADS,
+    most: int = JOINED,
+    budget_s: float = BUDGET_S / 4,
+) -> tuple[list[Variance], int]:
+    """As `find_variance`, in batches of every size as a server joins them: 1, 2, 3 and so on, each of other rows.
+
+    Parameters
+    ----------
+    inputs
+        Raw tensors of at least ``most`` rows.
+    most
+        Largest batch.
+    budget_s
+        About how long it may take; heavier graphs are tried up to a smaller batch.
+
+    Returns
+    -------
+    What changed, and the largest batch that was tried.
+    """
+    first, few = Session(model, threads=threads[0]), {name: array[: 2 * most] for name, array in inputs.items()}
+    started, expected = time.perf_counter(), []
+    for batch in batches(few, 1):
+        expected.append(first.execute(batch))
+        if len(expected) >= _LEAST_BATCH and time.perf_counter() - started > budget_s / 4:
+            break  # a row costs so much that few can be tried
+    alone, found = np.concatenate(expected), []
+    row_s, most = (time.perf_counter() - started) / len(alone), min(most, len(alone))
+    while most > _LEAST_BATCH and row_s * len(threads) * most * (most + 1) / 2 > budget_s:
+        most //= 2
+    for count in threads:
+        session = Session(model, threads=count)
+        for size in range(1, most + 1):
+            start = (size * 97) % (len(alone) - size + 1)
+            scores = session.execute({name: array[start : start + size] for name, array in inputs.items()})
+            variance = _compare(scores, alone[start : start + size], count, size)
+            if variance is not None:
+                found.append(replace(variance, row=variance.row + start))
+    return found, most
 
 
 def _in_batches(session: Session, inputs: Inputs, size: int) -> NDArray[np.float32]:

@@ -13,18 +13,21 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from mlaas4hep.errors import MLaaSError
+from mlaas4hep.errors import BusyError, MLaaSError
 from mlaas4hep.serve.asking import Headers, Refusal, Reply, Route, deadline_of, is_long, is_wide, refusal_of
 from mlaas4hep.serve.batcher import Outcome, Ticket
 from mlaas4hep.serve.bounded import answer_bytes
+from mlaas4hep.serve.heads import KnownHeads, Target
 from mlaas4hep.serve.hooks import Hooks, Seen
+from mlaas4hep.serve.limits import ClientLimits
+from mlaas4hep.serve.model import ServedModel
+from mlaas4hep.serve.pressure import Pressure
 from mlaas4hep.serve.service import InferenceService, Outputs, Question
+from mlaas4hep.serve.shares import Share, Shares
 
 # Paths whose meaning is kept.
 _MAX_PATHS = 4096
 _log = logging.getLogger(__name__)
-
-Target = tuple[Route, tuple[str | None, ...], str]
 
 
 @dataclass(slots=True)
@@ -35,6 +38,16 @@ class Hot:
     routes: Sequence[Route]
     hooks: Hooks = field(default_factory=Hooks)
     paths: dict[bytes, Target | None] = field(default_factory=dict)
+    heads: KnownHeads = field(default_factory=KnownHeads)
+    shares: Shares = field(default_factory=lambda: Shares(ClientLimits()))
+    pressure: Pressure | None = None
+    held: int = 0  # bytes of bodies whose questions are not answered yet
+
+    def begin(self, loop: asyncio.AbstractEventLoop) -> Pressure:
+        """Watch the loop that the first connection runs on."""
+        if self.pressure is None:
+            self.pressure = Pressure(loop, self.service.limits.wait_s)
+        return self.pressure
 
     def find(self, url: bytes) -> Target | None:
         """Route, what it names, and path; None where Starlette is to answer."""
@@ -60,6 +73,7 @@ class Connection(Protocol):
     hot: Hot
     loop: asyncio.AbstractEventLoop
     client: tuple[str, int] | None
+    share: Share | None
 
     def flush(self) -> None:
         """A reply is there."""
@@ -71,8 +85,10 @@ class Asked:
     __slots__ = (
         "began_s",
         "headers",
+        "held",
         "keep_alive",
         "method",
+        "model",
         "parts",
         "path",
         "protocol",
@@ -82,6 +98,7 @@ class Asked:
         "size",
         "target",
         "ticket",
+        "told",
     )
 
     def __init__(
@@ -94,10 +111,27 @@ class Asked:
         self.method = method
         self.began_s = time.monotonic()
         self.parts: list[bytes] = []
-        self.size = 0
+        self.size = self.held = 0
         self.ticket: Ticket | None = None
         self.question: Question[Reply] | None = None
+        self.model: ServedModel | None = None
+        self.told = False
+        if protocol.share is not None:
+            protocol.share.questions += 1
         self.reply: bytes | None = None
+
+    def hold(self, part: bytes) -> bool:
+        """Keep a part of the body; False where bodies fill the memory that they may, which is told."""
+        hot, size = self.protocol.hot, len(part)
+        most = hot.service.limits.wire.body_bytes
+        if hot.held + size > most:
+            self.parts.clear()
+            self.refuse(BusyError(f"bodies of {hot.held} bytes are held here, and {most} may be"))
+            return False
+        hot.held += size
+        self.held += size
+        self.parts.append(part)
+        return True
 
     def ask(self) -> None:
         """The body is whole; a model that sleeps is waited for."""
@@ -134,6 +168,13 @@ class Asked:
             return
         self._submit(question)
 
+    def shed(self, pressure: Pressure) -> None:
+        """Answer that there is too much to do, without a look at the body; who asked this writes it."""
+        service = self.protocol.hot.service
+        self.model = service.repository.peek(*self.target) if len(self.target) == 2 and self.target[0] else None
+        self.reply = pressure.keeping if self.keep_alive else pressure.closing
+        self.see(503, pressure.size)
+
     def refuse(self, error: BaseException) -> None:
         """Answer with a status and a text."""
         if not isinstance(error, MLaaSError | Refusal):
@@ -142,7 +183,7 @@ class Asked:
         self._settle(refusal.status, Reply(refusal.body, headers=tuple(refusal.headers.items())))
 
     def _submit(self, question: Question[Reply]) -> None:
-        self.question = question
+        self.question, self.model = question, question.model
         if question.prepare is not None:
             self._in_thread(question.ready, self._submit)
             return
@@ -179,8 +220,19 @@ class Asked:
         protocol = self.protocol
         self.reply = answer_bytes(status, *reply, close=not self.keep_alive)
         protocol.flush()
-        if protocol.hot.hooks.on_request is not None:
-            protocol.hot.hooks.on_request(self._seen(status, len(reply.body)))
+        self.see(status, len(reply.body))
+
+    def see(self, status: int, bytes_out: int) -> None:
+        """It is answered, or nobody waits for it any more."""
+        if self.told:  # such as to who hung up while the body was read in a thread
+            return
+        self.told = True
+        self.protocol.hot.held -= self.held
+        share, on_request = self.protocol.share, self.protocol.hot.hooks.on_request
+        if share is not None:
+            share.questions -= 1
+        if on_request is not None:
+            on_request(self._seen(status, bytes_out))
 
     def _seen(self, status: int, bytes_out: int) -> Seen:
         question, ticket, now = self.question, self.ticket, time.monotonic()
@@ -190,7 +242,7 @@ class Asked:
             status=status,
             client=self.protocol.client[0] if self.protocol.client else "",
             route=self.route.name,
-            model=question.model if question else None,
+            model=self.model,
             rows=question.rows if question else 0,
             bytes_in=self.size,
             bytes_out=bytes_out,

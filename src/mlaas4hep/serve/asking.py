@@ -23,6 +23,7 @@ from mlaas4hep.serve.images import JPEG, PNG, encode_picture_answer
 from mlaas4hep.serve.model import ServedModel
 from mlaas4hep.serve.protocol import HEADER_LENGTH, InferRequest, InferResponse, decode_request, encode_response
 from mlaas4hep.serve.quick import quick_of
+from mlaas4hep.serve.raw import read_raw
 from mlaas4hep.serve.service import InferenceService, Outputs, Question
 
 JSON = "application/json"
@@ -92,14 +93,17 @@ def routes() -> tuple[Route, ...]:
 def read_infer(
     service: InferenceService, target: tuple[str | None, ...], headers: Headers, body: bytes
 ) -> Question[Reply]:
-    """Tensors by the Open Inference Protocol, in JSON or followed by binary ones."""
+    """Tensors by the Open Inference Protocol, in JSON, followed by binary ones, or as the bytes of one alone."""
     header_length = _length(headers)
     check_type(headers, (JSON,) if header_length is None else (JSON, BINARY))
     if header_length is None:
         quick = _read_quick(service.repository.get(str(target[0]), target[1]), body)
         if quick is not None:
             return quick
-    request = decode_request(body, header_length)
+    if header_length == 0:
+        request = read_raw(service.repository.get(str(target[0]), target[1]), body)
+    else:
+        request = decode_request(body, header_length)
     asked = service.ask_tensors(str(target[0]), request, version=target[1])
 
     def finish(outputs: Outputs) -> Reply:

@@ -18,11 +18,11 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from typing import Any
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from mlaas4hep.errors import BusyError, MLaaSError, RequestError
+from mlaas4hep.serve.limits import QueueLimits as QueueLimits
 from mlaas4hep.serve.model import ServedModel, Tensors
 
 # A run that is expected to take longer leaves the event loop. A thread costs about 0.1 ms.
@@ -31,33 +31,13 @@ INLINE_S = 0.5e-3
 _NEWEST = 0.1
 # Of a run, so that a pace can be told.
 _SHORTEST_S = 1e-6
+# How much of the time that may be waited is given away when a question comes, and when its run begins: what is expected
+# is not sure, and an answer has to be written.
+_GIVEN, _KEPT = 0.75, 0.9
 
 Outcome = dict[str, NDArray[Any]] | Exception
 Done = Callable[[Outcome], None]
 _log = logging.getLogger(__name__)
-
-
-class QueueLimits(msgspec.Struct, frozen=True):
-    """What may wait for one model, and how it is joined.
-
-    Parameters
-    ----------
-    batch_rows
-        The most rows that are joined; a question of more is run as it is.
-    rows, bytes
-        What may wait. A question that exceeds them alone is taken when nothing else waits.
-    wait_s
-        The longest that a question may be expected to wait, whatever its own deadline is.
-    max_wait_ms
-        How long a run is put off so that more questions can join it. 0 joins only what is there anyway, which costs no
-        one any time.
-    """
-
-    batch_rows: int = 256
-    rows: int = 65_536
-    bytes: int = 256 << 20
-    wait_s: float = 10.0
-    max_wait_ms: float = 0.0
 
 
 class Ticket:
@@ -70,7 +50,7 @@ class Ticket:
     done
         Told the outcome once, on the event loop.
     deadline
-        By `time.monotonic`; None for none.
+        By `time.monotonic`; None for none. That of a question which had to queue up is never later than may be waited.
     began_s, started_s, ended_s
         When it came, and when the run that it was part of started and ended; 0 before.
     """
@@ -202,9 +182,12 @@ class Batcher:
 
     def expected_s(self, rows: int = 0) -> float:
         """When an answer to so many further rows is expected, from now."""
-        now = time.monotonic()
-        running_s = 0.0 if self._landing_s is None else max(self._landing_s - now, 0.0)
-        return running_s + self._pace * self._run_s(self.waiting_rows + rows, len(self._queue) + 1)
+        run_s = self._run_s(self.waiting_rows + rows, len(self._queue) + 1)
+        if self._landing_s is None and not self._queue:
+            # Nothing is in the way: a pace that one run spoilt must not keep out the runs that would mend it.
+            return run_s * min(self._pace, 1.0)
+        running_s = 0.0 if self._landing_s is None else max(self._landing_s - time.monotonic(), 0.0)
+        return running_s + self._pace * run_s
 
     async def drain(self) -> None:
         """Return when nothing waits and nothing runs."""
@@ -218,23 +201,35 @@ class Batcher:
         if found != ticket.rows:
             raise RequestError(f"{ticket.rows} rows are announced, but the tensors have {found}")
 
+    def refusal(self, rows: int, size: int, deadline: float | None) -> BusyError | None:
+        """Why a question of so many rows and bytes is not taken now; None where it is.
+
+        May be asked before the question is there, with the rows and bytes that it has at least.
+        """
+        limits = self.limits
+        if self._queue or self._landing_s is not None:
+            if self.waiting_rows + rows > limits.rows:
+                return self._busy(f"{self.waiting_rows} rows wait already, and {limits.rows} may")
+            if self.waiting_bytes + size > limits.bytes:
+                return self._busy(f"{self.waiting_bytes} bytes wait already, and {limits.bytes} may")
+            expected_s = self.expected_s(min(rows, self._batch_rows))
+            if expected_s > limits.wait_s * _GIVEN:
+                return self._busy(f"an answer would take {expected_s:.2g} s, and {limits.wait_s:g} s may be waited")
+        if deadline is not None:
+            left_s = deadline - time.monotonic()
+            if left_s < self.expected_s(rows):
+                return self._busy(f"the answer cannot be there within the {max(left_s, 0.0):.3g} s that are left")
+        return None
+
     def _admit(self, ticket: Ticket) -> None:
         for array in ticket.inputs.values():
             ticket.size += array.nbytes
-        limits = self.limits
+        refusal = self.refusal(ticket.rows, ticket.size, ticket.deadline)
+        if refusal is not None:
+            raise refusal
         if self._queue or self._landing_s is not None:
-            if self.waiting_rows + ticket.rows > limits.rows:
-                raise self._busy(f"{self.waiting_rows} rows wait already, and {limits.rows} may")
-            if self.waiting_bytes + ticket.size > limits.bytes:
-                raise self._busy(f"{self.waiting_bytes} bytes wait already, and {limits.bytes} may")
-            if self.expected_s() > limits.wait_s:
-                raise self._busy(
-                    f"an answer would take {self.expected_s():.2g} s, and {limits.wait_s:g} s may be waited"
-                )
-        if ticket.deadline is not None:
-            left_s = ticket.deadline - ticket.began_s
-            if left_s < self.expected_s(ticket.rows):
-                raise self._busy(f"the answer cannot be there within the {max(left_s, 0.0):.3g} s that are left")
+            last_s = ticket.began_s + self.limits.wait_s * _KEPT
+            ticket.deadline = last_s if ticket.deadline is None else min(ticket.deadline, last_s)
 
     def _busy(self, text: str) -> BusyError:
         return BusyError(f"model '{self.model.name}' is busy: {text}", retry_after_s=self.expected_s())
@@ -259,18 +254,21 @@ class Batcher:
         self._loop.call_soon(self._turn)
 
     def _turn(self) -> None:
-        """Run what waits: one batch, then the loop goes on with its other work."""
+        """Run what waits: quick runs one after the other until nothing does, since what this turn read it is to answer.
+
+        Left for a later turn, which reads as much again, questions would pile up where nobody counts the time.
+        """
         self._timer, self._soon = None, False
-        batch = self._take()
-        if batch:
+        while batch := self._take():
             rows = sum(ticket.rows for ticket in batch)
             expected_s = max(self.model.run_s(rows), _SHORTEST_S)
-            if expected_s * min(self._pace, 1.0) <= INLINE_S:
-                self._land(batch, rows, expected_s, _run(self.model, batch))
-            else:
+            if expected_s * min(self._pace, 1.0) > INLINE_S:
                 self._landing_s = time.monotonic() + expected_s * self._pace
                 self._executor.submit(self._run_in_thread, batch, rows, expected_s)
                 return
+            outcomes = _run(self.model, batch)
+            self._note(batch, rows, expected_s)
+            self._tell(batch, outcomes)
         self._go_on()
 
     def _go_on(self) -> None:
@@ -286,14 +284,16 @@ class Batcher:
         """The oldest questions, as many as may be joined; those that nobody waits for are dropped."""
         batch: list[Ticket] = []
         queue, now, left = self._queue, 0.0, self._batch_rows
+        # When an answer is there at the soonest: not much is made of a pace that one run may have spoilt.
+        ahead_s = self.model.call_s * min(self._pace, 2.0)
         while queue and (not batch or (self._joins and queue[0].rows <= left)):
             ticket = queue.popleft()
             self.waiting_rows -= ticket.rows
             self.waiting_bytes -= ticket.size
             if ticket.done is None:
                 continue
-            if ticket.deadline is not None and ticket.deadline <= (now := now or time.monotonic()):
-                ticket.finish(self._busy("the deadline of the question passed while it waited"))
+            if ticket.deadline is not None and ticket.deadline <= (now := now or time.monotonic() + ahead_s):
+                ticket.finish(self._busy("its deadline, or the time that may be waited, passed while it waited"))
                 continue
             batch.append(ticket)
             left -= ticket.rows
@@ -305,14 +305,21 @@ class Batcher:
 
     def _landed(self, batch: list[Ticket], rows: int, expected_s: float, outcomes: list[Outcome]) -> None:
         self._landing_s = None
-        self._land(batch, rows, expected_s, outcomes)
-        self._go_on()
+        self._note(batch, rows, expected_s)
+        if self._queue and self.model.call_s * min(self._pace, 1.0) > INLINE_S:
+            self._turn()  # the next run is on while these answers are written
+            self._tell(batch, outcomes)
+        else:
+            self._tell(batch, outcomes)
+            self._go_on()
 
-    def _land(self, batch: list[Ticket], rows: int, expected_s: float, outcomes: list[Outcome]) -> None:
+    def _note(self, batch: list[Ticket], rows: int, expected_s: float) -> None:
         took_s = batch[0].ended_s - batch[0].started_s
         self._pace += _NEWEST * (took_s / expected_s - self._pace)
         if self.on_run is not None:
             self.on_run(self.model, len(batch), rows, took_s)
+
+    def _tell(self, batch: list[Ticket], outcomes: list[Outcome]) -> None:
         for ticket, outcome in zip(batch, outcomes, strict=True):
             try:
                 ticket.finish(outcome)

@@ -1,7 +1,7 @@
 """The wire with limits: uvicorn's protocol, with a bound on what a question may cost before a route sees it.
 
 uvicorn bounds neither the size of a head nor the time of a question that never ends. Invariant: bytes that no route has
-taken are at most `MAX_HEAD_BYTES` and what one read brings, and whoever sends nothing for long is let go.
+taken are at most a head of the largest size and what one read brings, and whoever sends nothing for long is let go.
 """
 
 from __future__ import annotations
@@ -13,11 +13,8 @@ from typing import Any
 import msgspec
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-# Request line and headers; a question of ours has less than 1 kB.
-MAX_HEAD_BYTES = 64 << 10
-# A question must be whole within this time and what its bytes take at the slowest rate.
-UNFINISHED_S = 30.0
-SLOWEST_BYTES_S = 64 << 10
+from mlaas4hep.serve.limits import WireLimits
+
 CLOSE = "connection: close\r\n"
 _USUAL, _USUAL_TYPE = STATUS_LINE[200] + b"content-length: ", b"\r\ncontent-type: application/json\r\n\r\n"
 
@@ -25,8 +22,9 @@ _USUAL, _USUAL_TYPE = STATUS_LINE[200] + b"content-length: ", b"\r\ncontent-type
 class BoundedProtocol(HttpToolsProtocol):
     """One connection. Answers 431 to a head that is too large, 408 to a question that is not finished in time."""
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
+    def __init__(self, *arguments: Any, wire: WireLimits, **options: Any) -> None:
         super().__init__(*arguments, **options)
+        self.wire = wire
         self._refused = False
         # Bytes since a head or a part of a body was last whole: what lies in the parser.
         self._pending = 0
@@ -40,7 +38,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._begin()
-        self._timer = self.loop.call_later(UNFINISHED_S, self._check_time)
+        self._timer = self.loop.call_later(self.wire.unfinished_s, self._check_time)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._timer is not None:
@@ -54,8 +52,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._received += self._fed
         self._pending += self._fed
         super().data_received(data)
-        if self._pending > MAX_HEAD_BYTES:
-            self._refuse(431, f"the head of the request is larger than the {MAX_HEAD_BYTES} bytes that are taken")
+        if self._pending > self.wire.head_bytes:
+            self._refuse_large_head()
 
     def on_message_begin(self) -> None:
         self._begin_message()
@@ -82,11 +80,12 @@ class BoundedProtocol(HttpToolsProtocol):
     def _takes_head(self) -> bool:
         """Whether a head that is whole is read on."""
         # Bytes that are not in `_pending` came with those of a message before, which `_fed` counts.
-        if self._pending > MAX_HEAD_BYTES or self._fed > MAX_HEAD_BYTES:
+        most = self.wire.head_bytes
+        if self._pending > most or self._fed > most:
             # Those may be of a body, if both came at once.
             size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
-            if size > MAX_HEAD_BYTES:
-                self._refuse(431, f"the head of the request is larger than the {MAX_HEAD_BYTES} bytes that are taken")
+            if size > most:
+                self._refuse_large_head()
         self._pending = 0
         # RFC 9112, 3.2: without this two servers in a row could take one request for different hosts.
         hosts = [name for name, _ in self.headers].count(b"host")
@@ -108,19 +107,23 @@ class BoundedProtocol(HttpToolsProtocol):
     def _check_time(self) -> None:
         left_s = self._idle_left_s()
         if self._unfinished:
-            left_s = self._began_s + UNFINISHED_S + self._received / SLOWEST_BYTES_S - self.loop.time()
+            wire = self.wire
+            left_s = self._began_s + wire.unfinished_s + self._received / wire.slowest_bytes_s - self.loop.time()
             if self.flow.read_paused:
-                left_s = max(left_s, UNFINISHED_S)  # we do not read, so the client cannot send
+                left_s = max(left_s, wire.unfinished_s)  # we do not read, so the client cannot send
         if left_s > 0:
             self._timer = self.loop.call_later(left_s, self._check_time)
         elif self._unfinished and self._received:
-            self._refuse(408, f"the request was not finished within {UNFINISHED_S:g} s")
+            self._refuse(408, f"the request was not finished within {self.wire.unfinished_s:g} s")
         else:
             self.transport.close()
 
     def _idle_left_s(self) -> float:
         """How long to wait between questions: uvicorn ends that itself."""
-        return UNFINISHED_S
+        return self.wire.unfinished_s
+
+    def _refuse_large_head(self) -> None:
+        self._refuse(431, f"the head of the request is larger than the {self.wire.head_bytes} bytes that are taken")
 
     def _refuse(self, status: int, text: str) -> None:
         """Answer in the form of all errors and hang up; in the middle of another answer only hang up."""

@@ -10,18 +10,20 @@ import contextlib
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 import msgspec
 
-from mlaas4hep.bundle.layout import CONFIG_FILE, MANIFEST_FILE, MODEL_FILE
+from mlaas4hep.bundle.layout import CONFIG_FILE, MANIFEST_FILE, MODEL_FILE, SPEC_FILE
 from mlaas4hep.bundle.read import versions_of
 from mlaas4hep.errors import BundleError, nearest
 from mlaas4hep.serve.ensemble import ENSEMBLE_FILE, VERSION, Declared, read_ensemble
 from mlaas4hep.serve.images import IMAGE_FILE
+from mlaas4hep.serve.pbtxt import Message, parse_json, parse_pbtxt
+from mlaas4hep.serve.policy import followed
 
 LABELS_FILE = "labels.json"
 LATEST = "latest"
@@ -48,6 +50,8 @@ class Entry:
         That holds version folders.
     only
         The one version that is served; None for all.
+    config
+        JSON that stands for ``config.pbtxt``; None for the file.
     ensemble
         It is several models as one, and has no versions but one.
     """
@@ -55,16 +59,22 @@ class Entry:
     name: str
     folder: Path
     only: str | None = None
+    config: str | None = None
     ensemble: bool = False
 
     def stamps(self) -> dict[str, Stamp]:
-        """Versions that are there now, oldest first."""
+        """Versions that are there now and are to be served, oldest first."""
+        config = self.folder / CONFIG_FILE
         try:
             if self.ensemble:
                 return {VERSION: self._declared()}
             found = [one for one in _versions(self.folder) if self.only in (None, one.name)]
-            beside = [self.folder / name for name in (CONFIG_FILE, IMAGE_FILE)]
-            text = b"\0".join(one.read_bytes() if one.is_file() else b"" for one in beside)
+            there = config.read_bytes() if config.is_file() else b""
+            text = there if self.config is None else self.config.encode()
+            if self.only is None:
+                found = _followed(found, text, parse_pbtxt if self.config is None else parse_json)
+            image = self.folder / IMAGE_FILE
+            text += b"\0" + image.read_bytes() if image.is_file() else b""
             return {one.name: (text, _files(one)) for one in found}
         except FileNotFoundError:  # taken away while it was looked at
             return {}
@@ -104,6 +114,11 @@ class Entry:
         for label in labels:
             check_label(label)
         return labels
+
+    def known(self) -> dict[str, str]:
+        """Versions by label, ``latest`` among them where there is a version."""
+        newest = list(self.stamps())[-1:]
+        return {**dict(zip([LATEST], newest, strict=False)), **self.labels()}
 
     def write_labels(self, labels: Mapping[str, str]) -> None:
         """Keep labels; who reads meanwhile finds all of the old ones or all of the new ones."""
@@ -152,10 +167,10 @@ def find_entries(path: Path) -> tuple[list[Entry], dict[str, str]]:
     problems: dict[str, str] = {}
     for folder in sorted(path.iterdir()):
         entry = None if folder.name.startswith(".") else _entry(folder)
-        if entry is not None and not entry.ensemble and (folder / ENSEMBLE_FILE).exists():
-            problems[folder.name] = f"{folder} holds versions and an {ENSEMBLE_FILE}; asked for one of them"
-            continue
         if entry is None:
+            continue
+        if not entry.ensemble and (folder / ENSEMBLE_FILE).exists():
+            problems[folder.name] = f"{folder} holds versions and an {ENSEMBLE_FILE}; asked for one of them"
             continue
         first = entries.setdefault(entry.name, entry)
         if first is not entry:
@@ -208,6 +223,18 @@ def _versions(folder: Path) -> list[Path]:
     """Version folders of an entry; one that lost a file is among them, so that it is refused and not passed over."""
     found = [folder / str(number) for number in versions_of(folder)]
     return found if (folder / CONFIG_FILE).exists() else [version for version in found if _is_version(version)]
+
+
+def _followed(versions: list[Path], config: bytes, parse: Callable[..., Message]) -> list[Path]:
+    """Versions of a plain entry that its config asks for; all of a bundle, whose config is written for Triton alone."""
+    is_said = b"version_policy" in config or b"versionPolicy" in config
+    if not is_said or any((one / name).exists() for one in versions for name in (MANIFEST_FILE, SPEC_FILE)):
+        return versions
+    try:
+        wanted = followed([int(one.name) for one in versions], parse(config.decode(), where=""), "")
+    except (BundleError, UnicodeDecodeError):
+        return versions  # told where they are loaded
+    return [one for one in versions if int(one.name) in wanted]
 
 
 def _is_version(folder: Path) -> bool:

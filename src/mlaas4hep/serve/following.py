@@ -51,7 +51,7 @@ class Following:
         self,
         kept: Mapping[str, Kept],
         *,
-        load: Callable[[Path], ServedModel],
+        load: Callable[..., ServedModel],
         find: Find,
         switch: Callable[[str, Served | None], None],
         pool: ThreadPoolExecutor,
@@ -60,7 +60,13 @@ class Following:
 
     def bring(self, kept: Kept, before: Served | None) -> Served | None:
         """As `mlaas4hep.serve.served.bring`, for entries of any kind; their lock is held."""
-        return bring(kept, before, (lambda folder: self._open(kept)) if kept.entry.ensemble else self._load)
+
+        def opened(folder: Path, config: str | None = None) -> ServedModel:
+            if config is not None:
+                raise BundleError(f"{folder.parent} is several models as one, by its {ENSEMBLE_FILE}: it has no config")
+            return self._open(kept)
+
+        return bring(kept, before, opened if kept.entry.ensemble else self._load)
 
     def pinned(self, awake: list[Kept]) -> frozenset[str]:
         """Models that cannot be put to sleep, since ensembles hold them."""

@@ -78,6 +78,8 @@ def kind_of(method: str, path: str) -> tuple[str, str | None] | None:
     parts = unquote(re.split("[?#]", path, maxsplit=1)[0]).split("/")[1:]
     if method == "OPTIONS" or parts[:2] == ["v2", "health"]:
         return None
+    if parts[:1] == ["pages"] and method in ("GET", "HEAD"):
+        return _kind_of_page(parts)
     if parts == ["metrics"]:
         return "metrics", None
     if parts[:1] in (["v1"], ["v2"]) and len(parts) > 1:
@@ -88,7 +90,9 @@ def kind_of(method: str, path: str) -> tuple[str, str | None] | None:
 def _kind_of_ours(method: str, parts: list[str]) -> tuple[str, str | None]:
     if parts[1] == "repository":
         model = parts[3] if len(parts) > 3 and parts[2] == "models" else None
-        return ("see", None) if parts[2:] == ["index"] else ("manage", model)
+        if parts[2:] == ["index"] or method in ("GET", "HEAD"):
+            return "see", model
+        return "manage", model
     model = parts[2] if len(parts) > 2 and parts[1] == "models" else None
     if method in ("GET", "HEAD"):
         return "see", model
@@ -99,6 +103,12 @@ def _kind_of_ours(method: str, parts: list[str]) -> tuple[str, str | None]:
         if parts[-1] == "infer" and len(parts) in (4, 6):
             return "infer", model
     return "upload", model
+
+
+def _kind_of_page(parts: list[str]) -> tuple[str, str | None] | None:
+    if parts[1:2] == ["static"]:
+        return None  # the same for every server: it tells nothing of this one
+    return "see", parts[2] if parts[1:2] == ["models"] and len(parts) > 2 else None
 
 
 def _kind_of_others(parts: list[str]) -> tuple[str, str | None]:

@@ -7,6 +7,7 @@ that the other way would give.
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -14,14 +15,19 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from mlaas4hep.serve.asked import Asked, Hot, Target
-from mlaas4hep.serve.asking import Refusal, Reply, Route, too_large
+from mlaas4hep.errors import BusyError, RequestError
+from mlaas4hep.serve.asked import Asked, Hot
+from mlaas4hep.serve.asking import Refusal, Reply, Route, timeout_of, too_large
 from mlaas4hep.serve.bounded import BoundedProtocol
+from mlaas4hep.serve.heads import Target, head_of
 from mlaas4hep.serve.http import FIND_OUT
 from mlaas4hep.serve.service import Question
+from mlaas4hep.serve.shares import Share
 
 # Questions of one connection that wait for their answers; then no more is read of it.
 MAX_PIPELINED = 64
+# A body of more is not waited for where its model is too busy already: to receive and read it costs too much for that.
+LARGE_BODY_BYTES = 4096
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -35,8 +41,12 @@ class HotProtocol(BoundedProtocol):
     """One connection."""
 
     def __init__(self, *arguments: Any, hot: Hot, **options: Any) -> None:
-        super().__init__(*arguments, **options)
+        super().__init__(*arguments, wire=hot.service.limits.wire, **options)
         self.hot = hot
+        self.share: Share | None = None
+        self._pressure = hot.begin(self.loop)
+        # What the parser is fed with, while it may begin with a head.
+        self._fresh = b""
         self._asked: Asked | None = None
         # Bytes of the rest of a body are not taken.
         self._skips = False
@@ -48,15 +58,31 @@ class HotProtocol(BoundedProtocol):
         self._ignores = False
         self._unread = 0
 
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.share = self.hot.shares.enter(self.client[0] if self.client else None)
+        if len(self.connections) > 2 * self.wire.connections:
+            transport.abort()  # so many do not even wait for a refusal
+
     def connection_lost(self, exc: Exception | None) -> None:
         for asked in self._slots:
             if asked.ticket is not None:
                 asked.ticket.cancel()
-            if asked.reply is None and self.hot.hooks.on_request is not None:
-                self.hot.hooks.on_request(asked._seen(499, 0))  # nobody waits any more
+            if asked.reply is None:
+                asked.see(499, 0)  # nobody waits any more
+        self.hot.shares.leave(self.share)
         self._slots.clear()
         self._asked = None
         super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        self._pressure.begin()
+        if self._is_between():
+            data = self._fresh = data[self._take_known(data) :]
+        if data:
+            super().data_received(data)
+            self._fresh = b""
+        self._pressure.end()
 
     def on_message_begin(self) -> None:
         if not self._unfinished:
@@ -67,6 +93,7 @@ class HotProtocol(BoundedProtocol):
         self._ignores = False
 
     def on_headers_complete(self) -> None:
+        fresh, self._fresh = self._fresh, b""
         if self._last or not self._takes_head():
             self._ignores = True
             return
@@ -94,9 +121,15 @@ class HotProtocol(BoundedProtocol):
         if length is not None and int(length) > limit:
             self._refuse_head(asked, too_large(limit))
             return
+        refusal = self._has_no_chance(asked, length)
+        if refusal is not None or self._pressure.too_much(asked.began_s):
+            self._refuse_head(asked, refusal)
+            return
         self._take(asked)
         if self.expect_100_continue:
             self.transport.write(_CONTINUE)
+        elif fresh and length is not None and asked.keep_alive and hot.hooks.authorise is None:
+            hot.heads.learn(fresh, self.headers, found, int(length))
 
     def on_body(self, body: bytes) -> None:
         asked = self._asked
@@ -113,7 +146,8 @@ class HotProtocol(BoundedProtocol):
             asked.parts.clear()
             asked.refuse(too_large(self.hot.service.limits.max_body_bytes))
             return
-        asked.parts.append(body)
+        if not asked.hold(body):
+            self._skips = True
 
     def on_message_complete(self) -> None:
         asked = self._asked
@@ -160,6 +194,59 @@ class HotProtocol(BoundedProtocol):
         super().resume_writing()
         self._read_on()
 
+    def _is_between(self) -> bool:
+        """Whether a new message begins here, and nothing stands before its answer but others of this way."""
+        return (
+            not (self._unfinished and self._received)
+            and not self._last
+            and self._asked is None
+            and (self.cycle is None or self.cycle.response_complete)
+            and not self.pipeline
+            and not self._refused
+        )
+
+    def _take_known(self, data: bytes) -> int:
+        """Take whole questions whose heads are known; gives where the rest begins."""
+        hot, start = self.hot, 0
+        if hot.hooks.authorise is not None or len(self.connections) >= self.wire.connections:
+            return 0
+        if hot.shares.is_crowded(self.share):
+            return 0
+        while (head := head_of(data, start)) is not None and (known := hot.heads.get(head)) is not None:
+            body, end = start + len(head), start + len(head) + known.length
+            if end > len(data):
+                break
+            start = end
+            refusal = hot.shares.refusal(self.share, asks=True) if self.share is not None else None
+            asked = Asked(self, known.found, known.headers, True)
+            asked.size = known.length
+            self._slots.append(asked)
+            if refusal is not None:
+                asked.refuse(refusal)
+            elif self._pressure.too_much(asked.began_s):
+                asked.shed(self._pressure)
+            else:
+                asked.parts.append(data[body:end])
+                asked.ask()
+        if start:
+            self._unset_keepalive_if_required()
+            self._unfinished, self._ended_s = False, self.loop.time()
+            self.flush()
+            if len(self._slots) >= MAX_PIPELINED:
+                self.flow.pause_reading()
+        return start
+
+    def _has_no_chance(self, asked: Asked, length: bytes | None) -> BusyError | None:
+        """Why a question is refused before its body is there."""
+        if length is not None and int(length) <= LARGE_BODY_BYTES:
+            return None
+        try:
+            timeout_s = timeout_of(asked.headers)
+        except RequestError:  # told when it is read
+            return None
+        deadline = None if timeout_s is None else asked.began_s + timeout_s
+        return self.hot.service.refusal(*asked.target[:2], deadline=deadline)
+
     def _take(self, asked: Asked) -> None:
         self._asked = asked
         self._slots.append(asked)
@@ -168,17 +255,14 @@ class HotProtocol(BoundedProtocol):
 
     def _is_refused(self, found: Target | None, cold: bool) -> bool:
         """Whether a request of any kind gets no further than its head."""
-        refusal = None
-        if self.hot.hooks.authorise is not None:
+        refusal, hot = self._is_too_many(found), self.hot
+        if refusal is None and hot.hooks.authorise is not None:
             method, path = self.parser.get_method().decode("ascii"), self.url.decode("latin-1")
-            found_out = self.hot.hooks.authorise(method, path, dict(self.headers))
+            found_out = hot.hooks.authorise(method, path, dict(self.headers))
             if callable(found_out):
                 self._go_cold(_once_allowed(found_out, self.app))
                 return True
             refusal = found_out
-        if self.limit_concurrency is not None and len(self.connections) >= self.limit_concurrency:
-            text = f"{len(self.connections)} connections are open, and this server takes fewer; ask again later"
-            refusal = Refusal(503, text, {"Retry-After": "1"})
         if refusal is None:
             return False
         if cold:  # its answer cannot come before the one that is under way
@@ -186,17 +270,33 @@ class HotProtocol(BoundedProtocol):
             return True
         path = self.url.decode("latin-1").partition("?")[0]
         target = found or (_OTHER, (), path)
-        keep_alive = self.parser.should_keep_alive() and refusal.status != 503
+        keep_alive = self.parser.should_keep_alive() and refusal.status != 503 and not hot.shares.is_crowded(self.share)
         method = self.parser.get_method().decode("ascii")
         self._refuse_head(Asked(self, target, dict(self.headers), keep_alive, method=method), refusal)
         return True
 
-    def _refuse_head(self, asked: Asked, refusal: Refusal) -> None:
-        """Answer without the body. Who waits for leave to send it may do so or not: that connection ends."""
+    def _is_too_many(self, found: Target | None) -> Refusal | None:
+        """Why a connection or a client is refused; who asks for health is told of it as long as anybody is."""
+        if self.url.startswith(b"/v2/health/"):
+            return None
+        if len(self.connections) >= self.wire.connections:
+            text = f"{len(self.connections)} connections are open, and this server takes fewer; ask again later"
+            return Refusal(503, text, {"Retry-After": "1"})
+        return self.hot.shares.refusal(self.share, asks=found is not None) if self.share is not None else None
+
+    def _refuse_head(self, asked: Asked, refusal: Exception | None) -> None:
+        """Answer without the body, with None that there is too much to do.
+
+        Who waits for leave to send the body may do so or not: that connection ends.
+        """
         asked.keep_alive = asked.keep_alive and not self.expect_100_continue
         self._take(asked)
         self._skips = True
-        asked.refuse(refusal)
+        if refusal is not None:
+            asked.refuse(refusal)
+        else:
+            asked.shed(self._pressure)
+            self.flush()
 
     def _go_cold(self, app: Any = None) -> None:
         """uvicorn and Starlette answer, once what was taken here is answered."""
@@ -247,13 +347,13 @@ class HotProtocol(BoundedProtocol):
     def _idle_left_s(self) -> float:
         """Until a connection that asks nothing is let go, or one that does not read its answers."""
         if self._slots or (self.cycle is not None and not self.cycle.response_complete):
-            return float(self.timeout_keep_alive)
-        left_s = self._ended_s + self.timeout_keep_alive - self.loop.time()
+            return self.wire.keep_alive_s
+        left_s = self._ended_s + self.wire.keep_alive_s - self.loop.time()
         unread, self._unread = self._unread, self.transport.get_write_buffer_size()
         if left_s <= 0 and self._unread:
             if self._unread >= unread > 0:
                 self.transport.abort()
-            return float(self.timeout_keep_alive)
+            return self.wire.keep_alive_s
         return left_s
 
 

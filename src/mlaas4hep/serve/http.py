@@ -28,6 +28,7 @@ from mlaas4hep.errors import MLaaSError, nearest
 from mlaas4hep.serve.asking import JSON, Refusal, Route, answer, refusal_of, routes, too_large
 from mlaas4hep.serve.control import control_routes
 from mlaas4hep.serve.hooks import Hooks, Seen
+from mlaas4hep.serve.openapi import openapi_route
 from mlaas4hep.serve.service import InferenceService, Question
 
 # Of a scope: who is to be called first and awaited, and gives a refusal or None.
@@ -127,6 +128,7 @@ class _Endpoints:
         for model in ("/v2/models/{name}", "/v2/models/{name}/versions/{version}"):
             get[model] = self.model_metadata
             get[f"{model}/ready"] = self.model_ready
+            get[f"{model}/config"] = self.model_config
             post[f"{model}/infer"] = self.asks("infer")
         # First the routes that are asked most, and `:predict` before the name that would swallow it. Where it is asked
         # with GET it would be swallowed even so, since a router goes on to the next route that fits the method.
@@ -134,6 +136,7 @@ class _Endpoints:
             *(Path(path, endpoint, methods=["POST"]) for path, endpoint in post.items()),
             Path("/v1/models/{name}:predict", _only_post, methods=["GET"], include_in_schema=False),
             *control_routes(self.service),
+            openapi_route(),
             Path("/", _index, methods=["GET"]),
             *(Path(path, endpoint, methods=["GET"]) for path, endpoint in get.items()),
         ]
@@ -154,6 +157,10 @@ class _Endpoints:
     async def model_metadata(self, request: Request) -> Response:
         await self.service.wake(request.path_params["name"])
         return _json(self.service.model_metadata(*_named(request)))
+
+    async def model_config(self, request: Request) -> Response:
+        await self.service.wake(request.path_params["name"])
+        return _json(self.service.model_config(*_named(request)))
 
     async def model_ready(self, request: Request) -> Response:
         name, version = _named(request)

@@ -1,6 +1,6 @@
 """HTTP/2 as a gRPC server needs it, in one asyncio protocol: frames, header blocks, flow control, limits.
 
-A request is handed to a `Handler` when its head is there and again when it is whole; `Http2Protocol.answer` writes what
+A request is handed to a `Handler` when its head is there and again when it is whole; `Sending.answer` writes what
 comes of it. Invariant: what a peer sends is bounded before it is kept, in size, in number and in time; who does
 otherwise gets the error that RFC 9113 names for it and the connection ends.
 
@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from collections import deque
-from typing import Protocol
 
 from mlaas4hep.serve.frames import (
     ACK,
@@ -27,7 +25,6 @@ from mlaas4hep.serve.frames import (
     FRAME_SIZE_ERROR,
     GOAWAY,
     HEADERS,
-    NO_ERROR,
     PADDED,
     PING,
     PREFACE,
@@ -47,6 +44,7 @@ from mlaas4hep.serve.frames import (
     uint32,
     unpadded,
 )
+from mlaas4hep.serve.sending import DEFAULT_FRAME, DEFAULT_WINDOW, Handler, Sending
 
 # What this side allows: one frame, one stream's and one connection's bytes under way, streams, and one head.
 MAX_FRAME, STREAM_WINDOW, CONNECTION_WINDOW, MAX_STREAMS, MAX_HEAD = 1 << 16, 1 << 20, 8 << 20, 256, 16 << 10
@@ -56,34 +54,10 @@ IDLE_S, REQUEST_S, FRAME_S, CHECK_S = 300.0, 120.0, 30.0, 10.0
 # Streams that a client may give up beyond those that were answered: opening and resetting them is an attack.
 MAX_RESETS = 500
 
-_DEFAULT_WINDOW, _DEFAULT_FRAME, _MOST = 65_535, 16_384, 2**31 - 1
+_MOST = 2**31 - 1
 
 
-class Handler(Protocol):
-    """Who answers the requests of connections."""
-
-    max_body: int
-
-    def opened(self, connection: Http2Protocol) -> None:
-        """A connection is there."""
-
-    def closed(self, connection: Http2Protocol) -> None:
-        """A connection is gone; all its requests were given up before."""
-
-    def begin(self, connection: Http2Protocol, stream: Stream) -> None:
-        """A head is there; it may be answered at once."""
-
-    def too_large(self, connection: Http2Protocol, stream: Stream) -> None:
-        """A body is larger than may be; answer."""
-
-    def ask(self, connection: Http2Protocol, stream: Stream) -> None:
-        """A request is whole."""
-
-    def give_up(self, stream: Stream) -> None:
-        """Nobody waits for the answer any more."""
-
-
-class Http2Protocol(asyncio.Protocol):
+class Http2Protocol(Sending):
     """One connection.
 
     Parameters
@@ -93,23 +67,13 @@ class Http2Protocol(asyncio.Protocol):
     """
 
     def __init__(self, handler: Handler) -> None:
-        self.handler = handler
-        self.loop = asyncio.get_running_loop()
-        self.client = ""
-        self.streams: dict[int, Stream] = {}
-        self.transport: asyncio.Transport
+        super().__init__(handler)
         self._rest = b""
         self._open = False  # the preface was read
-        self._last = 0
-        self._leaving = self._over = False
         self._block: tuple[int, bool, bytearray] | None = None  # a head that goes on: stream, its end, bytes so far
         self._heads = Heads(MAX_HEAD)
-        self._window = self._first_window = _DEFAULT_WINDOW
-        self._max_frame = _DEFAULT_FRAME
-        self._taken = self._held = self._resets = self._answered = 0
-        self._blocked: deque[Stream] = deque()
-        self._busy_s = self._read_s = self.loop.time()
-        self._stalled = False
+        self._taken = self._resets = 0
+        self._busy_s = self.loop.time()
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -119,7 +83,7 @@ class Http2Protocol(asyncio.Protocol):
         settings = ((3, MAX_STREAMS), (4, STREAM_WINDOW), (5, MAX_FRAME), (6, MAX_HEAD))
         self._write(
             frame(SETTINGS, 0, 0, b"".join(struct.pack(">HI", *one) for one in settings))
-            + frame(WINDOW_UPDATE, 0, 0, uint32.pack(CONNECTION_WINDOW - _DEFAULT_WINDOW))
+            + frame(WINDOW_UPDATE, 0, 0, uint32.pack(CONNECTION_WINDOW - DEFAULT_WINDOW))
         )
         self._timer = self.loop.call_later(CHECK_S, self._check)
         self.handler.opened(self)
@@ -133,18 +97,6 @@ class Http2Protocol(asyncio.Protocol):
         self._blocked.clear()
         self.handler.closed(self)
 
-    def pause_writing(self) -> None:
-        """The other side does not read: neither is it read."""
-        self._stalled = True
-        self._read_s = self.loop.time()
-        self.transport.pause_reading()
-
-    def resume_writing(self) -> None:
-        self._stalled = False
-        if not self._over:
-            self.transport.resume_reading()
-            self._send_blocked()
-
     def data_received(self, data: bytes) -> None:
         if self._over:
             return
@@ -152,45 +104,6 @@ class Http2Protocol(asyncio.Protocol):
             self._read(self._rest + data if self._rest else data)
         except BrokenError as error:
             self._end(error.code, str(error))
-
-    def answer(self, stream: Stream, head: bytes, body: bytes, trailers: bytes) -> None:
-        """Write an answer: header block, body, and the header block behind it; once a stream."""
-        if self._over or stream.sent or stream.number not in self.streams:
-            return
-        stream.sent = True
-        self._answered += 1
-        number, size = stream.number, len(body)
-        start = frame(HEADERS, END_HEADERS, number, head)
-        if size <= self._max_frame and size <= stream.window and size <= self._window and not self._stalled:
-            self._window -= size
-            tail = frame(HEADERS, END_HEADERS | END_STREAM, number, trailers)
-            self._write(start + frame(DATA, 0, number, body) + tail)
-            self._finish(stream)
-            return
-        self._write(start)
-        stream.waiting = body, trailers
-        self._blocked.append(stream)
-        self._send_blocked()
-
-    def refuse(self, stream: Stream, head: bytes) -> None:
-        """Answer with a header block alone."""
-        if self._over or stream.sent or stream.number not in self.streams:
-            return
-        stream.sent = True
-        self._answered += 1
-        self._write(frame(HEADERS, END_HEADERS | END_STREAM, stream.number, head))
-        self._finish(stream)
-
-    def leave(self) -> None:
-        """Take no more requests; end when those that are under way are answered."""
-        if self._leaving or self._over:
-            return
-        self._leaving = True
-        self._write(frame(GOAWAY, 0, 0, uint32.pack(self._last) + uint32.pack(NO_ERROR)))
-        if not self.streams:
-            self._close()
-
-    # ---- reading
 
     def _read(self, data: bytes) -> None:
         at, end = 0, len(data)
@@ -373,7 +286,7 @@ class Http2Protocol(asyncio.Protocol):
             if name == 4:
                 self._set_window(value)
             elif name == 5:
-                if not _DEFAULT_FRAME <= value < 1 << 24:
+                if not DEFAULT_FRAME <= value < 1 << 24:
                     raise BrokenError(PROTOCOL_ERROR, f"frames of {value} bytes")
                 self._max_frame = value
         self._write(frame(SETTINGS, ACK, 0))
@@ -385,67 +298,6 @@ class Http2Protocol(asyncio.Protocol):
         for stream in self.streams.values():
             stream.window += value - self._first_window
         self._first_window = value
-
-    # ---- writing
-
-    def _write(self, data: bytes) -> None:
-        if not self._over:
-            self.transport.write(data)
-
-    def _send_blocked(self) -> None:
-        """Send what the windows allow, each stream a frame in turn."""
-        for _ in range(len(self._blocked)):
-            stream = self._blocked.popleft()
-            while self._send_part(stream):
-                pass
-            if stream.waiting is not None and stream.number in self.streams:
-                self._blocked.append(stream)
-
-    def _send_part(self, stream: Stream) -> bool:
-        """Send one frame; tells whether another may follow."""
-        if stream.waiting is None or stream.number not in self.streams or self._stalled:
-            return False
-        body, trailers = stream.waiting
-        size = min(len(body), self._max_frame, stream.window, self._window)
-        if body and size <= 0:
-            return False
-        stream.window -= size
-        self._window -= size
-        self._write(frame(DATA, 0, stream.number, bytes(body[:size])))
-        if size < len(body):
-            stream.waiting = memoryview(body)[size:], trailers  # type: ignore[assignment]
-            return True
-        stream.waiting = None
-        self._write(frame(HEADERS, END_HEADERS | END_STREAM, stream.number, trailers))
-        self._finish(stream)
-        return False
-
-    def _finish(self, stream: Stream) -> None:
-        """All of an answer is written."""
-        if not stream.ended:  # what is left of the request is not wanted
-            self._reset(stream.number, NO_ERROR)
-        self._forget(stream, given_up=False)
-
-    def _reset(self, number: int, code: int) -> None:
-        self._write(frame(RST_STREAM, 0, number, uint32.pack(code)))
-
-    def _forget(self, stream: Stream, *, given_up: bool) -> None:
-        del self.streams[stream.number]
-        if not stream.ended:
-            self._held -= len(stream.body)
-        if given_up:
-            self.handler.give_up(stream)
-        if self._leaving and not self.streams:
-            self._close()
-
-    def _close(self) -> None:
-        if not self._over:
-            self._over = True
-            self.transport.close()
-
-    def _end(self, code: int, text: str) -> None:
-        self._write(frame(GOAWAY, 0, 0, uint32.pack(self._last) + uint32.pack(code) + text.encode()))
-        self._close()
 
     def _check(self) -> None:
         """From time to time: who takes too long is let go."""

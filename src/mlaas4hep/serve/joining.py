@@ -117,6 +117,7 @@ def join_contracts(
         classes=scored.classes,
         score_names=tuple(score_names),
         features=msgspec.structs.replace(first.spec.features, preselection=cut),
+        provenance={},
     )
     hashed = [*contracts.values(), *([last] if last else [])]
     return Contract(
@@ -125,6 +126,7 @@ def join_contracts(
         spec_sha256=_together([one.spec_sha256 for one in hashed]),
         preprocessor=preprocessor,
         reader=EventReader(types),
+        files={},
         outputs=tuple(outputs),
     )
 
@@ -140,6 +142,22 @@ class JoinedPreprocessor:
 
     def __init__(self, parts: Sequence[tuple[Contract, Mapping[str, str]]]) -> None:
         self._parts = [(contract.preprocessor, names) for contract, names in parts]
+
+    @property
+    def known(self) -> Mapping[str, ColumnType]:
+        """Types of all columns and new variables; of the first where several have one of a name."""
+        return {name: one for part, _ in reversed(self._parts) for name, one in part.known.items()}
+
+    def needs(self, name: str) -> frozenset[str]:
+        """Raw columns behind a column or new variable."""
+        return self._first_with(name).needs(name)
+
+    def type_of(self, name: str) -> ColumnType:
+        """Type of a column or new variable."""
+        return self._first_with(name).type_of(name)
+
+    def _first_with(self, name: str) -> Prepares:
+        return next(part for part, _ in self._parts if name in part.known)
 
     def run(self, columns: Columns, num_entries: int) -> Prepared:
         """As `mlaas4hep.spec.preprocess.Preprocessor.run`; selected are events that all of them select."""

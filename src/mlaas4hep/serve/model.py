@@ -18,14 +18,15 @@ from numpy.typing import NDArray
 
 from mlaas4hep.arguments import as_found
 from mlaas4hep.bundle import Bundle, load_bundle
-from mlaas4hep.bundle.layout import CONFIG_FILE, MANIFEST_FILE, MODEL_FILE, NATIVE_FOLDER, SPEC_FILE
+from mlaas4hep.bundle.layout import CONFIG_FILE, MANIFEST_FILE, MODEL_FILE, NATIVE_FOLDER, SPEC_FILE, FileRecord
 from mlaas4hep.errors import BundleError, RequestError, nearest
 from mlaas4hep.graph.session import SCORES, End, OpenSession
 from mlaas4hep.serve.events import EventReader
 from mlaas4hep.serve.images import ImageInput, decode_images, image_of, read_image
-from mlaas4hep.serve.pbtxt import Message, parse_pbtxt
+from mlaas4hep.serve.pbtxt import Message, parse_json, parse_pbtxt
+from mlaas4hep.serve.policy import followed, warm_up
 from mlaas4hep.serve.tensors import DTYPES, WORDS, check_texts
-from mlaas4hep.spec.columns import Columns
+from mlaas4hep.spec.columns import Columns, ColumnType
 from mlaas4hep.spec.contract import ModelSpec
 from mlaas4hep.spec.preprocess import Prepared
 
@@ -33,12 +34,12 @@ Tensors = Mapping[str, NDArray[Any]]
 
 # How long measuring a model may take when it is loaded, and how many rows the larger batch has.
 MEASURE_S, MEASURED_ROWS = 0.05, 64
+# Of a model that cannot be measured: slow enough for a thread of its own.
+UNKNOWN_S = 0.01
 _FOLDS_NOTE = (
     "the mean of models, each of which left out one fold of the events that they were trained on; for those events "
     "scores out of fold are those of 'mlaas4hep evaluate'"
 )
-# Of a model that cannot be measured: slow enough for a thread of its own.
-UNKNOWN_S = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,16 +70,29 @@ class TensorSpec:
 
 
 class Prepares(Protocol):
-    """Makes tensors of columns, as `Preprocessor` does."""
+    """Makes tensors of columns, as `mlaas4hep.spec.preprocess.Preprocessor` does."""
+
+    @property
+    def known(self) -> Mapping[str, ColumnType]:
+        """Types of all columns and new variables."""
+        ...
 
     def run(self, columns: Columns, num_entries: int) -> Prepared:
         """Tensors of the selected events."""
         ...
 
+    def needs(self, name: str) -> frozenset[str]:
+        """Raw columns behind a column or new variable."""
+        ...
+
+    def type_of(self, name: str) -> ColumnType:
+        """Type of a column or new variable."""
+        ...
+
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Contract:
-    """What a bundle says beyond its tensors: how events by name become them, and its hashes.
+    """What a bundle says beyond its tensors: how events by name become them, its hashes, and those of its files.
 
     Parameters
     ----------
@@ -91,6 +105,7 @@ class Contract:
     spec_sha256: str
     preprocessor: Prepares
     reader: EventReader
+    files: Mapping[str, FileRecord]
     outputs: tuple[str, ...] = (SCORES,)
 
 
@@ -114,6 +129,8 @@ class ServedModel:
         Seconds of a run of one row, and of each further row, as measured when the model was loaded.
     execute
         Tensors that fit to all outputs by name; safe from several threads.
+    folder
+        Where it was loaded from, ``NAME/1``; None of a model that was made otherwise.
     image
         The input that pictures become; None where none are taken.
     members
@@ -132,6 +149,7 @@ class ServedModel:
     call_s: float
     row_s: float
     execute: Callable[[Tensors], dict[str, NDArray[Any]]]
+    folder: Path | None = None
     image: ImageInput | None = None
     members: tuple[str, ...] = ()
     note: str = ""
@@ -158,45 +176,53 @@ class ServedModel:
                 spec_sha256=bundle.spec_sha256,
                 preprocessor=preprocessor,
                 reader=EventReader(preprocessor.types),
+                files=bundle.manifest.files,
             ),
             batches=True,
             max_rows=bundle.max_batch,
             execute=execute,
+            folder=bundle.path,
             image=read_image(bundle.path, inputs, batches=True),
             note=_FOLDS_NOTE if (bundle.path / NATIVE_FOLDER / "folds.json").is_file() else "",
         )
 
     @classmethod
-    def plain(cls, folder: Path, *, threads: int = 1, device: str = "cpu") -> ServedModel:
+    def plain(cls, folder: Path, *, config: str | None = None, threads: int = 1, device: str = "cpu") -> ServedModel:
         """An entry ``NAME/1/model.onnx`` of a model repository, with ``NAME/config.pbtxt`` or without.
 
-        As in Triton, rows are independent where ``max_batch_size`` says how many a run takes; without it a question is
-        run as it comes.
+        ``config``, in JSON, stands for that file. As in Triton, rows are independent where ``max_batch_size`` says how
+        many a run takes; without it a question is run as it comes. ``model_warmup`` is run before this returns.
 
         Raises
         ------
         BundleError
             The graph cannot be served, or is not what ``config.pbtxt`` says.
         """
-        config_file = folder.parent / CONFIG_FILE
-        where = str(config_file)
-        config = parse_pbtxt(config_file.read_text(), where=where) if config_file.is_file() else {}
+        file = folder.parent / CONFIG_FILE
+        where = str(file if config is None else folder.parent / "the given config")
+        if config is None:
+            said = parse_pbtxt(file.read_text(), where=where) if file.is_file() else {}
+        else:
+            said = parse_json(config, where=where)
         session = OpenSession(folder / MODEL_FILE, threads=threads, device=device)
-        _check_config(config, folder.parent.name, where)
-        max_rows = _whole(config, "max_batch_size", where)
-        inputs = _specs(session.inputs, config, "input", batches=max_rows > 0, where=where)
-        return measured(
+        _check_config(said, folder.parent.name, where)
+        max_rows = _whole(said, "max_batch_size", where)
+        inputs = _specs(session.inputs, said, "input", batches=max_rows > 0, where=where)
+        model = measured(
             cls,
             name=folder.parent.name,
             version=folder.name,
             inputs=inputs,
-            outputs=_specs(session.outputs, config, "output", batches=max_rows > 0, where=where),
+            outputs=_specs(session.outputs, said, "output", batches=max_rows > 0, where=where),
             contract=None,
             batches=max_rows > 0,
             max_rows=max_rows or 1,
             execute=session.run,
+            folder=folder,
             image=read_image(folder, inputs, batches=max_rows > 0),
         )
+        warm_up(model, said, folder.parent, where)
+        return model
 
     def run(self, inputs: Tensors) -> dict[str, NDArray[Any]]:
         """All outputs by name; safe from several threads.
@@ -277,7 +303,7 @@ class ServedModel:
         return f"[{', '.join(sizes)}]"
 
 
-def load_model(folder: Path, *, threads: int = 1, device: str = "cpu") -> ServedModel:
+def load_model(folder: Path, config: str | None = None, *, threads: int = 1, device: str = "cpu") -> ServedModel:
     """What a version folder ``NAME/1`` holds: a bundle where it says so, else a plain ONNX graph.
 
     Raises
@@ -286,7 +312,9 @@ def load_model(folder: Path, *, threads: int = 1, device: str = "cpu") -> Served
         A bundle that is not what was written, or a graph that cannot be served.
     """
     if is_plain(folder):
-        return ServedModel.plain(folder, threads=threads, device=device)
+        return ServedModel.plain(folder, config=config, threads=threads, device=device)
+    if config is not None:
+        raise BundleError(f"{folder} is a bundle, whose contract says all that a config could; load it without one")
     return ServedModel.of(load_bundle(folder), threads=threads, device=device)
 
 
@@ -336,6 +364,7 @@ def _check_config(config: Message, name: str, where: str) -> None:
     runs = config.get("backend", [""])[-1] or config.get("platform", [""])[-1]
     if runs not in ("", "onnxruntime", "onnxruntime_onnx"):
         raise BundleError(f"{where}: asks for the backend '{runs}'; served here are graphs of 'onnxruntime'")
+    followed((), config, where)
 
 
 def _whole(config: Message, key: str, where: str) -> int:

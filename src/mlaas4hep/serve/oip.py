@@ -1,4 +1,4 @@
-"""Messages of the Open Inference Protocol over gRPC, with those of Triton's extensions for statistics and repositories.
+"""Messages of the Open Inference Protocol over gRPC, of Triton's extensions to it, and of gRPC's health protocol.
 
 The classes are made at run time from the table below, which says names, types and, by their order, numbers: generated
 code would bind itself to one version of protobuf. Invariant: they live in a pool of their own, so that another copy of
@@ -10,10 +10,11 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-SERVICE = "inference.GRPCInferenceService"
+SERVICE, HEALTH = "inference.GRPCInferenceService", "grpc.health.v1.Health"
 _PACKAGE = "inference"
 
-# Fields are numbered from 1. ``*`` is a list, ``{}`` a map from texts, ``|`` a member of the message's only oneof.
+# Fields are numbered from 1, or on from what stands behind ``=``. ``*`` is a list, ``{}`` a map from texts, ``|`` one
+# of the message's only oneof. Enumerations are numbers, as on the wire.
 _MESSAGES = {
     "ServerLiveRequest": "",
     "ServerLiveResponse": "live:bool",
@@ -27,6 +28,12 @@ _MESSAGES = {
     "TensorMetadata": "name:string datatype:string shape:*int64",
     "ModelMetadataResponse": "name:string versions:*string platform:string inputs:*TensorMetadata "
     "outputs:*TensorMetadata properties:{}string",
+    "ModelConfigRequest": "name:string version:string",
+    "ModelInput": "name:string data_type:int32 dims:*int64=4",
+    "ModelOutput": "name:string data_type:int32 dims:*int64 label_filename:string",
+    "ModelConfig": "name:string platform:string max_batch_size:int32=4 input:*ModelInput output:*ModelOutput "
+    "default_model_filename:string=8 backend:string=17",
+    "ModelConfigResponse": "config:ModelConfig",
     "InferParameter": "bool_param:|bool int64_param:|int64 string_param:|string double_param:|double "
     "uint64_param:|uint64",
     "InferTensorContents": "bool_contents:*bool int_contents:*int32 int64_contents:*int64 uint_contents:*uint32 "
@@ -55,6 +62,8 @@ _MESSAGES = {
     "RepositoryModelLoadResponse": "",
     "RepositoryModelUnloadRequest": "repository_name:string model_name:string parameters:{}ModelRepositoryParameter",
     "RepositoryModelUnloadResponse": "",
+    "HealthCheckRequest": "service:string",
+    "HealthCheckResponse": "status:int32",
 }
 
 
@@ -73,8 +82,11 @@ def _pool() -> Any:
     file = descriptor_pb2.FileDescriptorProto(name="mlaas4hep/oip.proto", syntax="proto3", package=_PACKAGE)
     for name, fields in _MESSAGES.items():
         one = file.message_type.add(name=name)
-        for number, field in enumerate(fields.split(), start=1):
-            field_name, kind = field.split(":")
+        number = 0
+        for field in fields.split():
+            field_name, _, kind = field.partition(":")
+            kind, _, fixed = kind.partition("=")
+            number = int(fixed or number + 1)
             _add(one, field_name, kind, number)
     pool = descriptor_pool.DescriptorPool()
     pool.AddSerializedFile(file.SerializeToString())

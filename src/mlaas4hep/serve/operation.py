@@ -27,6 +27,7 @@ from mlaas4hep.serve.exposition import CONTENT_TYPE
 from mlaas4hep.serve.hooks import Hooks, Seen, Verdict
 from mlaas4hep.serve.metrics import Metrics, statistics
 from mlaas4hep.serve.model import ServedModel
+from mlaas4hep.serve.pages import page_routes
 from mlaas4hep.serve.protocol import HEADER_LENGTH
 from mlaas4hep.serve.service import InferenceService
 from mlaas4hep.serve.tls import TlsFiles
@@ -55,6 +56,8 @@ class Options:
         Origins whose pages may read answers; ``*`` for all.
     drain_s
         How long questions are still taken after the server was told to end, while it says that it is not ready.
+    pages
+        Whether there are pages for people, under ``/pages``.
     """
 
     access_log: str | None = None
@@ -62,6 +65,7 @@ class Options:
     tls: TlsFiles | None = None
     cors: tuple[str, ...] = ()
     drain_s: float = 0.0
+    pages: bool = True
 
 
 class Operation:
@@ -123,13 +127,16 @@ class Operation:
         return None if context is None else lambda config, default: context
 
     def routes(self) -> list[BaseRoute]:
-        """What can be asked of how the server is doing."""
+        """What can be asked of how the server is doing, and the pages."""
+        guarded = self._guard is not None
+        pages = page_routes(self._service, self.metrics.totals, guarded=guarded) if self.options.pages else []
         model = "/v2/models/{name}"
         return [
             Route("/metrics", self._metrics, methods=["GET"]),
             Route("/v2/models/stats", self._statistics, methods=["GET"]),
             Route(f"{model}/stats", self._statistics, methods=["GET"]),
             Route(f"{model}/versions/{{version}}/stats", self._statistics, methods=["GET"]),
+            *pages,
         ]
 
     def around(self, app: ASGIApp) -> ASGIApp:

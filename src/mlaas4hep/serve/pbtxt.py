@@ -1,4 +1,4 @@
-"""Reads ``config.pbtxt``: protobuf's text form, as far as model repositories use it.
+"""Reads ``config.pbtxt``: protobuf's text form, or its JSON, as far as model repositories use them.
 
 Invariant: what is read is plain values in the order of the file; nothing is known of their meaning here. Each field is
 a list, since a field may stand any number of times.
@@ -6,6 +6,7 @@ a list, since a field may stand any number of times.
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any, Final
 
@@ -19,6 +20,9 @@ _TOKEN: Final = re.compile(
 _CLOSING: Final = {"{": "}", "<": ">"}
 _ESCAPES: Final = {"n": "\n", "t": "\t", "r": "\r"}
 MAX_DEPTH: Final = 32
+# Of the JSON form: what is a map of names, and what a whole number, which may stand there as a text.
+_MAPS: Final = ("inputs", "parameters")
+_NUMBERS: Final = ("max_batch_size", "dims", "batch_size", "count", "num_versions", "versions")
 
 
 def parse_pbtxt(text: str, *, where: str) -> Message:
@@ -35,6 +39,42 @@ def parse_pbtxt(text: str, *, where: str) -> Message:
     {'max_batch_size': [8], 'input': [{'name': ['x'], 'dims': [3, 4]}]}
     """
     return _Reader(text, where).message("", 0)
+
+
+def parse_json(text: str, *, where: str) -> Message:
+    """As `parse_pbtxt`, of protobuf's JSON form.
+
+    Raises
+    ------
+    BundleError
+        It is no JSON, or no object.
+    """
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{where}: is no JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise BundleError(f"{where}: asked for an object, found {text[:80]}")
+    return _from_json(found, where, 0)
+
+
+def _from_json(found: dict[str, Any], where: str, depth: int, *, is_map: bool = False) -> Message:
+    if depth > MAX_DEPTH:
+        raise BundleError(f"{where}: messages in messages, too deep")
+    message: Message = {}
+    for name, value in found.items():
+        key = name if is_map else re.sub(r"(?<=[a-z0-9])([A-Z])", r"_\1", name).lower()
+        message[key] = [
+            _from_json(one, where, depth + 1, is_map=key in _MAPS) if isinstance(one, dict) else _whole(key, one)
+            for one in (value if isinstance(value, list) else [value])
+        ]
+    return message
+
+
+def _whole(key: str, value: Any) -> Any:
+    """JSON has whole numbers of 64 bits as texts, and may have others so too."""
+    is_text = key in _NUMBERS and isinstance(value, str) and re.fullmatch(r"-?\d{1,19}", value)
+    return int(value) if is_text else value
 
 
 class _Reader:

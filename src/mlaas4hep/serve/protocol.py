@@ -167,7 +167,7 @@ def decode_request(body: bytes, header_length: int | None = None) -> InferReques
         outputs=_choices(wire.outputs),
         id=wire.id,
         binary_output=wire.parameters.get("binary_data_output") is True,
-        timeout_s=_timeout_s(wire.parameters),
+        timeout_s=seconds_of(wire.parameters.get("timeout", 0)),
     )
 
 
@@ -201,12 +201,19 @@ def decode_json(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:
         raise RequestError("the body is nested too deeply") from error
 
 
-def _timeout_s(parameters: Parameters) -> float | None:
-    """0 stands for none, as with Triton."""
-    found = parameters.get("timeout", 0)
-    if isinstance(found, bool) or not isinstance(found, int | float) or not 0 <= found < math.inf:
-        raise RequestError(f"parameter 'timeout': asked for a number of microseconds, found '{found}'")
-    return found / 1e6 if found else None
+def seconds_of(timeout: object) -> float | None:
+    """Of parameter ``timeout``, which counts microseconds as Triton's does; 0 stands for none. Raises RequestError."""
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 <= timeout < math.inf:
+        raise RequestError(f"parameter 'timeout': asked for a number of microseconds, found '{timeout}'")
+    return timeout / 1e6 if timeout else None
+
+
+def check_classes(classes: object, output: str) -> int:
+    """Of parameter ``classification`` of an output; 0 asks for the values. Raises RequestError."""
+    if isinstance(classes, bool) or not isinstance(classes, int) or classes < 0:
+        asked = f"parameter 'classification': asked for a number of classes, found '{classes}'"
+        raise RequestError(f"output '{output}': {asked}")
+    return classes
 
 
 def _choices(wire: tuple[_WireChoice, ...]) -> tuple[OutputChoice, ...]:
@@ -218,10 +225,7 @@ def _choices(wire: tuple[_WireChoice, ...]) -> tuple[OutputChoice, ...]:
 
 
 def _choice(wire: _WireChoice) -> OutputChoice:
-    classes = wire.parameters.get("classification", 0)
-    if isinstance(classes, bool) or not isinstance(classes, int) or classes < 0:
-        asked = f"parameter 'classification': asked for a number of classes, found '{classes}'"
-        raise RequestError(f"output '{wire.name}': {asked}")
+    classes = check_classes(wire.parameters.get("classification", 0), wire.name)
     return OutputChoice(wire.name, binary=wire.parameters.get("binary_data") is True, classes=classes)
 
 

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -23,20 +24,10 @@ from mlaas4hep.graph.session import providers_of
 from mlaas4hep.serve.entries import LATEST, Stamp, check_folder, check_label, find_entries, nothing_in
 from mlaas4hep.serve.following import Following, open_named
 from mlaas4hep.serve.model import ServedModel, load_model
-from mlaas4hep.serve.served import (
-    Bounds,
-    IndexEntry,
-    Kept,
-    Served,
-    absent,
-    grouped,
-    indexed,
-    labels_of,
-    no_version,
-    too_much,
-)
+from mlaas4hep.serve.served import Bounds, IndexEntry, Kept, Served, absent, grouped, indexed, labels_of, too_much
 
 LOADING_THREADS = 2
+_Key = tuple[str, bool, str | None]  # of a load: name, whether it is asked for, and its config
 _log = logging.getLogger(__name__)
 
 
@@ -67,7 +58,7 @@ class ModelRepository:
         models: Iterable[ServedModel] = (),
         *,
         path: Path | None = None,
-        load: Callable[[Path], ServedModel] = load_model,
+        load: Callable[..., ServedModel] = load_model,
         lazy: bool = False,
         bounds: Bounds | None = None,
     ) -> None:
@@ -77,7 +68,7 @@ class ModelRepository:
         self._served = grouped(models)
         self._kept: dict[str, Kept] = {}
         self._problems: dict[str, str] = {}
-        self._pending: dict[tuple[str, bool], Future[Served]] = {}
+        self._pending: dict[_Key, Future[Served]] = {}
         self._lock = threading.Lock()
         self._clock = itertools.count(1)
         self._told: list[Callable[[ServedModel], None]] = []
@@ -133,12 +124,14 @@ class ModelRepository:
             With the names or versions that are there, or why it cannot be asked.
         """
         served = self._served.get(name) or self._woken(name)
-        found = served.known.get(version)
-        if found is None:
-            raise no_version(name, str(version), served)
+        found = served.find(name, version)
         if self.lazy:
             self._touch(name)
         return found
+
+    def entry(self, name: str) -> Served | None:
+        """What is in memory under a name, if anything; looking loads nothing and does not count as asking."""
+        return self._served.get(name)
 
     def waking(self, name: str) -> Future[Served] | None:
         """The load that a question about a model has to wait for; None where it can be asked at once.
@@ -155,17 +148,18 @@ class ModelRepository:
             return self._submit(name, asked=False)
         raise absent(name, kept, self.names)
 
-    def load(self, name: str) -> Future[Served]:
+    def load(self, name: str, *, config: str | None = None) -> Future[Served]:
         """Load what the folder holds of a model now: new versions, changed ones, labels; what is gone is retired.
 
-        Who asks for the same while it is under way gets the same load. What did not change is kept as it is.
+        Who asks for the same while it is under way gets the same load. What did not change is kept as it is. ``config``
+        is JSON that stands for the ``config.pbtxt`` of a plain entry, until it is loaded again.
 
         Notes
         -----
         Errors of the future: `NotFoundError` where there is no such entry, `BundleError` where a version of it cannot
         be served; others of its versions, and what was served before, still are.
         """
-        return self._submit(name, asked=True)
+        return self._submit(name, asked=True, config=config)
 
     def unload(self, name: str) -> Future[None]:
         """Take a model away until it is loaded again; what was asked of it is answered.
@@ -198,6 +192,10 @@ class ModelRepository:
             if served is not None:
                 self._served[name] = Served.of(served.versions, kept.entry.labels())
 
+    def kept_labels(self, name: str) -> dict[str, str]:
+        """Versions by label as they lie on disk, ``latest`` among them; nothing is loaded. Raises as `label`."""
+        return self._find(name).entry.known()
+
     def index(self, *, ready: bool = False) -> tuple[IndexEntry, ...]:
         """All entries with state and reason; with ``ready`` only those that can be asked."""
         found = [IndexEntry(name, "", "UNAVAILABLE", why) for name, why in self._problems.items()]
@@ -205,6 +203,11 @@ class ModelRepository:
             found.extend(indexed(name, self._kept.get(name), self._served.get(name), lazy=self.lazy))
         found.sort(key=lambda one: (one.name, int(one.version or 0)))
         return tuple(one for one in found if one.state == "READY" or not ready)
+
+    def peek(self, name: str | None, version: str | None = None) -> ServedModel | None:
+        """A model that is loaded, looked at and not asked; None where there is none."""
+        served = self._served.get(name or "")
+        return None if served is None else served.known.get(version)
 
     def on_retired(self, told: Callable[[ServedModel], None]) -> None:
         """Tell of every model that is found no more, from the thread that took it away."""
@@ -252,17 +255,17 @@ class ModelRepository:
         if kept is not None:
             kept.used = next(self._clock)
 
-    def _submit(self, name: str, *, asked: bool) -> Future[Served]:
-        key = (name, asked)
+    def _submit(self, name: str, *, asked: bool, config: str | None = None) -> Future[Served]:
+        key = (name, asked, config)
         with self._lock:
             future = self._pending.get(key)
             if future is None:
                 future = self._pending[key] = self._pool.submit(self._settled, key)
             return future
 
-    def _settled(self, key: tuple[str, bool]) -> Served:
+    def _settled(self, key: _Key) -> Served:
         try:
-            return self._load(key[0], asked=key[1])
+            return self._load(*key)
         finally:
             with self._lock:
                 self._pending.pop(key, None)
@@ -283,16 +286,20 @@ class ModelRepository:
             raise NotFoundError(f"the repository has no entry '{name}'{nearest(name, self._kept)}")
         return kept
 
-    def _load(self, name: str, *, asked: bool) -> Served:
+    def _load(self, name: str, asked: bool, config: str | None) -> Served:
         kept = self._find(name)
         with kept.lock:
             if not asked and not kept.wanted:
                 raise absent(name, kept, self.names)
-            kept.wanted, kept.busy = True, "LOADING"
+            before, kept.wanted, kept.busy = kept.entry, True, "LOADING"
+            if asked:
+                kept.entry = replace(before, config=config)
             try:
                 served = self._bring(kept)
             finally:
                 kept.busy = None
+                if kept.broken:
+                    kept.entry = before
         self._make_room(name)
         if served is None or (asked and kept.broken):
             error = f"model '{name}': {kept.reasons}"
@@ -316,9 +323,7 @@ class ModelRepository:
         served = self._served.get(name)
         if served is None:
             raise absent(name, kept, self.names)
-        if version not in served.known:
-            raise no_version(name, str(version), served)
-        return served.known[version]
+        return served.find(name, version)
 
     def _switch(self, name: str, served: Served | None) -> None:
         """From here on the name means something else; what it no longer means is told of."""

@@ -9,7 +9,6 @@ import logging
 import threading
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
 import msgspec
@@ -75,6 +74,17 @@ class Served:
         known.update(versions)
         return cls(versions, known, dict(labels))
 
+    def find(self, name: str, version: str | None) -> ServedModel:
+        """By version or label; `NotFoundError` tells what is there under the name."""
+        found = self.known.get(version)
+        if found is not None:
+            return found
+        if version in self.labels:
+            text = f"'{version}' is version {self.labels[str(version)]}, which is not served"
+            raise NotFoundError(f"model '{name}': {text}")
+        labels = f"; labels: {', '.join([LATEST, *self.labels])}" if not str(version).isdecimal() else ""
+        raise NotFoundError(f"model '{name}' has no version {version}; versions: {', '.join(self.versions)}{labels}")
+
 
 @dataclass(eq=False, slots=True)
 class Kept:
@@ -125,7 +135,7 @@ class Kept:
         return self.wanted and not self.broken and self.entry.name not in served
 
 
-def bring(kept: Kept, before: Served | None, load: Callable[[Path], ServedModel]) -> Served | None:
+def bring(kept: Kept, before: Served | None, load: Callable[..., ServedModel]) -> Served | None:
     """What the folder of an entry holds now; None where no version of it can be served.
 
     What did not change is the same object as before. A version whose files changed for the worse stays as it was.
@@ -196,25 +206,18 @@ def too_much(awake: Sequence[Kept], bounds: Bounds, held: Container[str]) -> Kep
     return min(others, key=lambda one: one.used) if over and others else None
 
 
-def absent(name: str, kept: Kept | None, names: Iterable[str]) -> NotFoundError:
+def absent(name: str, kept: Kept | None, known: Iterable[str]) -> NotFoundError:
     """The error of a model that cannot be asked."""
     if kept is None:
-        return NotFoundError(f"no model '{name}' is served here{nearest(name, names)}")
+        return NotFoundError(f"no model '{name}' is served here{nearest(name, known)}")
     if not kept.wanted:
         return NotFoundError(f"model '{name}' is unloaded")
     return NotFoundError(f"model '{name}' cannot be served: {kept.reasons or 'it is being loaded'}")
 
 
-def no_version(name: str, version: str, served: Served) -> NotFoundError:
-    """The error of a version or label that is not served."""
-    if version in served.labels:
-        return NotFoundError(f"model '{name}': '{version}' is version {served.labels[version]}, which is not served")
-    labels = f"; labels: {', '.join([LATEST, *served.labels])}" if not version.isdecimal() else ""
-    return NotFoundError(f"model '{name}' has no version {version}; versions: {', '.join(served.versions)}{labels}")
-
-
-def _opened(entry: Entry, version: str, load: Callable[[Path], ServedModel]) -> ServedModel:
-    model = load(entry.folder / version)
+def _opened(entry: Entry, version: str, load: Callable[..., ServedModel]) -> ServedModel:
+    folder = entry.folder / version
+    model = load(folder) if entry.config is None else load(folder, entry.config)
     if (model.name, model.version) != (entry.name, version):
         raise BundleError(f"{entry.folder / version} holds model '{model.name}', version {model.version}")
     return model

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import math
 import signal
 import socket
 import threading
@@ -28,15 +29,13 @@ from mlaas4hep.serve.hot import HotProtocol
 from mlaas4hep.serve.http import create_app
 from mlaas4hep.serve.operation import Operation
 from mlaas4hep.serve.service import InferenceService
+from mlaas4hep.serve.shares import Shares
 from mlaas4hep.serve.sockets import bind, url_of
 
 if TYPE_CHECKING:
     from mlaas4hep.serve.grpc import GrpcServer
 
-KEEP_ALIVE_S = 30
 SHUTDOWN_S = 10
-# Beyond these, idle ones among them, the answer is 503; a process may commonly have 1024 files open.
-MAX_CONNECTIONS = 512
 
 
 def serve(
@@ -47,6 +46,7 @@ def serve(
     hooks: Hooks | None = None,
     operation: Operation | None = None,
     grpc: socket.socket | None = None,
+    watched: Callable[[], None] | None = None,
 ) -> None:
     """Answer until SIGTERM or SIGINT, then finish what was accepted and return.
 
@@ -64,6 +64,9 @@ def serve(
         Metrics, log, tokens and TLS, with hooks of its own instead.
     grpc
         From `bind`: where gRPC is answered, if anywhere; closed in the end.
+    watched
+        Called about once a second, where another process watches whether this one does anything. That one passes
+        signals on, so SIGINT, which a terminal sends to both, is left to it.
     """
 
     def ready() -> None:
@@ -72,10 +75,11 @@ def serve(
         gc.freeze()
         on_ready()
 
-    server = _Server(service, ready, hooks or Hooks(), operation, grpc=grpc)
+    server = _Server(service, ready, hooks or Hooks(), operation, grpc=grpc, watched=watched)
 
     def stop(sign: int, frame: FrameType | None) -> None:
-        server.should_exit = True
+        if watched is None or sign != signal.SIGINT:
+            server.should_exit = True
 
     def hang_up(sign: int, frame: FrameType | None) -> None:
         if operation is not None:
@@ -129,9 +133,11 @@ class _Server(uvicorn.Server):
         operation: Operation | None,
         *,
         grpc: socket.socket | None = None,
+        watched: Callable[[], None] | None = None,
     ) -> None:
         operation = operation or Operation(service, hooks=hooks)
-        hot = Hot(service, routes(), operation.hooks)
+        shares = Shares(service.limits.client)
+        hot = Hot(service, routes(), operation.hooks, shares=shares)
         config = uvicorn.Config(
             operation.around(create_app(service, operation.hooks, operation.routes())),
             http=partial(HotProtocol, hot=hot),  # type: ignore[arg-type]
@@ -143,24 +149,26 @@ class _Server(uvicorn.Server):
             access_log=False,
             server_header=False,
             date_header=False,
-            limit_concurrency=MAX_CONNECTIONS,
-            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_keep_alive=math.ceil(service.limits.wire.keep_alive_s),
             timeout_graceful_shutdown=SHUTDOWN_S,
             ssl_context_factory=operation.ssl_context_factory,
         )
         super().__init__(config)
         self._on_ready = on_ready
+        self._watched = watched
         self._service = service
         self._drain_s = operation.options.drain_s
         self._ends_s: float | None = None
         self._grpc = grpc
-        self._rpc = _rpc(service, operation) if grpc is not None else None
+        self._hot = hot
+        self._rpc = _rpc(service, operation, shares) if grpc is not None else None
         self._rpc_context = operation.grpc_context
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=sockets)
         if self._rpc is not None and self._grpc is not None:
-            await self._rpc.start(self._grpc, tls=self._rpc_context)
+            pressure = self._hot.begin(asyncio.get_running_loop())
+            await self._rpc.start(self._grpc, tls=self._rpc_context, pressure=pressure)
         self._on_ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -171,6 +179,8 @@ class _Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Say that this server is not ready any more, and end after a while; told a second time, end at once."""
+        if self._watched is not None and sig == signal.SIGINT:
+            return
         self._service.draining = True
         if self._drain_s and self._ends_s is None:
             self._ends_s = time.monotonic() + self._drain_s
@@ -178,14 +188,16 @@ class _Server(uvicorn.Server):
             super().handle_exit(sig, frame)
 
     async def on_tick(self, counter: int) -> bool:
+        if self._watched is not None and counter % 10 == 0:
+            self._watched()
         if self._ends_s is not None and time.monotonic() >= self._ends_s:
             self.should_exit = True
         return await super().on_tick(counter)
 
 
-def _rpc(service: InferenceService, operation: Operation) -> GrpcServer:
+def _rpc(service: InferenceService, operation: Operation, shares: Shares) -> GrpcServer:
     try:
         from mlaas4hep.serve.grpc import GrpcServer  # imports hpack and protobuf, which are asked for only here
     except ModuleNotFoundError as error:
         raise MissingExtraError(str(error.name), "grpc", "gRPC (--no-grpc serves without)") from error
-    return GrpcServer(service, operation.hooks, statistics=operation.statistics)
+    return GrpcServer(service, operation.hooks, statistics=operation.statistics, shares=shares)

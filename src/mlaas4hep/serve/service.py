@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Generic, TypeVar
 from weakref import WeakSet
@@ -18,69 +18,34 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from mlaas4hep.serve.batcher import Batcher, QueueLimits
+from mlaas4hep.errors import BusyError, RequestError, nearest
+from mlaas4hep.serve.batcher import Batcher
 from mlaas4hep.serve.bulk import read_bulk
-from mlaas4hep.serve.ends import answered, chosen_outputs, contract_of, told, typical
-from mlaas4hep.serve.events import Prediction, example_event
+from mlaas4hep.serve.classification import classify
+from mlaas4hep.serve.describing import (
+    ModelContract,
+    contract_of,
+    describe_columns,
+    describe_config,
+    describe_tensors,
+)
+from mlaas4hep.serve.events import Prediction
 from mlaas4hep.serve.images import ImageInput, decode_images, encoded_pictures, image_of, is_encoded
-from mlaas4hep.serve.model import ServedModel, Tensors
-from mlaas4hep.serve.protocol import InferRequest, InferResponse, ModelMetadata, ServerMetadata
+from mlaas4hep.serve.limits import Limits as Limits
+from mlaas4hep.serve.model import ServedModel, Tensors, TensorSpec
+from mlaas4hep.serve.peers import Change
+from mlaas4hep.serve.protocol import (
+    InferRequest,
+    InferResponse,
+    ModelMetadata,
+    ServerMetadata,
+)
 from mlaas4hep.serve.repository import ModelRepository
 from mlaas4hep.serve.served import IndexEntry
 from mlaas4hep.spec.columns import Columns
 
 T = TypeVar("T")
 Outputs = dict[str, NDArray[Any]]
-PLATFORM = "onnxruntime_onnx"
-
-
-class Limits(msgspec.Struct, frozen=True):
-    """How much one request may ask.
-
-    Parameters
-    ----------
-    max_body_bytes
-        Size of a request's body.
-    max_instances
-        Events of a request by name.
-    queue
-        What may wait for a model.
-    """
-
-    max_body_bytes: int = 64 << 20
-    max_instances: int = 100_000
-    queue: QueueLimits = QueueLimits()
-
-
-class ModelContract(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a client needs to ask a model by name; answer of ``GET /v1/models/{name}``.
-
-    Parameters
-    ----------
-    columns
-        Columns that an event must hold, with their types: ``float32`` is one number, ``float32[]`` a list.
-    score_names
-        Names of the scores in a prediction.
-    preselection
-        Events for which it is false get null; None where all events are scored.
-    example
-        An event that fits, with made-up values.
-    members, note
-        Of several models as one: ``NAME/VERSION`` of each, and how they are one.
-    """
-
-    name: str
-    ready: bool
-    version: str
-    task: str
-    columns: dict[str, str]
-    score_names: tuple[str, ...]
-    preselection: str | None
-    example: dict[str, Any]
-    spec_sha256: str
-    model_sha256: str
-    members: tuple[str, ...] = ()
-    note: str = ""
 
 
 class Question(msgspec.Struct, Generic[T], frozen=True, gc=False):
@@ -143,7 +108,9 @@ class InferenceService:
         self._version = version
         self.draining = False  # told to end: what comes is answered, but no more should come
         control_words = ("model_repository",) if control else ()
-        self.extensions: tuple[str, ...] = ("binary_tensor_data", "classification", *control_words)
+        words = ("binary_tensor_data", "classification", "model_configuration")
+        self.extensions: tuple[str, ...] = (*words, *control_words)
+        self.everywhere: Callable[[Change], Awaitable[None]] | None = None  # where there are other workers
         self.on_run: Callable[[ServedModel, int, int, float], None] | None = None
         self.executor = ThreadPoolExecutor(max(4, os.cpu_count() or 1), thread_name_prefix="mlaas4hep-run")
         self._batchers: dict[tuple[ServedModel, asyncio.AbstractEventLoop], Batcher] = {}
@@ -175,7 +142,7 @@ class InferenceService:
         """All models that the repository knows of, with state and reason."""
         return self.repository.index(ready=ready)
 
-    async def load_model(self, name: str) -> None:
+    async def load_model(self, name: str, *, config: str | None = None) -> None:
         """Load what the repository's folder holds of a model now; its new versions answer when this returns.
 
         Raises
@@ -185,7 +152,10 @@ class InferenceService:
         BundleError
             It cannot be served, or a version of it; what was served before still is.
         """
-        await asyncio.wrap_future(self.repository.load(name))
+        if self.everywhere is not None:
+            await self.everywhere(Change("load", name, config=config))
+            return
+        await asyncio.wrap_future(self.repository.load(name, config=config))
 
     async def unload_model(self, name: str) -> None:
         """Take a model away; what was asked of it is answered.
@@ -195,7 +165,19 @@ class InferenceService:
         NotFoundError
             No such entry.
         """
+        if self.everywhere is not None:
+            await self.everywhere(Change("unload", name))
+            return
         await asyncio.wrap_future(self.repository.unload(name))
+
+    async def label_model(self, name: str, label: str, version: str | None) -> None:
+        """Set a label of a version, or take it away (None); raises as `ModelRepository.label`."""
+        if self.everywhere is not None:
+            await self.everywhere(Change("label", name, label=label, version=version))
+            return
+        # Held up as long as the model is being loaded, so not on the loop.
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self.executor, self.repository.label, name, label, version)
 
     async def wake(self, name: str) -> None:
         """Return when a model can be asked without waiting for its load.
@@ -212,33 +194,15 @@ class InferenceService:
     def model_metadata(self, name: str, version: str | None = None) -> ModelMetadata:
         """Tensors of a model in and out."""
         model = self.repository.get(name, version)
-        return ModelMetadata(
-            name=model.name,
-            versions=self.repository.versions(name) if version is None else (model.version,),
-            platform="ensemble" if model.members else PLATFORM,
-            inputs=told(model, model.inputs),
-            outputs=told(model, model.outputs),
-            members=model.members,
-        )
+        return describe_tensors(model, self.repository.versions(name) if version is None else (model.version,))
+
+    def model_config(self, name: str, version: str | None = None) -> dict[str, Any]:
+        """Triton's model configuration of a model."""
+        return describe_config(self.repository.get(name, version))
 
     def model_contract(self, name: str, version: str | None = None) -> ModelContract:
         """Columns that a model is asked with, by name."""
-        model = self.repository.get(name, version)
-        contract = contract_of(model)
-        return ModelContract(
-            name=model.name,
-            ready=True,
-            version=model.version,
-            task=contract.spec.task,
-            columns={column: str(declared) for column, declared in contract.reader.types.items()},
-            score_names=contract.spec.score_names,
-            preselection=contract.spec.features.preselection,
-            example=example_event(contract.reader.types, typical(contract.spec)),
-            spec_sha256=contract.spec_sha256,
-            model_sha256=contract.model_sha256,
-            members=model.members,
-            note=model.note,
-        )
+        return describe_columns(self.repository.get(name, version))
 
     def infer(self, name: str, request: InferRequest, *, version: str | None = None) -> InferResponse:
         """Scores of padded tensors.
@@ -273,11 +237,11 @@ class InferenceService:
     def ask_tensors(self, name: str, request: InferRequest, *, version: str | None = None) -> Question[InferResponse]:
         """What `infer` does before and after the run."""
         model = self.repository.get(name, version)
-        chosen = chosen_outputs(model, request)
+        chosen = _chosen(model, request)
         image = model.image
 
         def finish(outputs: Outputs) -> InferResponse:
-            answers = {spec.name: answered(model, spec, outputs[spec.name], classes) for spec, classes in chosen}
+            answers = {spec.name: _answer(model, spec, outputs[spec.name], classes) for spec, classes in chosen}
             return InferResponse(model.name, model.version, answers, id=request.id)
 
         if image is not None and is_encoded(request.inputs.get(image.name)):
@@ -340,8 +304,16 @@ class InferenceService:
         key = (model, asyncio.get_running_loop())
         return self._batchers.get(key) or self._new_batcher(key)
 
+    def refusal(
+        self, name: str | None = None, version: str | None = None, *, deadline: float | None = None
+    ) -> BusyError | None:
+        """Why a question has no chance now, asked before its body is there; None where it may have."""
+        model = self.repository.peek(name, version)
+        batcher = None if model is None else self._batchers.get((model, asyncio.get_running_loop()))
+        return None if batcher is None else batcher.refusal(1, 0, deadline)
+
     def _new_batcher(self, key: tuple[ServedModel, asyncio.AbstractEventLoop]) -> Batcher:
-        batcher = Batcher(key[0], self.executor, limits=self.limits.queue, on_run=self._ran)
+        batcher = Batcher(key[0], self.executor, limits=self.limits.queue_of(key[0].name), on_run=self._ran)
         with self._batchers_lock:
             # A closed loop leaves its batchers behind. A question that found its model just before that was retired
             # is the last one: it is answered, and nothing is kept of it.
@@ -382,6 +354,24 @@ class InferenceService:
     def _ran(self, model: ServedModel, questions: int, rows: int, seconds: float) -> None:
         if self.on_run is not None:
             self.on_run(model, questions, rows, seconds)
+
+
+def _chosen(model: ServedModel, request: InferRequest) -> list[tuple[TensorSpec, int]]:
+    """Outputs in the order in which they are asked, and how many classes of each; 0 asks for its values."""
+    if not request.outputs:
+        return [(one, 0) for one in model.outputs]
+    known = {one.name: one for one in model.outputs}
+    for choice in request.outputs:
+        if choice.name not in known:
+            raise RequestError(f"model '{model.name}' has no output '{choice.name}'{nearest(choice.name, known)}")
+        if choice.classes and known[choice.name].datatype in ("BOOL", "BYTES"):
+            found = f"found {known[choice.name].datatype}"
+            raise RequestError(f"output '{choice.name}': 'classification' is asked of numbers, {found}")
+    return [(known[choice.name], choice.classes) for choice in request.outputs]
+
+
+def _answer(model: ServedModel, spec: TensorSpec, values: NDArray[Any], classes: int) -> NDArray[Any]:
+    return classify(values, classes, spec.labels, rows=model.batches) if classes else values
 
 
 def _ask(model: ServedModel, columns: Columns, num_entries: int) -> Question[Prediction]:

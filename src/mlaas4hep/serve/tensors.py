@@ -100,11 +100,11 @@ def from_bytes(data: memoryview, datatype: str, shape: tuple[int, ...], where: s
         The bytes are more or fewer than the shape needs, or none of the datatype.
     """
     if datatype == "BYTES":
-        return _texts(data, shape, where)
+        return from_texts(_split(data, where), shape, where)
     dtype = DTYPES[datatype]
     asked = math.prod(shape) * dtype.itemsize
     if len(data) != asked:
-        raise RequestError(f"{where}: shape {list(shape)} needs binary_data_size {asked}, found {len(data)}")
+        raise RequestError(f"{where}: shape {list(shape)} of {datatype} needs {asked} bytes, found {len(data)}")
     if dtype.kind == "b":
         octets = np.frombuffer(data, np.uint8)
         if len(octets) and octets.max() > 1:
@@ -119,8 +119,29 @@ def to_bytes(array: NDArray[Any]) -> bytes:
     """Little-endian, row by row; a text is its length in four bytes and its UTF-8."""
     if array.dtype.kind != "O":
         return array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
-    texts = [text.encode() for text in array.ravel().tolist()]
+    texts = to_texts(array)
     return b"".join(chain.from_iterable((_LENGTH.pack(len(text)), text) for text in texts))
+
+
+def from_texts(values: Sequence[bytes | memoryview], shape: tuple[int, ...], where: str) -> NDArray[Any]:
+    """The array of texts in UTF-8, row by row.
+
+    Raises
+    ------
+    RequestError
+        They are more or fewer than the shape needs.
+    """
+    asked = math.prod(shape)
+    if len(values) != asked:
+        raise RequestError(f"{where}: shape {list(shape)} needs {asked} texts, found {len(values)}")
+    array = np.empty(asked, object)
+    array[:] = [_text(bytes(one)) for one in values]
+    return array.reshape(shape)
+
+
+def to_texts(array: NDArray[Any]) -> list[bytes]:
+    """Texts of an array in UTF-8, row by row."""
+    return [text.encode() for text in array.ravel().tolist()]
 
 
 def check_texts(array: NDArray[Any], where: str) -> None:
@@ -196,23 +217,20 @@ def _array(values: list[Any], datatype: str, where: str) -> NDArray[Any]:
         raise RequestError(f"{where}: 'data' of {datatype} holds {_holds(datatype)}, found {wrong}") from error
 
 
-def _texts(data: memoryview, shape: tuple[int, ...], where: str) -> NDArray[Any]:
-    texts: list[str | bytes] = []
-    place, asked = 0, math.prod(shape)
+def _split(data: memoryview, where: str) -> list[memoryview]:
+    """Texts that each have their length before them."""
+    texts: list[memoryview] = []
+    place = 0
     while place < len(data):
         start = place + _LENGTH.size
         place = start + _LENGTH.unpack_from(data, place)[0] if start <= len(data) else start
         if place > len(data):
             raise RequestError(f"{where}: text {len(texts)} is longer than the {len(data)} bytes of its tensor")
-        texts.append(text_or_bytes(bytes(data[start:place])))
-    if len(texts) != asked:
-        raise RequestError(f"{where}: shape {list(shape)} needs {asked} texts, found {len(texts)}")
-    array = np.empty(asked, object)
-    array[:] = texts
-    return array.reshape(shape)
+        texts.append(data[start:place])
+    return texts
 
 
-def text_or_bytes(data: bytes) -> str | bytes:
+def _text(data: bytes) -> str | bytes:
     """An element of BYTES: a text where it is UTF-8."""
     try:
         return data.decode()

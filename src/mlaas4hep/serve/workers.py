@@ -20,6 +20,9 @@ from pathlib import Path
 
 # After a worker died young, the next one waits, longer each time; one that lived for a while has forgiven.
 FIRST_WAIT_S, LONGEST_WAIT_S, HEALTHY_S = 0.1, 30.0, 10.0
+# How often it is looked whether workers do anything, and after how many looks that one does nothing it is killed. Looks
+# are counted, not seconds: where the whole machine stood still, nobody is to blame.
+LOOK_S, STILL = 1.0, 60
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 
 
@@ -29,17 +32,22 @@ class Worker:
 
     Parameters
     ----------
-    number
-        From 0; that of a successor is the same.
+    number, workers
+        From 0; that of a successor is the same. And how many there are.
     folder
-        Where the workers lay their counts.
+        Where the workers lay their counts, and talk to each other.
     tell
         Called once with the words for who waits for the server, when this worker answers.
     """
 
     number: int
+    workers: int
     folder: Path
     tell: Callable[[str], None]
+
+    def beat(self) -> None:
+        """Say that this worker does something; it is killed when it has not for long."""
+        os.utime(_beat_file(self.folder, self.number))
 
 
 @dataclass(slots=True)
@@ -52,6 +60,8 @@ class _Child:
     words: bytes = b""
     was_ready: bool = False
     told: int = -1  # pipe that it tells with, -1 once it was read
+    beat_ns: int = 0
+    still: int = 0  # how often in a row it was seen to do nothing
 
 
 @dataclass(slots=True)
@@ -66,6 +76,7 @@ class _Watch:
     wakes: tuple[int, int] = (-1, -1)
     alive: tuple[int, int] = (-1, -1)
     announced: bool = False
+    looked_s: float = 0.0
 
 
 def start_workers(workers: int, *, on_ready: Callable[[str], None], limit_s: float) -> Worker | int:
@@ -114,7 +125,7 @@ def _watch(watch: _Watch) -> Worker | int:
 def _turn(watch: _Watch) -> int | None:
     """Wait for something, and act on it; a status when all is to end."""
     starts = [child.starts_s for child in watch.children if child.starts_s is not None]
-    timeout = max(min(starts) - time.monotonic(), 0.0) if starts else None
+    timeout = max(min([*starts, watch.looked_s + LOOK_S]) - time.monotonic(), 0.0)
     signs: set[int] = set()
     for key, _ in watch.selector.select(timeout):
         if key.fd == watch.wakes[0]:
@@ -123,6 +134,7 @@ def _turn(watch: _Watch) -> int | None:
             _hear_words(watch, key.data)
     if signal.SIGHUP in signs:
         _pass_on(watch, signal.SIGHUP)
+    _look(watch)
     status = _bury(watch)
     if status is None and signs & {signal.SIGTERM, signal.SIGINT}:
         status = 0
@@ -136,12 +148,13 @@ def _start(watch: _Watch, child: _Child) -> Worker | None:
     reading, writing = os.pipe()
     sys.stdout.flush()
     sys.stderr.flush()
-    child.starts_s, child.began_s, child.words = None, time.monotonic(), b""
+    child.starts_s, child.began_s, child.words, child.still = None, time.monotonic(), b"", 0
+    _beat_file(watch.folder, child.number).touch()
     child.pid = os.fork()
     if child.pid == 0:
         os.close(reading)
         _become_worker(watch)
-        return Worker(child.number, watch.folder, lambda words: _tell(writing, words))
+        return Worker(child.number, len(watch.children), watch.folder, lambda words: _tell(writing, words))
     os.close(writing)
     child.told = reading
     watch.selector.register(reading, selectors.EVENT_READ, child)
@@ -154,6 +167,7 @@ def _become_worker(watch: _Watch) -> None:
     for sign in _SIGNALS:
         signal.signal(sign, signal.SIG_DFL)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to be opened anew
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; who watches passes it on as SIGTERM
     for other in watch.children:
         if other.told >= 0:
             os.close(other.told)
@@ -208,6 +222,28 @@ def _bury(watch: _Watch) -> int | None:
             return code if code > 0 else 1  # it has said why
         _put_off(child, code)
     return None
+
+
+def _look(watch: _Watch) -> None:
+    """Kill who answers no more without being dead: connections would go there for ever."""
+    now = time.monotonic()
+    if now < watch.looked_s + LOOK_S:
+        return
+    watch.looked_s = now
+    for child in watch.children:
+        if child.starts_s is not None or not child.words:
+            continue  # it is starting, which may take long
+        beat_ns = _beat_file(watch.folder, child.number).stat().st_mtime_ns
+        child.still = 0 if beat_ns != child.beat_ns else child.still + 1
+        child.beat_ns = beat_ns
+        if child.still >= STILL:
+            sys.stderr.write(f"worker {child.number} (process {child.pid}) did nothing for {STILL * LOOK_S:g} s\n")
+            child.still = 0
+            os.kill(child.pid, signal.SIGKILL)
+
+
+def _beat_file(folder: Path, number: int) -> Path:
+    return folder / f"beat-{number}"
 
 
 def _put_off(child: _Child, code: int) -> None:

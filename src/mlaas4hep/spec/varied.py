@@ -34,6 +34,8 @@ class VariedPreprocessor(Preprocessor):
         Of the variation, for messages.
     replaced
         Expressions by the column or new variable whose place they take; ``weight`` takes that of ``weights.event``.
+    sealed
+        As of `Preprocessor`.
 
     Raises
     ------
@@ -42,11 +44,17 @@ class VariedPreprocessor(Preprocessor):
     """
 
     def __init__(
-        self, features: FeatureSpec, types: Mapping[str, ColumnType], *, name: str, replaced: Mapping[str, str]
+        self,
+        features: FeatureSpec,
+        types: Mapping[str, ColumnType],
+        *,
+        name: str,
+        replaced: Mapping[str, str],
+        sealed: bool = False,
     ) -> None:
         self._more: frozenset[str] = frozenset()
         self._replaced: dict[str, Expression] = {}
-        super().__init__(with_weight(features, replaced), types)
+        super().__init__(with_weight(features, replaced), types, sealed=sealed)
         where = f"variations.{name}"
         parsed = {
             target: Expression.parse(text, where=f"{where}.{target}")

@@ -12,11 +12,12 @@ from pathlib import Path, PurePosixPath
 
 from mlaas4hep.config import read_config
 from mlaas4hep.config.addresses import is_address, shown
+from mlaas4hep.data.contents import identity_of
 from mlaas4hep.data.locate import search
 from mlaas4hep.data.places import kind_of, remember
 from mlaas4hep.errors import DataError, nearest
 from mlaas4hep.train.callbacks import Progress
-from mlaas4hep.train.origins import Origin, identity_of
+from mlaas4hep.train.origins import Origin
 
 Key = tuple[str, int, int]
 """Sample, place of the file in it, and 0 for the file itself, 1 and on for its friends."""

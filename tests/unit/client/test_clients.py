@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import ssl
 import subprocess
@@ -311,7 +312,40 @@ def test_an_answer_for_fewer_events_than_asked_is_none(make: Any) -> None:
         client.predict("m", [{}, {}])
 
 
-def test_tables_of_every_kind_are_asked_with(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+class Series:
+    """As pandas has them."""
+
+    def __init__(self, values: Any) -> None:
+        self.values = np.asarray(values)
+        self.dtype = self.values.dtype
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, part: slice) -> Series:
+        return Series(self.values[part])
+
+    def to_numpy(self) -> Any:
+        return self.values
+
+    def to_list(self) -> Any:
+        return self.values.tolist()
+
+
+def in_arrow(asked: Asked, heard: list[dict[str, Any]]) -> bytes:
+    """As a server that reads Arrow: the score is x, an infinite one is not selected."""
+    arrow = pytest.importorskip("pyarrow")
+    events = arrow.ipc.open_stream(asked.body).read_all().to_pylist()
+    heard.extend(events)
+    scores = [None if math.isinf(one["x"]) else one["x"] for one in events]
+    table, sink = arrow.table({"s": arrow.array(scores, arrow.float32())}), arrow.BufferOutputStream()
+    with arrow.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return reply(200, sink.getvalue().to_pybytes(), content_type=asked.headers["content-type"])
+
+
+@pytest.mark.parametrize("reads_arrow", [True, False])
+def test_tables_of_every_kind_are_asked_with(make: Any, monkeypatch: pytest.MonkeyPatch, reads_arrow: bool) -> None:
     awkward, arrow = pytest.importorskip("awkward"), pytest.importorskip("pyarrow")
     monkeypatch.setattr(events_module, "_SLICE", 2)
     x = [1.5, 2.5, float("inf")]
@@ -320,10 +354,17 @@ def test_tables_of_every_kind_are_asked_with(make: Any, monkeypatch: pytest.Monk
         np.array([(value, index) for index, value in enumerate(x)], [("x", "f8"), ("y", "i4")]),
         awkward.Array([{"x": value, "y": [1] * index} for index, value in enumerate(x)]),
         arrow.table({"x": x, "y": [[1], [], [2, None]]}),
+        {"x": Series(x), "y": Series([True, False, True])},
+        {"x": np.array(x, ">f4"), "y": np.array([1, 2, 3], np.uint8)},
+        {"x": x, "y": [[], [], []]},  # of which Arrow does not know what they are lists of
     ]
-    heard = []
+    heard: list[dict[str, Any]] = []
+    kinds = []
 
     def scored(asked: Asked) -> bytes:
+        kinds.append(asked.headers["content-type"])
+        if not kinds[-1].endswith("json"):
+            return in_arrow(asked, heard) if reads_arrow else reply(415, {"error": "not read here"})
         events = asked.json["instances"]
         heard.extend(events)
         answers = [None if one["x"] == "Infinity" else {"s": one["x"]} for one in events]
@@ -335,7 +376,10 @@ def test_tables_of_every_kind_are_asked_with(make: Any, monkeypatch: pytest.Monk
             assert found.selected.tolist() == [True, True, False]
             assert found.scores["s"].tolist()[:2] == x[:2]
             assert np.isnan(found.scores["s"][2])
-    assert [one["y"] for one in heard] == [[1], [], [2, 3], 0, 1, 2, [], [1], [1, 1], [1], [], [2, None]]
+    wanted = [[1], [], [2, 3], 0, 1, 2, [], [1], [1, 1], [1], [], [2, None], True, False, True, 1, 2, 3, [], [], []]
+    assert [one["y"] for one in heard] == wanted
+    # A server that does not read Arrow is asked with it once.
+    assert sum(not one.endswith("json") for one in kinds) == (12 if reads_arrow else 1)
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from mlaas4hep.data.entries import FileEntry
 from mlaas4hep.data.filling import Filling
 from mlaas4hep.data.plan import Chunk, Plan
 from mlaas4hep.data.reads import ReadRows
-from mlaas4hep.data.rows import ENTRY, Rows
+from mlaas4hep.data.rows import ENTRY, LentRows, Rows
 
 
 class Counting(Counter[int]):
@@ -56,3 +57,37 @@ def test_knowing_that_a_window_is_complete_costs_the_same_for_each_of_many(
 
     few, many = looks(20), looks(400)
     assert many < 3 * few
+
+
+def _windows(rows: type[Rows], windows: int) -> Iterator[Rows]:
+    """Stretches of 10 of each window of 100, taken as batches are."""
+    file = FileEntry(0, 0, 0, "f", "t", np.arange(0, 100 * windows + 1, 50))
+    plan = Plan((file,), 100, shuffle=True, chunk_entries=50)
+
+    def numbered(chunk: Chunk) -> Iterator[ReadRows]:
+        for read in rows_of(chunk):
+            read.rows.table[:, 0] = read.rows.entries["entry"]
+            yield read
+
+    with Filling(plan, numbered, slots=lambda size: rows.empty(size, 1, lasting=False), threads=1) as filling:
+        for window in filling:
+            for start in range(0, 100, 10):
+                yield window.pick(start, start + 10)
+
+
+@pytest.mark.parametrize("keeps", [lambda _: False, lambda number: number % 10 == 3, lambda number: number % 10 == 9])
+def test_lent_rows_stay_what_they_were_and_few_of_them_never_hold_all_windows(keeps: Callable[[int], bool]) -> None:
+    kept = []
+    for number, (lent, copied) in enumerate(zip(_windows(LentRows, 40), _windows(Rows, 40), strict=True)):
+        np.testing.assert_array_equal(lent.table, copied.table)
+        if keeps(number):
+            kept.append(lent)
+    for one in kept:
+        np.testing.assert_array_equal(one.table[:, 0], one.entries["entry"])
+    owners = {id(base): base.nbytes for base in (one.table.base for one in kept) if base is not None}
+    assert len(owners) <= 4, "of 40 windows, those that were lent before it was seen that batches are kept"
+
+
+def test_stretches_of_a_window_are_lent_without_a_copy() -> None:
+    stretches = list(itertools.islice(_windows(LentRows, 2), 9))
+    assert len({id(one.table.base) for one in stretches}) == 1

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from mlaas4hep.errors import ParityError
 from mlaas4hep.graph import parity
 from mlaas4hep.graph.core import Core
-from mlaas4hep.graph.invariance import BATCHES, affordable_batch, find_variance, probe_rows
+from mlaas4hep.graph.invariance import BATCHES, affordable_batch, find_company, find_variance, probe_rows
 from mlaas4hep.graph.merge import merge
 from mlaas4hep.graph.parity import ParityReport, Reference, check_parity
 from mlaas4hep.graph.session import Session
@@ -138,6 +138,9 @@ def test_a_graph_that_mixes_the_rows_of_a_batch_is_found() -> None:
     found = find_variance(merge(SPEC, core), make_rows(SPEC, 2000))
     assert {one.batch for one in found} == set(BATCHES) - {0, 1}
     assert "rows get other scores than alone" in str(found[0])
+    company, most = find_company(merge(SPEC, core), make_rows(SPEC, 100), threads=(1,))
+    assert ({one.batch for one in company}, most) == (set(range(2, 101)), 100)
+    assert find_company(merge(SPEC, core), make_rows(SPEC, 300), budget_s=0.0)[1] == 64, "a slow graph: fewer rows"
     with pytest.raises(ParityError, match="breaks batch invariance: in batches of 2 on 1 thread"):
         gate(core, session.run)
 

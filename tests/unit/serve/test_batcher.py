@@ -312,3 +312,48 @@ def test_whatever_arrives_when_each_gets_its_rows_once_with_the_bits_of_alone(
                 }
 
     run(ask())
+
+
+def test_one_run_that_took_long_keeps_nobody_out_for_good(threads: ThreadPoolExecutor) -> None:
+    async def ask() -> None:
+        batcher = Batcher(Graph().model(call_s=0.01), threads)
+        batcher._pace = 1e6  # such as after the machine stood still
+        assert (await batcher.infer(rows(1), 1, deadline=time.monotonic() + 1))["y"][0, 0] == 2
+        assert batcher._pace < 1e6
+
+    run(ask())
+
+
+def test_who_waited_for_others_as_long_as_may_be_is_refused_not_answered_late(threads: ThreadPoolExecutor) -> None:
+    go_on = threading.Event()
+
+    def hold(tensors: Tensors) -> dict[str, NDArray[Any]]:
+        assert go_on.wait(20)
+        return double(tensors)
+
+    async def ask() -> None:
+        batcher = Batcher(Graph(hold).model(call_s=0.02), threads, limits=QueueLimits(wait_s=0.1))
+        first = asyncio.create_task(batcher.infer(rows(1), 1))
+        await asyncio.sleep(0.001)
+        second = asyncio.create_task(batcher.infer(rows(2), 1))
+        await asyncio.sleep(0.15)
+        go_on.set()
+        assert (await first)["y"][0, 0] == 2
+        with pytest.raises(BusyError, match="the time that may be waited, passed while it waited"):
+            await second
+
+    run(ask())
+
+
+def test_quick_runs_leave_nothing_of_what_one_turn_brought_to_the_next(threads: ThreadPoolExecutor) -> None:
+    graph, told = Graph(), []
+
+    async def ask() -> None:
+        batcher = Batcher(graph.model(), threads, limits=QueueLimits(batch_rows=2))
+        for one in range(7):
+            batcher.submit(rows(one), 1, told.append)
+        await asyncio.sleep(0)
+        assert len(told) == 7
+
+    run(ask())
+    assert graph.runs == [[0, 1], [2, 3], [4, 5], [6]]

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from mlaas4hep.client import Client
-from mlaas4hep.serve import bounded, server
+from mlaas4hep.serve.limits import Limits, WireLimits
 from mlaas4hep.serve.repository import open_repository
 from mlaas4hep.serve.server import background
 from mlaas4hep.serve.service import InferenceService
@@ -28,6 +28,18 @@ def url() -> Iterator[str]:
         yield url
         with Client(url) as client:
             assert client.live()
+
+
+@contextmanager
+def served(wire: WireLimits) -> Iterator[str]:
+    with background(InferenceService(open_repository(GOLDEN / "network"), limits=Limits(wire=wire))) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def hasty() -> Iterator[str]:
+    with served(WireLimits(unfinished_s=0.2)) as url:
+        yield url
 
 
 @contextmanager
@@ -119,7 +131,7 @@ def test_questions_that_come_at_once_are_answered_in_order(url: str) -> None:
         raw.sendall(one * 3 + b"GET /v2 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
         found = answer(raw)
     assert found.count(b'"predictions":[]') == 3
-    assert found.endswith(b'"extensions":["binary_tensor_data","classification","statistics"]}')
+    assert found.endswith(b'"extensions":["binary_tensor_data","classification","model_configuration","statistics"]}')
 
 
 @pytest.mark.parametrize(
@@ -127,24 +139,20 @@ def test_questions_that_come_at_once_are_answered_in_order(url: str) -> None:
     [b"GET / HT", HEAD + b"Content-Length: 17\r\n\r\n{", HEAD + b"Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n"],
     ids=["head", "body", "chunks"],
 )
-def test_a_question_that_does_not_end_is_let_go(url: str, monkeypatch: pytest.MonkeyPatch, start: bytes) -> None:
-    monkeypatch.setattr(bounded, "UNFINISHED_S", 0.2)
-    with connected(url) as raw:
+def test_a_question_that_does_not_end_is_let_go(hasty: str, start: bytes) -> None:
+    with connected(hasty) as raw:
         raw.sendall(start)
         assert is_refused(answer(raw), 408, "not finished within 0.2 s")
 
 
-def test_who_says_nothing_is_let_go_without_a_word(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bounded, "UNFINISHED_S", 0.2)
-    with connected(url) as raw:
+def test_who_says_nothing_is_let_go_without_a_word(hasty: str) -> None:
+    with connected(hasty) as raw:
         assert answer(raw) == b""
 
 
-def test_who_sends_steadily_may_take_longer(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bounded, "UNFINISHED_S", 0.05)
-    monkeypatch.setattr(bounded, "SLOWEST_BYTES_S", 1000)
+def test_who_sends_steadily_may_take_longer() -> None:
     body = BODY + b" " * 20_000
-    with connected(url) as raw:
+    with served(WireLimits(unfinished_s=0.05, slowest_bytes_s=1000)) as url, connected(url) as raw:
         raw.sendall(HEAD + b"Connection: close\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body[:-1]))
         raw.settimeout(0.3)
         with pytest.raises(TimeoutError):
@@ -160,9 +168,9 @@ def test_what_is_no_http_is_refused_in_the_form_of_all_errors(url: str) -> None:
         assert is_refused(answer(raw), 400, "Invalid HTTP request")
 
 
-def test_more_connections_than_allowed_are_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "MAX_CONNECTIONS", 3)
-    service = InferenceService(open_repository(GOLDEN / "network"))
-    with background(service) as url, connected(url), connected(url), connected(url) as raw:
+def test_more_connections_than_allowed_are_told_so_but_health_is_answered() -> None:
+    with served(WireLimits(connections=3)) as url, connected(url), connected(url), connected(url) as raw:
+        raw.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert raw.recv(1000).startswith(b"HTTP/1.1 200 ")
         raw.sendall(b"GET /v2 HTTP/1.1\r\nHost: x\r\n\r\n")
-        assert answer(raw).startswith(b"HTTP/1.1 503 ")
+        assert is_refused(answer(raw), 503, "this server takes fewer")

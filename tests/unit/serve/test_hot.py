@@ -19,13 +19,14 @@ import pytest
 from numpy.typing import NDArray
 
 from mlaas4hep.client import Client
-from mlaas4hep.serve import asked, bounded, server
+from mlaas4hep.serve import asked, server
 from mlaas4hep.serve.asking import Headers, Refusal
 from mlaas4hep.serve.hooks import Hooks, Seen
+from mlaas4hep.serve.limits import Limits, WireLimits
 from mlaas4hep.serve.model import ServedModel
 from mlaas4hep.serve.repository import ModelRepository, open_repository
 from mlaas4hep.serve.server import background
-from mlaas4hep.serve.service import InferenceService, Limits
+from mlaas4hep.serve.service import InferenceService
 from tests.small_bundle import as_instances, make_events, write_small_bundle
 
 INFER, PREDICT, META = b"/v2/models/tth/infer", b"/v1/models/tth:predict", b"/v2"
@@ -319,21 +320,19 @@ def test_what_is_malformed_is_refused_behind_the_answers_before_it(
 
 
 def test_a_body_that_does_not_come_is_let_go_and_so_is_who_says_nothing_more(
-    url: str, repository: ModelRepository, tensors: dict[str, NDArray[np.float32]], monkeypatch: pytest.MonkeyPatch
+    repository: ModelRepository, tensors: dict[str, NDArray[np.float32]]
 ) -> None:
-    monkeypatch.setattr(bounded, "UNFINISHED_S", 0.2)
     question = request(INFER, as_json(tensors, slice(0, 1)))
-    with connected(url) as raw:
+    service = InferenceService(repository, limits=Limits(wire=WireLimits(unfinished_s=0.2, keep_alive_s=0.3)))
+    with background(service) as url, connected(url) as raw:
         raw.sendall(question + question[:-5])
         (good, _), (late, _) = read(raw, 2)
         assert (good.split()[1], late.split()[1]) == (b"200", b"408")
         assert ends(raw)
-    monkeypatch.setattr(server, "KEEP_ALIVE_S", 0.3)
-    service = InferenceService(repository)
-    with background(service) as other, connected(other) as raw:
-        raw.sendall(question)
-        read(raw, 1)
-        assert ends(raw)
+        with connected(url) as idle:
+            idle.sendall(question)
+            read(idle, 1)
+            assert ends(idle)
 
 
 def test_who_does_not_read_is_not_read_from(url: str) -> None:

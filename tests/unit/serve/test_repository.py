@@ -21,6 +21,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mlaas4hep.client import Client
 from mlaas4hep.errors import BundleError, NotFoundError
 from mlaas4hep.serve.entries import find_entries
 from mlaas4hep.serve.model import ServedModel, Tensors, TensorSpec
@@ -367,15 +368,34 @@ def test_the_repository_is_controlled_over_http(served: tuple[str, Path, ModelRe
     refused = [post(f"{control}/models/{one}/load")[0] for one in ("bad", "nobody", "..%2f..%2fetc", "%00")]
     assert refused == [400, 404, 404, 404]
     assert post(f"{control}/index", b"{no")[0] == post(f"{control}/models/m/load", b"{no")[0] == 400
-    status, told = post(f"{control}/models/m/load", b'{"parameters": {"config": "{}"}}')
-    assert (status, "parameter 'config' is not taken" in told["error"]) == (400, True)
+    status, told = post(f"{control}/models/m/load", b'{"parameters": {"file:1/model.onnx": "AAAA"}}')
+    assert (status, "parameter 'file:1/model.onnx' is not taken" in told["error"]) == (400, True)
+    assert post(f"{control}/models/m/load", b'{"parameters": {"config": 1}}')[0] == 400
+
+
+def test_labels_are_set_and_taken_away_over_http(served: tuple[str, Path, ModelRepository]) -> None:
+    url, place, _ = served
+    labels = f"{url}/v2/repository/models/m/labels"
+    put(place, "m", "2")
+    assert post(f"{url}/v2/repository/models/m/load") == (200, None)
+    assert post(labels, b'{"label": "stable", "version": 1}') == (200, {"latest": "2", "stable": "1"})
+    assert post(f"{url}/v2/models/m/versions/stable/infer", BODY)[1]["model_version"] == "1"
+    with urllib.request.urlopen(labels, timeout=20) as answer:
+        assert json.loads(answer.read()) == {"latest": "2", "stable": "1"}
+    assert [post(labels, body)[0] for body in (b'{"label": "latest"}', b'{"label": "s", "version": "9"}')] == [400, 404]
+    assert post(labels, b'{"label": "stable"}') == (200, {"latest": "2"})
+    with Client(url) as client:
+        assert client.label("m", "stable", "2") == client.labels("m") == {"latest": "2", "stable": "2"}
+        assert client.label("m", "stable", None) == {"latest": "2"}
+        with pytest.raises(NotFoundError, match="has no version 9; versions: 1, 2"):
+            client.label("m", "stable", "9")
 
 
 def test_without_control_models_stay_as_they_are(tmp_path: Path) -> None:
     put(tmp_path, "m", "1")
     repository, _ = opened(tmp_path)
     with background(InferenceService(repository)) as url:
-        for what in ("load", "unload"):
+        for what in ("load", "unload", "labels"):
             status, told = post(f"{url}/v2/repository/models/m/{what}")
             assert (status, "--control" in told["error"]) == (403, True)
         assert post(f"{url}/v2/models/m/infer", BODY)[0] == 200

@@ -71,7 +71,7 @@ def test_words_of_json_are_the_values_that_no_number_has(word: str) -> None:
 @pytest.mark.parametrize(
     ("datatype", "shape", "data", "said"),
     [
-        ("INT16", (2,), b"\0" * 3, r"input 'x': shape \[2\] needs binary_data_size 4, found 3"),
+        ("INT16", (2,), b"\0" * 3, r"input 'x': shape \[2\] of INT16 needs 4 bytes, found 3"),
         ("BOOL", (2,), b"\0\7", "bytes of 0 or 1 for BOOL, found 7"),
         ("BYTES", (2,), struct.pack("<I", 1) + b"a", r"shape \[2\] needs 2 texts, found 1"),
         ("BYTES", (0,), struct.pack("<I", 1) + b"a", r"shape \[0\] needs 0 texts, found 1"),

@@ -1,0 +1,141 @@
+"""Where outputs lie and what they are called: one for each input, by a template.
+
+Invariant: no two inputs share an output, and no output is an input.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlaas4hep.config.addresses import is_address, shown
+from mlaas4hep.data.entries import FileEntry
+from mlaas4hep.data.locate import file_key
+from mlaas4hep.errors import DataError, UserError
+from mlaas4hep.score.names import check_template
+
+NAME = "{stem}_scores"
+"""Of an output, before its ending."""
+FIELDS = ("stem", "folder", "tree", "number")
+_ENDINGS = re.compile(r"\.(root|parquet|avro|csv|tsv|json|jsonl|ndjson|gz|zst|bz2|xz)\Z", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Output:
+    """One output and its input."""
+
+    path: str
+    input: FileEntry
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether it is written here and then put elsewhere."""
+        return is_address(self.path)
+
+    @property
+    def shown(self) -> str:
+        """Its name without credentials."""
+        return shown(self.path)
+
+
+def outputs_of(files: Sequence[FileEntry], where: str, *, name: str = NAME, suffix: str) -> tuple[Output, ...]:
+    """An output for each input.
+
+    Parameters
+    ----------
+    files
+        The inputs.
+    where
+        A folder, or an address that stands for one; of one input also the output itself, told by its ending.
+    name
+        Template: ``{stem}`` of the input without its ending, ``{folder}`` that it lies in, ``{tree}``, ``{number}``.
+    suffix
+        How names end.
+
+    Raises
+    ------
+    UserError
+        Two inputs would have one output, or an output would be an input.
+    """
+    check_template(name, FIELDS, where="--name")
+    where = where.removeprefix("file://")
+    if where.endswith(suffix) and len(files) == 1:
+        found: tuple[Output, ...] = (Output(where, files[0]),)
+    else:
+        if where.endswith(suffix) and not os.path.isdir(where):
+            raise UserError(f"-o {where}: {len(files)} inputs have {len(files)} outputs; give a folder")
+        found = tuple(Output(_joined(where, _name(one, name) + suffix), one) for one in files)
+    _require_apart(found)
+    return found
+
+
+def stem_of(path: str) -> str:
+    """Name of a file without folder and endings.
+
+    Examples
+    --------
+    >>> stem_of("root://host//store/ttH_1.root"), stem_of("a/b.v2.csv.gz")
+    ('ttH_1', 'b.v2')
+    """
+    stem = path.partition("?")[0].rstrip("/").rpartition("/")[2] if is_address(path) else os.path.basename(path)
+    while _ENDINGS.search(stem):
+        stem = _ENDINGS.sub("", stem)
+    return stem
+
+
+def _name(file: FileEntry, template: str) -> str:
+    folder = os.path.basename(os.path.dirname(file.path if is_address(file.path) else os.path.abspath(file.path)))
+    tree = file.tree.replace("/", "_")
+    made = template.format(stem=stem_of(file.path), folder=folder, tree=tree, number=file.number)
+    if not made.strip("./") or ".." in made.split("/") or made.startswith("/"):
+        raise UserError(f"--name '{template}': gives '{made}', which is no name of a file")
+    return made
+
+
+def _joined(where: str, name: str) -> str:
+    return f"{where.rstrip('/')}/{name}" if is_address(where) else os.path.join(where, name)
+
+
+def _require_apart(outputs: Sequence[Output]) -> None:
+    inputs = {file_key(one.input.path, one.input.replicas): one.input.path for one in outputs}
+    seen: dict[object, Output] = {}
+    for one, key in _keys(outputs):
+        if key in inputs:
+            raise UserError(f"{one.shown}: would be written over the input {inputs[key]}; choose another -o or --name")
+        other = seen.setdefault(key, one)
+        if other is not one:
+            raise UserError(
+                f"{other.input.path} and {one.input.path} would both be written to {one.shown}; give --name with what "
+                "tells them apart, as '{folder}_{stem}' or '{stem}_{number}'"
+            )
+
+
+def _keys(outputs: Sequence[Output]) -> Iterator[tuple[Output, object]]:
+    for one in outputs:
+        try:
+            yield one, file_key(one.path)
+        except DataError:
+            yield one, one.path
+
+
+def require_folder(where: str) -> None:
+    """Refuse a folder that cannot be made, before anything is read.
+
+    Raises
+    ------
+    UserError
+        A file is in its place, or it may not be written.
+    """
+    if is_address(where):
+        return
+    path = Path(where)
+    if path.exists() and not path.is_dir():
+        raise UserError(f"-o {where}: is a file; give a folder")
+    above = path
+    while not above.exists():
+        above = above.parent
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise UserError(f"-o {where}: '{above}' may not be written by us")

@@ -1,0 +1,133 @@
+"""Every entry of an input is in its output once, in order, with its offline score.
+
+Whatever the files, the chunks and the selections are, and wherever it was killed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mlaas4hep.bundle import Bundle
+from mlaas4hep.score import part, reading, run
+from mlaas4hep.score.asked import ask
+from mlaas4hep.score.part import PartFile
+from mlaas4hep.score.run import Manner, Result, score_files
+from mlaas4hep.testing import write_events
+from tests.examples import examples
+from tests.scored import identified, offline, read_output
+from tests.small_bundle import CONFIG, write_small_bundle
+
+SELECTIONS = (None, "HLT", "nJet > 3", "MET_pt > 1e9", "sum(Jet_pt) > 100 and HLT")
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str | None, Bundle]:
+    """By preselection."""
+    found = {}
+    lines = [line for line in CONFIG.splitlines() if not line.startswith("preselection")]
+    for number, text in enumerate(SELECTIONS):
+        config = "\n".join([*lines, *([f"preselection: {text}"] if text else [])])
+        found[text] = write_small_bundle(tmp_path_factory.mktemp(f"bundle{number}"), config=config, seed=number)
+    return found
+
+
+class Killed(BaseException):
+    """As SIGKILL, but for the process, which goes on."""
+
+
+class Countdown:
+    """Kills at the n-th place where a process may die with work half done."""
+
+    def __init__(self, places: int) -> None:
+        self.left = places
+
+    def __call__(self) -> None:
+        self.left -= 1
+        if self.left == 0:
+            raise Killed
+
+
+@contextmanager
+def dying(after: int) -> Iterator[None]:
+    """Die at some place while files are read, written, brought to the disk or renamed; nothing is cleaned up."""
+    count = Countdown(after)
+
+    def before(act: Any) -> Any:
+        def acted(*arguments: Any, **options: Any) -> Any:
+            count()
+            return act(*arguments, **options)
+
+        return acted
+
+    def closed(self: PartFile, kind: Any, error: Any, trace: Any) -> None:
+        if kind is not None and issubclass(kind, Killed):
+            self.file.raw.close()  # what waits in memory is lost, and the part stays as it is
+        else:
+            left(self, kind, error, trace)
+
+    left = PartFile.__exit__
+    with (
+        mock.patch.object(reading, "read_stored", before(reading.read_stored)),
+        mock.patch.object(run, "_joined", before(run._joined)),
+        mock.patch.object(part.os, "fsync", before(part.os.fsync)),
+        mock.patch.object(part.os, "replace", before(part.os.replace)),
+        mock.patch.object(PartFile, "__exit__", closed),
+    ):
+        yield
+
+
+@settings(max_examples=examples(40))
+@given(data=st.data())
+def test_every_entry_once_in_order_with_its_offline_score(
+    bundles: dict[str | None, Bundle], data: st.DataObject
+) -> None:
+    draw = data.draw
+    bundle = bundles[draw(st.sampled_from(SELECTIONS))]
+    sizes = draw(st.lists(st.integers(0, 220), min_size=1, max_size=3))
+    format = draw(st.sampled_from(["ttree", "rntuple", "parquet"]))
+    manner = Manner(draw(st.sampled_from(["ttree", "rntuple", "parquet"])))
+    kills = draw(st.lists(st.integers(1, 30), max_size=3))
+    part_entries = draw(st.sampled_from([1, 50, 65_536]))
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        files, columns = [], []
+        for number, size in enumerate(sizes):
+            columns.append(identified(size, seed=number))
+            path = folder / f"{number}.{'parquet' if format == 'parquet' else 'root'}"
+            cluster = draw(st.integers(1, 100))
+            write_events(path, columns[-1], format=format, cluster=cluster)  # type: ignore[arg-type]
+            files.append(str(path))
+        before = [Path(one).read_bytes() for one in files]
+        out = folder / "out"
+
+        def score() -> Result:
+            chosen = {"threads": draw(st.integers(0, 2)), "stretch": draw(st.sampled_from([1, 64, 1000]))}
+            with mock.patch.object(run, "PART_ENTRIES", part_entries):
+                return score_files(ask([bundle]), files, str(out), manner=manner, **chosen)  # type: ignore[arg-type]
+
+        for after in kills:
+            try:
+                with dying(after):
+                    score()
+            except Killed:
+                named = [one for one in out.glob("*") if not one.name.startswith(".")] if out.exists() else []
+                for one in named:  # what has its name is whole
+                    assert len(read_output(one)["event"]) == sizes[int(one.name[0])]
+        done = score()
+        assert [Path(one.input).name for one in done.outputs] == [Path(one).name for one in files]
+        for one, wanted in zip(done.outputs, columns, strict=True):
+            found = read_output(one.path)
+            assert found["tth_signal"].tobytes() == offline(bundle, wanted)[:, 0].tobytes()
+            assert np.array_equal(found["event"], np.asarray(wanted["event"]))
+        assert sorted(one.name[0] for one in out.iterdir()) == sorted(str(n) for n in range(len(sizes)))
+        assert [Path(one).read_bytes() for one in files] == before, "inputs stay as they are"
