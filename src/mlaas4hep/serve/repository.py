@@ -74,7 +74,11 @@ class ModelRepository:
         self._told: list[Callable[[ServedModel], None]] = []
         self._pool = ThreadPoolExecutor(LOADING_THREADS, thread_name_prefix="mlaas4hep-load")
         self._following = Following(
-            self._kept, load=self._open, find=self._member, switch=self._switch, pool=self._pool
+            self._kept,
+            load=lambda *what: self._open(*what),
+            find=self._member,
+            switch=self._switch,
+            pool=self._pool,
         )
 
     @property
