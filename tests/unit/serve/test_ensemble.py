@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+import urllib.request
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -151,6 +152,9 @@ def test_members_with_inputs_of_their_own_are_asked_with_the_same_events(place: 
     assert found.scores.tobytes() == wanted[both].tobytes()
     contract = service.model_contract("mixed")
     assert contract.preselection == "(HLT and nJet > 0) && (HLT && Length$(Jet_id) >= 0)"
+    prepares = service.repository.get("mixed").contract.preprocessor  # type: ignore[union-attr]
+    assert prepares.needs("mjj") == {"Jet_pt", "Jet_btag"}  # of the second member, for its page
+    assert (str(prepares.type_of("ht")), "Jet_peak" in prepares.known) == ("float64", True)
     assert set(contract.columns) == {"HLT", "nJet", "MET_pt", "Jet_pt", "Jet_btag", "Jet_id", "Jet_hits"}
 
 
@@ -180,6 +184,8 @@ def test_http_and_grpc_give_one_answer_with_its_members(own: Path, tensors: Tens
         found = client.infer("both", tensors)
         (only,) = client.infer("both", tensors, outputs=["scores"]).values()
         metadata, contract = client.metadata("both"), client.contract("both")
+        with urllib.request.urlopen(f"{url}/pages/models/both") as page:
+            assert b"a.signal" in page.read()
         (prediction,) = client.predict("both", [contract["example"] | {"nJet": 2}])
         caller = tritonclient.grpc.InferenceServerClient(url_of(rpc).removeprefix("http://"))
         inputs = []
