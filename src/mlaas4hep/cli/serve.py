@@ -23,6 +23,8 @@ _KILL_AFTER_S = 20.0
 Examples:
   mlaas4hep serve runs/tth/model/tth             # one bundle, http://127.0.0.1:8000
   mlaas4hep serve models --port 0 --json         # a folder of bundles, on a free port
+  mlaas4hep serve both=both.yaml                 # several models as one: members: [../a, ../b]
+  mlaas4hep serve tth=runs/folds                 # the mean of a run that was trained in folds, with its models
   mlaas4hep serve models --workers 4 --access-log access.jsonl --drain 10
   mlaas4hep serve models --host 0.0.0.0 --tls-cert host.pem --tls-key host.key --auth auth.yaml
   curl localhost:8000/v1/models/tth              # what the model wants, with an example event
@@ -143,6 +145,8 @@ def command(
     **options: Any,
 ) -> int | None:
     """Serve the models under PATH: a bundle, one version of it, or a folder of bundles and plain ONNX entries.
+
+    Several models as one are NAME/ensemble.yaml in that folder; or PATH is NAME=FILE, or NAME=RUN of a run in folds.
 
     Open Inference Protocol v2 for tensors (/v2, for tritonclient and others), and events by column name (/v1, KServe's
     form), rows and uploads by TFaaS's routes. Ctrl-C or SIGTERM finishes what was accepted, then stops. SIGHUP opens
@@ -312,6 +316,12 @@ def _place(grpc: Any) -> str | None:
     return None if grpc is None else url_of(grpc).removeprefix("http://")
 
 
+def _told(service: InferenceService, name: str) -> str:
+    """A name, and what who asks should know of it."""
+    note = service.repository.get(name).note if name in service.repository.loaded else ""
+    return f"{name}: {note}" if note else name
+
+
 def _ready(service: InferenceService, url: str, grpc: str | None, *, as_json: bool, no_pages: bool, **_: Any) -> str:
     import json
     from shlex import quote
@@ -320,7 +330,7 @@ def _ready(service: InferenceService, url: str, grpc: str | None, *, as_json: bo
     if as_json:
         return json.dumps({"url": url, "grpc": grpc, "models": names})
     rpc = f", gRPC on {grpc}" if grpc else ""
-    lines = [f"Serving on {url}{rpc}; stop with Ctrl-C.", *(f"  {name}" for name in names[:_SHOWN])]
+    lines = [f"Serving on {url}{rpc}; stop with Ctrl-C.", *(f"  {_told(service, name)}" for name in names[:_SHOWN])]
     if len(names) > _SHOWN:
         lines.append(f"  and {len(names) - _SHOWN} more")
     if not names:

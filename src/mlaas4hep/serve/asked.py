@@ -228,6 +228,9 @@ class Asked:
         if self.gone:
             return
         self.question, self.model = question, question.model
+        if question.prepare is not None:
+            self._in_thread(question.ready, self._submit)
+            return
         try:
             deadline = deadline_of(question, self.headers, self.began_s)
         except MLaaSError as error:

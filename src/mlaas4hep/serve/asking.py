@@ -20,6 +20,7 @@ import msgspec
 from mlaas4hep.errors import BusyError, DataError, NotFoundError, RequestError
 from mlaas4hep.serve.bulk import ARROW, PARQUET, encode_bulk
 from mlaas4hep.serve.events import Prediction, encode_prediction
+from mlaas4hep.serve.images import JPEG, PNG, encode_picture_answer
 from mlaas4hep.serve.model import ServedModel
 from mlaas4hep.serve.protocol import (
     HEADER_LENGTH,
@@ -133,7 +134,7 @@ def read_infer(
             return Reply(content)
         return Reply(content, BINARY, ((HEADER_LENGTH, str(length)),))
 
-    return Question(asked.model, asked.inputs, asked.rows, finish, timeout_s=asked.timeout_s)
+    return Question(asked.model, asked.inputs, asked.rows, finish, timeout_s=asked.timeout_s, prepare=asked.prepare)
 
 
 def _read_quick(model: ServedModel, body: bytes) -> Question[Reply] | None:
@@ -156,9 +157,11 @@ def _read_quick(model: ServedModel, body: bytes) -> Question[Reply] | None:
 def read_predict(
     service: InferenceService, target: tuple[str | None, ...], headers: Headers, body: bytes
 ) -> Question[Reply]:
-    """Events by name, as JSON or as tables of Arrow or Parquet; the answer is of the same kind."""
-    check_type(headers, (JSON, ARROW, PARQUET))
+    """Events by name, as JSON or as tables of Arrow or Parquet; the answer is of the same kind. Or one picture."""
+    check_type(headers, (JSON, ARROW, PARQUET, PNG, JPEG))
     media_type = _type_of(headers)
+    if media_type in (PNG, JPEG):
+        return _read_picture(service, target, body)
     if media_type == JSON:
         asked = service.ask_events(str(target[0]), body, version=target[1])
     elif importlib.util.find_spec("pyarrow") is None:
@@ -173,6 +176,16 @@ def read_predict(
         return Reply(encode_bulk(prediction, media_type), media_type)
 
     return Question(asked.model, asked.inputs, asked.rows, finish)
+
+
+def _read_picture(service: InferenceService, target: tuple[str | None, ...], body: bytes) -> Question[Reply]:
+    """A PNG or JPEG, whatever the content type calls it."""
+    asked = service.ask_image(str(target[0]), body, version=target[1])
+
+    def finish(outputs: Outputs) -> Reply:
+        return Reply(encode_picture_answer(asked.model, outputs))
+
+    return Question(asked.model, asked.inputs, asked.rows, finish, prepare=asked.prepare)
 
 
 def deadline_of(question: Question[Reply], headers: Headers, began_s: float) -> float | None:
@@ -222,6 +235,8 @@ async def answer(
                 await asyncio.wrap_future(asleep.load)
     if on_question is not None:
         on_question(question)
+    if question.prepare is not None:
+        question = await loop.run_in_executor(service.executor, question.ready)
     batcher = service.batcher(question.model)
     deadline = deadline_of(question, headers, began_s)
     outputs = await batcher.infer(question.inputs, question.rows, deadline=deadline, checked=True)

@@ -262,6 +262,9 @@ class Call:
     def _submit(self, question: Question[Any]) -> None:
         self._give_back()  # what waits for a run is counted by the batcher
         self.question = question
+        if question.prepare is not None:
+            self._in_thread(question.ready, self._submit)
+            return
         if self.timeout_s is not None and question.timeout_s is not None:
             self.timeout_s = min(self.timeout_s, question.timeout_s)
         elif self.timeout_s is None:

@@ -22,8 +22,9 @@ from mlaas4hep.arguments import path_of, whole
 from mlaas4hep.errors import BundleError, MLaaSError, NotFoundError, nearest
 from mlaas4hep.graph.session import providers_of
 from mlaas4hep.serve.entries import LATEST, Stamp, check_folder, check_label, find_entries, nothing_in
+from mlaas4hep.serve.following import Following, open_named
 from mlaas4hep.serve.model import ServedModel, load_model
-from mlaas4hep.serve.served import Bounds, IndexEntry, Kept, Served, absent, bring, grouped, indexed, labels_of
+from mlaas4hep.serve.served import Bounds, IndexEntry, Kept, Served, absent, grouped, indexed, labels_of, too_much
 
 LOADING_THREADS = 2
 _Key = tuple[str, bool, str | None]  # of a load: name, whether it is asked for, and its config
@@ -72,6 +73,13 @@ class ModelRepository:
         self._clock = itertools.count(1)
         self._told: list[Callable[[ServedModel], None]] = []
         self._pool = ThreadPoolExecutor(LOADING_THREADS, thread_name_prefix="mlaas4hep-load")
+        self._following = Following(
+            self._kept,
+            load=lambda *what: self._open(*what),
+            find=self._member,
+            switch=self._switch,
+            pool=self._pool,
+        )
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -224,7 +232,7 @@ class ModelRepository:
         What cannot be served is logged and in the index. An entry that was unloaded stays so.
         """
         self._scan()
-        for name, kept in list(self._kept.items()):
+        for name, kept in sorted(self._kept.items(), key=lambda one: one[1].entry.ensemble):  # their members first
             there = kept.entry.stamps()
             if not there:
                 self._forget(name, kept)
@@ -313,10 +321,22 @@ class ModelRepository:
 
     def _bring(self, kept: Kept) -> Served | None:
         """Open what is new or changed, then switch in one step; None where no version can be served."""
-        served = bring(kept, self._served.get(kept.entry.name), self._open)
+        served = self._following.bring(kept, self._served.get(kept.entry.name))
         kept.used = next(self._clock)
         self._switch(kept.entry.name, served)
         return served
+
+    def _member(self, name: str, version: str | None) -> ServedModel:
+        """Of an ensemble; loaded in this thread where it sleeps, since all others may be waiting for members."""
+        kept = self._kept.get(name)
+        if kept is not None and self.lazy and kept.sleeps(self._served):
+            with kept.lock:
+                if kept.sleeps(self._served):
+                    self._bring(kept)
+        served = self._served.get(name)
+        if served is None:
+            raise absent(name, kept, self.names)
+        return served.find(name, version)
 
     def _switch(self, name: str, served: Served | None) -> None:
         """From here on the name means something else; what it no longer means is told of."""
@@ -330,6 +350,7 @@ class ModelRepository:
             if model not in stays:
                 for told in self._told:
                     told(model)
+        self._following.told(name, self._served)
 
     def _unload(self, name: str) -> None:
         kept = self._find(name)
@@ -338,7 +359,7 @@ class ModelRepository:
             self._drop(kept)
 
     def _drop(self, kept: Kept) -> None:
-        kept.stamps, kept.broken = {}, {}
+        kept.stamps, kept.broken, kept.parts = {}, {}, {}
         self._switch(kept.entry.name, None)
 
     def _forget(self, name: str, kept: Kept, *, delete: bool = False) -> None:
@@ -378,10 +399,7 @@ class ModelRepository:
         if self.bounds == Bounds():
             return None
         awake = [kept for one, kept in list(self._kept.items()) if one in self._served]
-        others = [kept for kept in awake if kept.entry.name != name]
-        over = self.bounds.models is not None and len(awake) > self.bounds.models
-        over |= self.bounds.bytes is not None and sum(kept.size for kept in awake) > self.bounds.bytes
-        return min(others, key=lambda one: one.used) if over and others else None
+        return too_much(awake, self.bounds, {name, *self._following.pinned(awake)})
 
 
 def open_repository(
@@ -399,7 +417,8 @@ def open_repository(
     ----------
     path
         A folder of bundles and plain ONNX entries, one of them (``NAME``, with all versions), or one version
-        (``NAME/1``).
+        (``NAME/1``); or ``NAME=FILE`` and ``NAME=RUN``, several models as one: an ``ensemble.yaml``, or a run that was
+        trained in folds.
     threads
         Threads that one call of a graph may use.
     device
@@ -417,8 +436,10 @@ def open_repository(
     whole(threads, "threads", least=1)
     providers_of(device)  # told once, not of every model
     place = path_of(path, "path")
-    check_folder(place)
     load = partial(load_model, threads=threads, device=device)
+    if not place.exists() and "=" in str(place):
+        return ModelRepository([open_named(str(place), load)])
+    check_folder(place)
     repository = ModelRepository(path=place, load=load, lazy=lazy, bounds=bounds)
     repository.refresh()
     if not repository.names and not empty:

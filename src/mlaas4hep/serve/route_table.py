@@ -15,6 +15,7 @@ from mlaas4hep.serve.asking import BINARY, JSON, TIMEOUT
 from mlaas4hep.serve.bulk import ARROW, PARQUET
 from mlaas4hep.serve.control import ControlRequest, IndexRequest, LabelRequest
 from mlaas4hep.serve.describing import ModelContract
+from mlaas4hep.serve.images import JPEG, PNG
 from mlaas4hep.serve.protocol import HEADER_LENGTH, ModelMetadata, ServerMetadata
 from mlaas4hep.serve.served import IndexEntry
 from mlaas4hep.serve.tensors import DTYPES
@@ -154,9 +155,9 @@ SCHEMAS: Mapping[str, Schema] = {
         {
             "predictions": _list(
                 {
-                    "description": "Score by name; null where the event is not selected.",
+                    "description": "Score by name; null where the event is not selected. Of a picture by output.",
                     "type": ["object", "null"],
-                    "additionalProperties": {"type": ["number", "null"]},
+                    "additionalProperties": {"type": ["number", "null", "array", "string", "boolean"]},
                 }
             ),
             "model_name": _NAME,
@@ -264,8 +265,8 @@ TABLE: Mapping[tuple[str, str], Operation] = {
     ),
     ("POST", "/v1/models/{name}:predict"): operation(
         "events",
-        "Scores of events by name",
-        takes={**json_of(ref("Events")), ARROW: _BYTES, PARQUET: _BYTES},
+        "Scores of events by name, or outputs for one picture",
+        takes={**json_of(ref("Events")), ARROW: _BYTES, PARQUET: _BYTES, PNG: _BYTES, JPEG: _BYTES},
         gives={**json_of(ref("Predictions")), ARROW: _BYTES, PARQUET: _BYTES},
         needs_body=True,
         fails=(404, 413, 415),
