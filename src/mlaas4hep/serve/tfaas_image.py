@@ -1,19 +1,17 @@
 """A picture shown to a model, and what TFaaS says of it: the scores, or the likeliest labels of a frozen graph.
 
-Pictures are decoded by `mlaas4hep.serve.images`; this is the one place that asks for it. Invariant: what a picture
-becomes is said by the model alone, never by who sends it.
+Pictures are decoded by `mlaas4hep.serve.images`. Invariant: what a picture becomes is said by the model alone, never by
+who sends it.
 """
 
 from __future__ import annotations
 
 import json
-from importlib import import_module
-from importlib.util import find_spec
 from typing import Any
 
 from numpy.typing import NDArray
 
-from mlaas4hep.errors import RequestError
+from mlaas4hep.serve.images import decode_images, image_of
 from mlaas4hep.serve.service import InferenceService, Outputs, Question
 from mlaas4hep.serve.tensors import json_values
 from mlaas4hep.serve.tfaas_params import is_frozen, labels_of
@@ -21,7 +19,6 @@ from mlaas4hep.serve.tfaas_row import answering_output
 
 # Labels that TFaaS tells of.
 MAX_LABELS = 5
-_IMAGES = "mlaas4hep.serve.images"
 
 
 def ask_image(service: InferenceService, name: str, picture: bytes, filename: str) -> Question[bytes]:
@@ -35,9 +32,8 @@ def ask_image(service: InferenceService, name: str, picture: bytes, filename: st
         It takes no pictures, or not this one.
     """
     model = service.repository.get(name)
-    images = _images()
-    image = images.image_of(model)
-    inputs = {image.name: images.decode_images([picture], image)}
+    image = image_of(model)
+    inputs = {image.name: decode_images([picture], image)}
     output = answering_output(model)
     labels = labels_of(service.repository, model) if is_frozen(service.repository, model) else ()
 
@@ -46,12 +42,6 @@ def ask_image(service: InferenceService, name: str, picture: bytes, filename: st
         return _told((array[0] if model.batches or array.ndim > 1 else array).ravel(), labels, filename)
 
     return Question(model, inputs, model.check(inputs), finish)
-
-
-def _images() -> Any:
-    if find_spec(_IMAGES) is None:
-        raise RequestError("pictures are not decoded here; send the tensor to /v2/models/NAME/infer")
-    return import_module(_IMAGES)
 
 
 def _told(scores: NDArray[Any], labels: tuple[str, ...], filename: str) -> bytes:
