@@ -216,14 +216,19 @@ class Lines:
     def _take(self, line: Line, data: bytes, seen: Seen) -> None:
         """Count answers that are whole."""
         now_s = time.perf_counter()
-        first, *pieces = (line.rest + data if line.rest else data).split(_START)
+        whole = line.rest + data if line.rest else data
+        first, *pieces = whole.split(_START)
         if first or not pieces:
-            raise ConnectionResetError  # what comes is no answer
+            if not _START.startswith(whole):
+                raise ConnectionResetError  # what comes is no answer
+            line.rest = whole
+            return
         last = pieces[-1]
-        if _is_whole(last):
-            line.rest = b""
-        else:
+        size = _size(last)
+        if size is None or len(last) < size:
             line.rest = _START + pieces.pop()
+        else:
+            pieces[-1], line.rest = last[:size], last[size:]
         for piece in pieces:
             due_s = line.due_s.popleft()
             if piece == line.answer:
@@ -260,9 +265,8 @@ class Lines:
         self._epoll.register(line.socket, select.EPOLLIN | select.EPOLLOUT | select.EPOLLET)
 
 
-def _is_whole(piece: bytes) -> bool:
+def _size(piece: bytes) -> int | None:
+    """Of a whole answer behind its first word; None where its head does not tell yet."""
     head = piece.find(b"\r\n\r\n")
-    if head < 0:
-        return False
-    found = _LENGTH.search(piece, 0, head)
-    return found is not None and len(piece) >= head + 4 + int(found[1])
+    found = _LENGTH.search(piece, 0, head) if head >= 0 else None
+    return None if found is None else head + 4 + int(found[1])

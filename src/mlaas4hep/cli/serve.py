@@ -202,7 +202,7 @@ def _serve(path: Path, listening: Any, grpc: Any, worker: Worker | None, **optio
             serve(
                 service,
                 listening,
-                on_ready=lambda: tell(_ready(service, url, _place(grpc), as_json=options["as_json"])),
+                on_ready=lambda: tell(_ready(service, url, _place(grpc), **options)),
                 operation=operation,
                 grpc=grpc,
                 watched=worker.beat if worker else None,
@@ -262,7 +262,7 @@ def _place(grpc: Any) -> str | None:
     return None if grpc is None else url_of(grpc).removeprefix("http://")
 
 
-def _ready(service: InferenceService, url: str, grpc: str | None, *, as_json: bool) -> str:
+def _ready(service: InferenceService, url: str, grpc: str | None, *, as_json: bool, no_pages: bool, **_: Any) -> str:
     import json
     from shlex import quote
 
@@ -273,7 +273,7 @@ def _ready(service: InferenceService, url: str, grpc: str | None, *, as_json: bo
     lines = [f"Serving on {url}{rpc}; stop with Ctrl-C.", *(f"  {name}" for name in names[:_SHOWN])]
     if len(names) > _SHOWN:
         lines.append(f"  and {len(names) - _SHOWN} more")
-    lines += ["", "Ask it:"]
+    lines += ["", "Ask it:", *([] if no_pages else [f"  {url}/pages  # in a browser"])]
     repository = service.repository
     asked = next((name for name in repository.loaded if repository.get(name).contract), None)
     if asked is None:

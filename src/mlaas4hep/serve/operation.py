@@ -27,7 +27,7 @@ from mlaas4hep.serve.exposition import CONTENT_TYPE
 from mlaas4hep.serve.hooks import Hooks, Seen, Verdict
 from mlaas4hep.serve.metrics import Metrics, statistics
 from mlaas4hep.serve.model import ServedModel
-from mlaas4hep.serve.pages import page_routes
+from mlaas4hep.serve.pages import Entrance, page_routes
 from mlaas4hep.serve.protocol import HEADER_LENGTH
 from mlaas4hep.serve.service import InferenceService
 from mlaas4hep.serve.tls import TlsFiles
@@ -140,7 +140,9 @@ class Operation:
         ]
 
     def around(self, app: ASGIApp) -> ASGIApp:
-        """The application with what browsers ask of it, where pages of other origins may."""
+        """The application with what browsers need: a field for a token, and leave for pages of other origins."""
+        if self._guard is not None and self.options.pages:
+            app = Entrance(app)
         if not self.options.cors:
             return app
         return CORSMiddleware(

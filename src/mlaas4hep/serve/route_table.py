@@ -195,13 +195,17 @@ _CONFIG = operation("tensors", "Triton's configuration of a model", gives=json_o
 _CONTROL = json_of(ref("ControlRequest"))
 _LABELS = json_of({"type": "object", "additionalProperties": _NAME})
 _PAGE = {HTML: {"schema": {"type": "string"}}}
-_NO_PAGE = {"404": {"description": REASONS[404], "content": {**_PAGE, **json_of(ref("Error"))}}}
+# What is refused to a browser is told on a page.
+_TOLD = {str(one): {"description": REASONS[one], "content": {**_PAGE, **json_of(ref("Error"))}} for one in (401, 403)}
+_NO_PAGE = {**_TOLD, "404": {"description": REASONS[404], "content": {**_PAGE, **json_of(ref("Error"))}}}
 _MODEL, _VERSION = "/v2/models/{name}", "/v2/models/{name}/versions/{version}"
 _UNREADY = {"503": {"description": "Not to be asked now.", "content": json_of({"anyOf": [ref("Ready"), ref("Error")]})}}
 _ANY: Mapping[str, Schema] = {"*/*": {}}
 
 TABLE: Mapping[tuple[str, str], Operation] = {
-    ("GET", "/"): operation("server", "What can be asked; browsers are led to the pages", gives=json_of(ref("Routes"))),
+    ("GET", "/"): operation(
+        "server", "What can be asked; browsers are led to the pages", gives=json_of(ref("Routes")), also=_TOLD
+    ),
     ("GET", "/openapi.json"): operation("server", "This description", gives=json_of({"type": "object"})),
     ("GET", "/v2/health/live"): operation("health", "Whether the server answers", gives=json_of(ref("Live"))),
     ("GET", "/v2/health/ready"): operation(
@@ -260,8 +264,8 @@ TABLE: Mapping[tuple[str, str], Operation] = {
         needs_body=True,
         fails=(404, 413),
     ),
-    ("GET", "/pages"): operation("pages", "The models, for people", gives=_PAGE),
-    ("GET", "/pages/routes"): operation("pages", "This description, for people", gives=_PAGE),
+    ("GET", "/pages"): operation("pages", "The models, for people", gives=_PAGE, also=_TOLD),
+    ("GET", "/pages/routes"): operation("pages", "This description, for people", gives=_PAGE, also=_TOLD),
     ("GET", "/pages/static/{file}"): operation("pages", "Style and script", gives=_ANY, fails=(404,)),
     ("GET", "/pages/models/{name}"): operation("pages", "A model, and a form to try it", gives=_PAGE, also=_NO_PAGE),
     ("GET", "/pages/models/{name}/versions/{version}"): operation(

@@ -176,7 +176,7 @@ def test_a_plain_graph_is_asked_by_tensors_only(tmp_path: Path) -> None:
 def test_the_start_shows_what_a_plain_graph_can_be_asked(tmp_path: Path) -> None:
     mixed(tmp_path / "mixed")
     service = InferenceService(open_repository(tmp_path))
-    assert "curl http://here/v2/models/mixed  #" in _ready(service, "http://here", None, as_json=False)
+    assert "curl http://here/v2/models/mixed  #" in _ready(service, "http://here", None, as_json=False, no_pages=False)
 
 
 def test_a_served_model_is_measured_when_it_is_loaded(tmp_path: Path) -> None:
