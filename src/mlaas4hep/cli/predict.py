@@ -15,6 +15,7 @@ Prediction = dict[str, float | None] | None
 PART = 5000
 # Of a picture, the likeliest.
 SHOWN_CLASSES = 5
+_BINARY = {b"root": "a ROOT file", b"PAR1": "a Parquet file", b"Obj\x01": "an Avro file"}
 
 
 def _waits(ctx: click.Context, parameter: click.Parameter, value: float) -> float:
@@ -25,6 +26,11 @@ def _waits(ctx: click.Context, parameter: click.Parameter, value: float) -> floa
             f"{value} is not a time in s above 0 and up to {LONGEST_TIMEOUT_S:.0f}", ctx, parameter
         )
     return value
+
+
+def _refuse_port(ctx: click.Context, parameter: click.Parameter, value: str | None) -> None:
+    if value is not None:
+        raise click.UsageError(f"no option --port; a server is named with --url http://localhost:{value}", ctx)
 
 
 @click.command(
@@ -46,6 +52,7 @@ Examples:
     show_default=True,
     help="Where 'mlaas4hep serve' runs. May be repeated: where one server fails, the next is asked.",
 )
+@click.option("--port", hidden=True, expose_value=False, callback=_refuse_port)
 @click.option("--model", help="Name of the model; may be left out where the server has one.")
 @click.option(
     "--event",
@@ -185,6 +192,12 @@ def _events(data: bytes, *, where: str) -> list[dict[str, Any]]:
 
     from mlaas4hep.errors import RequestError
 
+    binary = next((name for start, name in _BINARY.items() if data.startswith(start)), None)
+    if binary is not None:
+        raise RequestError(
+            f"{where}: asked for events as JSON, found {binary}; "
+            "'mlaas4hep score BUNDLE FILES -o OUT' scores the events of such files"
+        )
     try:
         whole = json.loads(data)
     except (ValueError, RecursionError):
