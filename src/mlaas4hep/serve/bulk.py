@@ -24,7 +24,7 @@ PARQUET = "application/vnd.apache.parquet"
 # Of the columns of one body, as they are in memory; compressed ones may be far smaller on the wire.
 MAX_EXPANDED_BYTES = 1 << 30
 
-_KINDS: dict[int, Kind] = {0: "flat", 1: "jagged", 2: "nested"}
+_KINDS: tuple[Kind, ...] = ("flat", "jagged", "nested")  # by the depth of their lists
 
 
 def read_bulk(
@@ -169,8 +169,14 @@ def _column(name: str, declared: ColumnType, chunks: Any) -> Column:
         lengths = pyarrow.compute.list_value_length(array).fill_null(0)
         counts.append(lengths.to_numpy(zero_copy_only=False).astype(np.int64))
         array = array.flatten()
+    if pyarrow.types.is_null(
+        array.type
+    ):  # made of lists of which none had a value: as deep and of the kind as declared
+        if counts and not len(array):
+            counts += [np.zeros(0, np.int64)] * (_KINDS.index(declared.kind) - len(counts))
+        array = array.cast(pyarrow.from_numpy_dtype(declared.dtype))
     where = f"column '{name}' ({declared.kind}, {declared.dtype})"
-    if _KINDS.get(len(counts)) != declared.kind or not _fits(array.type, declared.dtype):
+    if _KINDS[len(counts) :][:1] != (declared.kind,) or not _fits(array.type, declared.dtype):
         raise RequestError(f"{where}: asked for {declared}, found {chunks.type}")
     values = _values(array, declared, where)
     if declared.kind == "flat":

@@ -70,6 +70,28 @@ def test_tables_give_the_tensors_and_scores_of_the_same_events_in_json(
 
 
 @KINDS
+def test_lists_that_are_all_empty_need_no_type_of_their_values(service: InferenceService, media_type: str) -> None:
+    plain = {name: column.tolist()[:3] for name, column in EVENTS.items()}
+    plain |= {name: [[]] * 3 for name, values in plain.items() if isinstance(values[0], list)}
+    expected = asked(
+        service,
+        json.dumps(
+            {
+                "instances": [
+                    {name: None if values[row] != values[row] else values[row] for name, values in plain.items()}
+                    for row in range(3)
+                ]
+            }
+        ).encode(),
+        "application/json",
+    )
+    found = asked(service, body_of(pa.table(plain), media_type), media_type)
+    assert {name: one.tobytes() for name, one in found.inputs.items()} == {
+        name: one.tobytes() for name, one in expected.inputs.items()
+    }
+
+
+@KINDS
 def test_no_events_are_a_valid_table(service: InferenceService, media_type: str) -> None:
     assert asked(service, body_of(TABLE.slice(0, 0), media_type), media_type).rows == 0
 
