@@ -29,6 +29,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 
+# Names that are longer are near to none.
+_LONGEST_NAME = 400
+
 
 class MLaaSError(Exception):
     """Root of the tree: whatever is raised on purpose."""
@@ -246,6 +249,8 @@ def nearest(asked: str, known: Iterable[str], *, count: int = 3) -> str:
     >>> nearest("x", [])
     ''
     """
+    if len(asked) > _LONGEST_NAME:
+        return ""  # it costs more than the square of the length, and may come from anyone
     names = [name for name in dict.fromkeys(known) if name != asked]  # what was asked for is no alternative to it
     folded: dict[str, str] = {name.lower(): name for name in names}
     close = difflib.get_close_matches(asked.lower(), folded, n=count, cutoff=0.5)

@@ -82,6 +82,16 @@ def test_an_attack_is_refused_and_leaves_nothing(what: str, tmp_path: Path) -> N
     assert list(tmp_path.rglob("*")) == []
 
 
+def test_names_in_an_upload_do_nothing_to_the_terminal_that_shows_them(tmp_path: Path) -> None:
+    with pytest.raises(UploadError) as caught:
+        convert(
+            Upload(tarred({"m/\x1b[31mred\r\nForged line.txt": b"x", "m/\x9b2J": b"y"}), "net"), tmp_path / "models"
+        )
+    assert r"\x1b[31mred\x0d" in str(caught.value)
+    assert r"\x9b2J" in str(caught.value)
+    assert str(caught.value).replace("\n", "").isprintable()
+
+
 def test_a_pickle_is_not_run_and_the_models_that_are_there_stay(tmp_path: Path) -> None:
     models, mark = tmp_path / "models", tmp_path / "ran"
     convert(Upload(small_network().SerializeToString(), "net"), models)

@@ -109,6 +109,7 @@ def _checked(model: onnx.ModelProto, operators: Operators) -> onnx.ModelProto:
     _check_opsets(model)
     if model.functions:
         _check_nodes(_nodes_of_functions(model), operators, own={one.name for one in model.functions})
+        _check_size_written_out(model)
         model = _inlined(model)
     if len(model.graph.node) > _MAX_NODES:
         raise UploadError(f"the graph has {len(model.graph.node)} nodes; at most {_MAX_NODES} are taken")
@@ -129,6 +130,24 @@ def _check_opsets(model: onnx.ModelProto) -> None:
 def _nodes_of_functions(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
     for function in model.functions:
         yield from function.node
+
+
+def _check_size_written_out(model: onnx.ModelProto) -> None:
+    """`UploadError` where functions that call others, each twice, would become more nodes than memory has room for."""
+    bodies = {(one.domain, one.name): [(node.domain, node.op_type) for node in one.node] for one in model.functions}
+    most = len(bodies) + sum(map(len, bodies.values()))
+    sizes: dict[tuple[str, str], int] = {}
+    stack = list(bodies)
+    while stack:
+        called = bodies[stack[-1]]
+        waiting = [one for one in called if one in bodies and one not in sizes]
+        if len(stack) > 2 * most:
+            raise UploadError("the graph has local functions that call themselves")
+        stack.extend(waiting)
+        if not waiting:
+            sizes[stack.pop()] = min(sum(sizes.get(one, 1) for one in called), _MAX_NODES + 1)
+    if sum(sizes.get((node.domain, node.op_type), 1) for node in model.graph.node) > _MAX_NODES:
+        raise UploadError(f"the graph has more than {_MAX_NODES} nodes where its local functions are written out")
 
 
 def _inlined(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -138,7 +138,7 @@ def _answer(folder: Path, words: Path) -> Conversion:
         answer = json.loads(path.read_bytes())
         if "done" in answer:
             return msgspec.convert(answer["done"], Conversion)
-        kind, message = str(answer["error"]), str(answer["message"]).replace(f"{folder}/", "")
+        kind, message = str(answer["error"]), _shown(str(answer["message"]).replace(f"{folder}/", ""))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise MLaaSError(f"the confined process of a conversion gave no answer: {_last_words(words)}") from error
     raise _error(kind, message, words)
@@ -162,4 +162,9 @@ def _error(kind: str, message: str, words: Path) -> MLaaSError:
 
 def _last_words(path: Path) -> str:
     text = path.read_bytes()[-_LAST_WORDS:].decode(errors="replace").strip()
-    return text or "it said nothing"
+    return _shown(text) or "it said nothing"
+
+
+def _shown(text: str) -> str:
+    """Text that does nothing to a terminal, though an upload has a part in it."""
+    return "".join(one if one.isprintable() or one == "\n" else f"\\x{ord(one):02x}" for one in text)

@@ -44,7 +44,9 @@ def convert_xgboost(data: bytes, asked: Asked, *, ubj: bool) -> Made:
     try:
         booster = xgboost.Booster(model_file=bytearray(data))
     except xgboost.core.XGBoostError as error:
-        raise UploadError(f"XGBoost cannot read the model: {str(error).strip()[:200]}") from error
+        # Behind the first line it tells where its library lies.
+        why = str(error).strip().partition("\n")[0]
+        raise UploadError(f"XGBoost cannot read the model: {why[:200]}") from error
     booster.set_param({"nthread": 1, "device": "cpu"})
     forest = read_forest(bytes(booster.save_raw("json")) if ubj else data)
 

@@ -21,6 +21,9 @@ from mlaas4hep.serve.hooks import Seen
 
 # Lines that may wait, how long one waits at most when all goes well, and characters of a path or an id that are kept.
 MAX_WAITING, WRITE_S, MAX_TEXT = 65_536, 0.2, 512
+# Where more wait, the writer is behind: then only what is written is kept of each, since heads may be large.
+_WHOLE_WAITING = 1024
+_WRITTEN = (b"authorization", b"x-request-id")
 STANDARD_OUTPUT = "-"
 
 
@@ -58,6 +61,8 @@ class AccessLog:
         if len(self._waiting) >= MAX_WAITING:
             self.dropped += 1
             return
+        if len(self._waiting) >= _WHOLE_WAITING:
+            seen = _trimmed(seen)
         self._waiting.append((time.time(), seen))
 
     def reopen(self) -> None:
@@ -130,7 +135,7 @@ class AccessLog:
             time=self._clock.text(at_s),
             client=seen.client,
             method=seen.method,
-            path=seen.path.partition("?")[0][:MAX_TEXT],
+            path=_shown(seen.path.partition("?")[0][:MAX_TEXT]),
             status=seen.status,
             bytes_in=seen.bytes_in,
             bytes_out=seen.bytes_out,
@@ -140,10 +145,22 @@ class AccessLog:
             line.model, line.version, line.rows = model.name, model.version, seen.rows
             line.queue_ms, line.run_ms = round(seen.queue_s * 1e3, 3), round(seen.run_s * 1e3, 3)
         if (name := headers.get(b"x-request-id")) is not None:
-            line.id = name[:MAX_TEXT].decode("latin-1")
+            line.id = _shown(name[:MAX_TEXT].decode("latin-1"))
         if self._subject is not None and authorization is not None:
             line.subject = self._subject(authorization)
         return _encode(line) + b"\n"
+
+
+def _trimmed(seen: Seen) -> Seen:
+    headers = {name: seen.headers[name] for name in _WRITTEN if name in seen.headers}
+    return seen._replace(path=seen.path.partition("?")[0][:MAX_TEXT], headers=headers)
+
+
+def _shown(text: str) -> str:
+    """Text that does nothing to a terminal or to who searches lines: JSON escapes not all that does."""
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() else f"\\x{ord(one):02x}" for one in text)
 
 
 class _Line(msgspec.Struct, omit_defaults=True):

@@ -13,8 +13,20 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from mlaas4hep.errors import BusyError, MLaaSError
-from mlaas4hep.serve.asking import Headers, Refusal, Reply, Route, deadline_of, is_long, is_wide, refusal_of
+from mlaas4hep.errors import MLaaSError
+from mlaas4hep.serve.asking import (
+    Asleep,
+    Headers,
+    Refusal,
+    Reply,
+    Route,
+    deadline_of,
+    is_long,
+    is_wide,
+    read_awake,
+    refusal_of,
+    too_large,
+)
 from mlaas4hep.serve.batcher import Outcome, Ticket
 from mlaas4hep.serve.bounded import answer_bytes
 from mlaas4hep.serve.heads import KnownHeads, Target
@@ -25,8 +37,10 @@ from mlaas4hep.serve.pressure import Pressure
 from mlaas4hep.serve.service import InferenceService, Outputs, Question
 from mlaas4hep.serve.shares import Share, Shares
 
-# Paths whose meaning is kept.
-_MAX_PATHS = 4096
+# Paths whose meaning is kept, and how long they may be for that.
+_MAX_PATHS, _MAX_PATH = 4096, 512
+# Parts of a body that are smaller are joined as they come, since each takes more room than its bytes.
+_SMALL_PART = 512
 _log = logging.getLogger(__name__)
 
 
@@ -41,7 +55,6 @@ class Hot:
     heads: KnownHeads = field(default_factory=KnownHeads)
     shares: Shares = field(default_factory=lambda: Shares(ClientLimits()))
     pressure: Pressure | None = None
-    held: int = 0  # bytes of bodies whose questions are not answered yet
 
     def begin(self, loop: asyncio.AbstractEventLoop) -> Pressure:
         """Watch the loop that the first connection runs on."""
@@ -51,6 +64,8 @@ class Hot:
 
     def find(self, url: bytes) -> Target | None:
         """Route, what it names, and path; None where Starlette is to answer."""
+        if len(url) > _MAX_PATH:
+            return self._find(url)
         if len(self.paths) >= _MAX_PATHS:
             self.paths.clear()
         self.paths[url] = found = self._find(url)
@@ -84,6 +99,7 @@ class Asked:
 
     __slots__ = (
         "began_s",
+        "gone",
         "headers",
         "held",
         "keep_alive",
@@ -99,6 +115,7 @@ class Asked:
         "target",
         "ticket",
         "told",
+        "told_elsewhere",
     )
 
     def __init__(
@@ -110,8 +127,9 @@ class Asked:
         self.keep_alive = keep_alive
         self.method = method
         self.began_s = time.monotonic()
-        self.parts: list[bytes] = []
+        self.parts: list[bytes | bytearray] = []
         self.size = self.held = 0
+        self.gone = self.told_elsewhere = False
         self.ticket: Ticket | None = None
         self.question: Question[Reply] | None = None
         self.model: ServedModel | None = None
@@ -120,18 +138,35 @@ class Asked:
             protocol.share.questions += 1
         self.reply: bytes | None = None
 
-    def hold(self, part: bytes) -> bool:
-        """Keep a part of the body; False where bodies fill the memory that they may, which is told."""
-        hot, size = self.protocol.hot, len(part)
-        most = hot.service.limits.wire.body_bytes
-        if hot.held + size > most:
-            self.parts.clear()
-            self.refuse(BusyError(f"bodies of {hot.held} bytes are held here, and {most} may be"))
-            return False
-        hot.held += size
+    def hold(self, part: bytes) -> Exception | None:
+        """Keep a part of the body; gives the error where it is too large, or bodies fill the memory that they may."""
+        service, parts, size = self.protocol.hot.service, self.parts, len(part)
+        if self.size > service.limits.max_body_bytes:
+            return too_large(service.limits.max_body_bytes)
+        if not service.intake.takes(size):
+            return service.intake.busy()
         self.held += size
-        self.parts.append(part)
-        return True
+        if not parts or size >= _SMALL_PART:
+            parts.append(part)
+        elif type(parts[-1]) is bytearray:
+            parts[-1] += part
+        else:
+            parts.append(bytearray(part))
+        return None
+
+    def forget(self, *, whole: bool) -> None:
+        """Nobody waits for the answer any more. What a thread is reading is given back when it has ended."""
+        self.gone = True
+        if self.ticket is not None:
+            self.ticket.cancel()
+        if self.ticket is not None or not whole:
+            self._give_back()
+        if self.reply is None:
+            self.see(499, 0)
+
+    def _give_back(self) -> None:
+        self.protocol.hot.service.intake.give_back(self.held)
+        self.held = 0
 
     def ask(self) -> None:
         """The body is whole; a model that sleeps is waited for."""
@@ -144,7 +179,10 @@ class Asked:
         if waking is None:
             self._read()
         else:
-            waking.add_done_callback(lambda done: self.protocol.loop.call_soon_threadsafe(self._woken, done))
+            self._wait(waking)
+
+    def _wait(self, waking: Future[Any]) -> None:
+        waking.add_done_callback(lambda done: self.protocol.loop.call_soon_threadsafe(self._woken, done))
 
     def _woken(self, waking: Future[Any]) -> None:
         error = waking.exception()
@@ -154,15 +192,18 @@ class Asked:
             self.refuse(error)
 
     def _read(self) -> None:
-        parts = self.parts
-        body = parts[0] if len(parts) == 1 else b"".join(parts)
+        body = b"".join(self.parts)
         self.parts = []
         service = self.protocol.hot.service
         if is_long(self.headers, body):
-            self._in_thread(lambda: self.route.read(service, self.target, self.headers, body), self._submit)
+            self._in_thread(lambda: read_awake(self.route, service, self.target, self.headers, body), self._submit)
             return
         try:
             question = self.route.read(service, self.target, self.headers, body)
+        except Asleep as asleep:  # it is read once more then
+            self.parts = [body]
+            self._wait(asleep.load)
+            return
         except Exception as error:
             self.refuse(error)
             return
@@ -183,7 +224,13 @@ class Asked:
         self._settle(refusal.status, Reply(refusal.body, headers=tuple(refusal.headers.items())))
 
     def _submit(self, question: Question[Reply]) -> None:
+        self._give_back()  # what waits for a run is counted by the batcher
+        if self.gone:
+            return
         self.question, self.model = question, question.model
+        if question.prepare is not None:
+            self._in_thread(question.ready, self._submit)
+            return
         try:
             deadline = deadline_of(question, self.headers, self.began_s)
         except MLaaSError as error:
@@ -214,6 +261,9 @@ class Asked:
         self._settle(200, reply)
 
     def _settle(self, status: int, reply: Reply) -> None:
+        self._give_back()
+        if self.gone:
+            return
         protocol = self.protocol
         self.reply = answer_bytes(status, *reply, close=not self.keep_alive)
         protocol.flush()
@@ -224,11 +274,10 @@ class Asked:
         if self.told:  # such as to who hung up while the body was read in a thread
             return
         self.told = True
-        self.protocol.hot.held -= self.held
         share, on_request = self.protocol.share, self.protocol.hot.hooks.on_request
         if share is not None:
             share.questions -= 1
-        if on_request is not None:
+        if on_request is not None and not self.told_elsewhere:
             on_request(self._seen(status, bytes_out))
 
     def _seen(self, status: int, bytes_out: int) -> Seen:
@@ -255,7 +304,7 @@ class Asked:
 
         def run() -> None:
             try:
-                found = work()
+                found = None if self.gone else work()
             except Exception as error:
                 loop.call_soon_threadsafe(self.refuse, error)
             else:

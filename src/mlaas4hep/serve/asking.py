@@ -11,16 +11,25 @@ import importlib.util
 import math
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
 from mlaas4hep.errors import BusyError, DataError, NotFoundError, RequestError
 from mlaas4hep.serve.bulk import ARROW, PARQUET, encode_bulk
 from mlaas4hep.serve.events import Prediction, encode_prediction
+from mlaas4hep.serve.images import JPEG, PNG, encode_picture_answer
 from mlaas4hep.serve.model import ServedModel
-from mlaas4hep.serve.protocol import HEADER_LENGTH, InferRequest, InferResponse, decode_request, encode_response
+from mlaas4hep.serve.protocol import (
+    HEADER_LENGTH,
+    InferRequest,
+    InferResponse,
+    check_pieces,
+    decode_request,
+    encode_response,
+)
 from mlaas4hep.serve.quick import quick_of
 from mlaas4hep.serve.raw import read_raw
 from mlaas4hep.serve.service import InferenceService, Outputs, Question
@@ -32,6 +41,9 @@ TIMEOUT = "X-Request-Timeout-Ms"
 INLINE_BODY_BYTES = 256 << 10
 # Answers of more numbers than this are written in a worker thread.
 INLINE_NUMBERS = 8 << 10
+
+# The most letters of an error's text: names of any length come over the wire.
+_MAX_TEXT = 4000
 
 _HEADER_LENGTH, _TIMEOUT = HEADER_LENGTH.lower().encode(), TIMEOUT.lower().encode()
 
@@ -52,7 +64,7 @@ class Refusal(Exception):
 
     def __init__(self, status: int, text: str, headers: Mapping[str, str] | None = None) -> None:
         self.status = status
-        self.text = text
+        self.text = text if len(text) <= _MAX_TEXT else f"{text[:_MAX_TEXT]}..."
         self.headers = dict(headers or {})
         super().__init__(f"{status}: {text}")
 
@@ -60,6 +72,14 @@ class Refusal(Exception):
     def body(self) -> bytes:
         """The body of every error."""
         return msgspec.json.encode({"error": self.text})
+
+
+class Asleep(Exception):
+    """Raised by a route that reads: the model that the body names has to be loaded first; then it is to read again."""
+
+    def __init__(self, load: Future[Any]) -> None:
+        self.load = load
+        super().__init__("the model is being loaded")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +93,8 @@ class Route:
     match
         The path to what it names, such as model and version; None where the path is another's. A pure function.
     read
-        Service, what `match` gave, headers and the whole body to a question. Errors it raises become statuses.
+        Service, what `match` gave, headers and the whole body to a question. Errors it raises become statuses, but for
+        `Asleep`.
     """
 
     name: str
@@ -95,6 +116,7 @@ def read_infer(
     """Tensors by the Open Inference Protocol, in JSON, followed by binary ones, or as the bytes of one alone."""
     header_length = _length(headers)
     check_type(headers, (JSON,) if header_length is None else (JSON, BINARY))
+    check_pieces(body if header_length is None else body[:header_length])
     if header_length is None:
         quick = _read_quick(service.repository.get(str(target[0]), target[1]), body)
         if quick is not None:
@@ -112,7 +134,7 @@ def read_infer(
             return Reply(content)
         return Reply(content, BINARY, ((HEADER_LENGTH, str(length)),))
 
-    return Question(asked.model, asked.inputs, asked.rows, finish, timeout_s=asked.timeout_s)
+    return Question(asked.model, asked.inputs, asked.rows, finish, timeout_s=asked.timeout_s, prepare=asked.prepare)
 
 
 def _read_quick(model: ServedModel, body: bytes) -> Question[Reply] | None:
@@ -135,9 +157,11 @@ def _read_quick(model: ServedModel, body: bytes) -> Question[Reply] | None:
 def read_predict(
     service: InferenceService, target: tuple[str | None, ...], headers: Headers, body: bytes
 ) -> Question[Reply]:
-    """Events by name, as JSON or as tables of Arrow or Parquet; the answer is of the same kind."""
-    check_type(headers, (JSON, ARROW, PARQUET))
+    """Events by name, as JSON or as tables of Arrow or Parquet; the answer is of the same kind. Or one picture."""
+    check_type(headers, (JSON, ARROW, PARQUET, PNG, JPEG))
     media_type = _type_of(headers)
+    if media_type in (PNG, JPEG):
+        return _read_picture(service, target, body)
     if media_type == JSON:
         asked = service.ask_events(str(target[0]), body, version=target[1])
     elif importlib.util.find_spec("pyarrow") is None:
@@ -152,6 +176,16 @@ def read_predict(
         return Reply(encode_bulk(prediction, media_type), media_type)
 
     return Question(asked.model, asked.inputs, asked.rows, finish)
+
+
+def _read_picture(service: InferenceService, target: tuple[str | None, ...], body: bytes) -> Question[Reply]:
+    """A PNG or JPEG, whatever the content type calls it."""
+    asked = service.ask_image(str(target[0]), body, version=target[1])
+
+    def finish(outputs: Outputs) -> Reply:
+        return Reply(encode_picture_answer(asked.model, outputs))
+
+    return Question(asked.model, asked.inputs, asked.rows, finish, prepare=asked.prepare)
 
 
 def deadline_of(question: Question[Reply], headers: Headers, began_s: float) -> float | None:
@@ -191,11 +225,18 @@ async def answer(
     if target and target[0]:
         await service.wake(target[0])
     if is_long(headers, body):
-        question = await loop.run_in_executor(service.executor, route.read, service, target, headers, body)
+        question = await loop.run_in_executor(service.executor, read_awake, route, service, target, headers, body)
     else:
-        question = route.read(service, target, headers, body)
+        while True:
+            try:
+                question = route.read(service, target, headers, body)
+                break
+            except Asleep as asleep:
+                await asyncio.wrap_future(asleep.load)
     if on_question is not None:
         on_question(question)
+    if question.prepare is not None:
+        question = await loop.run_in_executor(service.executor, question.ready)
     batcher = service.batcher(question.model)
     deadline = deadline_of(question, headers, began_s)
     outputs = await batcher.infer(question.inputs, question.rows, deadline=deadline, checked=True)
@@ -204,9 +245,29 @@ async def answer(
     return question.finish(outputs)
 
 
+def read_awake(
+    route: Route, service: InferenceService, target: tuple[str | None, ...], headers: Headers, body: bytes
+) -> Question[Reply]:
+    """As ``route.read``, in a thread that may wait for a model to be loaded."""
+    while True:
+        try:
+            return route.read(service, target, headers, body)
+        except Asleep as asleep:
+            asleep.load.result()
+
+
 def is_long(headers: Headers, body: bytes) -> bool:
-    """Whether reading a body may hold up the event loop; binary tensors are taken as they lie."""
-    return len(body) > INLINE_BODY_BYTES and _HEADER_LENGTH not in headers
+    """Whether reading a body may hold up the event loop; binary tensors are taken as they lie, but for texts."""
+    if len(body) <= INLINE_BODY_BYTES:
+        return False
+    text = headers.get(_HEADER_LENGTH)
+    if text is None:
+        return True
+    if not (text.isdigit() and len(text) < 20):
+        return False  # refused
+    length = int(text)
+    # A text of JSON may spell the word for texts otherwise only by an escape.
+    return length > INLINE_BODY_BYTES or body.find(b"BYTES", 0, length) >= 0 or body.find(b"\\u", 0, length) >= 0
 
 
 def is_wide(outputs: Outputs) -> bool:
@@ -240,6 +301,11 @@ def check_type(headers: Headers, known: tuple[str, ...]) -> None:
         if word not in known:
             hint = f"; asked for {' or '.join(known)} (curl -H 'Content-Type: {JSON}')"
             raise Refusal(415, f"content type '{word}' is not read here{hint}")
+    check_encoding(headers)
+
+
+def check_encoding(headers: Headers) -> None:
+    """Refuse a body that is packed."""
     encoding = headers.get(b"content-encoding", b"identity")
     if encoding != b"identity":
         word = encoding.decode("latin-1")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -43,7 +44,8 @@ def read_bulk(
         names = table.column_names
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError, struct.error) as error:
         raise RequestError(f"the body is not {media_type}: {error}") from error
-    problems = [_unknown(name, types) for name in names if name not in types]
+    unknown = (name for name in names if name not in types)
+    problems = [_unknown(name, types) for name in islice(unknown, MAX_PROBLEMS)]
     problems += [
         f"column '{name}' ({one.kind}, {one.dtype}) is missing" for name, one in types.items() if name not in names
     ]

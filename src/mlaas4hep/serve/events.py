@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlaas4hep.errors import RequestError, nearest
-from mlaas4hep.serve.protocol import decode_json
+from mlaas4hep.serve.protocol import check_pieces, decode_json
 from mlaas4hep.serve.tensors import Number, json_values
 from mlaas4hep.spec.columns import Column, ColumnType, Jagged, Kind, Nested
 
@@ -30,6 +30,8 @@ MAX_PROBLEMS = 8
 MAX_EXPLAINED_BYTES = 8 << 20
 
 MAX_NAME = 100
+# Columns of lists have one an event.
+MAX_LISTS = 1 << 22
 
 _WHOLE = int | float
 _DEPTH: dict[Kind, int] = {"flat": 0, "jagged": 1, "nested": 2}
@@ -92,6 +94,7 @@ class EventReader:
         RequestError
             Names every column that is missing, unknown or of another type, with the first event where it is so.
         """
+        check_pieces(body, lists=MAX_LISTS, keys=len(body))  # keys of events are not kept
         try:
             instances: list[Any] = self._decoder.decode(body).instances
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

@@ -17,7 +17,7 @@ from mlaas4hep.serve.asking import Refusal
 from mlaas4hep.serve.frames import Stream
 from mlaas4hep.serve.grpc_call import Call
 from mlaas4hep.serve.grpc_methods import Answers, Statistics
-from mlaas4hep.serve.hooks import Hooks
+from mlaas4hep.serve.hooks import Hooks, Seen
 from mlaas4hep.serve.http2 import Http2Protocol
 from mlaas4hep.serve.pressure import Pressure
 from mlaas4hep.serve.sending import Sending
@@ -55,6 +55,7 @@ class GrpcServer:
         self.answers = Answers(service, statistics)
         self.hooks = hooks or Hooks()
         self.max_body = service.limits.max_body_bytes
+        self.intake = service.intake
         self._connections: dict[Sending, Share | None] = {}
         self._shares = shares or Shares(service.limits.client)
         self._pressure: Pressure | None = None
@@ -120,8 +121,16 @@ class GrpcServer:
         text = f"the message is larger than the {self.max_body} bytes that this server takes"
         stream.handle.refuse(Refusal(413, text))
 
+    def no_room(self, connection: Sending, stream: Stream) -> None:
+        stream.handle.refuse(self.intake.busy())
+
     def ask(self, connection: Sending, stream: Stream) -> None:
         stream.handle.ask()
+
+    def broken(self, connection: Sending, text: str) -> None:
+        _log.debug("a gRPC connection of %s ends: %s", connection.client, text)
+        if self.hooks.on_request is not None:
+            self.hooks.on_request(Seen("", "", 400, connection.client, "", None, 0, 0, 0, 0.0, 0.0, 0.0, {}))
 
     def give_up(self, stream: Stream) -> None:
         if stream.handle is not None:

@@ -11,7 +11,7 @@ import logging
 import math
 import re
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Future
 from functools import partial
 from typing import Any, Protocol
@@ -27,6 +27,7 @@ from mlaas4hep.serve.grpc_message import ENCODINGS, first_text, framed, is_compr
 from mlaas4hep.serve.grpc_methods import METHODS, Answers, Fields, Method
 from mlaas4hep.serve.grpc_tensors import read_request, write_response
 from mlaas4hep.serve.hooks import Hooks, Seen
+from mlaas4hep.serve.intake import Intake
 from mlaas4hep.serve.oip import SERVICE, message
 from mlaas4hep.serve.sending import Sending
 from mlaas4hep.serve.service import InferenceService, Outputs, Question
@@ -58,6 +59,7 @@ class Server(Protocol):
     answers: Answers
     hooks: Hooks
     max_body: int
+    intake: Intake
 
 
 class Call:
@@ -67,6 +69,7 @@ class Call:
         "began_s",
         "connection",
         "given_up",
+        "held",
         "method",
         "question",
         "raw",
@@ -92,6 +95,7 @@ class Call:
         self.task: asyncio.Future[Any] | None = None
         self.raw = True
         self.given_up = False
+        self.held = 0
         self.share: Share | None = None
 
     @property
@@ -127,10 +131,12 @@ class Call:
     def ask(self) -> None:
         """The request is whole."""
         body, self.stream.body = self.stream.body, b""
+        self.held = len(body)
         self._try(self._begin, body)
 
     def refuse(self, error: BaseException) -> None:
         """Answer with a status and a text."""
+        self._give_back()
         if self.given_up:
             return
         if not isinstance(error, MLaaSError | Refusal):
@@ -154,13 +160,20 @@ class Call:
     def give_up(self) -> None:
         """Nobody waits for the answer any more."""
         self.given_up = True
+        self._give_back()
         if self.ticket is not None:
             self.ticket.cancel()
         self._tell(499, 0)
 
+    def _give_back(self) -> None:
+        """The message is read, or not wanted."""
+        self.server.intake.give_back(self.held)
+        self.held = 0
+
     def _try(self, work: Callable[..., None], *arguments: Any) -> None:
-        """A further step, unless nobody waits for it."""
+        """A further step, unless nobody waits for it; then nothing of it is kept."""
         if self.given_up:
+            self._give_back()
             return
         try:
             work(*arguments)
@@ -196,14 +209,24 @@ class Call:
         if verdict is None:
             then()
             return
-        self.task = asyncio.ensure_future(verdict())
-        self.task.add_done_callback(lambda task: self._try(self._admitted, task, then))
+        self._await(verdict(), partial(self._admitted, then))
 
-    def _admitted(self, task: asyncio.Future[Refusal | None], then: Callable[[], None]) -> None:
-        refusal = task.result()
+    def _admitted(self, then: Callable[[], None], refusal: Refusal | None) -> None:
         if refusal is not None:
             raise refusal
         then()
+
+    def _await(self, work: Awaitable[Any], then: Callable[[Any], None]) -> None:
+        self.task = asyncio.ensure_future(work)
+
+        def done(task: asyncio.Future[Any]) -> None:
+            error = None if task.cancelled() else task.exception()
+            if error is not None:
+                self.refuse(error)
+            elif not task.cancelled():
+                self._try(then, task.result())
+
+        self.task.add_done_callback(done)
 
     def _wake(self, name: str, then: Callable[[], None]) -> None:
         """Go on when the model is awake."""
@@ -237,7 +260,11 @@ class Call:
         return self.server.service.ask_tensors(request.model_name, asked, version=request.model_version or None)
 
     def _submit(self, question: Question[Any]) -> None:
+        self._give_back()  # what waits for a run is counted by the batcher
         self.question = question
+        if question.prepare is not None:
+            self._in_thread(question.ready, self._submit)
+            return
         if self.timeout_s is not None and question.timeout_s is not None:
             self.timeout_s = min(self.timeout_s, question.timeout_s)
         elif self.timeout_s is None:
@@ -268,10 +295,10 @@ class Call:
         """Of all that is no inference."""
         if self.method.answer is None:
             raise RuntimeError("an inference is answered by a batcher")
+        self._give_back()
         found = self.method.answer(self.server.answers, request)
         if isinstance(found, Coroutine):
-            self.task = asyncio.ensure_future(found)
-            self.task.add_done_callback(lambda task: self._try(lambda: self._reply(task.result())))
+            self._await(found, self._reply)
         else:
             self._reply(found)
 
@@ -279,6 +306,7 @@ class Call:
         self._settle(message(f"{self.method.name}Response")(**fields).SerializeToString())
 
     def _settle(self, data: bytes) -> None:
+        self._give_back()
         self.connection.answer(self.stream, _HEAD, framed(data), _DONE)
         self._tell(200, len(data))
 
@@ -314,7 +342,7 @@ class Call:
 
         def run() -> None:
             try:
-                found = work()
+                found = None if self.given_up else work()
             except Exception as error:
                 loop.call_soon_threadsafe(self.refuse, error)
             else:

@@ -24,8 +24,9 @@ from mlaas4hep.serve.http import FIND_OUT
 from mlaas4hep.serve.service import Question
 from mlaas4hep.serve.shares import Share
 
-# Questions of one connection that wait for their answers; then no more is read of it.
-MAX_PIPELINED = 64
+# Questions of one connection that wait for their answers; then no more is read of it. One read may bring thousands:
+# beyond the second number the connection ends behind the last that was taken.
+MAX_PIPELINED, MOST_PIPELINED = 64, 256
 # A body of more is not waited for where its model is too busy already: to receive and read it costs too much for that.
 LARGE_BODY_BYTES = 4096
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -56,7 +57,7 @@ class HotProtocol(BoundedProtocol):
         self._last = False
         # This message is none that is answered.
         self._ignores = False
-        self._unread = 0
+        self.url = b""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -66,10 +67,7 @@ class HotProtocol(BoundedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         for asked in self._slots:
-            if asked.ticket is not None:
-                asked.ticket.cancel()
-            if asked.reply is None:
-                asked.see(499, 0)  # nobody waits any more
+            asked.forget(whole=asked is not self._asked)
         self.hot.shares.leave(self.share)
         self._slots.clear()
         self._asked = None
@@ -94,7 +92,16 @@ class HotProtocol(BoundedProtocol):
 
     def on_headers_complete(self) -> None:
         fresh, self._fresh = self._fresh, b""
+        if self.parser.should_upgrade():
+            self._ignores = True  # it comes again without its wish
+            if self.parser.get_method() == b"CONNECT":
+                self._refuse(400, "this server passes nothing on, so CONNECT leads nowhere")
+            return
         if self._last or not self._takes_head():
+            self._ignores = True
+            return
+        if len(self._slots) + len(self.pipeline) >= MOST_PIPELINED:
+            self._stop_after_last()
             self._ignores = True
             return
         cold = self.cycle is not None and not self.cycle.response_complete
@@ -110,7 +117,6 @@ class HotProtocol(BoundedProtocol):
             or cold
             or self.parser.get_method() != b"POST"
             or self.parser.get_http_version() != "1.1"
-            or self.parser.should_upgrade()
             or (self.expect_100_continue and self._slots)
         ):
             self._go_cold()
@@ -141,13 +147,11 @@ class HotProtocol(BoundedProtocol):
         asked.size += len(body)
         if self._skips:
             return
-        if asked.size > self.hot.service.limits.max_body_bytes:
-            self._skips = True
+        refusal = asked.hold(body)
+        if refusal is not None:
+            self._skip()
             asked.parts.clear()
-            asked.refuse(too_large(self.hot.service.limits.max_body_bytes))
-            return
-        if not asked.hold(body):
-            self._skips = True
+            asked.refuse(refusal)
 
     def on_message_complete(self) -> None:
         asked = self._asked
@@ -174,7 +178,9 @@ class HotProtocol(BoundedProtocol):
             slots.popleft()
         if not parts or self.transport.is_closing():
             return
-        self.transport.write(parts[0] if len(parts) == 1 else b"".join(parts))
+        whole = parts[0] if len(parts) == 1 else b"".join(parts)
+        self.transport.write(whole)
+        self._written += len(whole)
         self.server_state.total_requests += len(parts)
         if self.flow.write_paused:
             self.flow.pause_reading()
@@ -214,7 +220,7 @@ class HotProtocol(BoundedProtocol):
             return 0
         while (head := head_of(data, start)) is not None and (known := hot.heads.get(head)) is not None:
             body, end = start + len(head), start + len(head) + known.length
-            if end > len(data):
+            if end > len(data) or len(self._slots) >= MOST_PIPELINED:
                 break
             start = end
             refusal = hot.shares.refusal(self.share, asks=True) if self.share is not None else None
@@ -246,6 +252,16 @@ class HotProtocol(BoundedProtocol):
             return None
         deadline = None if timeout_s is None else asked.began_s + timeout_s
         return self.hot.service.refusal(*asked.target[:2], deadline=deadline)
+
+    def on_response_complete(self) -> None:
+        self._unread = 0  # of what uvicorn writes the size is not known, but it waits for who does not read
+        super().on_response_complete()
+        if self._unfinished and self._asked is None and self.cycle.response_complete:
+            self._drop_rest()
+
+    def _skip(self) -> None:
+        self._skips = True
+        self._drop_rest()
 
     def _take(self, asked: Asked) -> None:
         self._asked = asked
@@ -291,7 +307,7 @@ class HotProtocol(BoundedProtocol):
         """
         asked.keep_alive = asked.keep_alive and not self.expect_100_continue
         self._take(asked)
-        self._skips = True
+        self._skip()
         if refusal is not None:
             asked.refuse(refusal)
         else:
@@ -300,6 +316,11 @@ class HotProtocol(BoundedProtocol):
 
     def _go_cold(self, app: Any = None) -> None:
         """uvicorn and Starlette answer, once what was taken here is answered."""
+        version = self.parser.get_http_version()
+        if version not in ("1.0", "1.1"):
+            self._ignores = True
+            self._refuse(400, f"asked for HTTP/1.0 or 1.1, found {version}")
+            return
         url, headers, expect, usual = self.url, self.headers, self.expect_100_continue, self.app
         HttpToolsProtocol.on_message_begin(self)
         self.url, self.expect_100_continue = url, expect
@@ -310,6 +331,7 @@ class HotProtocol(BoundedProtocol):
             self.app = app
         HttpToolsProtocol.on_headers_complete(self)
         self.app = usual
+        self.headers = []  # what comes behind a body in chunks is no part of the head
 
     def _after_last(self) -> None:
         if self.pipeline:
@@ -332,29 +354,35 @@ class HotProtocol(BoundedProtocol):
             self._slots[-1].keep_alive = False
 
     def _refuse(self, status: int, text: str) -> None:
-        if self._refused or not self._slots:
-            super()._refuse(status, text)
+        if self._refused:
+            return
+        asked, self._asked = self._asked, None
+        if asked is None or asked.reply is not None:
+            path = self.url.decode("latin-1").partition("?")[0]
+            asked = Asked(self, (_OTHER, (), path), {}, False, method="")
+        if not self._slots:
+            self._refuse_alone(asked, status, text)
             return
         self._refused = True
         self._end()
-        asked, self._asked = self._asked, None
-        if asked is None or asked.reply is not None:
-            asked = Asked(self, (_OTHER, (), ""), {}, False)
+        if self._slots[-1] is not asked:
             self._slots.append(asked)
         asked.keep_alive, self._last = False, True
         asked.refuse(Refusal(status, text))
 
+    def _refuse_alone(self, asked: Asked, status: int, text: str) -> None:
+        """Where no answer of this path is before it; one that uvicorn is about to give tells the hooks itself."""
+        super()._refuse(status, text)
+        cycle = self.cycle
+        asked.told_elsewhere = not (cycle is None or cycle.response_complete or not cycle.more_body)
+        asked.see(status, 0)
+
     def _idle_left_s(self) -> float:
-        """Until a connection that asks nothing is let go, or one that does not read its answers."""
-        if self._slots or (self.cycle is not None and not self.cycle.response_complete):
+        """Until a connection that asks nothing and owes nothing is let go."""
+        busy = self._slots or (self.cycle is not None and not self.cycle.response_complete)
+        if busy or self.transport.get_write_buffer_size():
             return self.wire.keep_alive_s
-        left_s = self._ended_s + self.wire.keep_alive_s - self.loop.time()
-        unread, self._unread = self._unread, self.transport.get_write_buffer_size()
-        if left_s <= 0 and self._unread:
-            if self._unread >= unread > 0:
-                self.transport.abort()
-            return self.wire.keep_alive_s
-        return left_s
+        return self._ended_s + self.wire.keep_alive_s - self.loop.time()
 
 
 def _once_allowed(find_out: Callable[[], Awaitable[Refusal | None]], app: Any) -> Any:

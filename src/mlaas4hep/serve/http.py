@@ -30,14 +30,21 @@ from mlaas4hep.serve.control import control_routes
 from mlaas4hep.serve.hooks import Hooks, Seen
 from mlaas4hep.serve.openapi import openapi_route
 from mlaas4hep.serve.service import InferenceService, Question
+from mlaas4hep.serve.tfaas import tfaas_routes
+from mlaas4hep.serve.tfaas_row import BASE
 
 # Of a scope: who is to be called first and awaited, and gives a refusal or None.
 FIND_OUT = "mlaas4hep.find_out"
 
 
-def create_app(service: InferenceService, hooks: Hooks | None = None, more: Sequence[BaseRoute] = ()) -> Starlette:
-    """The application that answers for a service; ``hooks`` are told of what it answered, ``more`` routes go first."""
-    endpoints = _Endpoints(service)
+def create_app(
+    service: InferenceService, hooks: Hooks | None = None, more: Sequence[BaseRoute] = (), *, base: str = BASE
+) -> Starlette:
+    """The application that answers for a service.
+
+    ``hooks`` are told of what it answered, ``more`` routes go first, those of TFaaS are found under ``base``, too.
+    """
+    endpoints = _Endpoints(service, base)
     handlers: dict[Any, Callable[[Request, Exception], Awaitable[Response]]] = {
         HTTPException: _on_http_error,
         MLaaSError: _on_error,
@@ -112,8 +119,9 @@ def problem(status: int, text: str, headers: dict[str, str] | None = None) -> Re
 
 
 class _Endpoints:
-    def __init__(self, service: InferenceService) -> None:
+    def __init__(self, service: InferenceService, base: str) -> None:
         self.service = service
+        self.base = base
 
     def routes(self) -> list[Path]:
         get: dict[str, Callable[[Request], Awaitable[Response]]] = {
@@ -136,6 +144,7 @@ class _Endpoints:
             *(Path(path, endpoint, methods=["POST"]) for path, endpoint in post.items()),
             Path("/v1/models/{name}:predict", _only_post, methods=["GET"], include_in_schema=False),
             *control_routes(self.service),
+            *tfaas_routes(self.service, self.base),
             openapi_route(),
             Path("/", _index, methods=["GET"]),
             *(Path(path, endpoint, methods=["GET"]) for path, endpoint in get.items()),
@@ -185,27 +194,28 @@ class _Endpoints:
         await self.service.wake(name)
         self.service.repository.get(name, version)  # before a large body is taken in
         headers = dict(request.headers.raw)
-        body = await self._body(request)
         request.scope["mlaas4hep.route"] = route.name
 
         def on_question(question: Question[Any]) -> None:
             request.scope["mlaas4hep.question"] = question
 
-        reply = await answer(self.service, route, (name, version), headers, body, on_question=on_question)
+        with self.service.intake.holding() as hold:
+            body = await self._body(request, hold)
+            reply = await answer(self.service, route, (name, version), headers, body, on_question=on_question)
         return Response(reply.body, media_type=reply.media_type, headers=dict(reply.headers))
 
-    async def _body(self, request: Request) -> bytes:
-        """The whole body, not larger than the limit."""
+    async def _body(self, request: Request, hold: Callable[[int], None]) -> bytes:
+        """The whole body, not larger than the limit; `hold` is told of all that comes."""
         limit = self.service.limits.max_body_bytes
         if int(request.headers.get("content-length") or 0) > limit:
             raise too_large(limit)
-        parts, size = [], 0
+        body = bytearray()  # of parts as small as anyone likes
         async for part in request.stream():
-            size += len(part)
-            if size > limit:
+            if len(body) + len(part) > limit:
                 raise too_large(limit)
-            parts.append(part)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+            hold(len(part))
+            body += part
+        return bytes(body)
 
 
 async def _only_post(request: Request) -> Response:
@@ -220,7 +230,7 @@ async def _index(request: Request) -> Response:
 def _routes_of(request: Request) -> list[str]:
     """Method and path of each route, by path."""
     shown = [route for route in request.app.routes if route.include_in_schema]
-    lines = {f"{'POST' if 'POST' in route.methods else 'GET'} {route.path}" for route in shown}
+    lines = {f"{(route.methods - {'HEAD'}).pop()} {route.path}" for route in shown}
     return sorted(lines, key=lambda line: line.partition(" ")[2])
 
 

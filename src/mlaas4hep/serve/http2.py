@@ -53,6 +53,8 @@ MAX_FRAME, STREAM_WINDOW, CONNECTION_WINDOW, MAX_STREAMS, MAX_HEAD = 1 << 16, 1 
 IDLE_S, REQUEST_S, FRAME_S, CHECK_S = 300.0, 120.0, 30.0, 10.0
 # Streams that a client may give up beyond those that were answered: opening and resetting them is an attack.
 MAX_RESETS = 500
+# Frames without a question (pings, settings, windows, empty data) between two looks; and how many more for an answer.
+MAX_IDLE_FRAMES, IDLE_FRAMES_AN_ANSWER = 10_000, 8
 
 _MOST = 2**31 - 1
 
@@ -72,7 +74,8 @@ class Http2Protocol(Sending):
         self._open = False  # the preface was read
         self._block: tuple[int, bool, bytearray] | None = None  # a head that goes on: stream, its end, bytes so far
         self._heads = Heads(MAX_HEAD)
-        self._taken = self._resets = 0
+        self._taken = self._resets = self._idle_frames = self._answered_before = 0
+        self._opens = False  # windows were opened: once for all frames of a read, since each would look at all streams
         self._busy_s = self.loop.time()
         self._timer: asyncio.TimerHandle | None = None
 
@@ -128,8 +131,15 @@ class Http2Protocol(Sending):
             if self._over:
                 return
         self._rest = data[at:]
+        if self._opens:
+            self._opens = False
+            self._send_blocked()
 
     def _take(self, kind: int, flags: int, number: int, payload: bytes) -> None:
+        if kind != HEADERS and (kind != DATA or not (payload or flags & END_STREAM)):
+            self._idle_frames += 1
+            if self._idle_frames > MAX_IDLE_FRAMES:
+                self._check_idle_frames()
         if self._block is not None and kind != CONTINUATION:
             raise BrokenError(PROTOCOL_ERROR, "a head is not continued")
         if kind == HEADERS:
@@ -156,6 +166,11 @@ class Http2Protocol(Sending):
             if not self.streams:
                 self._close()
 
+    def _check_idle_frames(self) -> None:
+        answers = self._answered - self._answered_before
+        if self._idle_frames > MAX_IDLE_FRAMES + IDLE_FRAMES_AN_ANSWER * answers:
+            raise BrokenError(ENHANCE_YOUR_CALM, "too many frames without a question")
+
     def _take_head(self, flags: int, number: int, payload: bytes) -> None:
         if not number & 1:
             raise BrokenError(PROTOCOL_ERROR, f"a client opens no stream {number}")
@@ -165,6 +180,8 @@ class Http2Protocol(Sending):
             if len(payload) < 5:
                 raise BrokenError(FRAME_SIZE_ERROR, "a priority is 5 bytes")
             payload = payload[5:]
+        if len(payload) > MAX_HEAD:
+            raise BrokenError(ENHANCE_YOUR_CALM, f"a head of more than {MAX_HEAD} bytes")
         if flags & END_HEADERS:
             self._head(number, bool(flags & END_STREAM), payload)
         else:
@@ -223,10 +240,12 @@ class Http2Protocol(Sending):
         if stream is None:
             return
         stream.size += len(payload)
-        if stream.size > self.handler.max_body or self._held > 2 * self.handler.max_body:
+        if stream.size > self.handler.max_body:
             self.handler.too_large(self, stream)
             return
-        self._held += len(payload)
+        if not self.handler.intake.takes(len(payload)):
+            self.handler.no_room(self, stream)
+            return
         if not stream.body:
             stream.body = payload
         else:
@@ -245,7 +264,6 @@ class Http2Protocol(Sending):
 
     def _ended(self, stream: Stream) -> None:
         stream.ended = True
-        self._held -= len(stream.body)
         self.handler.ask(self, stream)
 
     def _take_window(self, number: int, payload: bytes) -> None:
@@ -263,8 +281,7 @@ class Http2Protocol(Sending):
             stream.window += more
             if not more or stream.window > _MOST:
                 raise BrokenError(FLOW_CONTROL_ERROR if more else PROTOCOL_ERROR, "a window of no size, or too large")
-        if self._blocked:
-            self._send_blocked()
+        self._opens = True
 
     def _take_reset(self, number: int, payload: bytes) -> None:
         if len(payload) != 4 or not number or number > self._last:
@@ -282,22 +299,25 @@ class Http2Protocol(Sending):
             raise BrokenError(PROTOCOL_ERROR if number else FRAME_SIZE_ERROR, "settings that are none")
         if flags & ACK:
             return
+        window = self._first_window
         for name, value in struct.iter_unpack(">HI", payload):
             if name == 4:
-                self._set_window(value)
+                if value > _MOST:
+                    raise BrokenError(FLOW_CONTROL_ERROR, f"a window of {value} bytes")
+                window = value
             elif name == 5:
                 if not DEFAULT_FRAME <= value < 1 << 24:
                     raise BrokenError(PROTOCOL_ERROR, f"frames of {value} bytes")
                 self._max_frame = value
+        self._set_window(window)
         self._write(frame(SETTINGS, ACK, 0))
-        self._send_blocked()
+        self._opens = True
 
     def _set_window(self, value: int) -> None:
-        if value > _MOST:
-            raise BrokenError(FLOW_CONTROL_ERROR, f"a window of {value} bytes")
-        for stream in self.streams.values():
-            stream.window += value - self._first_window
-        self._first_window = value
+        if value != self._first_window:
+            for stream in self.streams.values():
+                stream.window += value - self._first_window
+            self._first_window = value
 
     def _check(self) -> None:
         """From time to time: who takes too long is let go."""
@@ -309,8 +329,14 @@ class Http2Protocol(Sending):
         if (not self._open or self._block or self._rest) and not self._stalled and now - self._busy_s > FRAME_S:
             self._end(ENHANCE_YOUR_CALM, "a frame takes too long")
             return
-        for stream in [one for one in self.streams.values() if not one.ended and now - one.began_s > REQUEST_S]:
+        self._idle_frames, self._answered_before = 0, self._answered
+        for stream in [one for one in self.streams.values() if _is_late(one, now)]:
             self._reset(stream.number, CANCEL)
-            self._forget(stream, given_up=True)
+            self._forget(stream, given_up=not stream.sent)
         if not self.streams and now - self._busy_s > IDLE_S:
             self.leave()
+
+
+def _is_late(stream: Stream, now: float) -> bool:
+    """Whether a request does not come, or its answer is not taken; what was taken buys more time."""
+    return (not stream.ended or stream.waiting is not None) and now - stream.began_s > REQUEST_S

@@ -10,7 +10,6 @@ or FP16, so that a client should send all digits of it (``float(x)`` in Python),
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import msgspec
@@ -20,6 +19,11 @@ from mlaas4hep.errors import RequestError
 from mlaas4hep.serve.tensors import WORDS, check_shape, from_bytes, from_json, json_values, to_bytes
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
+
+# Inputs and outputs of a question; no model has so many.
+MAX_TENSORS = 1024
+# Lists and keys of one body: each takes up to twenty times its letters in memory, and all of them the time of others.
+MAX_LISTS, MAX_KEYS = 1 << 20, 1 << 20
 
 Parameters = dict[str, bool | int | float | str | None]
 Tensor = NDArray[Any]
@@ -33,14 +37,15 @@ class TensorMetadata(msgspec.Struct, frozen=True):
     shape: tuple[int, ...]
 
 
-class ModelMetadata(msgspec.Struct, frozen=True):
-    """Answer of ``GET /v2/models/{name}``."""
+class ModelMetadata(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Answer of ``GET /v2/models/{name}``; of several models as one with its members, which the protocol has not."""
 
     name: str
     versions: tuple[str, ...]
     platform: str
     inputs: tuple[TensorMetadata, ...]
     outputs: tuple[TensorMetadata, ...]
+    members: tuple[str, ...] = ()
 
 
 class ServerMetadata(msgspec.Struct, frozen=True):
@@ -130,6 +135,8 @@ class _WireResponse(msgspec.Struct, frozen=True, omit_defaults=True):
     id: str = ""
 
 
+# An integer of JSON may be larger than any float.
+_LONGEST_US = 1e300
 _decoder = msgspec.json.Decoder(_WireRequest)
 _encoder = msgspec.json.Encoder()
 
@@ -154,6 +161,9 @@ def decode_request(body: bytes, header_length: int | None = None) -> InferReques
     head = body if header_length is None else body[:header_length]
     wire: _WireRequest = decode_json(_decoder, head)
     binary = memoryview(body)[len(head) :]
+    for what, given in (("inputs", wire.inputs), ("outputs", wire.outputs)):
+        if len(given) > MAX_TENSORS:
+            raise RequestError(f"{len(given)} {what} are given; at most {MAX_TENSORS} are taken")
     inputs: dict[str, Tensor] = {}
     for one in wire.inputs:
         if one.name in inputs:
@@ -200,11 +210,23 @@ def decode_json(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:
         raise RequestError("the body is nested too deeply") from error
 
 
+def check_pieces(body: bytes, *, lists: int | None = None, keys: int | None = None) -> None:
+    """Refuse a body that would become far larger in memory, before it is read; None takes the usual bounds."""
+    lists, keys = lists or MAX_LISTS, keys or MAX_KEYS
+    if len(body) < lists:
+        return
+    for mark, what, most in ((b"[", "lists", lists), (b'":', "keys", keys)):
+        found = body.count(mark)
+        if found > most:
+            hint = "send tensors flat or as bytes, events as Arrow, or less at a time"
+            raise RequestError(f"the body has {found} {what}; at most {most} are read: {hint}")
+
+
 def seconds_of(timeout: object) -> float | None:
     """Of parameter ``timeout``, which counts microseconds as Triton's does; 0 stands for none. Raises RequestError."""
-    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 <= timeout < math.inf:
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 <= timeout < _LONGEST_US:
         raise RequestError(f"parameter 'timeout': asked for a number of microseconds, found '{timeout}'")
-    return timeout / 1e6 if timeout else None
+    return float(timeout) / 1e6 if timeout else None
 
 
 def check_classes(classes: object, output: str) -> int:

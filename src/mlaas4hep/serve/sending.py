@@ -22,7 +22,10 @@ from mlaas4hep.serve.frames import (
     frame,
     uint32,
 )
+from mlaas4hep.serve.intake import Intake
 
+# Answers must be taken faster than this, beyond the time that each stream has anyway.
+SLOWEST_BYTES_S = 64 << 10
 # What a peer is taken to allow until its settings say otherwise.
 DEFAULT_WINDOW, DEFAULT_FRAME = 65_535, 16_384
 
@@ -31,6 +34,7 @@ class Handler(Protocol):
     """Who answers the requests of connections."""
 
     max_body: int
+    intake: Intake
 
     def opened(self, connection: Sending) -> None:
         """A connection is there."""
@@ -44,8 +48,14 @@ class Handler(Protocol):
     def too_large(self, connection: Sending, stream: Stream) -> None:
         """A body is larger than may be; answer."""
 
+    def no_room(self, connection: Sending, stream: Stream) -> None:
+        """Too much is held already; answer."""
+
     def ask(self, connection: Sending, stream: Stream) -> None:
         """A request is whole."""
+
+    def broken(self, connection: Sending, text: str) -> None:
+        """A connection breaks the rules, and ends."""
 
     def give_up(self, stream: Stream) -> None:
         """Nobody waits for the answer any more."""
@@ -70,7 +80,7 @@ class Sending(asyncio.Protocol):
         self._leaving = self._over = False
         self._window = self._first_window = DEFAULT_WINDOW
         self._max_frame = DEFAULT_FRAME
-        self._held = self._answered = 0
+        self._answered = 0
         self._blocked: deque[Stream] = deque()
         self._read_s = self.loop.time()
         self._stalled = False
@@ -103,6 +113,7 @@ class Sending(asyncio.Protocol):
             return
         self._write(start)
         stream.waiting = body, trailers
+        stream.began_s = self.loop.time()
         self._blocked.append(stream)
         self._send_blocked()
 
@@ -147,6 +158,7 @@ class Sending(asyncio.Protocol):
             return False
         stream.window -= size
         self._window -= size
+        stream.began_s += size / SLOWEST_BYTES_S
         self._write(frame(DATA, 0, stream.number, bytes(body[:size])))
         if size < len(body):
             stream.waiting = memoryview(body)[size:], trailers  # type: ignore[assignment]
@@ -168,7 +180,8 @@ class Sending(asyncio.Protocol):
     def _forget(self, stream: Stream, *, given_up: bool) -> None:
         del self.streams[stream.number]
         if not stream.ended:
-            self._held -= len(stream.body)
+            self.handler.intake.give_back(len(stream.body))
+            stream.body = b""
         if given_up:
             self.handler.give_up(stream)
         if self._leaving and not self.streams:
@@ -182,3 +195,4 @@ class Sending(asyncio.Protocol):
     def _end(self, code: int, text: str) -> None:
         self._write(frame(GOAWAY, 0, 0, uint32.pack(self._last) + uint32.pack(code) + text.encode()))
         self._close()
+        self.handler.broken(self, text)

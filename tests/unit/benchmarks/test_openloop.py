@@ -18,7 +18,7 @@ QUESTION = b"POST /x HTTP/1.1\r\ncontent-length: 1\r\n\r\nq"
 
 
 def answer(status: str, body: bytes, more: str = "") -> bytes:
-    return f"HTTP/1.1 {status} word\r\n{more}Content-Length: {len(body)}\r\n\r\n".encode() + body
+    return f"HTTP/1.1 {status} word\r\nX-Content-Length: 1\r\n{more}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
 
 GOOD, OTHER = answer("200", b"right"), answer("200", b"wrong")

@@ -44,6 +44,29 @@ def test_a_token_is_taken_from_its_file(capsys: pytest.CaptureFixture[str], tmp_
     assert "other" not in said
 
 
+def test_pictures_are_sent_as_they_are_and_the_likeliest_classes_are_shown(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    classes = {f"class{number}": number / 8 for number in range(7)}
+    answers = iter([classes, {"boxes": [[1.0, 2.0]]}, classes])
+    (tmp_path / "a.png").write_bytes(b"\x89PNG...")
+    (tmp_path / "b.jpg").write_bytes(b"\xff\xd8...")
+
+    def answer(asked: Asked) -> bytes:
+        return reply(200, {"predictions": [next(answers)], "model_name": "m", "model_version": "1"})
+
+    with crooked(answer) as server:
+        command = ["predict", "--url", server.url, "--model", "m", "--image", str(tmp_path / "a.png")]
+        assert run([*command, "--image", str(tmp_path / "b.jpg")]) == 0
+        said = capsys.readouterr().out.splitlines()
+        assert run([*command, "--json"]) == 0
+        assert run([*command, "--event", "x=1"]) == 2
+    assert said[1:6] == [f"  {number / 8:.6g}  class{number}" for number in (6, 5, 4, 3, 2)]
+    assert said[6:] == [f"{tmp_path / 'b.jpg'}:", '  {"boxes": [[1.0, 2.0]]}']
+    assert [one.headers["content-type"] for one in server.asked[:2]] == ["image/png", "image/jpeg"]
+    assert json.loads(capsys.readouterr().out) == {"model_name": "m", "predictions": [classes]}
+
+
 @pytest.mark.parametrize(
     ("start", "kind"), [(b"root\0\0", "a ROOT file"), (b"PAR1", "a Parquet file"), (b"Obj\x01", "an Avro file")]
 )

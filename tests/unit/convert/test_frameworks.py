@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import base64
+import functools
 import json
+import os
 from contextlib import suppress
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 import numpy as np
 import pytest
@@ -17,6 +20,7 @@ from mlaas4hep.convert.keras import check_config, check_hdf5, check_keras_file
 from mlaas4hep.convert.limits import Limits
 from mlaas4hep.convert.native import read_safetensors
 from mlaas4hep.convert.params import read_labels, read_params
+from mlaas4hep.convert.sklearn import _loaded as load_skops
 from mlaas4hep.convert.upload import Upload
 from mlaas4hep.errors import UploadError
 from tests.attacks import graph_def, keras_config, keras_file, node_def, safetensors, saved_model, zipped
@@ -55,6 +59,11 @@ def test_what_stores_a_saved_model_may_stand_beside_it_and_nothing_else() -> Non
     store = [node_def("save", "SaveV2"), node_def("restore", "RestoreV2"), node_def("name", "ShardedFilename")]
     check_saved_model(saved_model(graph_def(X, Y, *store)))
     check_saved_model(saved_model(graph_def(X, Y, functions={"saver": store})))
+    learns = [node_def("d", "RandomUniform"), node_def("m", "AssignSubVariableOp", "d")]
+    check_saved_model(saved_model(graph_def(X, Y, functions={"learns": learns})))
+    called = node_def("y", "PartitionedCall", "x", calls="learns")
+    with pytest.raises(UploadError, match="RandomUniform, which draws random numbers"):
+        check_saved_model(saved_model(graph_def(X, called, functions={"learns": learns})))
     with pytest.raises(UploadError, match="WriteFile, which reads or writes files"):
         check_saved_model(saved_model(graph_def(X, Y, functions={"idle": [node_def("w", "WriteFile")]})))
 
@@ -153,6 +162,31 @@ def test_safetensors_are_read_as_they_were_written() -> None:
 def test_safetensors_that_lie_are_refused(one: object) -> None:
     with pytest.raises(UploadError, match="'w' in the safetensors file"):
         read_safetensors(safetensors({"w": np.zeros(1)}, head={"w": one}))
+
+
+def test_a_skops_file_makes_nothing_that_is_not_known_to_be_data() -> None:
+    skops = pytest.importorskip("skops.io")
+    from sklearn.preprocessing import FunctionTransformer
+
+    def schema(module: str, kind: str, loader: str, **more: object) -> bytes:
+        head = {"__class__": kind, "__module__": module, "__loader__": loader, "__id__": 1, "protocol": 2}
+        return zipped({"schema.json": json.dumps(head | {"_skops_version": "0.13"} | more).encode()})
+
+    text = {"__class__": "str", "__module__": "builtins", "__loader__": "JsonNode", "content": '"x"', "is_json": True}
+    bad = {
+        "posix.system": skops.dumps(FunctionTransformer(func=os.system)),
+        "functools.partial": skops.dumps({"a": functools.partial(os.system, "true")}),
+        "subprocess.Popen": schema("subprocess", "Popen", "ObjectNode", content=None),
+        "malicious file": schema(
+            "subprocess", "Popen", "MethodNode", content={"func": "x", "obj": text | {"__id__": 3}}
+        ),
+        "cannot be read": zipped({"schema.json": b'{"a":' * 50_000 + b"1" + b"}" * 50_000}),
+    }
+    for words, data in bad.items():
+        with NamedTemporaryFile(suffix=".skops") as file:
+            Path(file.name).write_bytes(data)
+            with pytest.raises(UploadError, match=words):
+                load_skops(Path(file.name))
 
 
 def test_params_are_read_in_both_spellings() -> None:

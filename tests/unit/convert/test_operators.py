@@ -91,6 +91,30 @@ def test_functions_are_written_out_and_looked_into() -> None:
         checked(with_function("Run", "com.evil"))
 
 
+def calls(*bodies: tuple[str, ...]) -> onnx.ModelProto:
+    """A graph that calls the first of local functions f0, f1, ..., each of which calls these in turn."""
+    model = onnx_model(node("f0", domain="local"), domains=("local",))
+    opsets = [helper.make_opsetid("", 18), helper.make_opsetid("local", 1)]
+    for number, body in enumerate(bodies):
+        names = ["a", *(f"t{at}" for at in range(len(body) - 1)), "b"]
+        nodes = [
+            helper.make_node(kind, [names[at]], [names[at + 1]], domain="local" if kind[:1] == "f" else "")
+            for at, kind in enumerate(body)
+        ]
+        model.functions.append(helper.make_function("local", f"f{number}", ["a"], ["b"], nodes, opsets))
+    return model
+
+
+def test_functions_that_call_themselves_or_double_each_time_are_refused_before_they_are_written_out() -> None:
+    assert len(checked(calls(("f1", "f1"), ("Relu", "f2"), ("Relu",))).graph.node) == 4
+    doubling = [(f"f{number + 1}",) * 2 for number in range(40)]
+    with pytest.raises(UploadError, match="nodes where its local functions are written out"):
+        checked(calls(*doubling, ("Relu",)))
+    for circle in ([("f0",)], [("f1", "Relu"), ("f0",)], [("Relu", "f1"), ("f1", "f1")]):
+        with pytest.raises(UploadError, match="call themselves"):
+            checked(calls(*circle))
+
+
 def test_an_operator_of_a_server_narrows_and_extends_the_list() -> None:
     checked(small_network())
     with pytest.raises(UploadError, match="Softmax, which this server does not take"):

@@ -37,7 +37,7 @@ def test_a_request_is_one_line_with_all_that_is_known(tmp_path: Path) -> None:
     assert first == {
         "client": "10.0.0.1", "method": "POST", "path": "/v2/models/tth/infer", "status": 200, "model": "tth",
         "version": "1", "rows": 3, "bytes_in": 100, "bytes_out": 50, "ms": 4.0, "queue_ms": 1.0, "run_ms": 2.0,
-        "id": "id-1\nforged", "subject": "tester",
+        "id": "id-1\\x0aforged", "subject": "tester",
     }  # fmt: skip
     assert set(second) == {"time", "client", "method", "path", "status", "bytes_in", "bytes_out", "ms"}
 
@@ -52,6 +52,31 @@ def test_no_secret_is_written(tmp_path: Path) -> None:
     assert "hidden" not in text
     assert "secret" not in text
     assert len(text) < 2000
+
+
+def test_nothing_that_a_client_chooses_does_anything_to_a_terminal_or_makes_a_line_of_its_own(tmp_path: Path) -> None:
+    path, nasty = tmp_path / "access.jsonl", "/\x1b[2J\r\n{}\x9b31m\x7f\u202e\u2028\ud800é"
+    log = AccessLog(str(path))
+    log.seen(seen(nasty, status=404, x_request_id=b"\x9b31m\x1b]0;x\x07"))
+    log.close()
+    (line,) = path.read_bytes().decode().splitlines()
+    assert line.isprintable()
+    assert json.loads(line)["path"] == r"/\x1b[2J\x0d\x0a{}\x9b31m\x7f\x202e\x2028\xd800é"
+    assert json.loads(line)["id"] == r"\x9b31m\x1b]0;x\x07"
+
+
+def test_lines_that_wait_long_keep_only_what_is_written_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mlaas4hep.serve.access.WRITE_S", 1000.0)
+    monkeypatch.setattr("mlaas4hep.serve.access._WHOLE_WAITING", 3)
+    log = AccessLog(str(tmp_path / "access.jsonl"))
+    for _ in range(5):
+        log.seen(seen("/" + "x" * 60_000, status=404, cookie=b"y" * 60_000, x_request_id=b"7"))
+    kept = [sum(map(len, (one.path, *one.headers.values()))) for _, one in log._waiting]
+    log.close()
+    assert max(kept[3:]) < 1000 < 100_000 < min(kept[:3])
+    assert {(one["id"], len(one["path"])) for one in lines(tmp_path / "access.jsonl")} == {("7", 512)}
 
 
 def test_lines_that_find_no_room_are_counted_and_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -174,6 +174,22 @@ def test_more_connections_than_allowed_are_told_so_but_health_is_answered() -> N
         assert raw.recv(1000).startswith(b"HTTP/1.1 200 ")
         raw.sendall(b"GET /v2 HTTP/1.1\r\nHost: x\r\n\r\n")
         assert is_refused(answer(raw), 503, "this server takes fewer")
+
+
+def test_connections_far_beyond_the_number_are_closed_before_they_ask() -> None:
+    with served(WireLimits(connections=4)) as url, ExitStack() as stack:
+        lines = [stack.enter_context(connected(url)) for _ in range(20)]
+        assert answer(lines[-1]) == b""
+        for one in lines[2:]:
+            one.close()
+        while not answered(url):
+            pass
+
+
+def answered(url: str) -> bool:
+    with connected(url) as raw:
+        raw.sendall(b"GET /v2 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        return answer(raw).startswith(b"HTTP/1.1 200 ")
 
 
 def test_far_more_connections_than_allowed_do_not_even_wait_for_a_refusal() -> None:
