@@ -39,6 +39,8 @@ $(VENV)-tensorflow/.made: $(VENV)/.full
 	grep -v '^h5py==' constraints.txt > $(VENV)-tensorflow/constraints.txt
 	$(VENV)-tensorflow/bin/python -m pip install --quiet --disable-pip-version-check \
 	  --constraint $(VENV)-tensorflow/constraints.txt tensorflow-cpu==2.21.0 tf2onnx==1.17.0
+	@# Keras 2, by which the original stored its models; it asks for TensorFlow under its other name.
+	$(VENV)-tensorflow/bin/python -m pip install --quiet --disable-pip-version-check --no-deps tf_keras==2.21.0
 	echo "import site; site.addsitedir('$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')')" \
 	  > "$$($(VENV)-tensorflow/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/rest.pth"
 	@touch $@
@@ -76,11 +78,13 @@ bench: $(VENV)/.full  ## speed, side by side with peers and limits; damaged file
 	$(BIN)/python -m benchmarks.training --json
 	$(BIN)/python -m benchmarks.clients --json
 	$(BIN)/python -m benchmarks.serving --json
+	$(BIN)/python -m benchmarks.scoring --json
 
 faults: $(VENV)/.full  ## damaged files, bad servers, killed streams: what becomes of every event
 	$(BIN)/python -m benchmarks.mutations --json
 	$(BIN)/python -m benchmarks.faults --json
 	$(BIN)/python -m benchmarks.kills --json --points 200
+	$(BIN)/python -m benchmarks.score_kills --json
 
 clean:
 	rm -rf $(VENV) $(VENV)-mlflow $(VENV)-oidc $(VENV)-tensorflow .bench

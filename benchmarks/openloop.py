@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 TICK_S = 1e-3
 _READ = 1 << 18
 _START = b"HTTP/1.1 "
-_LENGTH = re.compile(rb"content-length: (\d+)", re.IGNORECASE)
+_LENGTH = re.compile(rb"\r\ncontent-length: (\d+)", re.IGNORECASE)
 _ERRORS = (ConnectionResetError, BrokenPipeError, ConnectionRefusedError)
 
 
@@ -103,6 +103,8 @@ class Line:
             sent = self.socket.send(data)
         except BlockingIOError:
             sent = 0
+        except _ERRORS:
+            sent = len(data)  # whoever reads from it finds out, and counts what is lost
         self.unsent = data[sent:]
 
 
@@ -176,7 +178,7 @@ class Lines:
             for line in self.lines:
                 free = depth - len(line.due_s)
                 if free > 0 and (free == depth or free >= depth // 2):
-                    line.send([now_s] * free)
+                    self._send(line, [now_s] * free)
                     seen.asked += free
             self._read(seen, 0.1)
         seen.seconds = time.perf_counter() - begin_s
@@ -192,7 +194,7 @@ class Lines:
         share = -(-due // len(lines))
         while done < due:
             count = min(share, due - done)
-            lines[place % len(lines)].send([first_s + (done + one) * step_s for one in range(count)])
+            self._send(lines[place % len(lines)], [first_s + (done + one) * step_s for one in range(count)])
             done += count
             place += 1
         return place % len(lines)
@@ -201,8 +203,9 @@ class Lines:
         for number, event in self._epoll.poll(timeout_s):
             line = self._by_number[number]
             try:
-                if event & select.EPOLLOUT and line.unsent:
+                if event & select.EPOLLOUT:
                     line.push()
+                    self._listen(line)
                 if event & ~select.EPOLLOUT:
                     data = line.socket.recv(_READ)
                     if not data:
@@ -216,14 +219,19 @@ class Lines:
     def _take(self, line: Line, data: bytes, seen: Seen) -> None:
         """Count answers that are whole."""
         now_s = time.perf_counter()
-        first, *pieces = (line.rest + data if line.rest else data).split(_START)
+        whole = line.rest + data if line.rest else data
+        first, *pieces = whole.split(_START)
         if first or not pieces:
-            raise ConnectionResetError  # what comes is no answer
+            if not _START.startswith(whole):
+                raise ConnectionResetError  # what comes is no answer
+            line.rest = whole
+            return
         last = pieces[-1]
-        if _is_whole(last):
-            line.rest = b""
-        else:
+        size = _size(last)
+        if size is None or len(last) < size:
             line.rest = _START + pieces.pop()
+        else:
+            pieces[-1], line.rest = last[:size], last[size:]
         for piece in pieces:
             due_s = line.due_s.popleft()
             if piece == line.answer:
@@ -257,12 +265,20 @@ class Lines:
 
     def _watch(self, line: Line) -> None:
         self._by_number[line.socket.fileno()] = line
-        self._epoll.register(line.socket, select.EPOLLIN | select.EPOLLOUT | select.EPOLLET)
+        self._epoll.register(line.socket, select.EPOLLIN)
+
+    def _send(self, line: Line, due_s: Sequence[float]) -> None:
+        line.send(due_s)
+        if line.unsent:
+            self._listen(line)
+
+    def _listen(self, line: Line) -> None:
+        """To what it says, and while something waits to be sent, to whether it takes more."""
+        self._epoll.modify(line.socket, select.EPOLLIN | (select.EPOLLOUT if line.unsent else 0))
 
 
-def _is_whole(piece: bytes) -> bool:
+def _size(piece: bytes) -> int | None:
+    """Of a whole answer behind its first word; None where its head does not tell yet."""
     head = piece.find(b"\r\n\r\n")
-    if head < 0:
-        return False
-    found = _LENGTH.search(piece, 0, head)
-    return found is not None and len(piece) >= head + 4 + int(found[1])
+    found = _LENGTH.search(piece, 0, head) if head >= 0 else None
+    return None if found is None else head + 4 + int(found[1])

@@ -12,14 +12,17 @@ Models: the network of `benchmarks.serving`, one row of JSON; ResNet-50 of 64 x 
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,7 +35,7 @@ from benchmarks.serving.networks import Network, mlp, resnet
 from benchmarks.serving.processes import cpu_s
 from benchmarks.serving.questions import Wire, ask, check, http_path, question
 
-STOP_S = 30.0
+STOP_S, BACK_S = 30.0, 30.0
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class Case:
 
 
 CASES = {
-    "mlp": Case(mlp, "json", 64, (1, 4, 16), 0.1, 0.4),
+    "mlp": Case(mlp, "json", 64, (1, 4, 16), 0.25, 0.4),
     "resnet64": Case(resnet, "bin", 16, (1,), 0.5, 0.9),
 }
 
@@ -149,7 +152,7 @@ def kill(network: Network, case: Case, *, seconds: float, peak_s: float) -> dict
         asked = pairs(address, network, case)
         with Lines(place(address), asked) as lines:
             peak = lines.in_turn(1, peak_s).rps
-        killing = _Killing(process.pid, at_s=seconds / 3)
+        killing = _Killing(process.pid, address, at_s=seconds / 3)
         with Lines(place(address), asked, mends=True) as lines:
             lines.by_clock(peak / 10, 0.5, wait_s=5)
             seen = lines.by_clock(peak / 2, seconds, wait_s=10, on_tick=killing)
@@ -167,23 +170,29 @@ def kill(network: Network, case: Case, *, seconds: float, peak_s: float) -> dict
 
 
 class _Killing:
-    """Kills a worker once, and waits for its successor."""
+    """Kills a worker once, and waits until its successor counts."""
 
-    def __init__(self, parent: int, *, at_s: float) -> None:
+    def __init__(self, parent: int, address: str, *, at_s: float) -> None:
         self._file = Path(f"/proc/{parent}/task/{parent}/children")
+        self._url = f"http://{address}/metrics"
         self._at_s = at_s
-        self._killed: int | None = None
+        self._began_s: float | None = None
         self.back_s: float | None = None
 
     def __call__(self, now_s: float) -> None:
-        if now_s < self._at_s or self.back_s is not None:
-            return
-        found = [int(one) for one in self._file.read_text().split()]
-        if self._killed is None:
-            self._killed, self._at_s = found[0], now_s
-            os.kill(found[0], signal.SIGKILL)
-        elif len(found) == 2 and self._killed not in found:
-            self.back_s = now_s - self._at_s
+        if self._began_s is None and now_s >= self._at_s:
+            self._began_s = time.monotonic()
+            os.kill(int(self._file.read_text().split()[0]), signal.SIGKILL)
+            threading.Thread(target=self._watch, args=(self._began_s,), daemon=True).start()
+
+    def _watch(self, began_s: float) -> None:
+        while self.back_s is None and time.monotonic() < began_s + BACK_S:
+            time.sleep(0.05)
+            with suppress(OSError, http.client.HTTPException), urllib.request.urlopen(self._url, timeout=5) as answer:
+                text = answer.read().decode()
+                restarts = [line for line in text.splitlines() if line.startswith("mlaas4hep_worker_restarts_total{")]
+                if any(not line.endswith(" 0") for line in restarts):
+                    self.back_s = time.monotonic() - began_s
 
 
 @click.command()

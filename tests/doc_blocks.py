@@ -28,7 +28,7 @@ from typing import Any
 from markdown_it import MarkdownIt
 
 LANGUAGES = frozenset({"python", "output", "console", "bash", "yaml", "json", "toml", "text"})
-_PORT = "8000"
+_PORTS = ("8000", "8001")  # of HTTP and gRPC
 _START_S, _COMMAND_S = 60, 200
 _DIRECTIVE = re.compile(r"\{(?P<name>[a-z:-]+)\}\s*(?P<argument>\S*)")
 _CAPTION = re.compile(r":caption:\s*(\S+)\s*\n")
@@ -120,7 +120,7 @@ class Session:
         self._scripts = scripts
         self._names: dict[str, Any] = {"__name__": "__page__"}
         self._printed = ""
-        self._port = str(_free_port())
+        self._ports = [str(_free_port()) for _ in _PORTS]
         self._servers: list[subprocess.Popen[bytes]] = []
 
     def follow(self, blocks: list[Block]) -> None:
@@ -140,7 +140,9 @@ class Session:
 
     def execute(self, block: Block) -> None:
         """Execute, run, parse or write one block."""
-        text = block.text.replace(f":{_PORT}", f":{self._port}")
+        text = block.text
+        for shown, port in zip(_PORTS, self._ports, strict=True):
+            text = text.replace(f":{shown}", f":{port}")
         if block.language == "yaml":
             self.check_config(text, block.place)
         if block.language == "toml":
@@ -170,7 +172,7 @@ class Session:
         if command.startswith("mlaas4hep serve"):
             return self._serve(command)
         if command.startswith("mlaas4hep predict") and "--url" not in command:
-            command = command.replace("predict", f"predict --url http://localhost:{self._port}", 1)
+            command = command.replace("predict", f"predict --url http://localhost:{self._ports[0]}", 1)
         command = command.replace("mlaas4hep train", f"mlaas4hep train {self.train_options}".rstrip())
         done = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", command],
@@ -189,12 +191,14 @@ class Session:
     def _serve(self, command: str) -> str:
         log = self.folder / "server.log"
         with log.open("wb") as out:
-            words = ["bash", "-c", "exec " + command.replace("serve", f"serve --port {self._port} --no-grpc", 1)]
+            where = "serve --port {} --grpc-port {}".format(*self._ports)
+            words = ["bash", "-c", "exec " + command.replace("serve", where, 1)]
             server = subprocess.Popen(words, cwd=self.folder, env=self._environment(), stdout=out, stderr=out)
         self._servers.append(server)
+        address = f"http://localhost:{self._ports[0]}/v2"
         for _ in range(_START_S * 10):
             assert server.poll() is None, log.read_text()
-            with contextlib.suppress(OSError), urllib.request.urlopen(f"http://localhost:{self._port}/v2") as answer:
+            with contextlib.suppress(OSError), urllib.request.urlopen(address) as answer:
                 assert answer.status == 200
                 return log.read_text()
             time.sleep(0.1)

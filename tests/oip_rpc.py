@@ -12,7 +12,7 @@ import numpy as np
 from conformance.calls import CONTENTS
 from conformance.messages import SERVICE, message_class
 from conformance.tensors import TYPES, Array, from_bytes, to_bytes
-from tests.oip_server import EXTENSIONS, INPUTS, MODEL, OUTPUTS, VERSION, RefusedError, Toy, demand
+from tests.oip_server import EXTENSIONS, INPUTS, MODEL, OUTPUTS, VERSION, RefusedError, Toy, classes, demand
 
 
 class Answers:
@@ -28,7 +28,7 @@ class Answers:
         return {"ready": True}
 
     def ModelReady(self, request: Any) -> dict[str, Any]:
-        return {"ready": request.name == MODEL and request.version in ("", VERSION)}
+        return {"ready": self.toy.loaded and request.name == MODEL and request.version in ("", VERSION)}
 
     def ServerMetadata(self, request: Any) -> dict[str, Any]:
         return {"name": "toys", "version": "1", "extensions": EXTENSIONS}
@@ -45,8 +45,31 @@ class Answers:
             "outputs": tensors[1],
         }
 
+    def ModelStatistics(self, request: Any) -> dict[str, Any]:
+        demand(request.name in ("", MODEL), "no such model", 404)
+        runs = 0 if "statistics count requests" in self.toy.faults else self.toy.runs
+        times = {"success": {"count": runs, "ns": 1000}}
+        counts = {"inference_count": self.toy.rows, "execution_count": runs, "inference_stats": times}
+        return {"model_stats": [{"name": MODEL, "version": VERSION, **counts}]}
+
+    def RepositoryIndex(self, request: Any) -> dict[str, Any]:
+        state = "READY" if self.toy.loaded else "UNAVAILABLE"
+        models = [{"name": MODEL, "version": VERSION, "state": state}]
+        return {"models": models if self.toy.loaded or not request.ready else []}
+
+    def RepositoryModelLoad(self, request: Any) -> dict[str, Any]:
+        demand(request.model_name == MODEL or "any model will do" in self.toy.faults, "no such model", 404)
+        self.toy.loaded = True
+        return {}
+
+    def RepositoryModelUnload(self, request: Any) -> dict[str, Any]:
+        demand(request.model_name == MODEL, "no such model", 404)
+        self.toy.loaded = "unload does nothing" in self.toy.faults
+        return {}
+
     def ModelInfer(self, request: Any) -> dict[str, Any]:
         self._demand_model(request.model_name, request.model_version)
+        demand(self.toy.loaded, "not loaded", 404)
         raw = list(request.raw_input_contents)
         demand(not raw or len(raw) == len(request.inputs) or "any raw contents" in self.toy.faults, "raw contents")
         found: dict[str, Array] = {}
@@ -77,7 +100,13 @@ class Answers:
     def _reply(self, request: Any, found: dict[str, Array]) -> dict[str, Any]:
         names = [one.name for one in request.outputs] or list(OUTPUTS)
         demand(set(names) <= set(OUTPUTS), "no such output")
-        tensors = [{"name": one, "datatype": OUTPUTS[one][0], "shape": found[one].shape} for one in names]
+        kinds = {one: OUTPUTS[one][0] for one in names}
+        for one in request.outputs:
+            if "classification" in one.parameters:
+                count = one.parameters["classification"].int64_param
+                upwards = "lowest class first" in self.toy.faults
+                found[one.name], kinds[one.name] = classes(found[one.name], count, upwards=upwards), "BYTES"
+        tensors = [{"name": one, "datatype": kinds[one], "shape": found[one].shape} for one in names]
         contents = [to_bytes(found[one]) for one in names]
         if "raw contents in another order" in self.toy.faults and len(contents) > 1:
             contents[0], contents[1] = contents[1], contents[0]

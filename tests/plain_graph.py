@@ -41,9 +41,8 @@ def write_plain_graph(
     )
     (folder / name / "1").mkdir(parents=True)
     onnx.save(model, folder / name / "1" / "model.onnx")
-    (folder / name / "config.pbtxt").write_text(
-        f"max_batch_size: {max_batch_size}\n"
-        'output [ { name: "same_FP32" data_type: TYPE_FP32 dims: [ 2 ] label_filename: "labels.txt" } ]\n'
-    )
+    labelled = 'output [ { name: "same_FP32" data_type: TYPE_FP32 dims: [ 2 ] label_filename: "labels.txt" } ]\n'
+    config = f"max_batch_size: {max_batch_size}\n" + (labelled if "FP32" in words else "")
+    (folder / name / "config.pbtxt").write_text(config)
     (folder / name / "labels.txt").write_text("\n".join(LABELS))
     return folder / name

@@ -35,7 +35,7 @@ REAL = (sys.executable, "-m", "mlaas4hep")
 _ROOT = Path(__file__).parents[1]
 _READY = "ready"
 # What commands import when they need it, beside the modules of our own; the frameworks of single models are left out.
-_PACKAGES = ("cli", "config", "spec", "graph", "bundle", "data", "report", "train", "serve", "client")
+_PACKAGES = ("cli", "config", "spec", "graph", "bundle", "data", "report", "train", "serve", "client", "score")
 _LIBRARIES = (
     "matplotlib.backends.backend_agg",
     "mplhep",

@@ -1,5 +1,7 @@
 """Virtual environments of the peers, made where they are missing, and the running of their scripts.
 
+``python -m benchmarks.peers.environments root`` makes one alone.
+
 Invariant: an environment counts as made only once the list of its requirements was written into it, which is the last
 step; one that was cut off or is of other versions is made anew.
 """
@@ -113,3 +115,17 @@ def _run(command: Sequence[str], step: str, limit_s: float) -> str:
         lines = [line for line in done.stderr.splitlines() if line.strip()]
         raise Unavailable(f"{step}: exit code {done.returncode}: {lines[-1] if lines else 'says nothing'}")
     return done.stdout
+
+
+def made(name: str, folder: Path) -> Path | None:
+    """Python of a peer's environment, if it is there and whole."""
+    home = folder / f"env-{name}"
+    wanted = "\n".join(REQUIREMENTS[name])
+    marked = home / _MADE
+    whole = marked.exists() and marked.read_text(encoding="utf-8") == wanted
+    return home / "bin" / "python" if whole else None
+
+
+if __name__ == "__main__":
+    for asked in sys.argv[1:]:
+        print(interpreter(asked, Path(".bench").absolute()))

@@ -14,4 +14,5 @@ from conformance.groups import (  # noqa: F401  # isort: skip
     repository,
     rpc_errors,
     rpc,
+    rpc_extensions,
 )

@@ -81,7 +81,7 @@ def test_a_page_can_be_followed(page: Path, session: Session, request: pytest.Fi
     if "own-files" in needs:
         session.check_config = check_config_by_its_files
     settle_framework()
-    for package in {"torch", "jax", "keras"} & set(needs):
+    for package in {"torch", "jax", "keras", "coffea"} & set(needs):
         pytest.importorskip(package)
     if "installed" in needs:
         install(next(block.text for block in blocks if block.language == "toml"), session.folder)

@@ -83,6 +83,8 @@ def good_bodies(label: str) -> list[Any]:
             {"name": "jets", "shape": [1, 3, 3], "datatype": "FP32", "data": [0] * 9},
         ]
         return [{"inputs": inputs}, {"id": "7", "inputs": inputs, "outputs": [{"name": "scores"}]}]
+    if label.endswith("/json"):
+        return [{"values": [1.5] * 12, "model": "tth"}]
     return []
 
 

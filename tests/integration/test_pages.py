@@ -123,6 +123,35 @@ def test_markup_in_a_model_does_nothing_in_a_browser(tab: Tab, url: str, name: s
     assert tab.messages == []
 
 
+def test_a_token_is_entered_once_and_goes_with_every_question_of_the_tab(
+    tab: Tab, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    pytest.importorskip("joserfc", reason="joserfc is not installed")
+    from tests.issuer import running_issuer
+    from tests.unit.serve.test_guard import server
+
+    folder = tmp_path_factory.mktemp("guarded")
+    write_models(folder)
+
+    def enter(token: bytes) -> None:
+        tab.until("document.getElementById('token') !== null")
+        tab.run(f"document.getElementById('token').value = {json.dumps(token.decode().removeprefix('Bearer '))}")
+        tab.run("document.querySelector('button[type=submit]').click()")
+
+    with running_issuer() as issuer, server(folder, issuer) as url:
+        tab.open(url)
+        assert texts(tab, "h1") == ["A token is needed"]
+        enter(issuer.header(exp=1))
+        tab.until("document.getElementById('why').textContent.includes('the token has expired')")
+        enter(issuer.header())
+        tab.until("document.querySelector('h1').textContent === 'Models'")
+        tab.run("[...document.querySelectorAll('a')].find((one) => one.textContent === 'tth').click()")
+        tab.until("document.getElementById('question') !== null")
+        assert tab.run("document.getElementById('token').value !== ''")
+        tab.run("document.querySelector('button[type=submit]').click()")
+        assert answered(tab).startswith("Most like ")
+
+
 @pytest.mark.parametrize("path", ["", "/models/tth", "/models/plain", "/models/broken", "/routes"])
 def test_no_page_is_wider_than_a_phone(tab: Tab, url: str, path: str) -> None:
     tab.open(f"{url}/pages{path}", width=360)

@@ -19,7 +19,7 @@ from mlaas4hep.errors import ConfigError, nearest
 ACTIONS: dict[str, tuple[str, str]] = {
     "see": ("token", "names, tensors, columns and statistics of models"),
     "infer": ("compute.read", "scores"),
-    "manage": ("compute.modify", "load and unload"),
+    "manage": ("compute.modify", "load and unload, fetch the file of a model"),
     "upload": ("compute.modify", "bring new models, and delete them"),
     "metrics": ("token", "GET /metrics"),
 }

@@ -114,6 +114,7 @@ def _show(files: tuple[str, ...], tree: str | None, *, draft: bool, as_json: boo
 
 
 def _report(found: Survey) -> Iterator[str]:
+    from mlaas4hep.data.draft import trees_alike
     from mlaas4hep.data.quarantine import reason_of
 
     rows = [
@@ -127,14 +128,25 @@ def _report(found: Survey) -> Iterator[str]:
     others = ((path, f": {why}") for path, why in found.left_out.items())
     yield from (f"  left out: {line}" for line in told_once(others))
     yield ""
-    yield f"tree {found.tree}: figures of {_looked_at(found)}"
     readable = [one for one in found.columns if one.kind is not None]
-    yield from table([_HEAD, *map(_row, readable)], right=range(2, len(_HEAD)))
-    refused = [one for one in found.columns if one.kind is None]
-    if refused:
+    partial = [one for one in found.columns if one.partial]
+    if readable or not partial:
+        yield f"tree {found.tree}: figures of {_looked_at(found)}"
+        yield from (f"  another of as many columns: --tree {name}" for name in trees_alike(found)[1:])
+        yield from table([_HEAD, *map(_row, readable)], right=range(2, len(_HEAD)))
+    else:
+        yield f"tree {found.tree}: no column is in all {len(found.paths)} files; give one kind of file at a time"
+    yield from _without_figures("not in all files, or not of one kind", partial)
+    yield from _without_figures(
+        "that cannot be read", [one for one in found.columns if one.kind is None and not one.partial]
+    )
+
+
+def _without_figures(words: str, columns: list[ColumnSummary]) -> Iterator[str]:
+    if columns:
         yield ""
-        yield f"{counted(len(refused), 'column')} that cannot be read:"
-        yield from table([(f"  {one.name}", one.type, one.reason or "") for one in refused])
+        yield f"{counted(len(columns), 'column')} {words}:"
+        yield from table([(f"  {one.name}", one.type, one.reason or "") for one in columns])
 
 
 def _looked_at(found: Survey) -> str:

@@ -43,9 +43,10 @@ def tell_others(left_out: Mapping[str, str]) -> None:
 
 
 def end(refused: Mapping[str, str], *others: str) -> None:
-    """Tell of files that were named and cannot be read; the exit status is that of a mistake, if there are any."""
-    from mlaas4hep.data.inspect import refusals
+    """Tell of files that were named and give nothing; the exit status is that of a mistake, if there are any."""
+    from mlaas4hep.data.inspect import is_empty, refusals
 
-    tell([*refusals(refused), *others])
+    tell([*refusals({path: why for path, why in refused.items() if not is_empty(why)}), *others])
+    tell(refusals({path: why for path, why in refused.items() if is_empty(why)}), words="left out, empty")
     if refused or others:
         raise click.exceptions.Exit(EXIT_USER)

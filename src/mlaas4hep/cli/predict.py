@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import click
@@ -12,6 +13,9 @@ if TYPE_CHECKING:
 Prediction = dict[str, float | None] | None
 # Events that are sent at once: so often the bar moves, and so much is lost where a question fails.
 PART = 5000
+# Of a picture, the likeliest.
+SHOWN_CLASSES = 5
+_BINARY = {b"root": "a ROOT file", b"PAR1": "a Parquet file", b"Obj\x01": "an Avro file"}
 
 
 def _waits(ctx: click.Context, parameter: click.Parameter, value: float) -> float:
@@ -24,6 +28,11 @@ def _waits(ctx: click.Context, parameter: click.Parameter, value: float) -> floa
     return value
 
 
+def _refuse_port(ctx: click.Context, parameter: click.Parameter, value: str | None) -> None:
+    if value is not None:
+        raise click.UsageError(f"no option --port; a server is named with --url http://localhost:{value}", ctx)
+
+
 @click.command(
     epilog="""\b
 Examples:
@@ -32,6 +41,7 @@ Examples:
   mlaas4hep predict --url http://gpu7:8000 --file events.json --json
   mlaas4hep predict --url https://a.cern.ch --url https://b.cern.ch --token-file token --file events.json
   zcat events.json.gz | mlaas4hep predict --file -
+  mlaas4hep predict --model resnet --image cat.png
 """
 )
 @click.option(
@@ -42,6 +52,7 @@ Examples:
     show_default=True,
     help="Where 'mlaas4hep serve' runs. May be repeated: where one server fails, the next is asked.",
 )
+@click.option("--port", hidden=True, expose_value=False, callback=_refuse_port)
 @click.option("--model", help="Name of the model; may be left out where the server has one.")
 @click.option(
     "--event",
@@ -54,6 +65,13 @@ Examples:
     "--file",
     type=click.File("rb"),
     help="Events as JSON: a list, {instances: [...]}, or one event a line; - reads standard input.",
+)
+@click.option(
+    "--image",
+    "images",
+    multiple=True,
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="A PNG or JPEG, for a model that says what it makes of one (image.yaml beside it). May be repeated.",
 )
 @click.option(
     "--timeout",
@@ -75,12 +93,13 @@ def command(
     model: str | None,
     texts: tuple[str, ...],
     file: IO[bytes] | None,
+    images: tuple[Path, ...],
     timeout_s: float,
     token_file: str | None,
     ca: str | None,
     as_json: bool,
 ) -> None:
-    """Ask a server for the scores of events, given by the names of their columns."""
+    """Ask a server for the scores of events, given by the names of their columns, or for those of pictures."""
     import json
 
     from mlaas4hep.client import Client, Tls
@@ -88,10 +107,15 @@ def command(
     events = [_event(text) for text in texts]
     if file is not None:
         events += _events(file.read(), where=file.name)
-    if not events:
-        raise click.UsageError("no events: give --event or --file")
+    if images and events:
+        raise click.UsageError("--image goes without --event and --file")
+    if not events and not images:
+        raise click.UsageError("no events: give --event or --file, or --image for pictures")
     with Client(urls, timeout_s=timeout_s, token_file=token_file, tls=Tls(ca=ca)) as client:
         name = model or _only_model(client)
+        if images:
+            _ask_images(client, name, images, as_json=as_json)
+            return
         predictions = _predictions(client, name, events)
         if as_json:
             click.echo(json.dumps({"model_name": name, "predictions": predictions}))
@@ -114,6 +138,24 @@ def _predictions(client: Client, model: str, events: list[dict[str, Any]]) -> li
     finally:
         bars.close()
     return predictions
+
+
+def _ask_images(client: Client, model: str, images: tuple[Path, ...], *, as_json: bool) -> None:
+    """One question a picture; of many classes the likeliest are shown."""
+    import json
+
+    predictions = [client.predict_image(model, file.read_bytes()) for file in images]
+    if as_json:
+        click.echo(json.dumps({"model_name": model, "predictions": predictions}))
+        return
+    for file, prediction in zip(images, predictions, strict=True):
+        click.echo(f"{file}:")
+        scores = {name: value for name, value in prediction.items() if isinstance(value, float)}
+        if len(scores) < len(prediction):
+            click.echo(f"  {json.dumps(prediction)}")
+            continue
+        for name in sorted(scores, key=lambda one: -scores[one])[:SHOWN_CLASSES]:
+            click.echo(f"  {scores[name]:.6g}  {name}")
 
 
 def _only_model(client: Client) -> str:
@@ -150,6 +192,12 @@ def _events(data: bytes, *, where: str) -> list[dict[str, Any]]:
 
     from mlaas4hep.errors import RequestError
 
+    binary = next((name for start, name in _BINARY.items() if data.startswith(start)), None)
+    if binary is not None:
+        raise RequestError(
+            f"{where}: asked for events as JSON, found {binary}; "
+            "'mlaas4hep score BUNDLE FILES -o OUT' scores the events of such files"
+        )
     try:
         whole = json.loads(data)
     except (ValueError, RecursionError):

@@ -6,6 +6,9 @@ it ends with were computed in this run; nothing is kept from an earlier one.
 
 from __future__ import annotations
 
+import shlex
+import shutil
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -215,7 +218,6 @@ def _server(path: Path) -> Iterator[str]:
     """``mlaas4hep serve`` as a process of its own on a free port; gives its URL, and ends it."""
     import json
     import subprocess
-    import sys
 
     from mlaas4hep.errors import ServerError
 
@@ -245,7 +247,18 @@ def _summary(network: EvaluatedRun, trees: EvaluatedRun, reference: float, bundl
             f"Page:     {network.report.absolute()}",
             f"Compared: {compared.absolute()}",
             f"Bundle:   {bundle.path.parent}",
-            f"Serve it: mlaas4hep serve {bundle.path.parent}",
+            f"Serve it: {program()} serve {shlex.quote(str(bundle.path.parent))}",
             f"Runs:     {network.path.parent}",
         ]
     )
+
+
+def program() -> str:
+    """What to type for this program: its name where the shell finds it by that, else its path."""
+    own = Path(sys.executable).with_name("mlaas4hep")
+    found = shutil.which(own.name)
+    if found is not None and (not own.exists() or own.samefile(found)):
+        return own.name
+    if not own.exists():
+        return f"{shlex.quote(sys.executable)} -m mlaas4hep"
+    return shlex.quote(str(own.relative_to(Path.cwd()) if own.is_relative_to(Path.cwd()) else own))

@@ -64,6 +64,13 @@ Exit status: 0 done, 1 --verify found files that do not belong together, or a fa
 )
 @click.option("--tree", help="Table of the inputs.  [default: that of the training, else Events, else the only one]")
 @click.option(
+    "--friend",
+    "friends",
+    multiple=True,
+    metavar="PATH",
+    help="File whose tree stands beside each input, as 'btag/{stem}.root'; {stem}, {folder} of the input. Repeatable.",
+)
+@click.option(
     "--name",
     default="{stem}_scores",
     show_default=True,
@@ -120,6 +127,7 @@ def command(
     output: str | None,
     format_name: str,
     tree: str | None,
+    friends: tuple[str, ...],
     name: str,
     column: str,
     table: str,
@@ -155,7 +163,7 @@ def command(
     if verified is not None:
         if output is not None:
             raise click.UsageError("--verify takes the outputs itself: --verify OUT FILES, without -o")
-        _verify(verified, paths, tree, as_json=as_json, show=progress)
+        _verify(verified, paths, tree, friends, as_json=as_json, show=progress)
         return
     found, files = _apart(paths)
     if not found or not files or output is None:
@@ -183,6 +191,7 @@ def command(
             files,
             output,
             tree=tree,
+            friends=friends,
             manner=Manner(format_name, name, table, drop, overwrite),
             on_error=on_error,
             threads=2 if threads is None else threads,
@@ -273,7 +282,9 @@ def _as_text(done: Result, asked: Asked) -> str:
     return "\n".join(lines)
 
 
-def _verify(outputs: str, files: Sequence[str], tree: str | None, *, as_json: bool, show: bool | None) -> None:
+def _verify(
+    outputs: str, files: Sequence[str], tree: str | None, friends: Sequence[str], *, as_json: bool, show: bool | None
+) -> None:
     from mlaas4hep.cli.progress import Bars
     from mlaas4hep.score.verify import verify
 
@@ -282,7 +293,7 @@ def _verify(outputs: str, files: Sequence[str], tree: str | None, *, as_json: bo
     bars = Bars(show=show)
     bars.start("reading events")
     try:
-        found = verify(outputs, files, tree=tree, progress=bars.update)
+        found = verify(outputs, files, tree=tree, friends=friends, progress=bars.update)
     finally:
         bars.close()
     click.echo(_checked_json(found) if as_json else "\n".join(_checked_lines(found)))

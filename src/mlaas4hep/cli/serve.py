@@ -23,12 +23,17 @@ _KILL_AFTER_S = 20.0
 Examples:
   mlaas4hep serve runs/tth/model/tth             # one bundle, http://127.0.0.1:8000
   mlaas4hep serve models --port 0 --json         # a folder of bundles, on a free port
+  mlaas4hep serve both=both.yaml                 # several models as one: members: [../a, ../b]
+  mlaas4hep serve tth=runs/folds                 # the mean of a run that was trained in folds, with its models
   mlaas4hep serve models --workers 4 --access-log access.jsonl --drain 10
   mlaas4hep serve models --host 0.0.0.0 --tls-cert host.pem --tls-key host.key --auth auth.yaml
   curl localhost:8000/v1/models/tth              # what the model wants, with an example event
   curl localhost:8000/v1/models/tth:predict -H 'Content-Type: application/json' \\
        -d '{"instances": [{"PuppiMET_pt": 31.2, "Jet_pt": [88.1, 42.0]}]}'
   curl localhost:8000/metrics                    # for Prometheus
+  mlaas4hep serve models --uploads               # TFaaS's /upload brings models, /delete takes them away
+  curl localhost:8000/upload -F name=net -F model=@net.onnx
+  curl localhost:8000/json -d '{"values": [1.5, 0.2], "model": "net"}'   # a row, as TFaaS takes it
   xdg-open http://localhost:8000                 # pages of the models, with a form to try each
 """
 )
@@ -112,6 +117,20 @@ Examples:
 )
 @click.option("--max-loaded-mb", type=click.IntRange(1), help="The same, in megabytes of their graphs on disk.")
 @click.option(
+    "--uploads",
+    is_flag=True,
+    help="Who asks may bring models into PATH and delete them (TFaaS's routes); with --auth who may upload. Each is "
+    "converted behind walls, held against its framework, and served when that is done. PATH may be empty.",
+)
+@click.option("--upload-mb", default=512, show_default=True, type=click.IntRange(1), help="The largest upload.")
+@click.option(
+    "--base",
+    default="tfaas",
+    show_default=True,
+    metavar="NAME",
+    help="Prefix that TFaaS's routes are found under, too.",
+)
+@click.option(
     "--no-pages", is_flag=True, help="Show no pages to browsers; they are under /pages, and answer there alone."
 )
 @click.option("--json", "as_json", is_flag=True, help="Say where and what is served as one JSON line.")
@@ -127,14 +146,17 @@ def command(
 ) -> int | None:
     """Serve the models under PATH: a bundle, one version of it, or a folder of bundles and plain ONNX entries.
 
+    Several models as one are NAME/ensemble.yaml in that folder; or PATH is NAME=FILE, or NAME=RUN of a run in folds.
+
     Open Inference Protocol v2 for tensors (/v2, for tritonclient and others), and events by column name (/v1, KServe's
-    form). Ctrl-C or SIGTERM finishes what was accepted, then stops. SIGHUP opens the access log anew and reads new
-    certificates. A model that cannot be served is logged and stops no other.
+    form), rows and uploads by TFaaS's routes. Ctrl-C or SIGTERM finishes what was accepted, then stops. SIGHUP opens
+    the access log anew and reads new certificates. A model that cannot be served is logged and stops no other.
     """
     from mlaas4hep.serve.sockets import bind, join
     from mlaas4hep.serve.workers import start_workers
 
     _check_tls(**options)
+    _check_uploads(path, **options)
     listening = bind(host, port, shared=workers > 1)
     grpc = None
     try:
@@ -186,10 +208,12 @@ def _serve(path: Path, listening: Any, grpc: Any, worker: Worker | None, **optio
     where = {"threads": options["threads"], "device": options["device"]}
     control = options["control"] or options["auth"] is not None
     # Before models are looked at, so that nothing that is changed meanwhile is missed.
-    peers = Peers(worker.folder, worker.number, worker.workers) if control and worker else None
-    models = open_repository(path, **where, lazy=options["lazy"], bounds=bounds)
+    shares = worker is not None and (control or options["uploads"])
+    peers = Peers(worker.folder, worker.number, worker.workers) if worker and shares else None
+    models = open_repository(path, **where, lazy=options["lazy"], bounds=bounds, empty=options["uploads"])
     polling = models.watched(options["poll_s"]) if options["poll_s"] else nullcontext()
-    service = InferenceService(models, limits=limits, version=version("mlaas4hep"), control=control)
+    uploads = _uploads(models, options["upload_mb"] << 20) if options["uploads"] else None
+    service = InferenceService(models, limits=limits, version=version("mlaas4hep"), control=control, uploads=uploads)
     if peers is not None:
         peers.join(models)
         service.everywhere = peers
@@ -202,7 +226,7 @@ def _serve(path: Path, listening: Any, grpc: Any, worker: Worker | None, **optio
             serve(
                 service,
                 listening,
-                on_ready=lambda: tell(_ready(service, url, _place(grpc), as_json=options["as_json"])),
+                on_ready=lambda: tell(_ready(service, url, _place(grpc), **options)),
                 operation=operation,
                 grpc=grpc,
                 watched=worker.beat if worker else None,
@@ -222,6 +246,7 @@ def _options(
     access_log: str | None,
     cors: tuple[str, ...],
     drain_s: float,
+    base: str,
     no_pages: bool,
     **_: Any,
 ) -> Any:
@@ -238,8 +263,37 @@ def _options(
         tls=tls,
         cors=cors,
         drain_s=drain_s,
+        base=base.strip("/"),
         pages=not no_pages,
     )
+
+
+def _check_uploads(path: Path, *, uploads: bool, base: str, **_: Any) -> None:
+    if "/" in base.strip("/"):
+        raise click.UsageError(f"--base is one name, such as tfaas; found '{base}'")
+    if uploads and not path.exists():
+        path.mkdir(parents=True)
+
+
+def _uploads(models: Any, limit_bytes: int) -> Any:
+    """Who takes models over the wire; the converter is handed in, since serving knows no framework."""
+    from mlaas4hep.convert.limits import Limits
+    from mlaas4hep.convert.upload import Upload, convert
+    from mlaas4hep.errors import BundleError
+    from mlaas4hep.serve.entries import is_entry
+    from mlaas4hep.serve.uploads import Received, Uploads
+
+    if is_entry(models.path):
+        raise BundleError(f"--uploads: asked for a folder of models, {models.path} is a model; serve what it lies in")
+    limits = Limits(upload_bytes=limit_bytes)
+
+    def take(received: Received) -> Any:
+        sent = Upload(received.model) if received.form is None else Upload.form(received.form, received.model)
+        return convert(sent, models.path, limits=limits)
+
+    uploads = Uploads(models, take, limit_bytes=limit_bytes)
+    uploads.clean()
+    return uploads
 
 
 def _limits(*, limits: Path | None, queue_s: float, max_wait_ms: float, **_: Any) -> Any:
@@ -262,7 +316,13 @@ def _place(grpc: Any) -> str | None:
     return None if grpc is None else url_of(grpc).removeprefix("http://")
 
 
-def _ready(service: InferenceService, url: str, grpc: str | None, *, as_json: bool) -> str:
+def _told(service: InferenceService, name: str) -> str:
+    """A name, and what who asks should know of it."""
+    note = service.repository.get(name).note if name in service.repository.loaded else ""
+    return f"{name}: {note}" if note else name
+
+
+def _ready(service: InferenceService, url: str, grpc: str | None, *, as_json: bool, no_pages: bool, **_: Any) -> str:
     import json
     from shlex import quote
 
@@ -270,10 +330,12 @@ def _ready(service: InferenceService, url: str, grpc: str | None, *, as_json: bo
     if as_json:
         return json.dumps({"url": url, "grpc": grpc, "models": names})
     rpc = f", gRPC on {grpc}" if grpc else ""
-    lines = [f"Serving on {url}{rpc}; stop with Ctrl-C.", *(f"  {name}" for name in names[:_SHOWN])]
+    lines = [f"Serving on {url}{rpc}; stop with Ctrl-C.", *(f"  {_told(service, name)}" for name in names[:_SHOWN])]
     if len(names) > _SHOWN:
         lines.append(f"  and {len(names) - _SHOWN} more")
-    lines += ["", "Ask it:"]
+    if not names:
+        return "\n".join([*lines, "No model yet. Bring one:", f"  curl {url}/upload -F name=net -F model=@net.onnx"])
+    lines += ["", "Ask it:", *([] if no_pages else [f"  {url}/pages  # in a browser"])]
     repository = service.repository
     asked = next((name for name in repository.loaded if repository.get(name).contract), None)
     if asked is None:

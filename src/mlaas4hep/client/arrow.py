@@ -1,4 +1,4 @@
-"""Tables of events as Arrow's IPC stream, and scores back: some twenty times quicker than JSON, where pyarrow is.
+"""Tables of events as Arrow's IPC stream, and scores back: about ten times quicker than JSON, where pyarrow is.
 
 pyarrow is imported here alone, and only when a table is asked for. Invariant: what Arrow cannot say as JSON does, such
 as a column of nothing but empty lists, is left to JSON.

@@ -135,6 +135,10 @@ class AsyncClient:
         """Scores of events by name; see `mlaas4hep.client.Client.predict`."""
         return await self._whole(event_cut(model, encode_events(events), self._limits), self._deadline(), progress)
 
+    async def predict_image(self, model: str, data: bytes) -> dict[str, Any]:
+        """As `Client.predict_image`."""
+        return await self._ask(questions.predict_image(model, data))
+
     async def predict_table(self, model: str, table: Any, *, progress: Progress | None = None) -> Scores:
         """Scores of events that lie in columns; see `mlaas4hep.client.Client.predict_table`."""
         columns = columns_of(table)

@@ -176,6 +176,22 @@ class Client:
         """
         return self._whole(event_cut(model, encode_events(events), self._limits), self._deadline(), progress)
 
+    def predict_image(self, model: str, data: bytes) -> dict[str, Any]:
+        """Outputs for one picture.
+
+        Parameters
+        ----------
+        model
+            Name.
+        data
+            A PNG or JPEG, as its file holds it; what the model makes of it is declared beside the model.
+
+        Returns
+        -------
+        Values by class where the model has one output with labels, else lists by output.
+        """
+        return self._ask(questions.predict_image(model, data))
+
     def predict_table(self, model: str, table: Any, *, progress: Progress | None = None) -> Scores:
         """Scores of events that lie in columns.
 

@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 import msgspec
 
+from mlaas4hep.arguments import require
 from mlaas4hep.client.tensors import HEADER_LENGTH, Encoded, Tensors, decode_answer
 from mlaas4hep.client.wire import Reply
 from mlaas4hep.errors import NotFoundError, RequestError, ServerError
@@ -143,8 +144,28 @@ def predict(model: str, events: Sequence[bytes]) -> Question[list[Prediction]]:
     return Question("POST", path, read, body, _JSON)
 
 
+def predict_image(model: str, data: bytes) -> Question[dict[str, Any]]:
+    """Outputs for one picture, PNG or JPEG."""
+    require(data, bytes, "data", hint="Path('jet.png').read_bytes()", error=RequestError)
+    path = f"/v1/models/{quoted(model)}:predict"
+    kind = "png" if data.startswith(b"\x89PNG") else "jpeg"
+
+    def read(reply: Reply) -> dict[str, Any]:
+        check(reply, path)
+        predictions = _decoded(reply, path, _image_predictions).predictions
+        if len(predictions) != 1:
+            raise ServerError(f"{reply.url}{path} gave {len(predictions)} answers for one picture; {_WHO}")
+        return predictions[0]
+
+    return Question("POST", path, read, (data,), f"Content-Type: image/{kind}\r\n")
+
+
 class _Predictions(msgspec.Struct, frozen=True):
     predictions: list[Prediction]
+
+
+class _ImagePredictions(msgspec.Struct, frozen=True):
+    predictions: list[dict[str, Any]]
 
 
 class _Problem(msgspec.Struct, frozen=True):
@@ -152,6 +173,7 @@ class _Problem(msgspec.Struct, frozen=True):
 
 
 _predictions = msgspec.json.Decoder(_Predictions)
+_image_predictions = msgspec.json.Decoder(_ImagePredictions)
 _problem = msgspec.json.Decoder(_Problem)
 
 

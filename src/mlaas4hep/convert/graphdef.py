@@ -1,7 +1,7 @@
 """TensorFlow's graphs, looked through without TensorFlow: which operations a SavedModel or a frozen graph is made of.
 
 A graph is a program that may read and write files. Invariant: what can be reached from the model's answers is on a list
-of arithmetic; beside it stands only what every SavedModel has to store its variables, and that is not reached.
+of arithmetic; beside it stands only how SavedModels store their variables and how they learned, which is not reached.
 """
 
 from __future__ import annotations
@@ -35,8 +35,15 @@ PartitionedCall StatefulPartitionedCall DisableCopyOnRead VariableV2 Variable As
 _SAVER = """
 SaveV2 RestoreV2 ShardedFilename MergeV2Checkpoints StaticRegexFullMatch StringJoin
 """
+# What networks do while they learn, which Keras 2 stores beside what they answer; never part of an answer either.
+_LEARNING = """
+AssignAddVariableOp AssignSubVariableOp RandomShuffle RandomStandardNormal RandomUniform RandomUniformInt
+StatelessRandomGetAlg StatelessRandomGetKeyCounter StatelessRandomGetKeyCounterAlg StatelessRandomNormalV2
+StatelessRandomUniformFullIntV2 StatelessRandomUniformIntV2 StatelessRandomUniformV2 StatelessTruncatedNormalV2
+TruncatedNormal
+"""
 REACHED = frozenset(_ARITHMETIC.split()) | frozenset(_STRUCTURE.split())
-BESIDE = REACHED | frozenset(_SAVER.split())
+BESIDE = REACHED | frozenset(_SAVER.split()) | frozenset(_LEARNING.split())
 _MAX_NODES = 500_000
 _MAX_FUNCTIONS = 20_000
 _WAYS = (

@@ -55,8 +55,10 @@ class Upload:
     beside: Mapping[str, bytes] = field(default_factory=dict)
 
     @classmethod
-    def form(cls, fields: Mapping[str, bytes]) -> Upload:
+    def form(cls, fields: Mapping[str, bytes], model: Path | None = None) -> Upload:
         """A form of TFaaS: ``name``, ``params``, ``model``, and ``labels``, with ``op`` or without.
+
+        The model may lie in a file instead.
 
         Raises
         ------
@@ -66,7 +68,7 @@ class Upload:
         for key in fields:
             if key not in _FORM:
                 raise UploadError(f"the form has a field '{key}'{nearest(key, _FORM)}")
-        if not fields.get("model"):
+        if model is None and not fields.get("model"):
             raise UploadError("the form has no field 'model', or an empty one: the model's file")
         name = fields.get("name", b"").decode(errors="replace").strip()
         params = read_params(fields.get("params"))
@@ -74,7 +76,7 @@ class Upload:
             raise UploadError(f"the form's name is '{name}', that in its params '{params.name}'; they must be equal")
         files = {"params": "params.json", "labels": "labels.txt"}
         beside = {file: fields[key] for key, file in files.items() if fields.get(key)}
-        return cls(fields["model"], name or params.name, beside)
+        return cls(fields["model"] if model is None else model, name or params.name, beside)
 
 
 def convert(

@@ -211,7 +211,7 @@ class RowCache:
 
     def _reason(self, error: OSError, needed: int) -> str:
         if error.errno not in _FULL:
-            return f"cache {self.folder}: cannot be written: {error.strerror}"
+            return _unwritable(self.folder, error.errno)
         free = in_words(free_on_disk(self.folder))
         wanted = f"{in_words(needed)} more were to be kept, " if needed else ""
         return f"cache {self.folder}: the disk is full: {wanted}{free} are free"
@@ -240,7 +240,11 @@ def why_not_usable(folder: Path) -> str | None:
     if there.is_dir() and os.access(there, os.W_OK | os.X_OK):
         return None
     code = errno.EROFS if os.statvfs(there).f_flag & os.ST_RDONLY else code
-    return f"cache {folder}: cannot be written: {os.strerror(code)}"
+    return _unwritable(folder, code)
+
+
+def _unwritable(folder: str | Path, code: int | None) -> str:
+    return f"cache {folder}: cannot be written: {os.strerror(code or 0)}; choose another folder, or leave cache out"
 
 
 def require_folder(folder: str | Path) -> None:
@@ -254,7 +258,7 @@ def require_folder(folder: str | Path) -> None:
     try:
         Room(folder, 0).close()
     except OSError as error:
-        raise DataError(f"cache {folder}: cannot be written: {error.strerror}") from error
+        raise DataError(_unwritable(folder, error.errno)) from error
 
 
 def rows_of(file: int, table: NDArray[np.float32], sides: NDArray[np.int64]) -> Rows:

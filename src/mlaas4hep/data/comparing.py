@@ -48,6 +48,10 @@ class SharedColumns:
         """Names of those that all files have, of one kind."""
         return (name for name in self.infos if self.reason(name) is None)
 
+    def is_partial(self, name: str) -> bool:
+        """Whether a column can be read, but not from all files, or not as one kind."""
+        return self.infos[name].type is not None and self.reason(name) is not None
+
     def reason(self, name: str) -> str | None:
         """Why a column cannot be read from all files; None where it can."""
         if name in self._lacking:

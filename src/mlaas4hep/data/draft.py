@@ -74,8 +74,9 @@ def draft_config(found: Survey) -> str:
     samples = _samples(found, label)
     lines = [
         "# A first config, drafted from the files: check the labels, the inputs and the lengths.",
-        f"# Figures are of {found.looked_at} of {found.entries} events.",
+        f"# Figures are of {found.looked_at} of {found.entries} events{_of_tree(found, samples)}.",
         *(f"# left out: {line}" for line in _left_out(found)),
+        *(f"# not in all files: {line}" for line in _partial(found)),
     ]
     if found.tree != ONLY_TABLE and not any(sample.tree for sample in samples):
         lines.append(f"tree: {_word(found.tree)}")
@@ -97,12 +98,29 @@ def _left_out(found: Survey) -> list[str]:
     return [" ".join(line.split()) for line in lines]
 
 
+def _of_tree(found: Survey, samples: Sequence[_Sample]) -> str:
+    others = [one.tree for one in samples if one.tree is not None and one.tree != found.tree]
+    return f" of tree {found.tree}; not looked at: {', '.join(others)}" if others else ""
+
+
+def _partial(found: Survey) -> list[str]:
+    """Columns that only some files have, or have otherwise; those with one reason together."""
+    names: dict[str, list[str]] = {}
+    for one in found.columns:
+        if one.partial:
+            names.setdefault(one.reason or "", []).append(one.name)
+    lines = [f"{_some(held)}: {why}" for why, held in names.items()]
+    if lines and all(one.kind is None for one in found.columns):
+        lines.append("no column is shared; give one kind of file at a time")
+    return [" ".join(line.split()) for line in lines]
+
+
 def _samples(found: Survey, label: ColumnSummary | None) -> list[_Sample]:
     processes = _processes(found.paths)
     if len(processes) > 1:
         return _labelled([_Sample(name, files) for name, files in processes.items()])
-    twins = _twin_trees(found)
-    if len(twins) > 1:
+    twins = trees_alike(found)
+    if len(twins) > 1 and len(found.paths) == 1:
         return _labelled([_Sample(_name(tree), found.paths, tree=tree) for tree in twins])
     if label is not None and label.minimum is not None and label.maximum is not None:
         low, high = int(label.minimum), int(label.maximum)
@@ -123,13 +141,12 @@ def _processes(paths: Sequence[str]) -> dict[str, tuple[str, ...]]:
     return {name: tuple(files) for name, files in by_name.items()}
 
 
-def _twin_trees(found: Survey) -> list[str]:
-    """Trees of one file that have as many columns as the chosen one: such as signal and background."""
-    if len(found.paths) != 1:
-        return []
+def trees_alike(found: Survey) -> list[str]:
+    """The chosen tree, and others of the first file with as many columns: such as signal and background."""
     there = [one for one in found.trees if one.entries and one.path == found.paths[0]]
     chosen = next(one for one in there if one.name in (found.tree, ONLY_TABLE))
-    return [one.name for one in there if one.columns == chosen.columns and one.kind == chosen.kind]
+    others = [one for one in there if one.columns == chosen.columns and one.kind == chosen.kind and one is not chosen]
+    return [one.name for one in (chosen, *others)]
 
 
 def _labelled(samples: list[_Sample]) -> list[_Sample]:

@@ -358,7 +358,8 @@ def _warnings(
             "in neighbouring windows; write smaller clusters (TTree::SetAutoFlush, RNTuple's cluster size) or "
             "raise training.shuffle_window"
         )
-    if int(np.median(sizes)) < _TINY and len(sizes) > 1:
+    # Events that fit into one cluster of the advised size are read at once, however they lie.
+    if int(np.median(sizes)) < _TINY and len(sizes) > 1 and catalogue.num_entries > 10 * _TINY:
         yield (
             f"half of the clusters have {int(np.median(sizes))} entries or fewer: reading so little at a time is "
             f"slow; rewrite the files with clusters of some {10 * _TINY} entries or more (hadd, Snapshot)"

@@ -15,6 +15,8 @@ from mlaas4hep.data.quarantine import Quarantine, Skipped, reason_of
 from mlaas4hep.data.source import Source, list_trees
 from mlaas4hep.errors import DataError
 
+Friends = Callable[[str], tuple[str, ...]]
+
 
 def open_inputs(
     patterns: Sequence[str],
@@ -22,6 +24,7 @@ def open_inputs(
     quarantine: Quarantine,
     *,
     likely: Sequence[str] = (),
+    friends: Friends = lambda _: (),
     look: Callable[[Source], object] = lambda _: None,
     progress: Callable[[int], None] = lambda _: None,
 ) -> tuple[FileEntry, ...]:
@@ -37,6 +40,8 @@ def open_inputs(
         Takes those that cannot be opened, or refuses.
     likely
         Names of tables, in the order of preference.
+    friends
+        Files whose trees stand beside that of an input, entry by entry.
     look
         Shown each open source; what it raises is no damage and ends everything.
     progress
@@ -54,7 +59,7 @@ def open_inputs(
     found: list[FileEntry] = []
     for one in located:
         try:
-            source, opening = _open(one, tree, likely)
+            source, opening = _open(one, tree, likely, friends(one.path))
         except DataError as error:
             quarantine.add_file(Skipped("", one.path, reason_of(error, one.path)))
             continue
@@ -70,11 +75,11 @@ def open_inputs(
     return tuple(found)
 
 
-def _open(one: Located, tree: str | None, likely: Sequence[str]) -> tuple[Source, Opening]:
+def _open(one: Located, tree: str | None, likely: Sequence[str], friends: tuple[str, ...]) -> tuple[Source, Opening]:
     name = _likely(one, likely) if tree is None else tree
-    opening = Opening(one.path, name, one.replicas)
+    opening = Opening(one.path, name, one.replicas, friends)
     source = opening.open()
-    return source, Opening(one.path, source.tree, one.replicas)
+    return source, Opening(one.path, source.tree, one.replicas, friends)
 
 
 def _likely(one: Located, likely: Sequence[str]) -> str | None:

@@ -23,6 +23,7 @@ from mlaas4hep.spec.columns import Column, Jagged, concat_columns, values_of
 
 DEFAULT_EVENTS = 20_000
 _COLUMNS_AT_ONCE = 256
+_NO_ENTRIES = "has no entries"
 
 
 class Lengths(msgspec.Struct, frozen=True):
@@ -43,9 +44,11 @@ class ColumnSummary(msgspec.Struct, frozen=True):
     name, type
         As in the file, such as ``float32[]``.
     kind
-        ``flat``, ``jagged``, or None where it cannot be read.
+        ``flat``, ``jagged``, or None where it cannot be read from all files.
     reason
-        Why it cannot be read.
+        Why it cannot be read, or not from all files.
+    partial
+        Whether it can be read, but is not in all files, or not of one kind.
     values
         Finite values looked at.
     missing, infinite
@@ -58,6 +61,7 @@ class ColumnSummary(msgspec.Struct, frozen=True):
     type: str
     kind: str | None
     reason: str | None = None
+    partial: bool = False
     values: int = 0
     missing: int = 0
     infinite: int = 0
@@ -192,6 +196,8 @@ def find_tree(paths: Sequence[str], tree: str | None = None) -> Found:
     held = tuple(one.path for one in holders if one.entries and one.path not in refused)
     others = {path: _why_not(path, name, trees) for path in paths if path not in held and path not in refused}
     if not held:
+        if tree is None:  # none was asked for: each file says what is wrong with its own
+            others = {path: _of_no_use(path, trees) for path in others}
         raise DataError("\n".join(refusals(refused | others)))
     left_out = {} if tree is not None else {path: why for path, why in others.items() if _has_others(path, name, trees)}
     refused |= {path: why for path, why in others.items() if path not in left_out}
@@ -201,6 +207,11 @@ def find_tree(paths: Sequence[str], tree: str | None = None) -> Found:
 def refusals(refused: Mapping[str, str]) -> list[str]:
     """Lines for files that cannot be read; what several have in common is told once."""
     return told_once((path, f": {why}") for path, why in refused.items())
+
+
+def is_empty(why: str) -> bool:
+    """Whether a file was left out only because it has no entries; nothing is wrong with it then."""
+    return why.endswith(_NO_ENTRIES)
 
 
 def _all_trees(paths: Sequence[str]) -> tuple[tuple[TreeSummary, ...], dict[str, str]]:
@@ -254,10 +265,18 @@ def _trees(path: str) -> list[TreeSummary]:
 def _why_not(path: str, tree: str, trees: Sequence[TreeSummary]) -> str:
     own = [one for one in trees if one.path == path]
     if any(one.name == ONLY_TABLE for one in own):
-        return "has no entries"
+        return _NO_ENTRIES
     if any(one.name == tree for one in own):
-        return f"its tree '{tree}' has no entries"
+        return f"its tree '{tree}' {_NO_ENTRIES}"
     return f"has no tree '{tree}'; it holds {', '.join(map(_told, own))}"
+
+
+def _of_no_use(path: str, trees: Sequence[TreeSummary]) -> str:
+    """Why no tree of a file has events to look at."""
+    own = [one for one in trees if one.path == path]
+    if len(own) == 1 and own[0].reason is None:
+        return _why_not(path, own[0].name, trees)
+    return f"holds no events that can be read: {', '.join(map(_told, own))}"
 
 
 def _told(tree: TreeSummary) -> str:
@@ -273,8 +292,9 @@ def _has_others(path: str, tree: str, trees: Sequence[TreeSummary]) -> bool:
 
 
 def _choose_tree(trees: Sequence[TreeSummary]) -> str:
-    readable = [one for one in trees if one.reason is None] or list(trees)
-    return max(readable, key=lambda one: (one.name == "Events", (one.entries or 0) * (one.columns or 0))).name
+    readable = [one for one in trees if one.reason is None]
+    useful = [one for one in readable if one.entries] or readable or list(trees)
+    return max(useful, key=lambda one: (one.name == "Events", (one.entries or 0) * (one.columns or 0))).name
 
 
 def _look(paths: Sequence[str], tree: str, events: int) -> _Look:
@@ -304,7 +324,7 @@ def _read_some(source: Source, events: int) -> dict[str, Column]:
 
 def _summary(info: ColumnInfo, column: Column | None, shared: SharedColumns) -> ColumnSummary:
     if info.type is None or column is None:
-        return ColumnSummary(info.name, info.description, None, shared.reason(info.name))
+        return ColumnSummary(info.name, info.description, None, shared.reason(info.name), shared.is_partial(info.name))
     values = values_of(column)
     finite = values[np.isfinite(values)]
     missing = int(np.count_nonzero(np.isnan(values)))

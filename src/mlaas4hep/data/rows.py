@@ -127,7 +127,7 @@ def _recycled(size: int, width: int) -> NDArray[np.float32]:
 
 @dataclass
 class LentRows(Rows):
-    """Rows of a window that are not copied when they are taken in stretches, but for the last ones.
+    """Rows of a window that are not copied when they are taken in stretches, but for the last two.
 
     What was lent is the taker's own: the next window gets another table, the same memory if all was let go of. A batch
     that is kept keeps its whole window; whoever keeps some for longer gets copies from then on, so that a few batches
@@ -150,8 +150,12 @@ class LentRows(Rows):
         self.table = _recycled(size, width)
 
     def take(self, index: slice | NDArray[np.int64]) -> Rows:
-        """See `Rows.take`. The window is given back while its last stretch is still looked at: that one is copied."""
-        if not self._lends or not isinstance(index, slice) or index.stop >= len(self):
+        """See `Rows.take`.
+
+        When the window is given back its last stretches are still looked at: the one before in the loop of whoever asks
+        for the next, the last one in a batch with rows of the next window. Lent, they would cost another table.
+        """
+        if not self._lends or not isinstance(index, slice) or 2 * index.stop - index.start >= len(self):
             return super().take(index)
         self._lent = True
         sides = self.labels[index].copy(), self.weights[index].copy(), self.entries[index].copy()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,6 +72,28 @@ def outputs_of(files: Sequence[FileEntry], where: str, *, name: str = NAME, suff
     return found
 
 
+def friends_of(templates: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
+    """Friends of an input by templates: ``{stem}`` of its name, ``{folder}`` that it lies in.
+
+    Raises
+    ------
+    UserError
+        A template has another field.
+    """
+    for one in templates:
+        check_template(one, ("folder", "stem"), where="--friend")
+
+    def of(path: str) -> tuple[str, ...]:
+        return tuple(one.format(stem=stem_of(path), folder=_folder(path)) for one in templates)
+
+    return of
+
+
+def _folder(path: str) -> str:
+    """The folder that a file lies in, as a path or address."""
+    return path.partition("?")[0].rpartition("/")[0] if is_address(path) else os.path.dirname(os.path.abspath(path))
+
+
 def stem_of(path: str) -> str:
     """Name of a file without folder and endings.
 
@@ -87,7 +109,7 @@ def stem_of(path: str) -> str:
 
 
 def _name(file: FileEntry, template: str) -> str:
-    folder = os.path.basename(os.path.dirname(file.path if is_address(file.path) else os.path.abspath(file.path)))
+    folder = os.path.basename(_folder(file.path))
     tree = file.tree.replace("/", "_")
     made = template.format(stem=stem_of(file.path), folder=folder, tree=tree, number=file.number)
     if not made.strip("./") or ".." in made.split("/") or made.startswith("/"):

@@ -76,6 +76,8 @@ class PartFile:
             except BlockingIOError as error:
                 os.close(number)
                 raise DataError(f"{self.path}: is being written by another process") from error
+            except OSError:
+                pass  # a file system without locks
             # Whoever held it may have renamed or removed it between the two calls.
             with contextlib.suppress(FileNotFoundError):
                 if os.stat(self.part).st_ino == os.fstat(number).st_ino:

@@ -26,7 +26,7 @@ from mlaas4hep.score.alignment import Digest
 from mlaas4hep.score.asked import Asked
 from mlaas4hep.score.destination import destination, exists
 from mlaas4hep.score.names import OutputColumn
-from mlaas4hep.score.outputs import NAME, Output, outputs_of
+from mlaas4hep.score.outputs import NAME, Output, friends_of, outputs_of
 from mlaas4hep.score.program import Program
 from mlaas4hep.score.reading import STRETCH_ENTRIES, Block, Reader
 from mlaas4hep.score.stamp import ScoredBy, Stamp, Unreadable
@@ -135,6 +135,7 @@ def score_files(
     output: str,
     *,
     tree: str | None = None,
+    friends: Sequence[str] = (),
     manner: Manner | None = None,
     on_error: OnError | None = None,
     threads: int = 2,
@@ -153,6 +154,8 @@ def score_files(
         A folder; see `mlaas4hep.score.outputs.outputs_of`.
     tree
         Name of the table in the inputs; None takes that of the training, else ``Events``, else the only one.
+    friends
+        Templates of files whose trees stand beside that of an input; see `mlaas4hep.score.outputs.friends_of`.
     manner
         How outputs are written.
     on_error
@@ -180,6 +183,7 @@ def score_files(
         tree,
         quarantine,
         likely=likely_trees(asked),
+        friends=friends_of(friends),
         look=lambda source: Program.of(asked, source),
         progress=told.update,
     )

@@ -19,6 +19,7 @@ from mlaas4hep.data.source import Source, open_source
 from mlaas4hep.data.split import Identity
 from mlaas4hep.errors import DataError, nearest
 from mlaas4hep.score.alignment import Alignment, Digest, Teller, differences, fills
+from mlaas4hep.score.outputs import friends_of
 from mlaas4hep.score.reading import STRETCH_ENTRIES, stretches
 from mlaas4hep.score.stamp import Stamp
 from mlaas4hep.score.writers import format_by_ending
@@ -47,7 +48,12 @@ class Checked:
 
 
 def verify(
-    outputs: str, files: Sequence[str], *, tree: str | None = None, progress: Callable[[int], None] = lambda _: None
+    outputs: str,
+    files: Sequence[str],
+    *,
+    tree: str | None = None,
+    friends: Sequence[str] = (),
+    progress: Callable[[int], None] = lambda _: None,
 ) -> tuple[Checked, ...]:
     """Hold every input against its output.
 
@@ -59,6 +65,8 @@ def verify(
         Inputs, wherever they lie now.
     tree
         Name of their table; None takes the one that was scored.
+    friends
+        As they were scored with.
     progress
         Called with a number of entries read.
 
@@ -70,7 +78,7 @@ def verify(
     stamps = _stamps(outputs)
     likely = tuple(dict.fromkeys(stamp.tree for stamp in stamps.values()))
     found = []
-    for file in open_inputs(files, tree, Quarantine(), likely=(*likely, "Events")):
+    for file in open_inputs(files, tree, Quarantine(), likely=(*likely, "Events"), friends=friends_of(friends)):
         path, problems = _check(file, stamps, progress)
         found.append(Checked(path, file.path, stamps.get(path), problems))
     return tuple(found)

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from mlaas4hep.errors import MLaaSError
 from mlaas4hep.serve.asking import (
+    Asleep,
     Headers,
     Refusal,
     Reply,
@@ -22,6 +23,7 @@ from mlaas4hep.serve.asking import (
     deadline_of,
     is_long,
     is_wide,
+    read_awake,
     refusal_of,
     too_large,
 )
@@ -178,7 +180,10 @@ class Asked:
         if waking is None:
             self._read()
         else:
-            waking.add_done_callback(lambda done: self.protocol.loop.call_soon_threadsafe(self._woken, done))
+            self._wait(waking)
+
+    def _wait(self, waking: Future[Any]) -> None:
+        waking.add_done_callback(lambda done: self.protocol.loop.call_soon_threadsafe(self._woken, done))
 
     def _woken(self, waking: Future[Any]) -> None:
         error = waking.exception()
@@ -192,10 +197,14 @@ class Asked:
         self.parts = []
         service = self.protocol.hot.service
         if is_long(self.headers, body):
-            self._in_thread(lambda: self.route.read(service, self.target, self.headers, body), self._submit)
+            self._in_thread(lambda: read_awake(self.route, service, self.target, self.headers, body), self._submit)
             return
         try:
             question = self.route.read(service, self.target, self.headers, body)
+        except Asleep as asleep:  # it is read once more then
+            self.parts = [body]
+            self._wait(asleep.load)
+            return
         except Exception as error:
             self.refuse(error)
             return
@@ -220,6 +229,9 @@ class Asked:
         if self.gone:
             return
         self.question, self.model = question, question.model
+        if question.prepare is not None:
+            self._in_thread(question.ready, self._submit)
+            return
         try:
             deadline = deadline_of(question, self.headers, self.began_s)
         except MLaaSError as error:

@@ -11,14 +11,16 @@ import importlib.util
 import math
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
 from mlaas4hep.errors import BusyError, DataError, NotFoundError, RequestError
 from mlaas4hep.serve.bulk import ARROW, PARQUET, encode_bulk
 from mlaas4hep.serve.events import Prediction, encode_prediction
+from mlaas4hep.serve.images import JPEG, PNG, encode_picture_answer
 from mlaas4hep.serve.model import ServedModel
 from mlaas4hep.serve.protocol import (
     HEADER_LENGTH,
@@ -72,6 +74,14 @@ class Refusal(Exception):
         return msgspec.json.encode({"error": self.text})
 
 
+class Asleep(Exception):
+    """Raised by a route that reads: the model that the body names has to be loaded first; then it is to read again."""
+
+    def __init__(self, load: Future[Any]) -> None:
+        self.load = load
+        super().__init__("the model is being loaded")
+
+
 @dataclass(frozen=True, slots=True)
 class Route:
     """A kind of question that may be answered without Starlette.
@@ -83,7 +93,8 @@ class Route:
     match
         The path to what it names, such as model and version; None where the path is another's. A pure function.
     read
-        Service, what `match` gave, headers and the whole body to a question. Errors it raises become statuses.
+        Service, what `match` gave, headers and the whole body to a question. Errors it raises become statuses, but for
+        `Asleep`.
     """
 
     name: str
@@ -123,7 +134,7 @@ def read_infer(
             return Reply(content)
         return Reply(content, BINARY, ((HEADER_LENGTH, str(length)),))
 
-    return Question(asked.model, asked.inputs, asked.rows, finish, timeout_s=asked.timeout_s)
+    return Question(asked.model, asked.inputs, asked.rows, finish, timeout_s=asked.timeout_s, prepare=asked.prepare)
 
 
 def _read_quick(model: ServedModel, body: bytes) -> Question[Reply] | None:
@@ -146,9 +157,11 @@ def _read_quick(model: ServedModel, body: bytes) -> Question[Reply] | None:
 def read_predict(
     service: InferenceService, target: tuple[str | None, ...], headers: Headers, body: bytes
 ) -> Question[Reply]:
-    """Events by name, as JSON or as tables of Arrow or Parquet; the answer is of the same kind."""
-    check_type(headers, (JSON, ARROW, PARQUET))
+    """Events by name, as JSON or as tables of Arrow or Parquet; the answer is of the same kind. Or one picture."""
+    check_type(headers, (JSON, ARROW, PARQUET, PNG, JPEG))
     media_type = _type_of(headers)
+    if media_type in (PNG, JPEG):
+        return _read_picture(service, target, body)
     if media_type == JSON:
         asked = service.ask_events(str(target[0]), body, version=target[1])
     elif importlib.util.find_spec("pyarrow") is None:
@@ -163,6 +176,16 @@ def read_predict(
         return Reply(encode_bulk(prediction, media_type), media_type)
 
     return Question(asked.model, asked.inputs, asked.rows, finish)
+
+
+def _read_picture(service: InferenceService, target: tuple[str | None, ...], body: bytes) -> Question[Reply]:
+    """A PNG or JPEG, whatever the content type calls it."""
+    asked = service.ask_image(str(target[0]), body, version=target[1])
+
+    def finish(outputs: Outputs) -> Reply:
+        return Reply(encode_picture_answer(asked.model, outputs))
+
+    return Question(asked.model, asked.inputs, asked.rows, finish, prepare=asked.prepare)
 
 
 def deadline_of(question: Question[Reply], headers: Headers, began_s: float) -> float | None:
@@ -202,17 +225,35 @@ async def answer(
     if target and target[0]:
         await service.wake(target[0])
     if is_long(headers, body):
-        question = await loop.run_in_executor(service.executor, route.read, service, target, headers, body)
+        question = await loop.run_in_executor(service.executor, read_awake, route, service, target, headers, body)
     else:
-        question = route.read(service, target, headers, body)
+        while True:
+            try:
+                question = route.read(service, target, headers, body)
+                break
+            except Asleep as asleep:
+                await asyncio.wrap_future(asleep.load)
     if on_question is not None:
         on_question(question)
+    if question.prepare is not None:
+        question = await loop.run_in_executor(service.executor, question.ready)
     batcher = service.batcher(question.model)
     deadline = deadline_of(question, headers, began_s)
     outputs = await batcher.infer(question.inputs, question.rows, deadline=deadline, checked=True)
     if is_wide(outputs):
         return await loop.run_in_executor(service.executor, question.finish, outputs)
     return question.finish(outputs)
+
+
+def read_awake(
+    route: Route, service: InferenceService, target: tuple[str | None, ...], headers: Headers, body: bytes
+) -> Question[Reply]:
+    """As ``route.read``, in a thread that may wait for a model to be loaded."""
+    while True:
+        try:
+            return route.read(service, target, headers, body)
+        except Asleep as asleep:
+            asleep.load.result()
 
 
 def is_long(headers: Headers, body: bytes) -> bool:
@@ -260,6 +301,11 @@ def check_type(headers: Headers, known: tuple[str, ...]) -> None:
         if word not in known:
             hint = f"; asked for {' or '.join(known)} (curl -H 'Content-Type: {JSON}')"
             raise Refusal(415, f"content type '{word}' is not read here{hint}")
+    check_encoding(headers)
+
+
+def check_encoding(headers: Headers) -> None:
+    """Refuse a body that is packed."""
     encoding = headers.get(b"content-encoding", b"identity")
     if encoding != b"identity":
         word = encoding.decode("latin-1")

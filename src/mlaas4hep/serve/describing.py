@@ -22,7 +22,7 @@ PLATFORM, BACKEND = "onnxruntime_onnx", "onnxruntime"
 DATA_TYPES = (*(f"TYPE_{word}" for word in DTYPES if word != "BYTES"), "TYPE_STRING")
 
 
-class ModelContract(msgspec.Struct, frozen=True):
+class ModelContract(msgspec.Struct, frozen=True, omit_defaults=True):
     """What a client needs to ask a model by name; answer of ``GET /v1/models/{name}``.
 
     Parameters
@@ -35,6 +35,8 @@ class ModelContract(msgspec.Struct, frozen=True):
         Events for which it is false get null; None where all events are scored.
     example
         An event that fits, with made-up values.
+    members, note
+        Of several models as one: ``NAME/VERSION`` of each, and how they are one.
     """
 
     name: str
@@ -47,6 +49,8 @@ class ModelContract(msgspec.Struct, frozen=True):
     example: dict[str, Any]
     spec_sha256: str
     model_sha256: str
+    members: tuple[str, ...] = ()
+    note: str = ""
 
 
 def describe_tensors(model: ServedModel, versions: tuple[str, ...]) -> ModelMetadata:
@@ -54,9 +58,10 @@ def describe_tensors(model: ServedModel, versions: tuple[str, ...]) -> ModelMeta
     return ModelMetadata(
         name=model.name,
         versions=versions,
-        platform=PLATFORM,
+        platform=_platform(model),
         inputs=_metadata(model, model.inputs),
         outputs=_metadata(model, model.outputs),
+        members=model.members,
     )
 
 
@@ -74,6 +79,8 @@ def describe_columns(model: ServedModel) -> ModelContract:
         example=example_event(contract.reader.types, _typical(contract.spec)),
         spec_sha256=contract.spec_sha256,
         model_sha256=contract.model_sha256,
+        members=model.members,
+        note=model.note,
     )
 
 
@@ -81,8 +88,8 @@ def describe_config(model: ServedModel) -> dict[str, Any]:
     """Triton's model configuration, as far as it has a meaning here."""
     return {
         "name": model.name,
-        "platform": PLATFORM,
-        "backend": BACKEND,
+        "platform": _platform(model),
+        "backend": "" if model.members else BACKEND,
         "max_batch_size": model.max_rows if model.batches else 0,
         "input": [_end(one) for one in model.inputs],
         "output": [_end(one) for one in model.outputs],
@@ -98,6 +105,10 @@ def contract_of(model: ServedModel) -> Contract:
             f"/v2/models/{model.name}/infer"
         )
     return model.contract
+
+
+def _platform(model: ServedModel) -> str:
+    return "ensemble" if model.members else PLATFORM
 
 
 def _metadata(model: ServedModel, specs: tuple[TensorSpec, ...]) -> tuple[TensorMetadata, ...]:

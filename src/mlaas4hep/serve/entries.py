@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -20,11 +21,15 @@ import msgspec
 from mlaas4hep.bundle.layout import CONFIG_FILE, MANIFEST_FILE, MODEL_FILE, SPEC_FILE
 from mlaas4hep.bundle.read import versions_of
 from mlaas4hep.errors import BundleError, nearest
+from mlaas4hep.serve.ensemble import ENSEMBLE_FILE, VERSION, Declared, read_ensemble
+from mlaas4hep.serve.images import IMAGE_FILE
 from mlaas4hep.serve.pbtxt import Message, parse_json, parse_pbtxt
 from mlaas4hep.serve.policy import followed
 
 LABELS_FILE = "labels.json"
 LATEST = "latest"
+# Folders of what is under way, beside the entries: they are hidden, so that none is taken for an entry.
+UPLOADED, CONVERTED, DELETED = ".upload-", ".convert-", ".delete-"
 
 # Where a folder holds no bundle: how far, how wide and how much is looked for one to name.
 MAX_DEPTH, MAX_LOOKED, MAX_HINTS = 3, 200, 3
@@ -32,7 +37,7 @@ MAX_DEPTH, MAX_LOOKED, MAX_HINTS = 3, 200, 3
 _LABEL = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
 _NAME = re.compile(r'^\s*name\s*:\s*"([^"\\]+)"', re.MULTILINE)
 
-# What tells whether a version is the one that was loaded: its config, and name, time, size and place of its files.
+# What tells whether a version is the one that was loaded: what stands beside it; name, time, size, place of its files.
 Stamp = tuple[bytes, tuple[tuple[str, int, int, int], ...]]
 
 
@@ -50,29 +55,64 @@ class Entry:
         The one version that is served; None for all.
     config
         JSON that stands for ``config.pbtxt``; None for the file.
+    ensemble
+        It is several models as one, and has no versions but one.
     """
 
     name: str
     folder: Path
     only: str | None = None
     config: str | None = None
+    ensemble: bool = False
 
     def stamps(self) -> dict[str, Stamp]:
         """Versions that are there now and are to be served, oldest first."""
         config = self.folder / CONFIG_FILE
         try:
+            if self.ensemble:
+                return {VERSION: self._declared()}
             found = [one for one in _versions(self.folder) if self.only in (None, one.name)]
             there = config.read_bytes() if config.is_file() else b""
             text = there if self.config is None else self.config.encode()
             if self.only is None:
                 found = _followed(found, text, parse_pbtxt if self.config is None else parse_json)
+            image = self.folder / IMAGE_FILE
+            text += b"\0" + image.read_bytes() if image.is_file() else b""
             return {one.name: (text, _files(one)) for one in found}
         except FileNotFoundError:  # taken away while it was looked at
             return {}
 
+    def version_folder(self, version: str | None = None) -> Path | None:
+        """Of a version that is there, the newest where none is named."""
+        there = list(self.stamps())
+        found = version or (there[-1] if there else "")
+        return self.folder / found if found in there else None
+
+    def declared(self) -> Declared:
+        """What an ensemble is made of; `BundleError` where it cannot be read."""
+        return read_ensemble(self.folder / ENSEMBLE_FILE)
+
+    def _declared(self) -> Stamp:
+        """Its text, and files that only it uses."""
+        text = (self.folder / ENSEMBLE_FILE).read_bytes()
+        try:
+            folders = self.declared().paths
+        except BundleError:  # said when it is loaded
+            folders = []
+        return text, tuple(one for folder in folders for one in _files(folder))
+
     def size(self) -> int:
         """Bytes of all graphs."""
         return sum(size for _, files in self.stamps().values() for name, _, size, _ in files if "onnx" in name)
+
+    def delete(self) -> None:
+        """Take all of it off the disk, in one step for who looks at the folder."""
+        aside = Path(tempfile.mkdtemp(prefix=DELETED, dir=self.folder.parent))
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                self.folder.rename(aside / "entry")
+        finally:
+            shutil.rmtree(aside)
 
     def labels(self) -> dict[str, str]:
         """Versions by label, as they are kept in ``labels.json``.
@@ -139,24 +179,33 @@ def find_entries(path: Path) -> tuple[list[Entry], dict[str, str]]:
     check_folder(path)
     if _is_version(path):
         return [Entry(_name_of(path.parent), path.parent, path.name)], {}
-    if _versions(path):
-        return [Entry(_name_of(path), path)], {}
+    if (alone := _entry(path)) is not None:
+        return [alone], {}
     entries: dict[str, Entry] = {}
     problems: dict[str, str] = {}
     for folder in sorted(path.iterdir()):
-        if folder.name.startswith(".") or not _versions(folder):
+        entry = None if folder.name.startswith(".") else _entry(folder)
+        if entry is None:
             continue
-        entry = Entry(_name_of(folder), folder)
+        if not entry.ensemble and (folder / ENSEMBLE_FILE).exists():
+            problems[folder.name] = f"{folder} holds versions and an {ENSEMBLE_FILE}; asked for one of them"
+            continue
         first = entries.setdefault(entry.name, entry)
         if first is not entry:
             problems[folder.name] = f"two folders are model '{entry.name}': {first.folder.name} and {folder.name}"
     return list(entries.values()), problems
 
 
+def _entry(folder: Path) -> Entry | None:
+    if _versions(folder):
+        return Entry(_name_of(folder), folder)
+    return Entry(folder.name, folder, ensemble=True) if (folder / ENSEMBLE_FILE).is_file() else None
+
+
 def find_bundles(path: Path) -> list[Path]:
     """Version folders (``NAME/1``) under a path, by name and version; `BundleError` where there is none."""
     entries, _ = find_entries(path)
-    found = [entry.folder / version for entry in entries for version in entry.stamps()]
+    found = [entry.folder / version for entry in entries if not entry.ensemble for version in entry.stamps()]
     if not found:
         raise nothing_in(path)
     return found
@@ -186,6 +235,11 @@ def _bundles_below(path: Path) -> Iterator[Path]:
     for _ in range(MAX_DEPTH):
         level = [one for folder in level[:MAX_LOOKED] for one in sorted(folder.iterdir()) if one.is_dir()]
         yield from (folder for folder in level[:MAX_LOOKED] if (folder / CONFIG_FILE).exists() and versions_of(folder))
+
+
+def is_entry(path: Path) -> bool:
+    """Whether a folder is a model, or one version of it, and no folder of models."""
+    return _is_version(path) or bool(_versions(path))
 
 
 def _versions(folder: Path) -> list[Path]:

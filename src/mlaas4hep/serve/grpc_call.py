@@ -11,7 +11,7 @@ import logging
 import math
 import re
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Future
 from functools import partial
 from typing import Any, Protocol
@@ -160,11 +160,13 @@ class Call:
     def give_up(self) -> None:
         """Nobody waits for the answer any more."""
         self.given_up = True
+        self._give_back()
         if self.ticket is not None:
             self.ticket.cancel()
         self._tell(499, 0)
 
     def _give_back(self) -> None:
+        """The message is read, or not wanted."""
         self.server.intake.give_back(self.held)
         self.held = 0
 
@@ -207,14 +209,24 @@ class Call:
         if verdict is None:
             then()
             return
-        self.task = asyncio.ensure_future(verdict())
-        self.task.add_done_callback(lambda task: self._try(self._admitted, task, then))
+        self._await(verdict(), partial(self._admitted, then))
 
-    def _admitted(self, task: asyncio.Future[Refusal | None], then: Callable[[], None]) -> None:
-        refusal = task.result()
+    def _admitted(self, then: Callable[[], None], refusal: Refusal | None) -> None:
         if refusal is not None:
             raise refusal
         then()
+
+    def _await(self, work: Awaitable[Any], then: Callable[[Any], None]) -> None:
+        self.task = asyncio.ensure_future(work)
+
+        def done(task: asyncio.Future[Any]) -> None:
+            error = None if task.cancelled() else task.exception()
+            if error is not None:
+                self.refuse(error)
+            elif not task.cancelled():
+                self._try(then, task.result())
+
+        self.task.add_done_callback(done)
 
     def _wake(self, name: str, then: Callable[[], None]) -> None:
         """Go on when the model is awake."""
@@ -250,6 +262,9 @@ class Call:
     def _submit(self, question: Question[Any]) -> None:
         self._give_back()  # what waits for a run is counted by the batcher
         self.question = question
+        if question.prepare is not None:
+            self._in_thread(question.ready, self._submit)
+            return
         if self.timeout_s is not None and question.timeout_s is not None:
             self.timeout_s = min(self.timeout_s, question.timeout_s)
         elif self.timeout_s is None:
@@ -280,10 +295,10 @@ class Call:
         """Of all that is no inference."""
         if self.method.answer is None:
             raise RuntimeError("an inference is answered by a batcher")
+        self._give_back()
         found = self.method.answer(self.server.answers, request)
         if isinstance(found, Coroutine):
-            self.task = asyncio.ensure_future(found)
-            self.task.add_done_callback(lambda task: self._try(lambda: self._reply(task.result())))
+            self._await(found, self._reply)
         else:
             self._reply(found)
 

@@ -16,6 +16,7 @@ from mlaas4hep.auth.gate import Gate
 from mlaas4hep.errors import ForbiddenError, IssuerError, TokenError
 from mlaas4hep.serve.asking import Headers, Refusal
 from mlaas4hep.serve.hooks import Verdict
+from mlaas4hep.serve.tfaas_row import BASE
 
 _log = logging.getLogger(__name__)
 _MAX_QUOTED = 400
@@ -26,8 +27,9 @@ _MAX_PATHS, _MAX_PATH = 4096, 512
 class Guard:
     """Decides about requests by their heads; `authorise` is a hook of `mlaas4hep.serve.hooks.Hooks`."""
 
-    def __init__(self, gate: Gate) -> None:
+    def __init__(self, gate: Gate, *, base: str = BASE) -> None:
         self.gate = gate
+        self._base = base
         self._kinds: dict[tuple[str, str], tuple[str, str | None] | None] = {}
 
     def authorise(self, method: str, path: str, headers: Headers) -> Verdict:
@@ -53,7 +55,7 @@ class Guard:
             return kind_of(method, path)
         if len(self._kinds) >= _MAX_PATHS:
             self._kinds.clear()
-        self._kinds[method, path] = found = kind_of(method, path)
+        self._kinds[method, path] = found = kind_of(method, path, base=self._base)
         return found
 
     async def _find_out(self, authorization: bytes | None, action: str, model: str | None) -> Refusal | None:
@@ -64,8 +66,10 @@ class Guard:
         return None
 
 
-def kind_of(method: str, path: str) -> tuple[str, str | None] | None:
+def kind_of(method: str, path: str, *, base: str = BASE) -> tuple[str, str | None] | None:
     """Action, as the policy has it, and model of a request; None for what anyone may ask.
+
+    The routes of TFaaS are found under ``base``, too.
 
     Examples
     --------
@@ -86,7 +90,7 @@ def kind_of(method: str, path: str) -> tuple[str, str | None] | None:
         return "metrics", None
     if parts[:1] in (["v1"], ["v2"]) and len(parts) > 1:
         return _kind_of_ours(method, parts)
-    return ("see", None) if method in ("GET", "HEAD") else _kind_of_others(parts)
+    return _kind_of_others(method, parts[1:] if base and parts[0] == base else parts)
 
 
 def _kind_of_ours(method: str, parts: list[str]) -> tuple[str, str | None]:
@@ -107,16 +111,22 @@ def _kind_of_ours(method: str, parts: list[str]) -> tuple[str, str | None]:
     return "upload", model
 
 
+def _kind_of_others(method: str, parts: list[str]) -> tuple[str, str | None]:
+    """Routes of TFaaS. Where they name the model in the body, no permission for one model suffices."""
+    parts = parts[:-1] if parts[-1:] == [""] else parts
+    model = parts[1] if len(parts) == 2 and parts[0] in ("models", "params", "delete") else None
+    if method in ("GET", "HEAD"):
+        # The model itself is more than what is told of it.
+        fetches = parts == ["data"] or (model is not None and parts[0] == "models")
+        return ("manage" if fetches else "see"), model
+    asks = len(parts) in (1, 2) and parts[:-1] in ([], ["predict"]) and parts[-1] in ("json", "proto", "image")
+    return ("infer", None) if method == "POST" and asks else ("upload", model)
+
+
 def _kind_of_page(parts: list[str]) -> tuple[str, str | None] | None:
     if parts[1:2] == ["static"]:
         return None  # the same for every server: it tells nothing of this one
     return "see", parts[2] if parts[1:2] == ["models"] and len(parts) > 2 else None
-
-
-def _kind_of_others(parts: list[str]) -> tuple[str, str | None]:
-    """Routes of TFaaS: they name the model in the body, so a path for one model grants nothing there."""
-    asks = parts in (["json"], ["predict", "json"], ["predict", "proto"], ["proto"], ["image"], ["predict", "image"])
-    return ("infer", None) if asks else ("upload", None)
 
 
 def refusal_of(error: TokenError | ForbiddenError | IssuerError) -> Refusal:
@@ -138,9 +148,9 @@ def _quoted(text: str) -> str:
     return kept[:_MAX_QUOTED]
 
 
-def start_guard(policy: Policy) -> Guard:
+def start_guard(policy: Policy, *, base: str = BASE) -> Guard:
     """A guard that has asked the issuers for their keys; who does not answer is asked again later."""
-    guard = Guard(Gate(policy))
+    guard = Guard(Gate(policy), base=base)
     for why in guard.gate.prepare():
         _log.warning("%s; asked again when a token needs it", why)
     return guard

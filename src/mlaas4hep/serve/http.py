@@ -30,14 +30,21 @@ from mlaas4hep.serve.control import control_routes
 from mlaas4hep.serve.hooks import Hooks, Seen
 from mlaas4hep.serve.openapi import openapi_route
 from mlaas4hep.serve.service import InferenceService, Question
+from mlaas4hep.serve.tfaas import tfaas_routes
+from mlaas4hep.serve.tfaas_row import BASE
 
 # Of a scope: who is to be called first and awaited, and gives a refusal or None.
 FIND_OUT = "mlaas4hep.find_out"
 
 
-def create_app(service: InferenceService, hooks: Hooks | None = None, more: Sequence[BaseRoute] = ()) -> Starlette:
-    """The application that answers for a service; ``hooks`` are told of what it answered, ``more`` routes go first."""
-    endpoints = _Endpoints(service)
+def create_app(
+    service: InferenceService, hooks: Hooks | None = None, more: Sequence[BaseRoute] = (), *, base: str = BASE
+) -> Starlette:
+    """The application that answers for a service.
+
+    ``hooks`` are told of what it answered, ``more`` routes go first, those of TFaaS are found under ``base``, too.
+    """
+    endpoints = _Endpoints(service, base)
     handlers: dict[Any, Callable[[Request, Exception], Awaitable[Response]]] = {
         HTTPException: _on_http_error,
         MLaaSError: _on_error,
@@ -126,8 +133,9 @@ def problem(status: int, text: str, headers: dict[str, str] | None = None) -> Re
 
 
 class _Endpoints:
-    def __init__(self, service: InferenceService) -> None:
+    def __init__(self, service: InferenceService, base: str) -> None:
         self.service = service
+        self.base = base
 
     def routes(self) -> list[Path]:
         get: dict[str, Callable[[Request], Awaitable[Response]]] = {
@@ -150,6 +158,7 @@ class _Endpoints:
             *(Path(path, endpoint, methods=["POST"]) for path, endpoint in post.items()),
             Path("/v1/models/{name}:predict", _only_post, methods=["GET"], include_in_schema=False),
             *control_routes(self.service),
+            *tfaas_routes(self.service, self.base),
             openapi_route(),
             Path("/", _index, methods=["GET"]),
             *(Path(path, endpoint, methods=["GET"]) for path, endpoint in get.items()),
@@ -235,7 +244,7 @@ async def _index(request: Request) -> Response:
 def _routes_of(request: Request) -> list[str]:
     """Method and path of each route, by path."""
     shown = [route for route in request.app.routes if route.include_in_schema]
-    lines = {f"{'POST' if 'POST' in route.methods else 'GET'} {route.path}" for route in shown}
+    lines = {f"{(route.methods - {'HEAD'}).pop()} {route.path}" for route in shown}
     return sorted(lines, key=lambda line: line.partition(" ")[2])
 
 

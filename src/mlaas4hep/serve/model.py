@@ -11,22 +11,24 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mlaas4hep.arguments import as_found
 from mlaas4hep.bundle import Bundle, load_bundle
-from mlaas4hep.bundle.layout import CONFIG_FILE, MANIFEST_FILE, MODEL_FILE, SPEC_FILE, FileRecord
+from mlaas4hep.bundle.layout import CONFIG_FILE, MANIFEST_FILE, MODEL_FILE, NATIVE_FOLDER, SPEC_FILE, FileRecord
 from mlaas4hep.errors import BundleError, RequestError, nearest
 from mlaas4hep.graph.session import SCORES, End, OpenSession
 from mlaas4hep.serve.events import EventReader
+from mlaas4hep.serve.images import ImageInput, decode_images, image_of, read_image
 from mlaas4hep.serve.pbtxt import Message, parse_json, parse_pbtxt
 from mlaas4hep.serve.policy import followed, warm_up
-from mlaas4hep.serve.tensors import DTYPES, WORDS
+from mlaas4hep.serve.tensors import DTYPES, WORDS, check_texts
+from mlaas4hep.spec.columns import Columns, ColumnType
 from mlaas4hep.spec.contract import ModelSpec
-from mlaas4hep.spec.preprocess import Preprocessor
+from mlaas4hep.spec.preprocess import Prepared
 
 Tensors = Mapping[str, NDArray[Any]]
 
@@ -34,6 +36,10 @@ Tensors = Mapping[str, NDArray[Any]]
 MEASURE_S, MEASURED_ROWS = 0.05, 64
 # Of a model that cannot be measured: slow enough for a thread of its own.
 UNKNOWN_S = 0.01
+_FOLDS_NOTE = (
+    "the mean of models, each of which left out one fold of the events that they were trained on; for those events "
+    "scores out of fold are those of 'mlaas4hep evaluate'"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,16 +69,44 @@ class TensorSpec:
         return DTYPES[self.datatype]
 
 
+class Prepares(Protocol):
+    """Makes tensors of columns, as `mlaas4hep.spec.preprocess.Preprocessor` does."""
+
+    @property
+    def known(self) -> Mapping[str, ColumnType]:
+        """Types of all columns and new variables."""
+        ...
+
+    def run(self, columns: Columns, num_entries: int) -> Prepared:
+        """Tensors of the selected events."""
+        ...
+
+    def needs(self, name: str) -> frozenset[str]:
+        """Raw columns behind a column or new variable."""
+        ...
+
+    def type_of(self, name: str) -> ColumnType:
+        """Type of a column or new variable."""
+        ...
+
+
 @dataclass(frozen=True, eq=False, slots=True)
 class Contract:
-    """What a bundle says beyond its tensors: how events by name become them, its hashes, and those of its files."""
+    """What a bundle says beyond its tensors: how events by name become them, its hashes, and those of its files.
+
+    Parameters
+    ----------
+    outputs
+        Whose columns, side by side, are the scores of an event.
+    """
 
     spec: ModelSpec
     model_sha256: str
     spec_sha256: str
-    preprocessor: Preprocessor
+    preprocessor: Prepares
     reader: EventReader
     files: Mapping[str, FileRecord]
+    outputs: tuple[str, ...] = (SCORES,)
 
 
 @dataclass(frozen=True, eq=False, slots=True, weakref_slot=True)
@@ -97,6 +131,12 @@ class ServedModel:
         Tensors that fit to all outputs by name; safe from several threads.
     folder
         Where it was loaded from, ``NAME/1``; None of a model that was made otherwise.
+    image
+        The input that pictures become; None where none are taken.
+    members
+        ``NAME/VERSION`` of the models that it is made of, where it is an ensemble.
+    note
+        What those who ask should know of it.
     """
 
     name: str
@@ -110,6 +150,9 @@ class ServedModel:
     row_s: float
     execute: Callable[[Tensors], dict[str, NDArray[Any]]]
     folder: Path | None = None
+    image: ImageInput | None = None
+    members: tuple[str, ...] = ()
+    note: str = ""
 
     @classmethod
     def of(cls, bundle: Bundle, *, threads: int = 1, device: str = "cpu") -> ServedModel:
@@ -139,6 +182,8 @@ class ServedModel:
             max_rows=bundle.max_batch,
             execute=execute,
             folder=bundle.path,
+            image=read_image(bundle.path, inputs, batches=True),
+            note=_FOLDS_NOTE if (bundle.path / NATIVE_FOLDER / "folds.json").is_file() else "",
         )
 
     @classmethod
@@ -162,17 +207,19 @@ class ServedModel:
         session = OpenSession(folder / MODEL_FILE, threads=threads, device=device)
         _check_config(said, folder.parent.name, where)
         max_rows = _whole(said, "max_batch_size", where)
+        inputs = _specs(session.inputs, said, "input", batches=max_rows > 0, where=where)
         model = measured(
             cls,
             name=folder.parent.name,
             version=folder.name,
-            inputs=_specs(session.inputs, said, "input", batches=max_rows > 0, where=where),
+            inputs=inputs,
             outputs=_specs(session.outputs, said, "output", batches=max_rows > 0, where=where),
             contract=None,
             batches=max_rows > 0,
             max_rows=max_rows or 1,
             execute=session.run,
             folder=folder,
+            image=read_image(folder, inputs, batches=max_rows > 0),
         )
         warm_up(model, said, folder.parent, where)
         return model
@@ -186,6 +233,17 @@ class ServedModel:
             As `check`, or the graph does not take these tensors.
         """
         return self.run_checked(inputs, self.check(inputs))
+
+    def predict_image(self, data: bytes) -> dict[str, NDArray[Any]]:
+        """All outputs by name for one picture, PNG or JPEG; what a server answers comes from the same calls.
+
+        Raises
+        ------
+        RequestError
+            The model takes no pictures, or not this one.
+        """
+        image = image_of(self)
+        return self.run({image.name: decode_images([data], image)})
 
     def run_checked(self, inputs: Tensors, rows: int) -> dict[str, NDArray[Any]]:
         """As `run`, of tensors that passed `check`, which gave ``rows``."""
@@ -233,6 +291,8 @@ class ServedModel:
         if not isinstance(array, np.ndarray) or array.dtype != spec.dtype:
             told = WORDS.get(array.dtype, array.dtype) if isinstance(array, np.ndarray) else as_found(array)
             raise RequestError(f"input '{spec.name}': asked for {spec.datatype}, found {told}")
+        if spec.datatype == "BYTES":
+            check_texts(array, f"input '{spec.name}'")
         shape = array.shape[1:] if self.batches and array.ndim else array.shape
         whole = not self.batches or array.ndim
         if not whole or (shape != spec.shape and not _fits(shape, spec.shape)):

@@ -20,6 +20,10 @@ _MESSAGES = {
     "ServerLiveResponse": "live:bool",
     "ServerReadyRequest": "",
     "ServerReadyResponse": "ready:bool",
+    # Of TFaaS, on HTTP; its Hits and DataFrame were never read by it.
+    "Row": "key:*string value:*float model:string",
+    "Class": "label:string probability:float",
+    "Predictions": "prediction:*Class",
     "ModelReadyRequest": "name:string version:string",
     "ModelReadyResponse": "ready:bool",
     "ServerMetadataRequest": "",

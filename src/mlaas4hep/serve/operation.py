@@ -27,9 +27,11 @@ from mlaas4hep.serve.exposition import CONTENT_TYPE
 from mlaas4hep.serve.hooks import Hooks, Seen, Verdict
 from mlaas4hep.serve.metrics import Metrics, statistics
 from mlaas4hep.serve.model import ServedModel
-from mlaas4hep.serve.pages import page_routes
+from mlaas4hep.serve.pages import Entrance, page_routes
 from mlaas4hep.serve.protocol import HEADER_LENGTH
 from mlaas4hep.serve.service import InferenceService
+from mlaas4hep.serve.tfaas_row import BASE
+from mlaas4hep.serve.tfaas_status import Status
 from mlaas4hep.serve.tls import TlsFiles
 
 if TYPE_CHECKING:
@@ -56,6 +58,8 @@ class Options:
         Origins whose pages may read answers; ``*`` for all.
     drain_s
         How long questions are still taken after the server was told to end, while it says that it is not ready.
+    base
+        The prefix under which the routes of TFaaS are found, too; empty for none.
     pages
         Whether there are pages for people, under ``/pages``.
     """
@@ -65,6 +69,7 @@ class Options:
     tls: TlsFiles | None = None
     cors: tuple[str, ...] = ()
     drain_s: float = 0.0
+    base: str = BASE
     pages: bool = True
 
 
@@ -94,7 +99,7 @@ class Operation:
     ) -> None:
         self.options = options = options or Options()
         self._also = hooks or Hooks()
-        self._guard = _guard(options.policy) if options.policy is not None else None
+        self._guard = _guard(options.policy, options.base) if options.policy is not None else None
         self._context = options.tls.context() if options.tls is not None else None
         self.grpc_context = options.tls.context() if options.tls is not None else None
         if self.grpc_context is not None:
@@ -103,6 +108,7 @@ class Operation:
         self.log = AccessLog(options.access_log, subject=subject) if options.access_log else None
         dropped = (lambda: self.log.dropped if self.log else 0) if self.log else int
         self.metrics = Metrics(folder=folder, worker=worker, pending=service.waiting, dropped=dropped)
+        self._status = Status()
         self._on_run_before = service.on_run
         service.on_run = self._ran
         service.extensions = (*service.extensions, "statistics")
@@ -133,6 +139,8 @@ class Operation:
         model = "/v2/models/{name}"
         return [
             Route("/metrics", self._metrics, methods=["GET"]),
+            Route("/status", self._machine, methods=["GET"]),
+            *([_hidden(f"/{self.options.base}/status", self._machine)] if self.options.base else []),
             Route("/v2/models/stats", self._statistics, methods=["GET"]),
             Route(f"{model}/stats", self._statistics, methods=["GET"]),
             Route(f"{model}/versions/{{version}}/stats", self._statistics, methods=["GET"]),
@@ -140,7 +148,9 @@ class Operation:
         ]
 
     def around(self, app: ASGIApp) -> ASGIApp:
-        """The application with what browsers ask of it, where pages of other origins may."""
+        """The application with what browsers need: a field for a token, and leave for pages of other origins."""
+        if self._guard is not None and self.options.pages:
+            app = Entrance(app)
         if not self.options.cors:
             return app
         return CORSMiddleware(
@@ -177,6 +187,7 @@ class Operation:
 
     def _seen(self, seen: Seen) -> None:
         self.metrics.seen(seen)
+        self._status.seen(seen)
         if self.log is not None:
             self.log.seen(seen)
         if self._also.on_request is not None:
@@ -199,6 +210,9 @@ class Operation:
     async def _metrics(self, request: Request) -> Response:
         return Response(self.metrics.text(), headers={"Content-Type": CONTENT_TYPE})
 
+    async def _machine(self, request: Request) -> Response:
+        return Response(msgspec.json.encode(self._status.told()), media_type=JSON)
+
     async def _statistics(self, request: Request) -> Response:
         name, version = request.path_params.get("name"), request.path_params.get("version")
         if name is not None:
@@ -206,13 +220,17 @@ class Operation:
         return Response(msgspec.json.encode(self.statistics(name, version)), media_type=JSON)
 
 
+def _hidden(path: str, endpoint: Callable[..., Any]) -> Route:
+    return Route(path, endpoint, methods=["GET"], include_in_schema=False)
+
+
 async def _allowed() -> Refusal | None:
     return None
 
 
-def _guard(policy: Policy) -> Guard:
+def _guard(policy: Policy, base: str) -> Guard:
     try:
         from mlaas4hep.serve.guard import start_guard  # imports joserfc, which is asked for only where tokens are
     except ModuleNotFoundError as error:
         raise MissingExtraError(str(error.name), "auth", "--auth") from error
-    return start_guard(policy)
+    return start_guard(policy, base=base)

@@ -37,14 +37,15 @@ class TensorMetadata(msgspec.Struct, frozen=True):
     shape: tuple[int, ...]
 
 
-class ModelMetadata(msgspec.Struct, frozen=True):
-    """Answer of ``GET /v2/models/{name}``."""
+class ModelMetadata(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Answer of ``GET /v2/models/{name}``; of several models as one with its members, which the protocol has not."""
 
     name: str
     versions: tuple[str, ...]
     platform: str
     inputs: tuple[TensorMetadata, ...]
     outputs: tuple[TensorMetadata, ...]
+    members: tuple[str, ...] = ()
 
 
 class ServerMetadata(msgspec.Struct, frozen=True):

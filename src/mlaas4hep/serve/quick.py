@@ -99,7 +99,7 @@ class QuickCodec:
             data = _flattened(one.data, shape) if nested else one.data
             if data is None or rows < 1 or shape[0] != rows or len(data) != rows * known[1]:
                 return None
-            inputs[one.name] = _numbers(data).reshape(shape)
+            inputs[one.name] = numbers_of(data).reshape(shape)
         return (inputs, rows, wire.id) if len(inputs) == len(self._specs) else None
 
     def _read_fast(self, body: bytes) -> Asked | None:
@@ -173,7 +173,7 @@ def _flattened(data: list[Any], shape: tuple[int, ...]) -> Sequence[float | None
     return data
 
 
-def _numbers(data: Sequence[float | None]) -> NDArray[np.float32]:
+def numbers_of(data: Sequence[float | None]) -> NDArray[np.float32]:
     """Doubles rounded to float32; what is missing is NaN, what is too large is infinite."""
     try:
         return np.frombuffer(array("f", data), _FLOAT32)  # type: ignore[type-var]

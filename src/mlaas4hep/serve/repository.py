@@ -22,8 +22,9 @@ from mlaas4hep.arguments import path_of, whole
 from mlaas4hep.errors import BundleError, MLaaSError, NotFoundError, nearest
 from mlaas4hep.graph.session import providers_of
 from mlaas4hep.serve.entries import LATEST, Stamp, check_folder, check_label, find_entries, nothing_in
+from mlaas4hep.serve.following import Following, open_named
 from mlaas4hep.serve.model import ServedModel, load_model
-from mlaas4hep.serve.served import Bounds, IndexEntry, Kept, Served, absent, bring, grouped, indexed, labels_of
+from mlaas4hep.serve.served import Bounds, IndexEntry, Kept, Served, absent, grouped, indexed, labels_of, too_much
 
 LOADING_THREADS = 2
 _Key = tuple[str, bool, str | None]  # of a load: name, whether it is asked for, and its config
@@ -63,7 +64,7 @@ class ModelRepository:
     ) -> None:
         self.bounds = bounds or Bounds()
         self.lazy = lazy or self.bounds != Bounds()
-        self._path, self._open = path, load
+        self.path, self._open = path, load
         self._served = grouped(models)
         self._kept: dict[str, Kept] = {}
         self._problems: dict[str, str] = {}
@@ -72,6 +73,13 @@ class ModelRepository:
         self._clock = itertools.count(1)
         self._told: list[Callable[[ServedModel], None]] = []
         self._pool = ThreadPoolExecutor(LOADING_THREADS, thread_name_prefix="mlaas4hep-load")
+        self._following = Following(
+            self._kept,
+            load=lambda *what: self._open(*what),
+            find=self._member,
+            switch=self._switch,
+            pool=self._pool,
+        )
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -166,6 +174,15 @@ class ModelRepository:
         """
         return self._pool.submit(self._unload, name)
 
+    def folder(self, name: str, version: str | None = None) -> Path | None:
+        """Where a version lies on disk, the newest where none is named; None for models that are not there."""
+        kept = self._kept.get(name)
+        return None if kept is None else kept.entry.version_folder(version)
+
+    def remove(self, name: str) -> Future[None]:
+        """Delete an entry from the disk, all its versions; what was asked of it is answered. Errors as `unload`."""
+        return self._pool.submit(lambda: self._forget(name, self._find(name), delete=True))
+
     def label(self, name: str, label: str, version: str | None) -> None:
         """Set a label, or take it away (None), and keep it in ``labels.json`` beside the versions.
 
@@ -215,7 +232,7 @@ class ModelRepository:
         What cannot be served is logged and in the index. An entry that was unloaded stays so.
         """
         self._scan()
-        for name, kept in list(self._kept.items()):
+        for name, kept in sorted(self._kept.items(), key=lambda one: one[1].entry.ensemble):  # their members first
             there = kept.entry.stamps()
             if not there:
                 self._forget(name, kept)
@@ -268,9 +285,9 @@ class ModelRepository:
 
     def _scan(self) -> None:
         """Note entries that are new in the folder."""
-        if self._path is None:
+        if self.path is None:
             return
-        entries, self._problems = find_entries(self._path)
+        entries, self._problems = find_entries(self.path)
         for entry in entries:
             self._kept.setdefault(entry.name, Kept(entry))
 
@@ -304,10 +321,22 @@ class ModelRepository:
 
     def _bring(self, kept: Kept) -> Served | None:
         """Open what is new or changed, then switch in one step; None where no version can be served."""
-        served = bring(kept, self._served.get(kept.entry.name), self._open)
+        served = self._following.bring(kept, self._served.get(kept.entry.name))
         kept.used = next(self._clock)
         self._switch(kept.entry.name, served)
         return served
+
+    def _member(self, name: str, version: str | None) -> ServedModel:
+        """Of an ensemble; loaded in this thread where it sleeps, since all others may be waiting for members."""
+        kept = self._kept.get(name)
+        if kept is not None and self.lazy and kept.sleeps(self._served):
+            with kept.lock:
+                if kept.sleeps(self._served):
+                    self._bring(kept)
+        served = self._served.get(name)
+        if served is None:
+            raise absent(name, kept, self.names)
+        return served.find(name, version)
 
     def _switch(self, name: str, served: Served | None) -> None:
         """From here on the name means something else; what it no longer means is told of."""
@@ -321,6 +350,7 @@ class ModelRepository:
             if model not in stays:
                 for told in self._told:
                     told(model)
+        self._following.told(name, self._served)
 
     def _unload(self, name: str) -> None:
         kept = self._find(name)
@@ -329,11 +359,13 @@ class ModelRepository:
             self._drop(kept)
 
     def _drop(self, kept: Kept) -> None:
-        kept.stamps, kept.broken = {}, {}
+        kept.stamps, kept.broken, kept.parts = {}, {}, {}
         self._switch(kept.entry.name, None)
 
-    def _forget(self, name: str, kept: Kept) -> None:
+    def _forget(self, name: str, kept: Kept, *, delete: bool = False) -> None:
         with kept.lock:
+            if delete:
+                kept.entry.delete()
             self._drop(kept)
             self._kept.pop(name, None)
 
@@ -367,14 +399,17 @@ class ModelRepository:
         if self.bounds == Bounds():
             return None
         awake = [kept for one, kept in list(self._kept.items()) if one in self._served]
-        others = [kept for kept in awake if kept.entry.name != name]
-        over = self.bounds.models is not None and len(awake) > self.bounds.models
-        over |= self.bounds.bytes is not None and sum(kept.size for kept in awake) > self.bounds.bytes
-        return min(others, key=lambda one: one.used) if over and others else None
+        return too_much(awake, self.bounds, {name, *self._following.pinned(awake)})
 
 
 def open_repository(
-    path: Path | str, *, threads: int = 1, device: str = "cpu", lazy: bool = False, bounds: Bounds | None = None
+    path: Path | str,
+    *,
+    threads: int = 1,
+    device: str = "cpu",
+    lazy: bool = False,
+    bounds: Bounds | None = None,
+    empty: bool = False,
 ) -> ModelRepository:
     """Verify and load all models under a path.
 
@@ -382,13 +417,16 @@ def open_repository(
     ----------
     path
         A folder of bundles and plain ONNX entries, one of them (``NAME``, with all versions), or one version
-        (``NAME/1``).
+        (``NAME/1``); or ``NAME=FILE`` and ``NAME=RUN``, several models as one: an ``ensemble.yaml``, or a run that was
+        trained in folds.
     threads
         Threads that one call of a graph may use.
     device
         Where graphs run; see `mlaas4hep.graph.session.Session`.
     lazy, bounds
         Load when asked, and how much at a time; a bound makes it lazy.
+    empty
+        Whether there may be nothing to serve yet.
 
     Raises
     ------
@@ -398,11 +436,13 @@ def open_repository(
     whole(threads, "threads", least=1)
     providers_of(device)  # told once, not of every model
     place = path_of(path, "path")
-    check_folder(place)
     load = partial(load_model, threads=threads, device=device)
+    if not place.exists() and "=" in str(place):
+        return ModelRepository([open_named(str(place), load)])
+    check_folder(place)
     repository = ModelRepository(path=place, load=load, lazy=lazy, bounds=bounds)
     repository.refresh()
-    if not repository.names:
+    if not repository.names and not empty:
         problems = list(repository.problems.values())
         raise BundleError("\n".join(problems)) if problems else nothing_in(place)
     return repository

@@ -15,6 +15,7 @@ from mlaas4hep.serve.asking import BINARY, JSON, TIMEOUT
 from mlaas4hep.serve.bulk import ARROW, PARQUET
 from mlaas4hep.serve.control import ControlRequest, IndexRequest, LabelRequest
 from mlaas4hep.serve.describing import ModelContract
+from mlaas4hep.serve.images import JPEG, PNG
 from mlaas4hep.serve.protocol import HEADER_LENGTH, ModelMetadata, ServerMetadata
 from mlaas4hep.serve.served import IndexEntry
 from mlaas4hep.serve.tensors import DTYPES
@@ -30,10 +31,13 @@ REASONS = {
     403: "The token does not grant this, or the server was not started for it.",
     404: "No such model, version or file.",
     408: "The request was not finished in time.",
+    409: "Another model has this name, with other inputs or outputs.",
     413: "The body is larger than this server takes.",
     415: "A content type or encoding that is not read here.",
+    422: "The upload is refused: what it holds, and what to send instead.",
     431: "The head is too large.",
     500: "The server failed; its log says why.",
+    501: "A package that this needs is not installed on the server.",
     503: "Not ready, or too much at once; Retry-After says when to come back.",
 }
 
@@ -151,9 +155,9 @@ SCHEMAS: Mapping[str, Schema] = {
         {
             "predictions": _list(
                 {
-                    "description": "Score by name; null where the event is not selected.",
+                    "description": "Score by name; null where the event is not selected. Of a picture by output.",
                     "type": ["object", "null"],
-                    "additionalProperties": {"type": ["number", "null"]},
+                    "additionalProperties": {"type": ["number", "null", "array", "string", "boolean"]},
                 }
             ),
             "model_name": _NAME,
@@ -195,13 +199,59 @@ _CONFIG = operation("tensors", "Triton's configuration of a model", gives=json_o
 _CONTROL = json_of(ref("ControlRequest"))
 _LABELS = json_of({"type": "object", "additionalProperties": _NAME})
 _PAGE = {HTML: {"schema": {"type": "string"}}}
-_NO_PAGE = {"404": {"description": REASONS[404], "content": {**_PAGE, **json_of(ref("Error"))}}}
+# What is refused to a browser is told on a page.
+_TOLD = {str(one): {"description": REASONS[one], "content": {**_PAGE, **json_of(ref("Error"))}} for one in (401, 403)}
+_NO_PAGE = {**_TOLD, "404": {"description": REASONS[404], "content": {**_PAGE, **json_of(ref("Error"))}}}
 _MODEL, _VERSION = "/v2/models/{name}", "/v2/models/{name}/versions/{version}"
 _UNREADY = {"503": {"description": "Not to be asked now.", "content": json_of({"anyOf": [ref("Ready"), ref("Error")]})}}
 _ANY: Mapping[str, Schema] = {"*/*": {}}
 
+_TEXTS = _list(_NAME)
+_VALUES: Schema = {"type": "array", "items": {"type": ["number", "null"]}}
+_ROW = operation(
+    "tfaas",
+    "Scores of a row",
+    takes=json_of(_object({"values": _VALUES}, {"keys": _TEXTS, "model": _NAME})),
+    gives=json_of({"type": "array", "items": {"type": ["number", "boolean", "string", "null"]}}),
+    needs_body=True,
+    fails=(404, 413, 415),
+    headers=(_WAITS,),
+)
+_PROTO_ROW = operation(
+    "tfaas",
+    "Scores of a row as tfaaspb.Row, given as tfaaspb.Predictions",
+    takes={BINARY: _BYTES},
+    gives={"application/x-protobuf": _BYTES},
+    needs_body=True,
+    fails=(404, 413, 415, 501),
+    headers=(_WAITS,),
+)
+_FORM = "multipart/form-data"
+_PICTURE: Schema = {"type": "string", "format": "binary"}
+_IMAGE = operation(
+    "tfaas",
+    "Scores of a picture",
+    takes={_FORM: {"schema": _object({"image": _PICTURE}, {"model": _NAME})}},
+    gives=json_of({"type": ["array", "object"]}),
+    needs_body=True,
+    fails=(404, 413),
+)
+_MODEL_FORM = dict.fromkeys(("name", "params", "labels", "op"), _PICTURE)
+_UPLOAD = operation(
+    "tfaas",
+    "Bring a model: a form, or an archive",
+    takes={_FORM: {"schema": _object({"model": _PICTURE}, _MODEL_FORM)}, BINARY: _BYTES},
+    needs_body=True,
+    fails=(404, 409, 413, 415, 422, 501),
+)
+_PARAMS = json_of({"type": "object"})
+_DELETE = operation("tfaas", "Delete a model, all its versions", fails=(404, 413))
+_FETCH = operation("tfaas", "The graph of a model", gives={BINARY: _BYTES}, fails=(404,))
+
 TABLE: Mapping[tuple[str, str], Operation] = {
-    ("GET", "/"): operation("server", "What can be asked; browsers are led to the pages", gives=json_of(ref("Routes"))),
+    ("GET", "/"): operation(
+        "server", "What can be asked; browsers are led to the pages", gives=json_of(ref("Routes")), also=_TOLD
+    ),
     ("GET", "/openapi.json"): operation("server", "This description", gives=json_of({"type": "object"})),
     ("GET", "/v2/health/live"): operation("health", "Whether the server answers", gives=json_of(ref("Live"))),
     ("GET", "/v2/health/ready"): operation(
@@ -215,8 +265,8 @@ TABLE: Mapping[tuple[str, str], Operation] = {
     ),
     ("POST", "/v1/models/{name}:predict"): operation(
         "events",
-        "Scores of events by name",
-        takes={**json_of(ref("Events")), ARROW: _BYTES, PARQUET: _BYTES},
+        "Scores of events by name, or outputs for one picture",
+        takes={**json_of(ref("Events")), ARROW: _BYTES, PARQUET: _BYTES, PNG: _BYTES, JPEG: _BYTES},
         gives={**json_of(ref("Predictions")), ARROW: _BYTES, PARQUET: _BYTES},
         needs_body=True,
         fails=(404, 413, 415),
@@ -260,8 +310,31 @@ TABLE: Mapping[tuple[str, str], Operation] = {
         needs_body=True,
         fails=(404, 413),
     ),
-    ("GET", "/pages"): operation("pages", "The models, for people", gives=_PAGE),
-    ("GET", "/pages/routes"): operation("pages", "This description, for people", gives=_PAGE),
+    ("POST", "/json"): _ROW,
+    ("POST", "/predict/json"): _ROW,
+    ("POST", "/proto"): _PROTO_ROW,
+    ("POST", "/predict/proto"): _PROTO_ROW,
+    ("POST", "/image"): _IMAGE,
+    ("POST", "/predict/image"): _IMAGE,
+    ("POST", "/upload"): _UPLOAD,
+    ("POST", "/bundle"): _UPLOAD,
+    ("DELETE", "/delete"): _DELETE,
+    ("DELETE", "/delete/{name}"): _DELETE,
+    ("GET", "/models"): operation("tfaas", "All models", gives=json_of({"type": ["array", "null"]}), fails=(404,)),
+    ("GET", "/models/{name}"): _FETCH,
+    ("GET", "/data"): _FETCH,
+    ("GET", "/params"): operation("tfaas", "Who is asked where nobody is named", gives=_PARAMS, fails=(404,)),
+    ("GET", "/params/{name}"): operation("tfaas", "A model in TFaaS's words", gives=_PARAMS, fails=(404,)),
+    ("POST", "/params"): operation(
+        "tfaas",
+        "Say who is asked where nobody is named",
+        takes=json_of(_object({"name": _NAME})),
+        needs_body=True,
+        fails=(404, 413),
+    ),
+    ("GET", "/status"): operation("counts", "The machine and its load, as TFaaS tells it", gives=_PARAMS),
+    ("GET", "/pages"): operation("pages", "The models, for people", gives=_PAGE, also=_TOLD),
+    ("GET", "/pages/routes"): operation("pages", "This description, for people", gives=_PAGE, also=_TOLD),
     ("GET", "/pages/static/{file}"): operation("pages", "Style and script", gives=_ANY, fails=(404,)),
     ("GET", "/pages/models/{name}"): operation("pages", "A model, and a form to try it", gives=_PAGE, also=_NO_PAGE),
     ("GET", "/pages/models/{name}/versions/{version}"): operation(
@@ -279,6 +352,7 @@ TAGS = {
     "tensors": "Tensors, by the Open Inference Protocol v2",
     "repository": "Models that come and go, by Triton's extension",
     "counts": "What was asked so far",
+    "tfaas": "TFaaS's addresses; under its prefix, too",
     "pages": "Pages for people",
 }
 PARAMETERS = {

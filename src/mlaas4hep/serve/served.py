@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -108,6 +108,10 @@ class Kept:
         False once it was unloaded.
     busy
         What is being done to it.
+    parts
+        Of an ensemble: the models that it was made of, by name and version as they were asked for.
+    members
+        Of an ensemble: names of all that it may be made of.
     """
 
     entry: Entry
@@ -118,6 +122,8 @@ class Kept:
     used: int = 0
     wanted: bool = True
     busy: State | None = None
+    parts: dict[tuple[str, str | None], ServedModel] = field(default_factory=dict)
+    members: frozenset[str] = frozenset()
 
     @property
     def reasons(self) -> str:
@@ -190,6 +196,14 @@ def indexed(name: str, kept: Kept | None, served: Served | None, *, lazy: bool) 
         yield IndexEntry(name, "", "READY", ASLEEP)
     else:
         yield IndexEntry(name, "", "UNAVAILABLE", UNLOADED)
+
+
+def too_much(awake: Sequence[Kept], bounds: Bounds, held: Container[str]) -> Kept | None:
+    """Who goes to sleep next, of those that are not held; None where all find room, or nobody may go."""
+    others = [kept for kept in awake if kept.entry.name not in held]
+    over = bounds.models is not None and len(awake) > bounds.models
+    over |= bounds.bytes is not None and sum(kept.size for kept in awake) > bounds.bytes
+    return min(others, key=lambda one: one.used) if over and others else None
 
 
 def absent(name: str, kept: Kept | None, known: Iterable[str]) -> NotFoundError:

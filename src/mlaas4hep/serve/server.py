@@ -31,6 +31,7 @@ from mlaas4hep.serve.operation import Operation
 from mlaas4hep.serve.service import InferenceService
 from mlaas4hep.serve.shares import Shares
 from mlaas4hep.serve.sockets import bind, url_of
+from mlaas4hep.serve.tfaas_row import row_routes
 
 if TYPE_CHECKING:
     from mlaas4hep.serve.grpc import GrpcServer
@@ -136,10 +137,11 @@ class _Server(uvicorn.Server):
         watched: Callable[[], None] | None = None,
     ) -> None:
         operation = operation or Operation(service, hooks=hooks)
+        base = operation.options.base
         shares = Shares(service.limits.client)
-        hot = Hot(service, routes(), operation.hooks, shares=shares)
+        hot = Hot(service, (*routes(), *row_routes(base)), operation.hooks, shares=shares)
         config = uvicorn.Config(
-            operation.around(create_app(service, operation.hooks, operation.routes())),
+            operation.around(create_app(service, operation.hooks, operation.routes(), base=base)),
             http=partial(HotProtocol, hot=hot),  # type: ignore[arg-type]
             loop="uvloop",
             ws="none",

@@ -15,10 +15,10 @@ from typing import Any, Generic, TypeVar
 from weakref import WeakSet
 
 import msgspec
+import numpy as np
 from numpy.typing import NDArray
 
 from mlaas4hep.errors import BusyError, RequestError, nearest
-from mlaas4hep.graph.session import SCORES
 from mlaas4hep.serve.batcher import Batcher
 from mlaas4hep.serve.bulk import read_bulk
 from mlaas4hep.serve.classification import classify
@@ -30,6 +30,7 @@ from mlaas4hep.serve.describing import (
     describe_tensors,
 )
 from mlaas4hep.serve.events import Prediction
+from mlaas4hep.serve.images import ImageInput, decode_images, encoded_pictures, image_of, is_encoded
 from mlaas4hep.serve.intake import Intake
 from mlaas4hep.serve.limits import Limits as Limits
 from mlaas4hep.serve.model import ServedModel, Tensors, TensorSpec
@@ -42,6 +43,7 @@ from mlaas4hep.serve.protocol import (
 )
 from mlaas4hep.serve.repository import ModelRepository
 from mlaas4hep.serve.served import IndexEntry
+from mlaas4hep.serve.uploads import Uploads
 from mlaas4hep.spec.columns import Columns
 
 T = TypeVar("T")
@@ -61,6 +63,9 @@ class Question(msgspec.Struct, Generic[T], frozen=True, gc=False):
         All outputs by name to the answer.
     timeout_s
         How long the one who asks will wait, where the question itself says so.
+    prepare
+        Makes the inputs of what was sent, which takes too long for an event loop; `ready` calls it in a thread, before
+        anything is submitted. `inputs` is empty until then.
     """
 
     model: ServedModel
@@ -68,10 +73,17 @@ class Question(msgspec.Struct, Generic[T], frozen=True, gc=False):
     rows: int
     finish: Callable[[Outputs], T]
     timeout_s: float | None = None
+    prepare: Callable[[], Tensors] | None = None
+
+    def ready(self) -> Question[T]:
+        """The question with its inputs; `RequestError` where what was sent does not become any."""
+        if self.prepare is None:
+            return self
+        return msgspec.structs.replace(self, inputs=self.prepare(), prepare=None)
 
     def run(self) -> T:
         """Answer at once, in this thread and alone."""
-        return self.finish(self.model.run(self.inputs))
+        return self.finish(self.model.run(self.ready().inputs))
 
 
 class InferenceService:
@@ -87,13 +99,28 @@ class InferenceService:
         Version of this program, given in the server's metadata.
     control
         Whether whoever can ask may load and unload models.
+    uploads
+        Who takes new models; None takes none.
+
+    Attributes
+    ----------
+    default_model
+        Who is asked where a question may name nobody, and does not.
     """
 
     def __init__(
-        self, repository: ModelRepository, *, limits: Limits | None = None, version: str = "0", control: bool = False
+        self,
+        repository: ModelRepository,
+        *,
+        limits: Limits | None = None,
+        version: str = "0",
+        control: bool = False,
+        uploads: Uploads | None = None,
     ) -> None:
         self.repository = repository
         self.control = control
+        self.uploads = uploads
+        self.default_model = ""
         self.limits = limits or Limits()
         self.intake = Intake(self.limits.wire.body_bytes)
         self._version = version
@@ -114,8 +141,8 @@ class InferenceService:
         return True
 
     def ready(self) -> bool:
-        """Whether questions should come here: models are loaded before the service exists, and it is not to end."""
-        return bool(self.repository.names) and not self.draining
+        """Whether questions should come here: there are models, or may be some soon, and it is not to end."""
+        return (bool(self.repository.names) or self.uploads is not None) and not self.draining
 
     def model_ready(self, name: str, version: str | None = None) -> bool:
         """Whether a model can be asked; raises `NotFoundError` where it is not served. One that sleeps is."""
@@ -229,12 +256,33 @@ class InferenceService:
         """What `infer` does before and after the run."""
         model = self.repository.get(name, version)
         chosen = _chosen(model, request)
+        image = model.image
 
         def finish(outputs: Outputs) -> InferResponse:
             answers = {spec.name: _answer(model, spec, outputs[spec.name], classes) for spec, classes in chosen}
             return InferResponse(model.name, model.version, answers, id=request.id)
 
+        if image is not None and is_encoded(request.inputs.get(image.name)):
+            return _ask_pictures(model, image, request.inputs, finish, timeout_s=request.timeout_s)
         return Question(model, request.inputs, model.check(request.inputs), finish, timeout_s=request.timeout_s)
+
+    def ask_image(self, name: str, data: bytes, *, version: str | None = None) -> Question[InferResponse]:
+        """All outputs for one picture, PNG or JPEG.
+
+        Raises
+        ------
+        NotFoundError
+            No such model or version.
+        RequestError
+            The model takes no pictures. What is wrong with this one is said by `Question.ready`.
+        """
+        model = self.repository.get(name, version)
+        image = image_of(model)
+
+        def finish(outputs: Outputs) -> InferResponse:
+            return InferResponse(model.name, model.version, outputs)
+
+        return _ask_pictures(model, image, {image.name: np.array([data], object)}, finish)
 
     def ask_events(self, name: str, body: bytes, *, version: str | None = None) -> Question[Prediction]:
         """What `predict_events` does before and after the run."""
@@ -264,6 +312,8 @@ class InferenceService:
         RequestError
             The tensors do not fit.
         """
+        if question.prepare is not None:
+            question = await asyncio.get_running_loop().run_in_executor(self.executor, question.ready)
         batcher = self.batcher(question.model)
         return question.finish(await batcher.infer(question.inputs, question.rows, deadline=deadline, checked=True))
 
@@ -348,6 +398,28 @@ def _ask(model: ServedModel, columns: Columns, num_entries: int) -> Question[Pre
     names, selected = contract.spec.score_names, prepared.selected
 
     def finish(outputs: Outputs) -> Prediction:
-        return Prediction(model.name, model.version, names, selected, outputs[SCORES])
+        first, *others = contract.outputs
+        scores = np.concatenate([outputs[one] for one in contract.outputs], axis=1) if others else outputs[first]
+        return Prediction(model.name, model.version, names, selected, scores)
 
     return Question(model, prepared.inputs, model.check(prepared.inputs), finish)
+
+
+def _ask_pictures(
+    model: ServedModel,
+    image: ImageInput,
+    inputs: Tensors,
+    finish: Callable[[Outputs], InferResponse],
+    *,
+    timeout_s: float | None = None,
+) -> Question[InferResponse]:
+    """Of inputs among which one holds encoded pictures."""
+    pictures = encoded_pictures(inputs[image.name], image)
+
+    def prepare() -> Tensors:
+        tensors = {**inputs, image.name: decode_images(pictures, image)}
+        model.check(tensors)
+        return tensors
+
+    rows = len(pictures) if model.batches else 1
+    return Question(model, {}, rows, finish, timeout_s=timeout_s, prepare=prepare)

@@ -1,7 +1,8 @@
 """Tensors of every datatype of the Open Inference Protocol, as JSON and as the bytes of the binary extension.
 
 Invariant: what is read and written again has the same bits, NaN apart, which JSON writes as ``null``. BYTES are texts
-here, since a graph of ONNX holds UTF-8 and nothing else: a numpy array of ``str`` objects.
+here, since a graph of ONNX holds UTF-8 and nothing else: a numpy array of ``str`` objects. Others, such as pictures,
+stay ``bytes``, and `check_texts` refuses them where they would reach a graph.
 """
 
 from __future__ import annotations
@@ -130,19 +131,26 @@ def from_texts(values: Sequence[bytes | memoryview], shape: tuple[int, ...], whe
     Raises
     ------
     RequestError
-        They are more or fewer than the shape needs, or no UTF-8.
+        They are more or fewer than the shape needs.
     """
     asked = math.prod(shape)
     if len(values) != asked:
         raise RequestError(f"{where}: shape {list(shape)} needs {asked} texts, found {len(values)}")
     array = np.empty(asked, object)
-    array[:] = [_text(one, index, where) for index, one in enumerate(values)]
+    array[:] = [_text(bytes(one)) for one in values]
     return array.reshape(shape)
 
 
 def to_texts(array: NDArray[Any]) -> list[bytes]:
     """Texts of an array in UTF-8, row by row."""
     return [text.encode() for text in array.ravel().tolist()]
+
+
+def check_texts(array: NDArray[Any], where: str) -> None:
+    """Refuse what is no text, as a graph would not take it."""
+    for index, one in enumerate(array.ravel().tolist()):
+        if not isinstance(one, str):
+            raise RequestError(f"{where}: text {index} is not UTF-8, as a graph's texts are")
 
 
 def number_text(value: Any) -> str:
@@ -224,11 +232,12 @@ def _split(data: memoryview, where: str) -> list[memoryview]:
     return texts
 
 
-def _text(data: bytes | memoryview, index: int, where: str) -> str:
+def _text(data: bytes) -> str | bytes:
+    """An element of BYTES: a text where it is UTF-8."""
     try:
-        return str(data, "utf-8")
-    except UnicodeDecodeError as error:
-        raise RequestError(f"{where}: text {index} is not UTF-8, as a graph's texts are: {error.reason}") from error
+        return data.decode()
+    except UnicodeDecodeError:  # said of it where a text is needed
+        return data
 
 
 def _depth(raw: bytes) -> int:

@@ -11,7 +11,7 @@ import click
 import pytest
 
 from mlaas4hep import cli
-from mlaas4hep.cli import predict, run
+from mlaas4hep.cli import predict, quickstart, run
 
 
 def ends_with(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> int:
@@ -58,3 +58,18 @@ def test_an_output_that_takes_nothing_is_one_message(arguments: list[str]) -> No
         done = subprocess.run([sys.executable, "-m", "mlaas4hep", *arguments], stdout=output, stderr=subprocess.PIPE)
     assert done.returncode == cli.EXIT_FAILURE
     assert done.stderr.decode() == "Error: standard output cannot be written: No space left on device\n"
+
+
+def test_quickstart_names_a_command_that_the_shell_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = tmp_path / "my bin" / "mlaas4hep"
+    own.parent.mkdir()
+    monkeypatch.setattr(sys, "executable", str(own.with_name("python")))
+    monkeypatch.setenv("PATH", "")
+    assert quickstart.program() == f"'{own.parent}/python' -m mlaas4hep"
+    own.touch(mode=0o755)
+    assert quickstart.program() == f"'{own}'"
+    monkeypatch.setenv("PATH", str(own.parent))
+    assert quickstart.program() == "mlaas4hep"
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.chdir(tmp_path)
+    assert quickstart.program() == "'my bin/mlaas4hep'"

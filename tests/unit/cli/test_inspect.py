@@ -150,11 +150,13 @@ OPTIONS = ["", "--draft", "--json", "--stats", "--plan"]
 def test_files_that_hold_nothing_of_use_are_told_beside_good_ones(path: str, tmp_path: Path, option: str) -> None:
     none = write_events(tmp_path / "none.root", {"x": np.zeros(0)}, tree="nothing")
     other = write_events(tmp_path / "other.root", {"x": np.arange(3.0)}, tree="other")
+    bare = write_events(tmp_path / "bare.root", {"x": np.zeros(0)})
     result = CliRunner().invoke(
-        command, [path, str(none), str(other), "--no-progress", *option.split()], catch_exceptions=False
+        command, [path, str(none), str(other), str(bare), "--no-progress", *option.split()], catch_exceptions=False
     )
     assert result.exit_code == 2
     assert f"left out, cannot be read: {none}: has no tree 'Events'; it holds nothing (no entries)\n" in result.stderr
+    assert f"left out, empty: {bare}: its tree 'Events' has no entries\n" in result.stderr
     left_out = f"left out: {other}: has no tree 'Events'; it holds other\n"
     assert left_out in (result.stdout if not option else result.stderr) or option == "--json"
     assert CliRunner().invoke(command, [path, str(other), *option.split()]).exit_code == 0, "it is no bad file"
@@ -169,9 +171,32 @@ def test_broken_files_of_others_are_told_beside_good_ones(test_data: Path, path:
     broken = str(test_data / "broken" / name)
     result = CliRunner().invoke(command, [path, broken, "--no-progress", *option.split()], catch_exceptions=False)
     assert result.exit_code == 2
-    [line] = [line for line in result.stderr.splitlines() if "cannot be read" in line]
+    [line] = [line for line in result.stderr.splitlines() if line.startswith("left out")]
     assert line.startswith(f"left out, cannot be read: {broken}: ")
     assert len(result.stdout) > 100
+
+
+def test_columns_of_several_kinds_of_files_are_told_apart_from_unreadable_ones(tmp_path: Path) -> None:
+    tables = {
+        "a": {"x": np.arange(3.0)},
+        "b": {"x": np.arange(3.0), "y_pt": np.arange(3.0)},
+        "c": {"z": np.arange(3.0)},
+    }
+    a, b, c = (str(write_events(tmp_path / f"{name}.root", columns)) for name, columns in tables.items())
+    assert f"1 column not in all files, or not of one kind:\n  y_pt  float64  not in {a}, but in {b}\n" in run(a, b)
+    assert f"# not in all files: y_pt: not in {a}, but in {b}\n" in run(a, b, "--draft")
+    none = run(a, c)
+    assert "tree Events: no column is in all 2 files; give one kind of file at a time\n" in none
+    assert "cannot be read" not in none
+    assert "# not in all files: no column is shared; give one kind of file at a time\n" in run(a, c, "--draft")
+
+
+def test_a_file_of_two_trees_alike_says_which_figures_are_shown(tmp_path: Path) -> None:
+    one = {"x": np.arange(3.0)}
+    path = str(write_events(tmp_path / "a.root", one, tree="sig", extra={"bkg": one, "Runs": {"y": one["x"], **one}}))
+    shown = run(path, "--tree", "sig")
+    assert "tree sig: figures of all 3 events\n  another of as many columns: --tree bkg\ncolumn" in shown
+    assert "# Figures are of 3 of 3 events of tree sig; not looked at: bkg.\n" in run(path, "--tree", "sig", "--draft")
 
 
 @pytest.mark.parametrize("option", ["--draft", "--plan"])

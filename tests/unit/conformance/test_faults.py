@@ -57,6 +57,10 @@ RPC_FAULTS = [
     ("raw contents in another order", "grpc.infer_raw"),
     ("any raw contents", "grpc.refused_raw_too_many"),
     ("answers are swapped", "grpc.concurrency"),
+    ("statistics count requests", "grpc.statistics"),
+    ("lowest class first", "grpc.classification"),
+    ("unload does nothing", "grpc.repository_unload_and_load"),
+    ("any model will do", "grpc.repository_load_unknown"),
 ]
 
 

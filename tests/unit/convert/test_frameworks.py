@@ -59,6 +59,11 @@ def test_what_stores_a_saved_model_may_stand_beside_it_and_nothing_else() -> Non
     store = [node_def("save", "SaveV2"), node_def("restore", "RestoreV2"), node_def("name", "ShardedFilename")]
     check_saved_model(saved_model(graph_def(X, Y, *store)))
     check_saved_model(saved_model(graph_def(X, Y, functions={"saver": store})))
+    learns = [node_def("d", "RandomUniform"), node_def("m", "AssignSubVariableOp", "d")]
+    check_saved_model(saved_model(graph_def(X, Y, functions={"learns": learns})))
+    called = node_def("y", "PartitionedCall", "x", calls="learns")
+    with pytest.raises(UploadError, match="RandomUniform, which draws random numbers"):
+        check_saved_model(saved_model(graph_def(X, called, functions={"learns": learns})))
     with pytest.raises(UploadError, match="WriteFile, which reads or writes files"):
         check_saved_model(saved_model(graph_def(X, Y, functions={"idle": [node_def("w", "WriteFile")]})))
 

@@ -114,7 +114,7 @@ def test_a_pickle_is_told_as_what_it_is_known_by(tmp_path: Path) -> None:
         (b"hello, model", "no known kind"),
         (b'{"a": 1}', "JSON, but no model"),
         (b"7z\xbc\xaf\x27\x1c", "pack it as tar.gz or zip"),
-        (gzip.compress(b"some text"), "damaged"),
+        (gzip.compress(b"some text", mtime=0), "damaged"),
         (tarred({"a/readme": b"nothing"}), "no models, wants one; it holds: readme"),
         (tarred({"a.onnx": ONNX, "b.onnx": ONNX}), "2 models, wants one"),
         (saved_model(GRAPH)[:-4], "no known kind"),

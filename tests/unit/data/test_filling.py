@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import itertools
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
 
 from mlaas4hep.data import filling as module
+from mlaas4hep.data import rows as rows_module
 from mlaas4hep.data.entries import FileEntry
 from mlaas4hep.data.filling import Filling
 from mlaas4hep.data.plan import Chunk, Plan
@@ -59,8 +62,8 @@ def test_knowing_that_a_window_is_complete_costs_the_same_for_each_of_many(
     assert many < 3 * few
 
 
-def _windows(rows: type[Rows], windows: int) -> Iterator[Rows]:
-    """Stretches of 10 of each window of 100, taken as batches are."""
+def _batches(rows: type[Rows], windows: int, *, size: int = 15) -> Iterator[Rows]:
+    """Stretches of windows of 100, cut across windows as batches are."""
     file = FileEntry(0, 0, 0, "f", "t", np.arange(0, 100 * windows + 1, 50))
     plan = Plan((file,), 100, shuffle=True, chunk_entries=50)
 
@@ -70,15 +73,22 @@ def _windows(rows: type[Rows], windows: int) -> Iterator[Rows]:
             yield read
 
     with Filling(plan, numbered, slots=lambda size: rows.empty(size, 1, lasting=False), threads=1) as filling:
+        parts: list[Rows] = []
         for window in filling:
-            for start in range(0, 100, 10):
-                yield window.pick(start, start + 10)
+            start = 0
+            while start < 100:
+                stop = min(start + size - sum(map(len, parts)), 100)
+                parts.append(window.pick(start, stop))
+                start = stop
+                if sum(map(len, parts)) == size:
+                    batch, parts = Rows.concat(parts), []
+                    yield batch
 
 
-@pytest.mark.parametrize("keeps", [lambda _: False, lambda number: number % 10 == 3, lambda number: number % 10 == 9])
+@pytest.mark.parametrize("keeps", [lambda _: False, lambda number: number % 10 == 3, lambda number: number % 20 == 19])
 def test_lent_rows_stay_what_they_were_and_few_of_them_never_hold_all_windows(keeps: Callable[[int], bool]) -> None:
     kept = []
-    for number, (lent, copied) in enumerate(zip(_windows(LentRows, 40), _windows(Rows, 40), strict=True)):
+    for number, (lent, copied) in enumerate(zip(_batches(LentRows, 40), _batches(Rows, 40), strict=True)):
         np.testing.assert_array_equal(lent.table, copied.table)
         if keeps(number):
             kept.append(lent)
@@ -89,5 +99,24 @@ def test_lent_rows_stay_what_they_were_and_few_of_them_never_hold_all_windows(ke
 
 
 def test_stretches_of_a_window_are_lent_without_a_copy() -> None:
-    stretches = list(itertools.islice(_windows(LentRows, 2), 9))
+    stretches = list(itertools.islice(_batches(LentRows, 2), 4))
     assert len({id(one.table.base) for one in stretches}) == 1
+
+
+def test_lending_to_a_loop_takes_no_table_more_than_copying(monkeypatch: pytest.MonkeyPatch) -> None:
+    tables: list[weakref.ref[Any]] = []
+    most = 0
+    fresh = rows_module._recycled
+
+    def counted(size: int, width: int) -> Any:
+        nonlocal most
+        found = fresh(size, width)
+        tables.append(weakref.ref(found.base))
+        most = max(most, sum(one() is not None for one in tables))
+        return found
+
+    monkeypatch.setattr(rows_module, "_recycled", counted)
+    for _ in _batches(LentRows, 20):
+        pass
+    assert len(tables) >= 19
+    assert most == 2, "one that is read, one that is filled"

@@ -228,9 +228,10 @@ def test_a_cache_that_cannot_be_written_is_warned_of(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     config = replace(declared(written(tmp_path)), cache=Cache(str(tmp_path / "file" / "rows")))
     found = forecast(config)
-    wanted = f"the run would stop: cache {tmp_path}/file/rows: cannot be written: Not a directory"
+    reason = "cannot be written: Not a directory; choose another folder, or leave cache out"
+    wanted = f"the run would stop: cache {tmp_path}/file/rows: {reason}"
     assert [line for line in found.warnings if "cache" in line] == [wanted]
-    with pytest.raises(DataError, match="cannot be written: Not a directory"):
+    with pytest.raises(DataError, match=reason):
         require_folder(tmp_path / "file" / "rows")
 
 
@@ -249,9 +250,10 @@ def test_one_giant_cluster_is_warned_of(tmp_path: Path) -> None:
     assert "entries are read before their window comes" in found
 
 
-def test_tiny_clusters_are_warned_of(tmp_path: Path) -> None:
-    found = warnings(written(tmp_path, cluster=50), window=2000)
-    assert "half of the clusters have 50 entries or fewer" in found
+def test_tiny_clusters_are_warned_of_where_larger_ones_can_be_written(tmp_path: Path) -> None:
+    found = warnings(written(tmp_path, cluster=500, size=5001), window=2000)
+    assert "half of the clusters have 500 entries or fewer" in found
+    assert "half of the clusters" not in warnings(written(tmp_path, cluster=500, size=5000), window=2000)
 
 
 def test_a_window_that_does_not_fit_is_warned_of(tmp_path: Path) -> None:

@@ -103,6 +103,20 @@ def test_files_that_cannot_be_read_do_not_hide_the_others(tmp_path: Path) -> Non
         survey([str(tmp_path / "c.root"), str(tmp_path / "d.root")])
 
 
+def test_a_tree_is_chosen_that_has_events_and_without_one_each_file_tells_of_its_own(tmp_path: Path) -> None:
+    nothing = np.zeros(0)
+    empty = str(write_events(tmp_path / "a.root", {"x": nothing, "y": nothing}))
+    other = str(write_events(tmp_path / "b.root", {"x": nothing}, tree="nominal", extra={"Runs": {"z": nothing}}))
+    good = str(write_events(tmp_path / "c.root", {"x": np.arange(3.0)}, tree="nominal"))
+    found = survey([empty, other, good])
+    assert (found.tree, found.paths, found.entries) == ("nominal", (good,), 3)
+    with pytest.raises(DataError) as caught:
+        survey([empty, other])
+    first, second = str(caught.value).splitlines()
+    assert first == f"{empty}: its tree 'Events' has no entries"
+    assert second == f"{other}: holds no events that can be read: nominal (no entries), Runs (no entries)"
+
+
 def test_a_tree_that_no_file_has_is_refused_beside_a_file_of_one_table(tmp_path: Path) -> None:
     root = str(write_events(tmp_path / "a.root", {"x": np.arange(3.0)}))
     table = str(write_events(tmp_path / "a.csv", {"x": np.arange(3.0)}, format="csv"))

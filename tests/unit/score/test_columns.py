@@ -12,6 +12,7 @@ from mlaas4hep.bundle import Bundle
 from mlaas4hep.errors import DataError, UserError
 from mlaas4hep.score.asked import ask
 from mlaas4hep.score.run import score_files
+from mlaas4hep.score.verify import verify
 from mlaas4hep.spec.columns import Jagged
 from mlaas4hep.testing import write_events
 from tests.scored import identified, offline, read_output
@@ -96,3 +97,20 @@ def test_a_column_of_the_file_does_not_take_the_place_of_a_new_variable(bundle: 
     columns = columns_with()
     found = scored(bundle, columns | {"ht": np.zeros(200, np.float32)}, tmp_path)
     assert found["tth_signal"].tobytes() == offline(bundle, columns)[:, 0].tobytes()
+
+
+def test_columns_of_friends_are_read_beside_those_of_the_input(bundle: Bundle, tmp_path: Path) -> None:
+    columns = columns_with()
+    apart = {name: columns.pop(name) for name in ("MET_pt", "lepton_mass")}
+    write_events(tmp_path / "a.root", columns, cluster=60)
+    write_events(tmp_path / "a_more.root", apart, tree="more", cluster=90)
+    files, out = [str(tmp_path / "a.root")], str(tmp_path / "out")
+    with pytest.raises(DataError, match="has no column 'MET_pt'"):
+        score_files(ask([bundle]), files, out)
+    with pytest.raises(UserError, match=r"no field '\{name\}'; fields are \{folder\}, \{stem\}"):
+        score_files(ask([bundle]), files, out, friends=["{name}.root"])
+    friends = ["{folder}/{stem}_more.root"]
+    done = score_files(ask([bundle]), files, out, friends=friends)
+    found = read_output(done.outputs[0].path)
+    assert found["tth_signal"].tobytes() == offline(bundle, columns | apart)[:, 0].tobytes()
+    assert not verify(out, files, friends=friends)[0].problems

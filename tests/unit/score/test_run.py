@@ -279,3 +279,14 @@ def test_an_output_names_its_events_and_models_and_no_folder(bundle: Bundle, tmp
     assert stamp.models[0].model_sha256 == bundle.model_sha256
     assert str(tmp_path) not in msgspec.json.encode(stamp).decode()
     assert math.isnan(math.nan if stamp.fill is None else stamp.fill)
+
+
+def test_outputs_may_lie_elsewhere_and_are_found_there_again(bundle: Bundle, tmp_path: Path) -> None:
+    columns = write_input(tmp_path / "a.root")
+    first = score([bundle], [tmp_path / "a.root"], "memory://scored/of")  # type: ignore[arg-type]
+    assert [one.path for one in first.outputs] == ["memory://scored/of/a_scores.root"]
+    found = read_output(first.outputs[0].path)
+    assert found["tth_signal"].tobytes() == offline(bundle, columns)[:, 0].tobytes()
+    again = score([bundle], [tmp_path / "a.root"], "memory://scored/of")  # type: ignore[arg-type]
+    assert again.outputs[0].before
+    assert again.outputs[0].stamp == first.outputs[0].stamp

@@ -190,3 +190,12 @@ def answered(url: str) -> bool:
     with connected(url) as raw:
         raw.sendall(b"GET /v2 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
         return answer(raw).startswith(b"HTTP/1.1 200 ")
+
+
+def test_far_more_connections_than_allowed_do_not_even_wait_for_a_refusal() -> None:
+    with served(WireLimits(connections=1)) as url, connected(url) as first, connected(url) as second:
+        with connected(url) as third:
+            assert answer(third) == b""
+        for raw in (first, second):
+            raw.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert raw.recv(1000).startswith(b"HTTP/1.1 200 ")

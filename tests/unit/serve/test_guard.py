@@ -72,6 +72,15 @@ def bearer(issuer: Issuer, **claims: Any) -> dict[str, Any]:
         ("POST", "/v1/models/tth:predict", ("infer", "tth")),
         ("POST", "/v1/models/t%74h%3Apredict", ("infer", "tth")),
         ("POST", "/predict/json", ("infer", None)),
+        ("POST", "/tfaas/image", ("infer", None)),
+        ("PUT", "/json", ("upload", None)),
+        ("GET", "/models/", ("see", None)),
+        ("GET", "/tfaas/params/tth", ("see", "tth")),
+        ("GET", "/models/tth", ("manage", "tth")),
+        ("GET", "/tfaas/d%61ta?model=tth", ("manage", None)),
+        ("POST", "/params", ("upload", None)),
+        ("POST", "/tfaas/bundle", ("upload", None)),
+        ("DELETE", "/delete/tth", ("upload", "tth")),
         ("GET", "/v2/models/tth/stats", ("see", "tth")),
         ("GET", "/v1/models", ("see", None)),
         ("GET", "/", ("see", None)),
@@ -116,6 +125,9 @@ def test_each_kind_of_question_asks_for_its_scope(models: Path, issuer: Issuer) 
         assert "needs compute.read" in answer["error"]
         expected = 'Bearer realm="mlaas4hep", error="insufficient_scope", scope="compute.read"'
         assert headers["www-authenticate"] == expected
+        for method, path in [("POST", "/upload"), ("DELETE", "/delete/tth"), ("GET", "/data?model=tth")]:
+            assert ask(url, method, path, good)[0] == 403
+        assert ask(url, "POST", "/tfaas/json", good)[0] == 400  # asked, with a body that is no row
         status, answer, headers = ask(url, "POST", PREDICT, bearer(issuer, exp=1))
         assert status == 401
         assert 'error="invalid_token", error_description="the token has expired' in headers["www-authenticate"]

@@ -176,7 +176,7 @@ def test_a_plain_graph_is_asked_by_tensors_only(tmp_path: Path) -> None:
 def test_the_start_shows_what_a_plain_graph_can_be_asked(tmp_path: Path) -> None:
     mixed(tmp_path / "mixed")
     service = InferenceService(open_repository(tmp_path))
-    assert "curl http://here/v2/models/mixed  #" in _ready(service, "http://here", None, as_json=False)
+    assert "curl http://here/v2/models/mixed  #" in _ready(service, "http://here", None, as_json=False, no_pages=False)
 
 
 def test_a_served_model_is_measured_when_it_is_loaded(tmp_path: Path) -> None:
@@ -208,3 +208,9 @@ def test_labels_come_from_a_file_beside_the_config_alone(tmp_path: Path) -> None
     (folder / "config.pbtxt").write_text((folder / "config.pbtxt").read_text().replace('"labels', '"../labels'))
     with pytest.raises(BundleError, match=r"label_filename '\.\./labels\.txt': asked for a file beside this one"):
         load_model(folder / "1")
+
+
+def test_texts_of_a_graph_are_utf8(tmp_path: Path) -> None:
+    model = load_model(mixed(tmp_path / "mixed"))
+    with pytest.raises(RequestError, match="input 's': text 1 is not UTF-8"):
+        model.run(tensors() | {"s": np.array([["jet"], [b"\xff\xd8"]], object)})

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
 from collections.abc import Iterator
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import onnx
 import pytest
@@ -17,6 +20,7 @@ from onnx import TensorProto, helper
 from mlaas4hep.bundle.layout import FileRecord, Manifest
 from mlaas4hep.client import Client
 from mlaas4hep.serve.operation import Operation, Options
+from mlaas4hep.serve.pages import fields
 from mlaas4hep.serve.pages.fields import figures_of, typical_event
 from mlaas4hep.serve.repository import ModelRepository, open_repository
 from mlaas4hep.serve.server import background
@@ -187,8 +191,6 @@ def test_a_graph_without_a_contract_and_a_broken_entry_have_pages(url: str) -> N
 
 
 def test_markup_in_names_classes_labels_and_figures_is_text(url: str) -> None:
-    from urllib.parse import quote
-
     for path in ("/pages", "/pages/models/tth", "/pages/models/evil", f"/pages/models/{quote(EVIL, safe='')}"):
         html = page(url, path)
         assert "<img" not in html
@@ -205,6 +207,25 @@ def test_markup_in_names_classes_labels_and_figures_is_text(url: str) -> None:
     assert status == 404
     assert "&lt;b&gt;?x" in str(text)
     assert 'href="../../pages"' in str(text)
+
+
+@pytest.mark.parametrize("name", ["tth", "evil", "plain", EVIL], ids=["events", "class", "tensors", "name"])
+def test_the_lines_for_the_shell_and_for_python_ask_the_model(
+    url: str, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    html = page(url, f"/pages/models/{quote(name, safe='')}").partition('id="ask"')[2]
+    found = re.findall(r"<h3>(.*?)</h3>\s*<pre[^>]*><code>(.*?)</code>", html, re.DOTALL)
+    lines = {title: unescape(text) for title, text in found}
+    done = subprocess.run(["sh", "-c", lines["curl"]], capture_output=True, text=True, check=True, timeout=60)
+    answer = json.loads(done.stdout)
+    assert answer["model_name"] == name
+    exec(lines["Python"], {})
+    told = capsys.readouterr().out
+    if "predictions" in answer:
+        assert told == f"{answer['predictions']}\n"
+        assert 'R"json({"instances": [' in lines["C++, with the class Server of examples/cpp"]
+    else:
+        assert all(repr(one["name"]) in told for one in answer["outputs"])
 
 
 def test_pages_say_what_a_browser_may_run_and_load_nothing_from_elsewhere(url: str) -> None:
@@ -270,6 +291,18 @@ def test_the_first_event_of_a_form_is_typical_and_passes_the_preselection(reposi
     assert 0 < answer[0] < 1
 
 
+def test_what_takes_too_much_for_a_form_has_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_small_bundle(tmp_path)
+    write_plain_graph(tmp_path)
+    monkeypatch.setattr(fields, "MAX_FIELDS", 3)
+    with background(InferenceService(open_repository(tmp_path))) as url:
+        for name, way in (("tth", "Python"), ("plain", "np.zeros")):
+            html = page(url, f"/pages/models/{name}")
+            assert "It takes too much to be filled in by hand" in words(html)
+            assert "<form" not in html
+            assert way in html
+
+
 def test_a_model_that_sleeps_is_not_woken_by_looks(models: Path) -> None:
     repository = open_repository(models, lazy=True)
     with background(InferenceService(repository)) as url:
@@ -305,9 +338,11 @@ def test_pages_ask_for_the_scope_that_seeing_needs(models: Path) -> None:
             "/pages/models/tth/versions/2/report/report.html",
             "/pages/routes",
         ):
-            status, text, _ = ask(url, "GET", path, BROWSER)
-            assert status == 401
+            status, text, headers = ask(url, "GET", path, BROWSER)
+            assert (status, headers["www-authenticate"]) == (401, 'Bearer realm="mlaas4hep"')
             assert "mlp" not in str(text)
+            assert ("A token is needed" in str(text)) == ("report" not in path)
+            assert "this needs a token" in ask(url, "GET", path)[1]["error"]
         assert ask(url, "GET", "/pages/static/style.css")[0] == 200
         mine = bearer(issuer, scope="storage.read:/models/tth")
         html = ask(url, "GET", "/pages/models/tth", BROWSER | mine)
@@ -315,7 +350,9 @@ def test_pages_ask_for_the_scope_that_seeing_needs(models: Path) -> None:
         assert 'id="token"' in html[1]
         assert "Authorization: Bearer" in html[1]
         for path in ("/pages/models/plain", "/pages"):
-            assert ask(url, "GET", path, BROWSER | mine)[0] == 403
+            status, text, _ = ask(url, "GET", path, BROWSER | mine)
+            assert status == 403
+            assert "the token does not grant" in words(str(text))
         assert ask(url, "GET", "/pages/models/tth%2F..%2Fplain", BROWSER | mine)[0] == 404
 
 

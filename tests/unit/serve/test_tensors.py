@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from mlaas4hep.errors import RequestError
 from mlaas4hep.serve.protocol import InferResponse, decode_request, encode_response
-from mlaas4hep.serve.tensors import DTYPES, WORDS, from_bytes, from_json, to_bytes
+from mlaas4hep.serve.tensors import DTYPES, WORDS, check_texts, from_bytes, from_json, to_bytes
 
 SHAPES = arrays.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=3)
 
@@ -78,7 +78,6 @@ def test_words_of_json_are_the_values_that_no_number_has(word: str) -> None:
         ("BYTES", (1,), struct.pack("<I", 2) + b"a", "text 0 is longer than the 5 bytes"),
         ("BYTES", (1,), b"\0\0\0", "text 0 is longer than the 3 bytes"),
         ("BYTES", (1,), struct.pack("<I", 1 << 31) + b"a", "text 0 is longer than the 5 bytes"),
-        ("BYTES", (1,), struct.pack("<I", 1) + b"\xff", "text 0 is not UTF-8"),
     ],
 )
 def test_bytes_that_are_no_tensor_are_refused(datatype: str, shape: tuple[int, ...], data: bytes, said: str) -> None:
@@ -88,3 +87,12 @@ def test_bytes_that_are_no_tensor_are_refused(datatype: str, shape: tuple[int, .
 
 def test_texts_are_written_as_length_and_utf8() -> None:
     assert to_bytes(np.array(["\u00e9", ""], object)) == b"\x02\0\0\0\xc3\xa9\0\0\0\0"
+
+
+def test_bytes_that_are_no_text_stay_what_they_are_and_never_reach_a_graph() -> None:
+    data = memoryview(struct.pack("<I", 1) + b"a" + struct.pack("<I", 2) + b"\xff\xd8")
+    array = from_bytes(data, "BYTES", (2,), "input 'x'")
+    assert array.tolist() == ["a", b"\xff\xd8"]
+    check_texts(array[:1], "input 'x'")
+    with pytest.raises(RequestError, match="input 'x': text 1 is not UTF-8, as a graph's texts are"):
+        check_texts(array, "input 'x'")

@@ -106,6 +106,12 @@ class FileSystemRemote:
         return self._system.info(self._path)
 
 
+def act_on(url: str, act: Callable[[Any, str], object], seconds: float) -> None:
+    """Do something with the file system of an address and the path in it; `Failed` where it fails, or takes longer."""
+    system, path = _system(url)
+    _within(seconds, lambda: act(system, path), [value for _, value in secrets_in(url)])
+
+
 def knows(scheme: str) -> bool:
     """Whether fsspec has a class for a scheme, installed or not."""
     return scheme in fsspec_schemes()

@@ -25,6 +25,7 @@ from mlaas4hep.errors import DataError, MissingExtraError
 
 # A signature is used at once; clocks differ by some minutes.
 _VALID_S = 900
+_OPERATIONS = {"GET": "get_object", "PUT": "put_object"}
 _TRUE = frozenset({"1", "yes", "true", "on"})
 _USUAL = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, ~/.aws/credentials"
 
@@ -70,7 +71,7 @@ class S3Access:
         client = _client(self._bucket)
         _require_credentials(client)
         asked = {"Bucket": self._bucket, "Key": self._key}
-        signed: str = client.generate_presigned_url("get_object", Params=asked, ExpiresIn=_VALID_S)
+        signed: str = client.generate_presigned_url(_OPERATIONS[method], Params=asked, ExpiresIn=_VALID_S)
         return signed, {}
 
     def refused(self, status: int, headers: Mapping[str, str]) -> Failed:

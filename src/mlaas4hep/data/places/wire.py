@@ -14,7 +14,7 @@ import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import IO, Protocol
 from urllib.parse import quote, unquote, urljoin, urlsplit, urlunsplit
 
 import urllib3
@@ -44,6 +44,9 @@ _ABOUT_OURS = re.compile(r"alert (certificate|bad cert|unsupported cert|unknown 
 _ASKED_IN_HTML = re.compile(rb"SSL certificate", re.IGNORECASE)
 _LONGEST_WORDS = 4_096
 _SAFE = "/%:@!$&'()*+,;=~-._"
+
+
+Body = bytes | IO[bytes] | None
 
 
 class Access(Protocol):
@@ -189,7 +192,7 @@ def exchange(
     headers: Mapping[str, str],
     stall_s: float,
     *,
-    body: bytes | None = None,
+    body: Body = None,
     target: Target | None = None,
 ) -> Iterator[Answer]:
     """Send a request, follow redirects, and give the answer if it is 2xx or one of `_TELLING`.
@@ -219,7 +222,7 @@ def _is_read(answer: Answer) -> bool:
 
 
 def _follow(
-    access: Access, method: str, headers: Mapping[str, str], stall_s: float, body: bytes | None, place: Target
+    access: Access, method: str, headers: Mapping[str, str], stall_s: float, body: Body, place: Target
 ) -> Answer:
     url, ours = (place.url, {}) if place.url is not None else access.address(method)
     for _ in range(_HOPS):
@@ -243,7 +246,9 @@ def redirected(url: str, location: str, ours: Mapping[str, str]) -> tuple[str, M
     return there, ours if same else {}
 
 
-def _send(method: str, url: str, headers: Mapping[str, str], stall_s: float, body: bytes | None) -> Answer:
+def _send(method: str, url: str, headers: Mapping[str, str], stall_s: float, body: Body) -> Answer:
+    if body is not None and not isinstance(body, bytes):
+        body.seek(0)  # a door that sends us elsewhere has taken some of it
     with translated(0, "it was closed, or what came is no HTTP"):
         response = _manager(url).request(
             method,

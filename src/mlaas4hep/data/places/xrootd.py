@@ -209,6 +209,22 @@ def _client() -> Any:
     return client
 
 
+def client_of() -> Any:
+    """The client, for what else is asked of XRootD.
+
+    Raises
+    ------
+    MissingExtraError
+        It is not installed.
+    """
+    return _client()
+
+
+def failed_of(status: Any, secrets: Sequence[str]) -> Failed:
+    """What its answer means."""
+    return _failed(status, secrets)
+
+
 def _close_all() -> None:
     for one in list(_open_files):
         one.close()

@@ -6,6 +6,7 @@ model, a contract or a file says is text on a page, never markup, and no page ru
 
 from __future__ import annotations
 
+from mlaas4hep.serve.pages.entrance import Entrance
 from mlaas4hep.serve.pages.routes import page_routes
 
-__all__ = ["page_routes"]
+__all__ = ["Entrance", "page_routes"]

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from mlaas4hep.serve.model import Contract
 from mlaas4hep.serve.pages.fields import median_length
 from mlaas4hep.spec.contract import ModelSpec
-from mlaas4hep.spec.preprocess import Preprocessor
 from mlaas4hep.spec.scaling import FLOAT32_MAX, FeatureScaling
 from mlaas4hep.spec.statistics import FeatureStatistics
 
@@ -149,7 +148,7 @@ def _input_row(
 
 def _is_used(contract: Contract, name: str) -> bool:
     """Whether the sealed contract can compute it: others were declared for weights or observers."""
-    preprocessor: Preprocessor = contract.preprocessor
+    preprocessor = contract.preprocessor
     return name in preprocessor.known and name not in contract.reader.types
 
 

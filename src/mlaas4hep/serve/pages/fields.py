@@ -24,8 +24,8 @@ _GUESSES = (1.0, 0.0, 10.0, 100.0, 1000.0, -1.0)
 # Quantiles of the objects of a list that a collection is sorted by, from the largest.
 _SPREAD = (0.95, 0.84, 0.75, 0.5, 0.25, 0.16, 0.05)
 _MAX_OBJECTS, _OBJECTS = len(_SPREAD), 2
-# More numbers are nothing to fill in by hand.
-MAX_NUMBERS = 1024
+# More fields, or numbers in one, are nothing to fill in by hand.
+MAX_FIELDS, MAX_NUMBERS = 200, 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,15 +62,17 @@ class Field:
 
 
 def event_fields(contract: Contract, event: Mapping[str, Any]) -> list[Field]:
-    """One field for each column of an event: single values first, then lists."""
+    """One field for each column of an event, single values first, then lists; none where they are too many."""
     figures, types = figures_of(contract), contract.reader.types
+    if len(types) > MAX_FIELDS:
+        return []
     names = sorted(types, key=lambda name: types[name].kind != "flat")
     return [_field(name, types[name], event[name], figures.get(name)) for name in names]
 
 
 def tensor_fields(model: ServedModel) -> list[Field]:
     """One field for each tensor, one row of zeros in it; none where a tensor is too large for a form."""
-    if any(_size(one) > MAX_NUMBERS for one in model.inputs):
+    if len(model.inputs) > MAX_FIELDS or any(_size(one) > MAX_NUMBERS for one in model.inputs):
         return []
     return [_tensor_field(one, model.batches) for one in model.inputs]
 

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
 
-from mlaas4hep.report.page import measured
 from mlaas4hep.serve.entries import LATEST
 from mlaas4hep.serve.exposition import Totals
 from mlaas4hep.serve.pages.sealed import Facts, Metrics, facts_of
@@ -87,6 +86,8 @@ def figure_words(metrics: Metrics | None) -> str:
     >>> figure_words(Metrics(auc=0.88612, auc_err=0.0083, auc_part="validation"))
     'AUC 0.8861 ± 0.0083'
     """
+    from mlaas4hep.report.page import measured  # whom nobody looks at loads nothing of reports
+
     if metrics is None:
         return ""
     if metrics.auc is not None:

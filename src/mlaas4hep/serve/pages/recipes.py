@@ -16,7 +16,6 @@ from mlaas4hep.serve.model import ServedModel
 from mlaas4hep.serve.pages.fields import row_shape, tensor_fields
 
 _TOKEN = ' \\\n  -H "Authorization: Bearer $(cat token)"'
-_NUMPY = {"BYTES": "object", "BOOL": "bool"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +97,7 @@ def _tensors(lines: list[str]) -> str:
 def _zeros(model: ServedModel, number: int) -> str:
     spec = model.inputs[number]
     shape = tuple(row_shape(spec, batches=model.batches))
-    return f"zeros({shape}, {_NUMPY.get(spec.datatype, str(spec.dtype))!r})"
+    return f"full({shape}, '', object)" if spec.datatype == "BYTES" else f"zeros({shape}, {str(spec.dtype)!r})"
 
 
 def _cpp(url: str, name: str, body: str) -> str:

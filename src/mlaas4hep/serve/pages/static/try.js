@@ -11,6 +11,7 @@
   const WORDS = { nan: "null", none: "null", null: "null", inf: '"Infinity"', infinity: '"Infinity"',
     "-inf": '"-Infinity"', "-infinity": '"-Infinity"' };
   const NUMBER = /^-?(0|[1-9]\d*)(\.\d+)?([eE][-+]?\d+)?$/;
+  const KEPT = "mlaas4hep-token";
   const find = (id) => document.getElementById(id);
 
   class Unreadable extends Error {
@@ -143,7 +144,10 @@
     }
     const headers = { "Content-Type": "application/json" };
     const token = find("token")?.value.trim();
-    if (token) headers.Authorization = `Bearer ${token}`;
+    if (token) {
+      headers.Authorization = `Bearer ${token}`;
+      sessionStorage.setItem(KEPT, token);
+    }
     clear("Asking");
     find("sent").textContent = `POST /${about.path}\nContent-Type: application/json\n\n${body}`;
     button.disabled = true;
@@ -170,6 +174,7 @@
     find("told").textContent = text;
   }
 
+  if (find("token")) find("token").value = sessionStorage.getItem(KEPT) ?? "";
   form.addEventListener("submit", (event) => {
     event.preventDefault();
     ask(form.querySelector("button[type=submit]"));
