@@ -82,7 +82,10 @@ class Fuzz:
         tfaas = any(line.endswith(" /json") for line in self._get("/")["routes"])
         self.seeds = seeds_of(self._get, tfaas=tfaas)
         self.messages = [_rpc_message(one, self._get) for one in self.seeds if one.head_length is not None]
-        self._expected = [self._ask(one) for one in self.seeds]
+        # A model with lists cannot be asked in the form of TFaaS, but what is near to that can.
+        self._good = {one: answer for one in self.seeds if (answer := self._ask(one)).startswith(b"HTTP/1.1 200 ")}
+        if not self._good:
+            raise RuntimeError("no good question is answered")
         self._started = [socket.create_connection(self._http, timeout=HANG_S)]
 
     def run(self, seconds: float, *, most: int | None = None) -> Iterator[Found]:
@@ -112,9 +115,9 @@ class Fuzz:
 
     def check(self) -> None:
         """A good question has the bytes of the beginning."""
-        at = self.random.randrange(len(self.seeds))
+        asked, expected = self.random.choice(list(self._good.items()))
         self.found.checks += 1
-        if self._ask(self.seeds[at]) != self._expected[at]:
+        if self._ask(asked) != expected:
             self.found.wrong += 1
 
     def close(self) -> None:
@@ -147,9 +150,7 @@ class Fuzz:
 
     def _ask(self, seed: Seed) -> bytes:
         (answer,) = exchange(self._http, [seed.message()])
-        if answer is None or not answer.startswith(b"HTTP/1.1 200 "):
-            raise RuntimeError(f"a good question to {seed.path} is not answered: {(answer or b'')[:200]!r}")
-        return answer
+        return answer or b""
 
 
 def _rpc_message(seed: Seed, get: Any) -> bytes:
