@@ -30,6 +30,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
+from statistics import linear_regression
 from typing import Any
 
 from benchmarks.mutated import Seed, mutated, mutated_rpc, seeds_of
@@ -41,6 +42,8 @@ _STATUS = re.compile(rb"HTTP/1\.[01] (\d{3}) [^\r]*\r\n((?:[^\r\n]+\r\n)*)")
 _RPC_STATUS = re.compile(rb"\x0bgrpc-status([\x01\x02])(\d{1,2})")
 _INTERNAL = frozenset({2, 13})
 _MOST_KEPT = 20
+# Looks at the memory over the second half, through which a line is drawn.
+_SAMPLES = 40
 
 
 @dataclass
@@ -79,7 +82,10 @@ class Fuzz:
         tfaas = any(line.endswith(" /json") for line in self._get("/")["routes"])
         self.seeds = seeds_of(self._get, tfaas=tfaas)
         self.messages = [_rpc_message(one, self._get) for one in self.seeds if one.head_length is not None]
-        self._expected = [self._ask(one) for one in self.seeds]
+        # A model with lists cannot be asked in the form of TFaaS, but what is near to that can.
+        self._good = {one: answer for one in self.seeds if (answer := self._ask(one)).startswith(b"HTTP/1.1 200 ")}
+        if not self._good:
+            raise RuntimeError("no good question is answered")
         self._started = [socket.create_connection(self._http, timeout=HANG_S)]
 
     def run(self, seconds: float, *, most: int | None = None) -> Iterator[Found]:
@@ -109,9 +115,9 @@ class Fuzz:
 
     def check(self) -> None:
         """A good question has the bytes of the beginning."""
-        at = self.random.randrange(len(self.seeds))
+        asked, expected = self.random.choice(list(self._good.items()))
         self.found.checks += 1
-        if self._ask(self.seeds[at]) != self._expected[at]:
+        if self._ask(asked) != expected:
             self.found.wrong += 1
 
     def close(self) -> None:
@@ -144,9 +150,7 @@ class Fuzz:
 
     def _ask(self, seed: Seed) -> bytes:
         (answer,) = exchange(self._http, [seed.message()])
-        if answer is None or not answer.startswith(b"HTTP/1.1 200 "):
-            raise RuntimeError(f"a good question to {seed.path} is not answered: {(answer or b'')[:200]!r}")
-        return answer
+        return answer or b""
 
 
 def _rpc_message(seed: Seed, get: Any) -> bytes:
@@ -262,21 +266,20 @@ def measure(models: Path, *, seconds: float, seed: int, replay: list[bytes] | No
         log = Path(folder) / "server.log"
         with serving(models, log) as (pid, port, rpc_port):
             fuzz = Fuzz("127.0.0.1", port, rpc_port, seed=seed)
-            before = half = State.of(pid)
-            sent_half, began_s = 0, time.monotonic()
+            before, began_s = State.of(pid), time.monotonic()
+            samples: list[tuple[int, int]] = []
             if replay is not None:
                 for one in replay:
                     fuzz.send([one], rpc=one.startswith(b"PRI"))
             for found in fuzz.run(seconds if replay is None else 0.0):
-                if not sent_half and time.monotonic() - began_s > seconds / 2:
-                    sent_half, half = found.sent, State.of(pid)
+                if time.monotonic() - began_s > seconds * (0.5 + len(samples) / 2 / _SAMPLES):
+                    samples.append((found.sent, State.of(pid).private_kb))
             fuzz.close()
             time.sleep(0.5)
             after, found = State.of(pid), fuzz.found
             process_s = time.monotonic() - began_s
         text = log.read_text(errors="replace")
         lines = log.with_suffix(".jsonl").read_bytes()
-    more = max(found.sent - sent_half, 1)
     return {
         "seed": seed,
         "seconds": round(process_s, 1),
@@ -290,8 +293,8 @@ def measure(models: Path, *, seconds: float, seed: int, replay: list[bytes] | No
         "tracebacks": text.count("Traceback"),
         "log_lines": len(text.splitlines()),
         "log_controls": sum(lines.count(bytes((one,))) for one in (*range(10), *range(11, 32), 127)),
-        "kb_1000": round((after.private_kb - half.private_kb) / more * 1000, 2),
-        "private_mb": [round(one.private_kb / 1e3, 1) for one in (before, half, after)],
+        "kb_1000": round(linear_regression(*zip(*samples, strict=True)).slope * 1000, 2) if len(samples) > 1 else None,
+        "private_mb": [round(one.private_kb / 1e3, 1) for one in (before, after)],
         "sockets": [before.sockets, after.sockets],
         "threads": [before.threads, after.threads],
     }

@@ -93,7 +93,8 @@ def seeds_of(ask: Callable[[str], Any], *, tfaas: bool = False) -> list[Seed]:
         found.append(Seed(f"/v1/models/{name}:predict", json.dumps({"instances": [event, event]}).encode()))
         found.append(Seed(f"/v1/models/{name}:predict", _arrow(event, contract["columns"]), ARROW_TYPE))
         if tfaas:
-            keys = {"model": name, "keys": list(event), "values": list(event.values())}
+            flat = {key: value for key, value in event.items() if isinstance(value, float | int)}
+            keys = {"model": name, "keys": list(flat), "values": list(map(float, flat.values()))}
             found.append(Seed("/json", json.dumps(keys).encode()))
     return found
 

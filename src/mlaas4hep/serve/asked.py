@@ -165,8 +165,9 @@ class Asked:
             self.see(499, 0)
 
     def _give_back(self) -> None:
-        self.protocol.hot.service.intake.give_back(self.held)
-        self.held = 0
+        if self.held:
+            self.protocol.hot.service.intake.give_back(self.held)
+            self.held = 0
 
     def ask(self) -> None:
         """The body is whole; a model that sleeps is waited for."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 
@@ -20,7 +19,7 @@ from mlaas4hep.serve.asked import Asked, Hot
 from mlaas4hep.serve.asking import Refusal, Reply, Route, timeout_of, too_large
 from mlaas4hep.serve.bounded import BoundedProtocol
 from mlaas4hep.serve.heads import Target, head_of
-from mlaas4hep.serve.http import FIND_OUT
+from mlaas4hep.serve.http import once_allowed, told
 from mlaas4hep.serve.service import Question
 from mlaas4hep.serve.shares import Share
 
@@ -276,13 +275,13 @@ class HotProtocol(BoundedProtocol):
             method, path = self.parser.get_method().decode("ascii"), self.url.decode("latin-1")
             found_out = hot.hooks.authorise(method, path, dict(self.headers))
             if callable(found_out):
-                self._go_cold(_once_allowed(found_out, self.app))
+                self._go_cold(once_allowed(found_out, self.app))
                 return True
             refusal = found_out
         if refusal is None:
             return False
         if cold:  # its answer cannot come before the one that is under way
-            self._go_cold(_once_allowed(partial(_told, refusal), self.app))
+            self._go_cold(once_allowed(partial(told, refusal), self.app))
             return True
         path = self.url.decode("latin-1").partition("?")[0]
         target = found or (_OTHER, (), path)
@@ -383,19 +382,6 @@ class HotProtocol(BoundedProtocol):
         if busy or self.transport.get_write_buffer_size():
             return self.wire.keep_alive_s
         return self._ended_s + self.wire.keep_alive_s - self.loop.time()
-
-
-def _once_allowed(find_out: Callable[[], Awaitable[Refusal | None]], app: Any) -> Any:
-    """An application that answers as another, with what it has to find out first."""
-
-    async def answer(scope: Any, receive: Any, send: Any) -> None:
-        await app(scope | {FIND_OUT: find_out}, receive, send)
-
-    return answer
-
-
-async def _told(refusal: Refusal) -> Refusal:
-    return refusal
 
 
 def _no_route(path: str) -> None:

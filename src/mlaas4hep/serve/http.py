@@ -113,6 +113,20 @@ class _Admitted:
         await app(scope, receive, send)
 
 
+def once_allowed(find_out: Callable[[], Awaitable[Refusal | None]], app: ASGIApp) -> ASGIApp:
+    """An application that answers as another, with what it has to find out first."""
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        await app({**scope, FIND_OUT: find_out}, receive, send)
+
+    return answer
+
+
+async def told(refusal: Refusal) -> Refusal:
+    """What was found out already."""
+    return refusal
+
+
 def problem(status: int, text: str, headers: dict[str, str] | None = None) -> Response:
     """The body of every error."""
     return _json({"error": text}, status=status, headers=headers)
