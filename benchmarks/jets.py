@@ -27,10 +27,10 @@ from mlaas4hep.config import Config, parse_config
 from mlaas4hep.data.catalogue import Catalogue
 from mlaas4hep.data.dataset import EventDataset
 from mlaas4hep.data.split import Part
+from mlaas4hep.progress import Silent
 from mlaas4hep.spec.contract import ModelSpec
 from mlaas4hep.spec.preprocess import Preprocessor
 from mlaas4hep.testing import same_batch
-from mlaas4hep.train.callbacks import Silent
 from mlaas4hep.train.metrics import weighted_auc
 from mlaas4hep.train.reference import part_in_memory
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from mlaas4hep.config import Config
 from mlaas4hep.data.catalogue import Catalogue
 from mlaas4hep.data.dataset import EventDataset
+from mlaas4hep.progress import Progress
 from mlaas4hep.spec.preprocess import Preprocessor
-from mlaas4hep.train.callbacks import Progress
 from mlaas4hep.train.loop import Judged, judge
 from mlaas4hep.train.run import RunResult, train
 

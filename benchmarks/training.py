@@ -40,10 +40,10 @@ from mlaas4hep.data.catalogue import Catalogue
 from mlaas4hep.data.dataset import EventDataset
 from mlaas4hep.data.pace import default_threads
 from mlaas4hep.data.scan import scan_files
+from mlaas4hep.progress import Silent
 from mlaas4hep.spec.contract import ModelSpec
 from mlaas4hep.spec.preprocess import Preprocessor
 from mlaas4hep.spec.scaling import Scaler
-from mlaas4hep.train.callbacks import Silent
 from mlaas4hep.train.loop import Part, learn_streaming
 from mlaas4hep.train.machine import machine
 from mlaas4hep.train.provenance import versions

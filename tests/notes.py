@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mlaas4hep.train.callbacks import Silent
+from mlaas4hep.progress import Silent
 
 
 class Notes(Silent):

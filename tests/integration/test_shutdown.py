@@ -190,7 +190,7 @@ for batch in DataLoader(TorchDataset(stream), batch_size=None, num_workers=2):
 TRAINING = r"""
 import sys
 from mlaas4hep.config import parse_config
-from mlaas4hep.train.callbacks import Silent
+from mlaas4hep.progress import Silent
 from mlaas4hep.train.run import train
 class Epochs(Silent):
     def start(self, title, total=None, **others):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from mlaas4hep.train.callbacks import Progress
+    from mlaas4hep.progress import Progress
     from mlaas4hep.train.evaluate import EvaluatedRun
     from mlaas4hep.train.evaluation import Settings
     from mlaas4hep.train.over_folds import FoldAreas

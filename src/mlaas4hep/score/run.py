@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,7 @@ from mlaas4hep.data.inputs import open_inputs
 from mlaas4hep.data.pool import SourcePool
 from mlaas4hep.data.quarantine import Quarantine, Skipped
 from mlaas4hep.errors import DataError
+from mlaas4hep.progress import Progress, Silent
 from mlaas4hep.score.alignment import Digest
 from mlaas4hep.score.asked import Asked
 from mlaas4hep.score.destination import destination, exists
@@ -34,38 +35,6 @@ from mlaas4hep.score.writers import TABLE, Format, Layout, format_of
 
 PART_ENTRIES = 65_536
 """Entries that are written at once: a basket, cluster or row group has at least so many."""
-
-
-class Progress(Protocol):
-    """Told what is done; `mlaas4hep.cli.progress.Bars` is one."""
-
-    def start(self, description: str, *, total: int | None = None, unit: str = "events") -> None:
-        """A step begins."""
-
-    def update(self, count: int) -> None:
-        """So many more are done."""
-
-    def note(self, text: str) -> None:
-        """A line that stays."""
-
-    def close(self) -> None:
-        """The step is over."""
-
-
-class Silent:
-    """Tells nobody."""
-
-    def start(self, description: str, *, total: int | None = None, unit: str = "events") -> None:
-        """See `Progress.start`."""
-
-    def update(self, count: int) -> None:
-        """See `Progress.update`."""
-
-    def note(self, text: str) -> None:
-        """See `Progress.note`."""
-
-    def close(self) -> None:
-        """See `Progress.close`."""
 
 
 @dataclass(frozen=True)

@@ -28,10 +28,10 @@ from mlaas4hep.data.pace import default_threads
 from mlaas4hep.errors import DataError, ModelError
 from mlaas4hep.graph.merge import merge
 from mlaas4hep.graph.session import Session
+from mlaas4hep.progress import Progress
 from mlaas4hep.spec.contract import ModelSpec
 from mlaas4hep.spec.preprocess import Preprocessor
 from mlaas4hep.spec.targets import TargetScaler
-from mlaas4hep.train.callbacks import Progress
 from mlaas4hep.train.limit import limit_events
 from mlaas4hep.train.loop import Part
 from mlaas4hep.train.machine import machine

@@ -22,11 +22,11 @@ from mlaas4hep.data.reader import MAX_READ_BYTES, EventReader, reading_bytes
 from mlaas4hep.data.rows import ENTRY
 from mlaas4hep.data.split import Part
 from mlaas4hep.errors import ConfigError, DataError, ExpressionError
+from mlaas4hep.progress import Progress
 from mlaas4hep.spec.expressions import Expression
 from mlaas4hep.spec.features import EVENT, FeatureSpec, InputGroup, Variable
 from mlaas4hep.spec.preprocess import Preprocessor
 from mlaas4hep.spec.varied import WEIGHT, VariedPreprocessor
-from mlaas4hep.train.callbacks import Progress
 from mlaas4hep.train.loop import Judged
 
 Floats = NDArray[np.float64]

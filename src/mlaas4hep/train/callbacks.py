@@ -9,7 +9,6 @@ import csv
 import io
 import math
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 import msgspec
 
@@ -113,38 +112,6 @@ class EarlyStopping:
     def stop(self) -> bool:
         """Whether patience is over."""
         return self._epoch - self.best_epoch >= self.patience
-
-
-class Progress(Protocol):
-    """Who is told how far a long step has come; the command line draws a bar."""
-
-    def start(self, description: str, *, total: int | None = None, unit: str = "events") -> None:
-        """A step begins; ``total`` None where its length is not known."""
-
-    def update(self, count: int) -> None:
-        """So many more are done."""
-
-    def note(self, text: str) -> None:
-        """A line that stays."""
-
-    def close(self) -> None:
-        """The step is over."""
-
-
-class Silent:
-    """Tells nobody."""
-
-    def start(self, description: str, *, total: int | None = None, unit: str = "events") -> None:
-        """Nothing."""
-
-    def update(self, count: int) -> None:
-        """Nothing."""
-
-    def note(self, text: str) -> None:
-        """Nothing."""
-
-    def close(self) -> None:
-        """Nothing."""
 
 
 def describe(records: Sequence[EpochRecord], *, unit: str = "epoch") -> str:

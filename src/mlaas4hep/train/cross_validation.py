@@ -13,8 +13,8 @@ from msgspec.structs import replace
 from mlaas4hep.arguments import require, whole
 from mlaas4hep.config import Config
 from mlaas4hep.errors import UserError
+from mlaas4hep.progress import Progress
 from mlaas4hep.spec.features import MAX_FOLDS
-from mlaas4hep.train.callbacks import Progress
 from mlaas4hep.train.evaluate import evaluate
 from mlaas4hep.train.evaluation import Settings
 from mlaas4hep.train.over_folds import FoldAreas

@@ -21,7 +21,7 @@ from mlaas4hep.arguments import path_of
 from mlaas4hep.bundle import Bundle, load_bundle
 from mlaas4hep.config import Config, read_config
 from mlaas4hep.errors import UserError
-from mlaas4hep.train.callbacks import Progress, Silent
+from mlaas4hep.progress import Progress, Silent
 from mlaas4hep.train.draw import write_evaluation
 from mlaas4hep.train.draw_targets import write_target_evaluation
 from mlaas4hep.train.evaluation import Evaluation, Settings, evaluation_of

@@ -21,9 +21,9 @@ from mlaas4hep.data.batches import Batch
 from mlaas4hep.data.catalogue import Catalogue
 from mlaas4hep.data.weights import training_factors
 from mlaas4hep.errors import DataError
+from mlaas4hep.progress import Progress
 from mlaas4hep.spec.contract import ModelSpec
 from mlaas4hep.train.calibration import Calibrations, calibration_of
-from mlaas4hep.train.callbacks import Progress
 from mlaas4hep.train.dependence import Dependence, dependence_of
 from mlaas4hep.train.loop import Judged, judge
 from mlaas4hep.train.metrics import Auc, Roc, class_sums, mean_auc, roc_curve, weighted_auc

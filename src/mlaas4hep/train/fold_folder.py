@@ -21,7 +21,7 @@ from typing import Any
 
 from mlaas4hep.config import Config
 from mlaas4hep.errors import UserError
-from mlaas4hep.train.callbacks import Progress
+from mlaas4hep.progress import Progress
 from mlaas4hep.train.checkpoint import CheckpointFolder
 from mlaas4hep.train.output import free_path
 from mlaas4hep.train.resume import Facts, Unfinished, config_facts, require_equal

@@ -25,8 +25,8 @@ from mlaas4hep.data.pace import default_threads
 from mlaas4hep.data.split import Part
 from mlaas4hep.errors import DataError
 from mlaas4hep.graph.session import Inputs
+from mlaas4hep.progress import Progress
 from mlaas4hep.spec.preprocess import Preprocessor
-from mlaas4hep.train.callbacks import Progress
 from mlaas4hep.train.figures import MAX_TRAIN_EVENTS, at_most
 from mlaas4hep.train.folds import FoldRun
 from mlaas4hep.train.importance import permuted_inputs, rows_for

@@ -29,7 +29,8 @@ from mlaas4hep.bundle.write import write_mean_bundle
 from mlaas4hep.config import Config
 from mlaas4hep.data.catalogue import Catalogue
 from mlaas4hep.errors import ConfigError
-from mlaas4hep.train.callbacks import EpochRecord, History, Progress, Silent
+from mlaas4hep.progress import Progress, Silent
+from mlaas4hep.train.callbacks import EpochRecord, History
 from mlaas4hep.train.fold_folder import FoldFolder
 from mlaas4hep.train.output import REPORT_FOLDER, draft_folder, write_fold_report, write_run
 from mlaas4hep.train.over_folds import OverFolds

@@ -14,10 +14,10 @@ from mlaas4hep.data.label_values import unmatched
 from mlaas4hep.data.split import Part
 from mlaas4hep.data.weights import require_classes
 from mlaas4hep.errors import DataError
+from mlaas4hep.progress import Progress
 from mlaas4hep.spec.features import InputGroup, Split
 from mlaas4hep.spec.preprocess import Preprocessor
 from mlaas4hep.spec.statistics import FeatureStatistics, Statistics
-from mlaas4hep.train.callbacks import Progress
 
 # Fewer expected events than this may all miss a part by chance.
 _SURELY_SOME = 10

@@ -10,7 +10,8 @@ from contextlib import nullcontext
 
 from mlaas4hep.backends.protocol import InMemoryLearner, Learner, NotingLearner, OutOfCoreLearner, StreamingLearner
 from mlaas4hep.config.values import Training
-from mlaas4hep.train.callbacks import History, Progress, Watch
+from mlaas4hep.progress import Progress
+from mlaas4hep.train.callbacks import History, Watch
 from mlaas4hep.train.interrupt import Interrupt
 from mlaas4hep.train.loop import Part, learn_in_memory, learn_streaming
 from mlaas4hep.train.out_of_core import learn_out_of_core

@@ -19,8 +19,9 @@ from mlaas4hep.backends.losses import SQUARED, Loss
 from mlaas4hep.backends.protocol import InMemoryLearner, RegressionLearner, Round, Scores, StreamingLearner, Truth
 from mlaas4hep.data.batches import Batch
 from mlaas4hep.errors import DataError, ModelError
+from mlaas4hep.progress import Progress
 from mlaas4hep.spec.targets import Targets, TargetScaler
-from mlaas4hep.train.callbacks import EarlyStopping, EpochRecord, History, Progress, Watch, describe
+from mlaas4hep.train.callbacks import EarlyStopping, EpochRecord, History, Watch, describe
 from mlaas4hep.train.interrupt import Interrupted
 from mlaas4hep.train.memory import collect, require_memory
 from mlaas4hep.train.metrics import log_loss, mean_auc, mean_loss, weighted_auc

@@ -15,7 +15,8 @@ from pathlib import Path
 from mlaas4hep.backends.protocol import OutOfCoreLearner
 from mlaas4hep.backends.spool import Spool, record_type, write_spool
 from mlaas4hep.errors import DataError, ModelError
-from mlaas4hep.train.callbacks import History, Progress, describe
+from mlaas4hep.progress import Progress
+from mlaas4hep.train.callbacks import History, describe
 from mlaas4hep.train.loop import Part, rounds_history
 from mlaas4hep.train.memory import size_text
 

@@ -21,7 +21,7 @@ from mlaas4hep.backends.registry import Choice
 from mlaas4hep.config import Config
 from mlaas4hep.data.account import Counts
 from mlaas4hep.data.catalogue import Catalogue
-from mlaas4hep.train.callbacks import Progress
+from mlaas4hep.progress import Progress
 from mlaas4hep.train.document import dump, to_plain
 from mlaas4hep.train.machine import machine
 from mlaas4hep.train.origins import Origin, origins_of

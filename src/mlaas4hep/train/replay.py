@@ -23,7 +23,7 @@ from mlaas4hep.config import Config, parse_config
 from mlaas4hep.config.addresses import is_address
 from mlaas4hep.config.text import load_yaml
 from mlaas4hep.errors import BundleError
-from mlaas4hep.train.callbacks import Progress, Silent
+from mlaas4hep.progress import Progress, Silent
 from mlaas4hep.train.differences import differences, files_differing, spec_differences
 from mlaas4hep.train.document import dump
 from mlaas4hep.train.origins import Origin

@@ -22,8 +22,8 @@ from mlaas4hep.backends.registry import Choice
 from mlaas4hep.config import Config
 from mlaas4hep.data.catalogue import Catalogue
 from mlaas4hep.errors import ModelError, UserError
+from mlaas4hep.progress import Progress
 from mlaas4hep.spec.contract import ModelSpec
-from mlaas4hep.train.callbacks import Progress
 from mlaas4hep.train.checkpoint import CheckpointFolder, Saved
 from mlaas4hep.train.interrupt import Interrupt
 from mlaas4hep.train.output import free_path

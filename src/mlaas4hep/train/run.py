@@ -49,12 +49,13 @@ from mlaas4hep.data.weights import training_sums
 from mlaas4hep.graph.core import Core
 from mlaas4hep.graph.merge import merge
 from mlaas4hep.graph.session import Session
+from mlaas4hep.progress import Progress, Silent
 from mlaas4hep.spec.contract import ModelSpec
 from mlaas4hep.spec.preprocess import Preprocessor
 from mlaas4hep.spec.targets import TargetScaler
 from mlaas4hep.train import loop
 from mlaas4hep.train.beside import check_beside, read_beside
-from mlaas4hep.train.callbacks import History, Progress, Silent, Watch
+from mlaas4hep.train.callbacks import History, Watch
 from mlaas4hep.train.figures import Judgement, accounts, first_rows, held_out, judge_parts, plain
 from mlaas4hep.train.health import (
     notes_on_inputs,

@@ -10,9 +10,9 @@ from mlaas4hep.data.catalogue import Catalogue
 from mlaas4hep.data.kept_statistics import StatisticsStore, scan_key, unchanged
 from mlaas4hep.data.quarantine import told
 from mlaas4hep.data.scan import ScanResult, scan_files
+from mlaas4hep.progress import Progress
 from mlaas4hep.spec.preprocess import Preprocessor
 from mlaas4hep.spec.statistics import Statistics
-from mlaas4hep.train.callbacks import Progress
 from mlaas4hep.train.scoring import events_by_part
 
 

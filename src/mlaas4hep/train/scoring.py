@@ -23,10 +23,10 @@ from mlaas4hep.data.split import PARTS, Part
 from mlaas4hep.errors import DataError
 from mlaas4hep.graph.core import Missing
 from mlaas4hep.graph.session import Inputs
+from mlaas4hep.progress import Progress
 from mlaas4hep.spec.contract import ModelSpec
 from mlaas4hep.spec.preprocess import Preprocessor
 from mlaas4hep.spec.statistics import Statistics
-from mlaas4hep.train.callbacks import Progress
 from mlaas4hep.train.figures import MAX_TRAIN_EVENTS, at_most, positives_of
 from mlaas4hep.train.importance import REPEATS, Importance, permutation_importance, permuted_inputs, rows_for
 from mlaas4hep.train.inputs import InputCounter

@@ -17,7 +17,8 @@ import msgspec
 from mlaas4hep.backends.arrays import below, under
 from mlaas4hep.backends.protocol import Arrays, ResumableLearner
 from mlaas4hep.errors import UserError
-from mlaas4hep.train.callbacks import EpochRecord, Progress
+from mlaas4hep.progress import Progress
+from mlaas4hep.train.callbacks import EpochRecord
 from mlaas4hep.train.checkpoint import CheckpointFolder, Saved
 from mlaas4hep.train.interrupt import Interrupt
 

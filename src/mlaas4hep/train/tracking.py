@@ -18,7 +18,8 @@ from mlaas4hep.bundle import Bundle
 from mlaas4hep.config import Config, Tracking
 from mlaas4hep.config.text import load_yaml
 from mlaas4hep.errors import UserError
-from mlaas4hep.train.callbacks import EpochRecord, History, Progress, Watch
+from mlaas4hep.progress import Progress
+from mlaas4hep.train.callbacks import EpochRecord, History, Watch
 from mlaas4hep.train.mlflow import MlflowRun
 from mlaas4hep.train.provenance import travelling, versions
 from mlaas4hep.train.tensorboard import ENDING, EventFile

@@ -20,9 +20,9 @@ from mlaas4hep.data.catalogue import Catalogue
 from mlaas4hep.data.dataset import EventDataset
 from mlaas4hep.data.pace import default_threads
 from mlaas4hep.errors import DeclarationError
+from mlaas4hep.progress import Progress
 from mlaas4hep.spec.varied import VariedPreprocessor
 from mlaas4hep.train.beside import read_beside, value_variations, weight_variations
-from mlaas4hep.train.callbacks import Progress
 from mlaas4hep.train.counting import cuts_of
 from mlaas4hep.train.figures import positives_of
 from mlaas4hep.train.loop import Judged

@@ -16,7 +16,7 @@ from mlaas4hep.data.contents import identity_of
 from mlaas4hep.data.locate import search
 from mlaas4hep.data.places import kind_of, remember
 from mlaas4hep.errors import DataError, nearest
-from mlaas4hep.train.callbacks import Progress
+from mlaas4hep.progress import Progress
 from mlaas4hep.train.origins import Origin
 
 Key = tuple[str, int, int]

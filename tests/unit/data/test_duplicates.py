@@ -20,10 +20,10 @@ from mlaas4hep.data.duplicates import DuplicateFinder, Duplicates
 from mlaas4hep.data.kept_statistics import scan_key
 from mlaas4hep.data.scan import scan_files
 from mlaas4hep.errors import DataError
+from mlaas4hep.progress import Silent
 from mlaas4hep.spec.columns import Jagged
 from mlaas4hep.spec.preprocess import Preprocessor
 from mlaas4hep.testing import write_events
-from mlaas4hep.train.callbacks import Silent
 from mlaas4hep.train.health import tell_duplicates
 
 pytestmark = pytest.mark.usefixtures("plain_pictures")

@@ -19,9 +19,9 @@ from mlaas4hep.data.hook import RecordHook
 from mlaas4hep.data.kept_statistics import StatisticsStore, scan_key, unchanged
 from mlaas4hep.data.scan import ScanResult, scan_files
 from mlaas4hep.errors import DataError
+from mlaas4hep.progress import Silent
 from mlaas4hep.spec.preprocess import Preprocessor
 from mlaas4hep.testing import make_events, write_events
-from mlaas4hep.train.callbacks import Silent
 from mlaas4hep.train.limit import limit_events
 from mlaas4hep.train.scanned import scanned
 

@@ -20,9 +20,9 @@ from mlaas4hep.data.kept_statistics import StatisticsStore, scan_key
 from mlaas4hep.data.rows import SIDE_BYTES
 from mlaas4hep.data.scan import scan_files
 from mlaas4hep.data.strata import LARGEST_BLOCK, ClassTally, block_bounds
+from mlaas4hep.progress import Silent
 from mlaas4hep.spec.preprocess import Preprocessor
 from mlaas4hep.testing import make_events, write_events
-from mlaas4hep.train.callbacks import Silent
 from mlaas4hep.train.scanned import scanned
 
 CLUSTER = 2_000

@@ -12,12 +12,12 @@ import pytest
 from mlaas4hep.config import Config, parse_config
 from mlaas4hep.data.catalogue import Catalogue
 from mlaas4hep.errors import ConfigError, DataError
+from mlaas4hep.progress import Silent
 from mlaas4hep.spec.columns import Jagged
 from mlaas4hep.spec.preprocess import Preprocessor
 from mlaas4hep.spec.varied import VariedPreprocessor
 from mlaas4hep.testing import write_events
 from mlaas4hep.train.beside import check_beside, read_beside
-from mlaas4hep.train.callbacks import Silent
 from mlaas4hep.train.evaluate import EvaluatedRun, evaluate
 from mlaas4hep.train.evaluation import Settings
 from mlaas4hep.train.loop import Judged

@@ -11,7 +11,7 @@ import pytest
 from mlaas4hep.backends.protocol import Capabilities, Round, Table
 from mlaas4hep.data.batches import Batch
 from mlaas4hep.errors import DataError, ModelError
-from mlaas4hep.train.callbacks import Silent
+from mlaas4hep.progress import Silent
 from mlaas4hep.train.loop import Part, learn_in_memory, learn_streaming
 
 

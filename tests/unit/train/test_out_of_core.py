@@ -16,7 +16,8 @@ from mlaas4hep.backends.protocol import Capabilities, InMemoryLearner, OutOfCore
 from mlaas4hep.config import Config, Model
 from mlaas4hep.data.batches import Batch
 from mlaas4hep.errors import DataError, ModelError
-from mlaas4hep.train.callbacks import History, Silent
+from mlaas4hep.progress import Silent
+from mlaas4hep.train.callbacks import History
 from mlaas4hep.train.loop import Part
 from mlaas4hep.train.out_of_core import learn_out_of_core
 from mlaas4hep.train.run import train

@@ -14,9 +14,9 @@ from mlaas4hep.bundle import load_bundle
 from mlaas4hep.cli import run
 from mlaas4hep.config import parse_config
 from mlaas4hep.errors import BundleError, DataError
+from mlaas4hep.progress import Silent
 from mlaas4hep.testing import write_events
 from mlaas4hep.train import replay as module
-from mlaas4hep.train.callbacks import Silent
 from mlaas4hep.train.differences import differences
 from mlaas4hep.train.origins import WHOLE_BYTES, Origin, Shortened, identity_of
 from mlaas4hep.train.replay import replay

@@ -10,9 +10,9 @@ import yaml
 
 from mlaas4hep.config import Config, parse_config
 from mlaas4hep.errors import MLaaSError, ModelError, ParityError, UserError
+from mlaas4hep.progress import Progress
 from mlaas4hep.testing import write_events
 from mlaas4hep.train import run
-from mlaas4hep.train.callbacks import Progress
 from mlaas4hep.train.checkpoint import LATEST, CheckpointFolder
 from mlaas4hep.train.interrupt import Interrupt, Interrupted
 from mlaas4hep.train.resume import Unfinished

@@ -15,7 +15,8 @@ from mlaas4hep.backends.arrays import below
 from mlaas4hep.backends.protocol import Capabilities
 from mlaas4hep.data.batches import Batch
 from mlaas4hep.errors import ModelError, UserError
-from mlaas4hep.train.callbacks import History, Silent
+from mlaas4hep.progress import Silent
+from mlaas4hep.train.callbacks import History
 from mlaas4hep.train.checkpoint import CheckpointFolder
 from mlaas4hep.train.interrupt import Interrupt, Interrupted
 from mlaas4hep.train.loop import Part, learn_streaming

@@ -13,8 +13,9 @@ import pytest
 
 from mlaas4hep.config import Config, parse_config
 from mlaas4hep.errors import ConfigError, UserError
+from mlaas4hep.progress import Silent
 from mlaas4hep.train import mlflow, tracking
-from mlaas4hep.train.callbacks import EpochRecord, Silent
+from mlaas4hep.train.callbacks import EpochRecord
 from mlaas4hep.train.mlflow import MlflowRun
 from mlaas4hep.train.tensorboard import EventFile, crc32c
 from mlaas4hep.train.tracking import Tracks, final_figures, require_address

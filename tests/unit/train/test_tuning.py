@@ -18,8 +18,8 @@ from mlaas4hep.testing import write_events
 
 pytest.importorskip("optuna", reason="the extra 'tune' is not installed")
 
+from mlaas4hep.progress import Silent
 from mlaas4hep.train import output
-from mlaas4hep.train.callbacks import Silent
 from mlaas4hep.train.run import train
 from mlaas4hep.train.tuning.journal import JournalFile
 from mlaas4hep.train.tuning.processes import Processes

@@ -22,6 +22,7 @@ import msgspec
 
 from mlaas4hep.config.search import Choice, Dial
 from mlaas4hep.errors import UserError, told_once
+from mlaas4hep.progress import Progress
 from mlaas4hep.report.page import PICTURE_FOLDER, SEARCH_FILE, TRIALS_FILE, write_search
 from mlaas4hep.report.search import (
     PER_PICTURE,
@@ -32,7 +33,6 @@ from mlaas4hep.report.search import (
     draw_importance,
     draw_learning,
 )
-from mlaas4hep.train.callbacks import Progress
 from mlaas4hep.train.document import to_yaml
 from mlaas4hep.train.output import to_json
 from mlaas4hep.train.tuning.setup import Setup

@@ -14,8 +14,8 @@ from typing import Any
 
 from mlaas4hep.backends.registry import choose
 from mlaas4hep.errors import ConfigError, UserError
+from mlaas4hep.progress import Progress, Silent
 from mlaas4hep.report.page import SEARCH_PAGE
-from mlaas4hep.train.callbacks import Progress, Silent
 from mlaas4hep.train.interrupt import Interrupt
 from mlaas4hep.train.output import free_path
 from mlaas4hep.train.run import prepare

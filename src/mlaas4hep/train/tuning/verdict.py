@@ -21,10 +21,10 @@ from mlaas4hep.data.catalogue import Catalogue
 from mlaas4hep.data.dataset import EventDataset
 from mlaas4hep.data.pace import default_threads
 from mlaas4hep.errors import DataError
+from mlaas4hep.progress import Progress
 from mlaas4hep.report.page import METRICS_FILE
 from mlaas4hep.spec.preprocess import Preprocessor
 from mlaas4hep.spec.targets import TargetScaler
-from mlaas4hep.train.callbacks import Progress
 from mlaas4hep.train.figures import positives_of
 from mlaas4hep.train.limit import limit_events
 from mlaas4hep.train.loop import Judged, judge

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from mlaas4hep.errors import MLaaSError, UserError
-from mlaas4hep.train.callbacks import EpochRecord, Progress
+from mlaas4hep.progress import Progress
+from mlaas4hep.train.callbacks import EpochRecord
 from mlaas4hep.train.checkpoint import CheckpointFolder
 from mlaas4hep.train.interrupt import Interrupt, Interrupted
 from mlaas4hep.train.output import to_json
