@@ -258,6 +258,8 @@ def serving(models: Path, log: Path) -> Iterator[tuple[int, int, int]]:
                 process.wait(timeout=HANG_S + 30.0)
             finally:
                 process.kill()
+                if process.stdout:
+                    process.stdout.close()
 
 
 def measure(models: Path, *, seconds: float, seed: int, replay: list[bytes] | None = None) -> dict[str, Any]:

@@ -21,6 +21,8 @@ from mlaas4hep.testing_tables import text_clusters
 from tests import pictures
 from tests.required import pytest_make_collect_report, pytest_runtest_makereport
 
+# Run by ROOT's own Python: nothing that this one could import.
+collect_ignore = ["root_friends.py"]
 # Hooks of pytest, which looks for them here.
 __all__ = ["pytest_make_collect_report", "pytest_runtest_makereport"]
 

@@ -13,12 +13,13 @@ import yaml
 from mlaas4hep.bundle import load_bundle
 from mlaas4hep.cli import run
 from mlaas4hep.config import parse_config
+from mlaas4hep.data.contents import WHOLE_BYTES, identity_of
 from mlaas4hep.errors import BundleError, DataError
 from mlaas4hep.progress import Silent
 from mlaas4hep.testing import write_events
 from mlaas4hep.train import replay as module
 from mlaas4hep.train.differences import differences
-from mlaas4hep.train.origins import WHOLE_BYTES, Origin, Shortened, identity_of
+from mlaas4hep.train.origins import Origin, Shortened
 from mlaas4hep.train.replay import replay
 from mlaas4hep.train.run import train
 from mlaas4hep.train.whereabouts import Whereabouts

@@ -25,7 +25,6 @@ from mlaas4hep.errors import DataError, MissingExtraError
 
 # A signature is used at once; clocks differ by some minutes.
 _VALID_S = 900
-_OPERATIONS = {"GET": "get_object", "PUT": "put_object"}
 _TRUE = frozenset({"1", "yes", "true", "on"})
 _USUAL = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, ~/.aws/credentials"
 
@@ -71,7 +70,9 @@ class S3Access:
         client = _client(self._bucket)
         _require_credentials(client)
         asked = {"Bucket": self._bucket, "Key": self._key}
-        signed: str = client.generate_presigned_url(_OPERATIONS[method], Params=asked, ExpiresIn=_VALID_S)
+        # What S3 does not know (PROPFIND, of an empty file) it refuses, which is an answer too.
+        operation = "put_object" if method == "PUT" else "get_object"
+        signed: str = client.generate_presigned_url(operation, Params=asked, ExpiresIn=_VALID_S)
         return signed, {}
 
     def refused(self, status: int, headers: Mapping[str, str]) -> Failed:
