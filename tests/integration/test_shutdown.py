@@ -166,7 +166,7 @@ def in_session(leader: int) -> list[int]:
     return found
 
 
-SOON_S = 30.0
+SOON_S = 20.0
 """Less than the patience for a silent server, some 35 s; more than a busy machine takes."""
 # Each says when the server may fall silent, and goes on when it has.
 OPENED = """
