@@ -156,11 +156,9 @@ def read_limits(path: Path, *, queue: QueueLimits | None = None) -> Limits:
     ConfigError
         It cannot be read; tells all that is wrong with it.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError([f"cannot be read: {error}"], where=str(path)) from error
-    return parse_limits(text, where=str(path), queue=queue)
+    from mlaas4hep.strict_yaml import read_text  # brings YAML, which a server without such a file does not need
+
+    return parse_limits(read_text(path), where=str(path), queue=queue)
 
 
 def parse_limits(text: str, *, where: str = "limits", queue: QueueLimits | None = None) -> Limits:
