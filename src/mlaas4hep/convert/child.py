@@ -32,7 +32,7 @@ def main() -> None:
         answer = _convert(job, walls)
     except MemoryError:
         os._exit(OUT_OF_MEMORY)
-    except Exception as error:
+    except Exception as error:  # whatever it is, the process that waits for the answer has to tell it
         answer = _told(error)
     _leave(folder, answer)
 
