@@ -228,6 +228,8 @@ def _bundle_in(path: Path) -> Path | None:
 
 def _what_is_missing(bundles: Sequence[Path], files: Sequence[str], output: str | None) -> str:
     if not bundles:
+        if files and "://" not in files[0] and not Path(files[0]).exists():
+            return f"'{files[0]}' is not there; wants the folder of a model, such as runs/tth/model/tth, or of its run"
         return "no BUNDLE is given: name the folder of a model, such as runs/tth/model/tth, or of its run"
     if not files:
         return f"no FILES are given beside {', '.join(map(str, bundles))}"

@@ -58,6 +58,7 @@ def test_a_run_stands_for_its_model(bundle: Bundle, here: Path, capsys: pytest.C
     ("arguments", "words"),
     [
         (["a0.root", "-o", "out"], "no BUNDLE is given: name the folder of a model"),
+        (["runs/nothere", "a0.root", "-o", "out"], "'runs/nothere' is not there; wants the folder of a model"),
         (["BUNDLE", "-o", "out"], "no FILES are given"),
         (["BUNDLE", "a0.root"], "no -o OUT is given"),
         (["BUNDLE", "a0.root", "-o", "out", "--fill", "none"], "'none' is not a number"),
