@@ -190,12 +190,12 @@ class Asked:
         self.parts.append(body)
         self.ask()
 
-    def land(self, body: bytes, model: ServedModel, rows: int, *, times_s: tuple[float, float, float]) -> None:
+    def land(self, reply: Reply, model: ServedModel, rows: int, *, times_s: tuple[float, float, float]) -> None:
         """See `lane.Waiting`."""
         if self.gone:
             return
         self.model = model
-        self.reply = answer_bytes(200, body, close=not self.keep_alive)
+        self.reply = answer_bytes(200, *reply, close=not self.keep_alive)
         protocol = self.protocol
         protocol.flush()
         self.told = True
@@ -216,7 +216,7 @@ class Asked:
                 model,
                 rows,
                 self.size,
-                len(body),
+                len(reply.body),
                 time.monotonic() - began_s,
                 read_s - began_s,
                 ended_s - started_s,

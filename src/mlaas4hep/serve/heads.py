@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from mlaas4hep.serve.asking import Headers, Route
-from mlaas4hep.serve.lane import is_small
+from mlaas4hep.serve.together import Form, form_of
 
 Target = tuple[Route, tuple[str | None, ...], str]
 
@@ -32,12 +32,12 @@ _USUAL = frozenset(
 
 
 class Known(NamedTuple):
-    """What a head says: who is asked, its headers, the bytes of the body, and whether that is for `lane.Lane`."""
+    """What a head says: who is asked, its headers, the bytes of the body, and its form for `lane.Lane`, if any."""
 
     found: Target
     headers: Headers
     length: int
-    is_small: bool
+    form: Form | None
 
 
 class KnownHeads:
@@ -59,7 +59,7 @@ class KnownHeads:
         if len(self._known) >= MAX_HEADS:
             self._known.clear()
         names = dict(headers)
-        self._known[head] = Known(found, names, length, is_small(found[0], names, length))
+        self._known[head] = Known(found, names, length, form_of(found[0], names, length))
 
 
 def head_of(data: bytes, start: int) -> bytes | None:

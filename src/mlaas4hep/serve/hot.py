@@ -239,8 +239,8 @@ class HotProtocol(BoundedProtocol):
                 asked.refuse(refusal)
             elif self._pressure.too_much(asked.began_s):
                 asked.shed(self._pressure)
-            elif known.is_small and hot.lane is not None:
-                hot.lane.add(asked, data[body:end])
+            elif known.form is not None and hot.lane is not None:
+                hot.lane.add(asked, data[body:end], known.form)
             else:
                 asked.ask_alone(data[body:end])
         if start:

@@ -1,27 +1,27 @@
 """Small questions whose heads are known, collected over a turn of the event loop and answered in one run.
 
 What a question costs on its own way (a tensor, a ticket, an array of its scores) is more than its share of the run.
-Here the numbers of all lie side by side from the start, and the answers are cut from one list. Invariant: an answer has
-the bytes that the question would get alone, since whatever is unusual goes its own way; nothing waits longer than a
-turn.
+Here the rows of all lie side by side from the start, and the answers are cut from the scores of all. Invariant: an
+answer has the bytes that the question would get alone, since whatever is unusual goes its own way; nothing waits longer
+than a turn.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import time
-from typing import Any, Protocol
+from typing import Protocol
 
-from mlaas4hep.serve.asking import JSON, Headers, Route, quick_answer
+from mlaas4hep.errors import NotFoundError
+from mlaas4hep.serve.asking import Reply
 from mlaas4hep.serve.batcher import Batcher
 from mlaas4hep.serve.model import ServedModel
-from mlaas4hep.serve.quick import FAST_BYTES, QuickCodec, numbers_of, quick_of
 from mlaas4hep.serve.service import InferenceService
+from mlaas4hep.serve.together import Form, Together, together
 
-# Questions that are collected at most: then they are answered, and the turn goes on.
-MOST = 1024
+# Questions and bytes that are collected at most: then they are answered, and the turn goes on.
+MOST, MOST_BYTES = 1024, 4 << 20
 
 _Target = tuple[str | None, ...]
 _log = logging.getLogger(__name__)
@@ -36,18 +36,11 @@ class Waiting(Protocol):
     def ask_alone(self, body: bytes) -> None:
         """Go the way of its own."""
 
-    def land(self, body: bytes, model: ServedModel, rows: int, *, times_s: tuple[float, float, float]) -> None:
+    def land(self, reply: Reply, model: ServedModel, rows: int, *, times_s: tuple[float, float, float]) -> None:
         """Be answered; ``times_s`` are when it began to be read, and when its run began and ended."""
 
 
-def is_small(route: Route, headers: Headers, length: int) -> bool:
-    """Whether questions with such a head are for this way: tensors in short JSON."""
-    return (
-        route.name == "infer"
-        and length <= FAST_BYTES
-        and headers.get(b"content-type", JSON.encode()) == JSON.encode()
-        and b"inference-header-content-length" not in headers
-    )
+_Asked = tuple[Waiting, bytes]
 
 
 class Lane:
@@ -64,106 +57,81 @@ class Lane:
     def __init__(self, service: InferenceService, loop: asyncio.AbstractEventLoop) -> None:
         self._service = service
         self._loop = loop
-        self._taken: dict[_Target, list[tuple[Waiting, bytes]]] = {}
-        self._size = 0
+        self._taken: dict[tuple[_Target, Form], list[_Asked]] = {}
+        self._size = self._bytes = 0
 
-    def add(self, asked: Waiting, body: bytes) -> None:
-        """Take a question; it is answered in this turn."""
-        found = self._taken.get(asked.target)
+    def add(self, asked: Waiting, body: bytes, form: Form) -> None:
+        """Take a question of a form; it is answered in this turn."""
+        key = asked.target, form
+        found = self._taken.get(key)
         if found is None:
-            found = self._taken[asked.target] = []
+            found = self._taken[key] = []
         found.append((asked, body))
         self._size += 1
+        self._bytes += len(body)
         if self._size == 1:
             self._loop.call_soon(self._run)
-        elif self._size >= MOST:
+        elif self._size >= MOST or self._bytes >= MOST_BYTES:
             self._run()
 
     def _run(self) -> None:
-        taken, self._taken, self._size = self._taken, {}, 0
-        for target, waiting in taken.items():
-            self._answer(target, waiting)
+        taken, self._taken, self._size, self._bytes = self._taken, {}, 0, 0
+        alone: list[_Asked] = []  # behind all others, whose runs would have to wait for theirs
+        for (target, form), waiting in taken.items():
+            batcher, start = self._find(target), 0
+            while start < len(waiting):
+                start = self._answer(batcher, form, waiting, start, alone)
+        for asked, body in alone:
+            asked.ask_alone(body)
 
-    def _answer(self, target: _Target, waiting: list[tuple[Waiting, bytes]]) -> None:
-        """Answer questions to one model."""
-        found = self._find(target)
-        if found is None:
-            for asked, body in waiting:
-                asked.ask_alone(body)
-            return
-        batcher, codec = found
-        start = 0
-        while start < len(waiting):
-            start = self._answer_some(batcher, codec, waiting, start)
-
-    def _find(self, target: _Target) -> tuple[Batcher, QuickCodec] | None:
-        """Who runs the model now, and who reads and writes for it; None where each question is to be asked alone."""
+    def _find(self, target: _Target) -> Batcher | None:
+        """Who runs the model now; None where each question is to be asked alone."""
         name, version = target[0] or "", target[1]
         repository = self._service.repository
         if repository.entry(name) is None:  # asleep, broken or unknown
             return None
         try:
-            model = repository.get(name, version)
-        except Exception as error:
+            return self._service.batcher(repository.get(name, version))
+        except NotFoundError as error:
             _log.debug("%s is asked question by question: %s", name, error)
             return None
-        codec, batcher = quick_of(model), self._service.batcher(model)
-        return (batcher, codec) if codec.joins and batcher.rows_at_once else None
 
-    def _answer_some(
-        self, batcher: Batcher, codec: QuickCodec, waiting: list[tuple[Waiting, bytes]], start: int
+    def _answer(
+        self, batcher: Batcher | None, form: Form, waiting: list[_Asked], start: int, alone: list[_Asked]
     ) -> int:
         """Answer the questions from ``start`` that fit into one run; gives where the next one begins."""
-        most, began_s = batcher.rows_at_once, time.monotonic()
-        values: dict[str, list[float | None]] = codec.nothing()
-        joined: list[tuple[Waiting, int, str, bytes]] = []
-        alone: list[tuple[Waiting, bytes]] = []
-        total = 0
-        while start < len(waiting) and (total < most or not total):
+        most = batcher.rows_at_once if batcher is not None else 0
+        joined = together(batcher.model, form) if batcher is not None and most else None
+        if batcher is None or joined is None:
+            alone += waiting[start:]
+            return len(waiting)
+        began_s = time.monotonic()
+        taken: list[tuple[Waiting, bytes, int]] = []
+        while start < len(waiting) and joined.rows < most:
             asked, body = waiting[start]
             start += 1
             if asked.gone:
                 continue
-            read = codec.join(body, values)
-            if read is None:
+            if rows := joined.take(body, most):
+                taken.append((asked, body, rows))
+            else:
                 alone.append((asked, body))
-                continue
-            total += read[0]
-            joined.append((asked, *read, body))
-        if joined:
-            self._run_joined(batcher, codec, values, joined, total, began_s)
-        for asked, body in alone:
-            asked.ask_alone(body)
+        if taken and not self._landed(batcher, joined, taken, began_s):
+            alone += [(asked, body) for asked, body, _ in taken]
         return start
 
-    def _run_joined(
-        self,
-        batcher: Batcher,
-        codec: QuickCodec,
-        values: dict[str, list[float | None]],
-        joined: list[tuple[Waiting, int, str, bytes]],
-        total: int,
-        began_s: float,
-    ) -> None:
-        model = batcher.model
-        inputs = {one.name: numbers_of(values[one.name]).reshape(total, *one.shape) for one in model.inputs}
-        run = batcher.run_at_once(inputs, total, len(joined))
-        if run is None:  # one question may be the reason: alone, it alone is told
-            for asked, _, _, body in joined:
-                asked.ask_alone(body)
-            return
+    def _landed(
+        self, batcher: Batcher, joined: Together, taken: list[tuple[Waiting, bytes, int]], began_s: float
+    ) -> bool:
+        """Run and tell all; False where the run failed, for which one question may be the reason."""
+        run = batcher.run_at_once(joined.tensors(), joined.rows, len(taken))
+        if run is None:
+            return False
         outputs, started_s, ended_s = run
-        scores = outputs[codec.output]
-        numbers: list[Any] = scores.ravel().tolist()
-        width, finite = codec.width, math.isfinite(sum(numbers))
-        times_s, at = (began_s, started_s, ended_s), 0
-        for asked, rows, id, _ in joined:
-            if finite:
-                body = codec.text(numbers[at * width : (at + rows) * width], rows, id)
-            else:
-                body = quick_answer(codec, model, {codec.output: scores[at : at + rows]}, id)
-            at += rows
+        times_s = began_s, started_s, ended_s
+        for (asked, _, rows), reply in zip(taken, joined.replies(outputs), strict=True):
             try:
-                asked.land(body, model, rows, times_s=times_s)
+                asked.land(reply, batcher.model, rows, times_s=times_s)
             except Exception as error:  # of one connection; the others are told all the same
                 self._loop.call_exception_handler({"message": "telling an answer failed", "exception": error})
+        return True

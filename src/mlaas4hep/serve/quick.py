@@ -92,15 +92,15 @@ class QuickCodec:
         """What `join` adds to."""
         return {name: [] for name in self._specs}
 
-    def join(self, body: bytes, values: dict[str, list[float | None]]) -> tuple[int, str] | None:
-        """As `read`, of a short body, with the numbers put behind those that are there; their rows and the id."""
+    def join(self, body: bytes, values: dict[str, list[float | None]], most: int) -> tuple[int, str] | None:
+        """As `read`, of a short body of at most so many rows, with the numbers put behind those that are there."""
         wire = self._decode(body)
         if wire is None or len(wire.inputs) != len(self._specs):
             return None
         rows, found = 0, []
         for one in wire.inputs:
             data, rows = self._checked(one, rows, nested=wire.nested)
-            if data is None:
+            if data is None or rows > most:
                 return None
             found.append((one.name, data))
         if len(found) > 1 and len({name for name, _ in found}) != len(found):
