@@ -22,7 +22,8 @@ from mlaas4hep.serve.beside import load_struct
 from mlaas4hep.serve.combining import mean_of, sum_of, votes_of
 from mlaas4hep.serve.joining import join_contracts, join_image, join_inputs
 from mlaas4hep.serve.last import Last
-from mlaas4hep.serve.model import ServedModel, Tensors, TensorSpec, measured
+from mlaas4hep.serve.measuring import measured
+from mlaas4hep.serve.model import ServedModel, Tensors, TensorSpec
 
 ENSEMBLE_FILE = "ensemble.yaml"
 VERSION = "1"

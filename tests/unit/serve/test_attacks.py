@@ -23,7 +23,8 @@ from mlaas4hep.serve import events as event_reading
 from mlaas4hep.serve.asking import INLINE_BODY_BYTES, is_long
 from mlaas4hep.serve.hooks import Hooks, Seen
 from mlaas4hep.serve.limits import Limits, WireLimits
-from mlaas4hep.serve.repository import ModelRepository, open_repository
+from mlaas4hep.serve.opening import open_repository
+from mlaas4hep.serve.repository import ModelRepository
 from mlaas4hep.serve.server import background
 from mlaas4hep.serve.service import InferenceService
 from tests.small_bundle import as_instances, make_events, write_small_bundle

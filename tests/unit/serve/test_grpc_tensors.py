@@ -17,7 +17,7 @@ from mlaas4hep.errors import RequestError
 from mlaas4hep.serve.grpc_tensors import CONTENTS, read_request, write_response
 from mlaas4hep.serve.oip import message
 from mlaas4hep.serve.protocol import InferResponse
-from mlaas4hep.serve.repository import open_repository
+from mlaas4hep.serve.opening import open_repository
 from mlaas4hep.serve.server import background
 from mlaas4hep.serve.service import InferenceService
 from mlaas4hep.serve.sockets import bind

@@ -15,7 +15,7 @@ import pytest
 from mlaas4hep.auth import parse_policy
 from mlaas4hep.serve.guard import kind_of
 from mlaas4hep.serve.operation import Operation, Options
-from mlaas4hep.serve.repository import open_repository
+from mlaas4hep.serve.opening import open_repository
 from mlaas4hep.serve.server import background
 from mlaas4hep.serve.service import InferenceService
 from tests.issuer import AUDIENCE, Issuer, running_issuer

@@ -11,7 +11,8 @@ import pytest
 from mlaas4hep.client import Client
 from mlaas4hep.errors import ServerError, UserError
 from mlaas4hep.serve.events import Prediction
-from mlaas4hep.serve.repository import ModelRepository, open_repository
+from mlaas4hep.serve.opening import open_repository
+from mlaas4hep.serve.repository import ModelRepository
 from mlaas4hep.serve.server import background, bind, url_of
 from mlaas4hep.serve.service import InferenceService, Question
 from tests.small_bundle import write_small_bundle

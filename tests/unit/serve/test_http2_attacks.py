@@ -36,7 +36,7 @@ from mlaas4hep.serve.frames import (
 from mlaas4hep.serve.hooks import Hooks, Seen
 from mlaas4hep.serve.limits import Limits, WireLimits
 from mlaas4hep.serve.oip import SERVICE, message
-from mlaas4hep.serve.repository import open_repository
+from mlaas4hep.serve.opening import open_repository
 from mlaas4hep.serve.server import background
 from mlaas4hep.serve.service import InferenceService
 from mlaas4hep.serve.sockets import bind

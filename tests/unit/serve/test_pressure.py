@@ -15,7 +15,8 @@ from mlaas4hep.serve.heads import MAX_HEADS, KnownHeads
 from mlaas4hep.serve.hooks import Hooks, Seen
 from mlaas4hep.serve.limits import ClientLimits, Limits, QueueLimits, WireLimits
 from mlaas4hep.serve.pressure import Pressure
-from mlaas4hep.serve.repository import ModelRepository, open_repository
+from mlaas4hep.serve.opening import open_repository
+from mlaas4hep.serve.repository import ModelRepository
 from mlaas4hep.serve.server import background
 from mlaas4hep.serve.service import InferenceService
 from tests.small_bundle import write_small_bundle

@@ -25,7 +25,8 @@ from mlaas4hep.client import Client
 from mlaas4hep.errors import BundleError, NotFoundError
 from mlaas4hep.serve.entries import find_entries
 from mlaas4hep.serve.model import ServedModel, Tensors, TensorSpec
-from mlaas4hep.serve.repository import ModelRepository, open_repository
+from mlaas4hep.serve.opening import open_repository
+from mlaas4hep.serve.repository import ModelRepository
 from mlaas4hep.serve.served import ASLEEP, UNLOADED, Bounds
 from mlaas4hep.serve.server import background
 from mlaas4hep.serve.service import InferenceService
