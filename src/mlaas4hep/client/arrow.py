@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from mlaas4hep.client.asking import Scores
-from mlaas4hep.client.questions import Question, check, quoted
+from mlaas4hep.client.questions import Question, check, predict_path
 from mlaas4hep.client.splitting import Cut, Limits, even_spans
 from mlaas4hep.client.wire import Reply
 from mlaas4hep.errors import ServerError
@@ -22,12 +22,14 @@ MEDIA_TYPE = "application/vnd.apache.arrow.stream"
 _HEADERS = f"Content-Type: {MEDIA_TYPE}\r\n"
 
 
-def table_cut(model: str, columns: Mapping[str, Any], limits: Limits) -> Cut[Scores] | None:
+def table_cut(
+    model: str, columns: Mapping[str, Any], limits: Limits, *, version: str | None = None
+) -> Cut[Scores] | None:
     """A question about a table, in parts; None where it is to be asked as JSON."""
     table = _table_of(columns)
     if table is None or not table.num_rows:
         return None
-    path = f"/v1/models/{quoted(model)}:predict"
+    path = predict_path(model, version)
 
     def ask(start: int, stop: int) -> Question[Scores]:
         def read(reply: Reply) -> Scores:

@@ -66,11 +66,13 @@ def tensor_cut(
     return Cut(even_spans(rows, size / max(rows, 1), limits), ask, joined_tensors)
 
 
-def event_cut(model: str, events: Sequence[bytes], limits: Limits) -> Cut[list[Prediction]]:
+def event_cut(
+    model: str, events: Sequence[bytes], limits: Limits, *, version: str | None = None
+) -> Cut[list[Prediction]]:
     """Events by name, which are JSON already."""
 
     def ask(start: int, stop: int) -> Question[list[Prediction]]:
-        return questions.predict(model, events[start:stop])
+        return questions.predict(model, events[start:stop], version=version)
 
     spans, start = [], 0
     for part in packed(iter(events), limits):

@@ -337,7 +337,9 @@ def _match_infer(path: str) -> tuple[str | None, ...] | None:
 
 def _match_predict(path: str) -> tuple[str | None, ...] | None:
     parts = path.split("/")
-    if len(parts) != 4 or parts[:3] != ["", "v1", "models"] or not parts[3].endswith(":predict"):
+    last = parts[-1].removesuffix(":predict")
+    if parts[:3] != ["", "v1", "models"] or last == parts[-1] or not last or "" in parts[3:]:
         return None
-    name = parts[3].removesuffix(":predict")
-    return (name, None) if name else None
+    if len(parts) == 4:
+        return last, None
+    return (parts[3], last) if len(parts) == 6 and parts[4] == "versions" else None

@@ -486,6 +486,12 @@ def test_what_the_repository_holds_is_asked(make: Any) -> None:
     assert (server.asked[0].method, server.asked[0].path) == ("POST", "/v2/repository/index")
 
 
+def test_a_load_may_bring_a_config(make: Any) -> None:
+    with crooked(reply(200, {})) as server, make(server.url) as client:
+        client.load("m", config={"max_batch_size": 16})
+    assert server.asked[0].json == {"parameters": {"config": '{"max_batch_size":16}'}}
+
+
 def test_large_tensors_go_and_come_whole(make: Any) -> None:
     x = np.random.default_rng(1).random((50_000, 20))
     with crooked(echoed) as server, make(server.url) as client:
