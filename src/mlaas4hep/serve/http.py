@@ -208,6 +208,7 @@ class _Endpoints:
 
     async def _ask(self, route: Route, request: Request) -> Response:
         name, version = _named(request)
+        began_s = time.monotonic()
         await self.service.wake(name)
         self.service.repository.get(name, version)  # before a large body is taken in
         headers = dict(request.headers.raw)
@@ -218,7 +219,8 @@ class _Endpoints:
 
         with self.service.intake.holding() as hold:
             body = await self._body(request, hold)
-            reply = await answer(self.service, route, (name, version), headers, body, on_question=on_question)
+            target = (name, version)
+            reply = await answer(self.service, route, target, headers, body, began_s=began_s, on_question=on_question)
         return Response(reply.body, media_type=reply.media_type, headers=dict(reply.headers))
 
     async def _body(self, request: Request, hold: Callable[[int], None]) -> bytes:

@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from weakref import WeakSet
 
 from mlaas4hep.errors import BusyError
+from mlaas4hep.serve.backlog import Backlog
 from mlaas4hep.serve.batcher import Batcher
 from mlaas4hep.serve.bulk import read_bulk
 from mlaas4hep.serve.describing import (
@@ -88,7 +90,9 @@ class InferenceService:
         self.extensions: tuple[str, ...] = (*words, *control_words)
         self.everywhere: Callable[[Change], Awaitable[None]] | None = None  # where there are other workers
         self.on_run: Callable[[ServedModel, int, int, float], None] | None = None
-        self.executor = ThreadPoolExecutor(max(4, os.cpu_count() or 1), thread_name_prefix="mlaas4hep-run")
+        threads = max(4, os.cpu_count() or 1)
+        self.executor = ThreadPoolExecutor(threads, thread_name_prefix="mlaas4hep-run")
+        self.backlog = Backlog(threads, self.limits.wait_s)
         self._batchers: dict[tuple[ServedModel, asyncio.AbstractEventLoop], Batcher] = {}
         self._batchers_lock = threading.Lock()
         self._retired: WeakSet[ServedModel] = WeakSet()
@@ -163,8 +167,7 @@ class InferenceService:
         NotFoundError
             No such model, or it is unloaded or broken.
         """
-        waking = self.repository.waking(name)
-        if waking is not None:
+        while (waking := self.repository.waking(name)) is not None:  # it may be put to sleep again before this goes on
             await asyncio.wrap_future(waking)
 
     def model_metadata(self, name: str, version: str | None = None) -> ModelMetadata:
@@ -255,9 +258,23 @@ class InferenceService:
             The tensors do not fit.
         """
         if question.prepare is not None:
-            question = await asyncio.get_running_loop().run_in_executor(self.executor, question.ready)
+            question = await self.read_in_thread(question.ready)
         batcher = self.batcher(question.model)
         return question.finish(await batcher.infer(question.inputs, question.rows, deadline=deadline, checked=True))
+
+    async def read_in_thread(self, read: Callable[[], Question[T]]) -> Question[T]:
+        """What takes long to read; `BusyError` where too much waits for that already."""
+        backlog = self.backlog
+
+        def run() -> Question[T]:
+            began_s = time.monotonic()
+            try:
+                return read()
+            finally:
+                backlog.leave(time.monotonic() - began_s)
+
+        backlog.enter()
+        return await asyncio.get_running_loop().run_in_executor(self.executor, run)
 
     def batcher(self, model: ServedModel) -> Batcher:
         """Who joins questions to a model on the running loop."""
@@ -298,9 +315,11 @@ class InferenceService:
             self._retired.add(model)
             loops = [loop for one, loop in self._batchers if one is model]
         for loop in loops:
+            retiring = self.retire(model)
             try:
-                asyncio.run_coroutine_threadsafe(self.retire(model), loop)
+                asyncio.run_coroutine_threadsafe(retiring, loop)
             except RuntimeError:  # closed, so that nothing waits there
+                retiring.close()
                 self._forget(model, loop)
 
     def waiting(self) -> dict[str, int]:
