@@ -22,7 +22,7 @@ from mlaas4hep.client.identity import Bearer, Tls
 from mlaas4hep.client.lines import AsyncTransport
 from mlaas4hep.client.questions import Prediction, Question, TooLargeError, UnreadError
 from mlaas4hep.client.servers import Servers
-from mlaas4hep.client.splitting import Cut, Limits, halves, packed
+from mlaas4hep.client.splitting import Cut, Limits, Pin, halves, packed
 from mlaas4hep.client.tensors import Tensors
 
 T = TypeVar("T")
@@ -141,7 +141,7 @@ class AsyncClient:
         progress: Progress | None = None,
     ) -> list[Prediction]:
         """Scores of events by name; see `mlaas4hep.client.Client.predict`."""
-        cut = event_cut(model, encode_events(events), self._limits, version=version)
+        cut = event_cut(model, encode_events(events), self._limits, Pin(version))
         return await self._whole(cut, self._deadline(), progress)
 
     async def predict_image(self, model: str, data: bytes, *, version: str | None = None) -> dict[str, Any]:
@@ -152,8 +152,8 @@ class AsyncClient:
         self, model: str, table: Any, *, version: str | None = None, progress: Progress | None = None
     ) -> Scores:
         """Scores of events that lie in columns; see `mlaas4hep.client.Client.predict_table`."""
-        columns = columns_of(table)
-        cut = table_cut(model, columns, self._limits, version=version) if self._arrow else None
+        columns, pin = columns_of(table), Pin(version)
+        cut = table_cut(model, columns, self._limits, pin) if self._arrow else None
         if cut is not None:
             try:
                 parts = [Cut((span,), cut.ask, cut.join) for span in cut.spans]
@@ -162,10 +162,10 @@ class AsyncClient:
                 self._arrow = False
         predictions: list[Prediction] = []
         for part in packed(encode_columns(columns), self._limits):
-            cut_part = event_cut(model, part, self._limits, version=version)
+            cut_part = event_cut(model, part, self._limits, pin)
             answers = await self._whole(cut_part, self._deadline(), progress)
             predictions.extend(answers)
-        names = None if any(predictions) else (await self.contract(model, version)).get("score_names")
+        names = None if any(predictions) else (await self.contract(model, pin.version)).get("score_names")
         return scores_of(predictions, names)
 
     async def infer(
@@ -211,10 +211,11 @@ class AsyncClient:
                 progress(span[1] - span[0])
             return [answer]
 
-        if len(cut.spans) == 1:
-            return cut.join(await ask(cut.spans[0]))
-        answers = await in_order(ask, cut.spans, most=PARTS)
-        return cut.join([one for part in answers for one in part])
+        first, *others = cut.spans
+        found = await ask(first)  # says which version answers the others, too
+        for part in await in_order(ask, others, most=PARTS):
+            found += part
+        return cut.join(found)
 
 
 async def in_order(act: Callable[[Any], Awaitable[T]], items: Iterable[Any], *, most: int) -> list[T]:

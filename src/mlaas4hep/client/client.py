@@ -20,7 +20,7 @@ from mlaas4hep.client.events import columns_of, encode_columns, encode_events
 from mlaas4hep.client.identity import Bearer, Tls
 from mlaas4hep.client.questions import Prediction, Question, TooLargeError, UnreadError
 from mlaas4hep.client.servers import Servers
-from mlaas4hep.client.splitting import Cut, Limits, halves, packed
+from mlaas4hep.client.splitting import Cut, Limits, Pin, halves, packed
 from mlaas4hep.client.tensors import Tensors
 
 T = TypeVar("T")
@@ -184,7 +184,7 @@ class Client:
         -------
         One mapping an event, score name to value, in order; None where the event fails the model's preselection.
         """
-        cut = event_cut(model, encode_events(events), self._limits, version=version)
+        cut = event_cut(model, encode_events(events), self._limits, Pin(version))
         return self._whole(cut, self._deadline(), progress)
 
     def predict_image(self, model: str, data: bytes, *, version: str | None = None) -> dict[str, Any]:
@@ -222,8 +222,8 @@ class Client:
         -------
         Arrays in the order of the events. Each part that is sent has ``timeout_s`` of its own.
         """
-        columns = columns_of(table)
-        cut = table_cut(model, columns, self._limits, version=version) if self._arrow else None
+        columns, pin = columns_of(table), Pin(version)
+        cut = table_cut(model, columns, self._limits, pin) if self._arrow else None
         if cut is not None:
             try:
                 parts = [Cut((span,), cut.ask, cut.join) for span in cut.spans]
@@ -232,10 +232,10 @@ class Client:
                 self._arrow = False
         predictions: list[Prediction] = []
         for part in packed(encode_columns(columns), self._limits):
-            cut_part = event_cut(model, part, self._limits, version=version)
+            cut_part = event_cut(model, part, self._limits, pin)
             answers = self._whole(cut_part, self._deadline(), progress)
             predictions.extend(answers)
-        names = None if any(predictions) else self.contract(model, version).get("score_names")
+        names = None if any(predictions) else self.contract(model, pin.version).get("score_names")
         return scores_of(predictions, names)
 
     def infer(

@@ -110,14 +110,14 @@ def label(model: str, label: str, version: str | None) -> Question[dict[str, str
     return _json(_labels(model), kind=dict[str, str], body=body)
 
 
-def infer(path: str, encoded: Encoded, *, id: str) -> Question[Tensors]:
-    """Outputs for tensors."""
+def infer(path: str, encoded: Encoded, *, id: str, note: Callable[[object], None] | None = None) -> Question[Tensors]:
+    """Outputs for tensors; ``note`` is told the version that gave them."""
     headers = _JSON if encoded.header_length is None else encoded.headers
 
     def read(reply: Reply) -> Tensors:
         check(reply, path)
         length = reply.headers.get(_HEADER_LENGTH, "")
-        return decode_answer(reply.body, int(length) if length.isdecimal() else None, id=id)
+        return decode_answer(reply.body, int(length) if length.isdecimal() else None, id=id, note=note)
 
     return Question("POST", path, read, encoded.parts, headers)
 
@@ -135,18 +135,21 @@ def predict_path(model: str, version: str | None = None) -> str:
     return f"{_event_place(model, version)}:predict"
 
 
-def predict(model: str, events: Sequence[bytes], *, version: str | None = None) -> Question[list[Prediction]]:
-    """Scores of events that are JSON already, one text an event."""
+def predict(
+    path: str, events: Sequence[bytes], *, note: Callable[[object], None] | None = None
+) -> Question[list[Prediction]]:
+    """Scores of events that are JSON already, one text an event; ``note`` is told the version that gave them."""
     body = (b'{"instances":[', b",".join(events), b"]}")
-    path = predict_path(model, version)
     count = len(events)
 
     def read(reply: Reply) -> list[Prediction]:
         check(reply, path)
-        predictions = _decoded(reply, path, _predictions).predictions
-        if len(predictions) != count:
-            raise ServerError(f"{reply.url}{path} answered {len(predictions)} of {count} events; {_WHO}")
-        return predictions
+        found = _decoded(reply, path, _predictions)
+        if len(found.predictions) != count:
+            raise ServerError(f"{reply.url}{path} answered {len(found.predictions)} of {count} events; {_WHO}")
+        if note is not None:
+            note(found.model_version)
+        return found.predictions
 
     return Question("POST", path, read, body, _JSON)
 
@@ -169,6 +172,7 @@ def predict_image(model: str, data: bytes, *, version: str | None = None) -> Que
 
 class _Predictions(msgspec.Struct, frozen=True):
     predictions: list[Prediction]
+    model_version: Any = None
 
 
 class _ImagePredictions(msgspec.Struct, frozen=True):
