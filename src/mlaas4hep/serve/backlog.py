@@ -1,7 +1,7 @@
 """Questions that wait for a thread to read them: no more than can be read in the time that may be waited.
 
-What is long to read (a large body, a picture) comes before the queue of its model, which knows nothing of it. Invariant:
-who finds nobody waiting is taken, so that a pace that one question spoilt is mended by the next.
+What is long to read (a large body, a picture) comes before the queue of its model, which knows nothing of it.
+Invariant: who finds nobody waiting is taken, so that a pace that one question spoilt is mended by the next.
 """
 
 from __future__ import annotations
