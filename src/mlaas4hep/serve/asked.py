@@ -27,7 +27,6 @@ from mlaas4hep.serve.asking import (
     refusal_of,
     too_large,
 )
-from mlaas4hep.serve.batcher import Outcome, Ticket
 from mlaas4hep.serve.bounded import answer_bytes
 from mlaas4hep.serve.heads import KnownHeads, Target
 from mlaas4hep.serve.hooks import Hooks, Seen
@@ -37,6 +36,7 @@ from mlaas4hep.serve.model import ServedModel
 from mlaas4hep.serve.pressure import Pressure
 from mlaas4hep.serve.service import InferenceService, Outputs, Question
 from mlaas4hep.serve.shares import Share, Shares
+from mlaas4hep.serve.ticket import Outcome, Ticket
 
 # Paths whose meaning is kept, and how long they may be for that.
 _MAX_PATHS, _MAX_PATH = 4096, 512

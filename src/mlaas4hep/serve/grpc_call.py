@@ -21,7 +21,6 @@ from google.protobuf.message import DecodeError
 
 from mlaas4hep.errors import BusyError, MLaaSError, RequestError
 from mlaas4hep.serve.asking import INLINE_BODY_BYTES, Refusal, is_wide, refusal_of
-from mlaas4hep.serve.batcher import Outcome, Ticket
 from mlaas4hep.serve.frames import Stream, field
 from mlaas4hep.serve.grpc_message import ENCODINGS, first_text, framed, is_compressed, unframed
 from mlaas4hep.serve.grpc_methods import METHODS, Answers, Fields, Method
@@ -32,6 +31,7 @@ from mlaas4hep.serve.oip import SERVICE, message
 from mlaas4hep.serve.sending import Sending
 from mlaas4hep.serve.service import InferenceService, Outputs, Question
 from mlaas4hep.serve.shares import Share
+from mlaas4hep.serve.ticket import Outcome, Ticket
 
 # Codes of gRPC's list of statuses.
 DEADLINE_EXCEEDED, INTERNAL = 4, 13
