@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from mlaas4hep.errors import RequestError
 from mlaas4hep.serve.oip import message
-from mlaas4hep.serve.protocol import InferRequest, InferResponse, OutputChoice, check_classes, seconds_of
+from mlaas4hep.serve.protocol import InferRequest, InferResponse, OutputChoice, check_classes, hash_of, seconds_of
 from mlaas4hep.serve.tensors import DTYPES, WORDS, check_shape, from_bytes, from_texts, to_bytes, to_texts
 
 CONTENTS: Mapping[str, str] = {
@@ -48,7 +48,9 @@ def read_request(request: Any) -> InferRequest:
             raise RequestError(f"input '{one.name}' is given twice")
         inputs[one.name] = _read_tensor(one, raw[place] if raw else None)
     timeout_s = seconds_of(_parameter(request.parameters, "timeout", 0))
-    return InferRequest(inputs, tuple(map(_choice, request.outputs)), id=request.id, timeout_s=timeout_s)
+    graph = hash_of(_parameter(request.parameters, "model_sha256", ""))
+    choices = tuple(map(_choice, request.outputs))
+    return InferRequest(inputs, choices, id=request.id, timeout_s=timeout_s, model_sha256=graph)
 
 
 def write_response(response: InferResponse, *, raw: bool) -> bytes:

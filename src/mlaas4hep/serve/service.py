@@ -28,6 +28,7 @@ from mlaas4hep.serve.describing import (
     describe_columns,
     describe_config,
     describe_tensors,
+    require_graph,
 )
 from mlaas4hep.serve.events import Prediction
 from mlaas4hep.serve.images import ImageInput, decode_images, encoded_pictures, image_of, is_encoded
@@ -255,6 +256,8 @@ class InferenceService:
     def ask_tensors(self, name: str, request: InferRequest, *, version: str | None = None) -> Question[InferResponse]:
         """What `infer` does before and after the run."""
         model = self.repository.get(name, version)
+        if request.model_sha256:
+            require_graph(model, request.model_sha256)
         chosen = _chosen(model, request)
         image = model.image
 
