@@ -209,21 +209,22 @@ def _apart(paths: Sequence[str]) -> tuple[list[Path], list[str]]:
     bundles: list[Path] = []
     files: list[str] = []
     for one in paths:
-        inside = _bundle_in(Path(one))
-        if inside is None:
-            files.append(one)
-        else:
-            bundles.append(inside)
+        inside = _bundles_in(Path(one))
+        if len(inside) > 1:
+            raise click.UsageError(
+                f"'{one}' holds several models; name those that are meant: {', '.join(map(str, inside))}"
+            )
+        bundles += inside
+        files += [] if inside else [one]
     return bundles, files
 
 
-def _bundle_in(path: Path) -> Path | None:
+def _bundles_in(path: Path) -> list[Path]:
     if not path.is_dir():
-        return None
+        return []
     if (path / "config.pbtxt").is_file() or (path / "manifest.json").is_file():
-        return path
-    inside = [one.parent for one in sorted(path.glob("model/*/config.pbtxt"))]
-    return inside[0] if len(inside) == 1 else None
+        return [path]
+    return [one.parent for one in sorted(path.glob("model/*/config.pbtxt"))]
 
 
 def _what_is_missing(bundles: Sequence[Path], files: Sequence[str], output: str | None) -> str:
@@ -275,11 +276,9 @@ def _as_text(done: Result, asked: Asked) -> str:
     lines = list(table(rows, right=range(len(asked.models) + 1)))
     if len(done.outputs) > 1:
         entries = sum(one.stamp.alignment.entries for one in done.outputs)
-        lines.append(
-            f"{counted(len(done.outputs), 'output')}, {counted(entries, 'entry').replace('entrys', 'entries')}"
-        )
+        lines.append(f"{counted(len(done.outputs), 'output')}, {entries} {'entry' if entries == 1 else 'entries'}")
     lines += [f"left out, cannot be read: {line}" for line in told(done.skipped)]
-    if any(not math.isnan(one.fill) for one in (asked,)):
+    if not math.isnan(asked.fill):
         lines.append(f"events that were not selected have the score {asked.fill:g}")
     return "\n".join(lines)
 

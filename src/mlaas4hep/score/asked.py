@@ -212,8 +212,11 @@ def _check_variations(bundles: Sequence[Bundle], asked: Sequence[str]) -> None:
 def _check_preprocessing(bundles: Sequence[Bundle]) -> None:
     for one in bundles:
         if "preprocessing_sha256" in one.spec.provenance:
+            source = one.path / "native" / "preprocessing.py"
+            where = f" (a copy: {source})" if source.is_file() else ""
             raise UserError(
-                f"'{one.name}' learned from events that went through preprocessing(rec), a function of the user; "
-                "scores of files that did not are of other events. Score in Python instead, behind that function: "
-                "mlaas4hep.Scorer"
+                f"'{one.name}' learned from events that went through preprocessing(rec), a function of the user, and "
+                "files hold events that did not: their scores would be of other events. Score in Python, behind that "
+                f"function{where}: mlaas4hep.Scorer('{one.path}')(awkward.Array([preprocessing(rec) for rec in "
+                "events])); see docs/howto/score-in-analysis.md"
             )

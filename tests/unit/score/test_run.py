@@ -14,8 +14,10 @@ import pytest
 
 from mlaas4hep.bundle import Bundle
 from mlaas4hep.config import OnError
+from mlaas4hep.data.entries import FileEntry
 from mlaas4hep.errors import DataError, UserError
 from mlaas4hep.score.asked import ask
+from mlaas4hep.score.outputs import outputs_of
 from mlaas4hep.score.part import PartFile
 from mlaas4hep.score.run import Manner, Result, score_files
 from mlaas4hep.score.writers import FORMATS
@@ -290,3 +292,32 @@ def test_outputs_may_lie_elsewhere_and_are_found_there_again(bundle: Bundle, tmp
     again = score([bundle], [tmp_path / "a.root"], "memory://scored/of")  # type: ignore[arg-type]
     assert again.outputs[0].before
     assert again.outputs[0].stamp == first.outputs[0].stamp
+
+
+def test_a_name_says_of_which_format_a_file_is(bundle: Bundle, tmp_path: Path) -> None:
+    write_input(tmp_path / "a.root")
+    with pytest.raises(UserError, match=r"x.parquet: the output is a .root file; --format parquet would make it"):
+        score([bundle], [tmp_path / "a.root"], tmp_path / "x.parquet")
+    with pytest.raises(UserError, match=r"x.root: the output is a .parquet file; --format ttree"):
+        score([bundle], [tmp_path / "a.root"], tmp_path / "x.root", manner=Manner("parquet"))
+    with pytest.raises(UserError, match="--drop is of copies, and --format ttree copies nothing"):
+        score([bundle], [tmp_path / "a.root"], tmp_path / "out", manner=Manner(drop=("event",)))
+    (tmp_path / "folder.root").mkdir()
+    done = score([bundle], [tmp_path / "a.root"], tmp_path / "folder.root")
+    assert names_in(tmp_path / "folder.root") == [Path(done.outputs[0].path).name]
+
+
+def test_no_output_is_a_friend(bundle: Bundle, tmp_path: Path) -> None:
+    write_input(tmp_path / "a.root")
+    score([bundle], [tmp_path / "a.root"], tmp_path)  # scores of an earlier model, which are inputs of the next
+    asked, manner = ask([bundle]), Manner(overwrite=True)
+    friends = ["{folder}/{stem}_scores.root"]
+    with pytest.raises(UserError, match=r"would be written over the input .*a_scores.root"):
+        score_files(asked, [str(tmp_path / "a.root")], str(tmp_path), friends=friends, manner=manner)
+
+
+def test_what_an_address_says_of_us_stays_behind_its_path(bundle: Bundle, tmp_path: Path) -> None:
+    columns = write_input(tmp_path / "a.root", 5)
+    entry = FileEntry(0, 0, 0, str(tmp_path / "a.root"), "Events", np.array([0, len(columns["event"])]))
+    found = outputs_of([entry], "davs://host/out?authz=x", suffix=lambda _: ".root")
+    assert [one.path for one in found] == ["davs://host/out/a_scores.root?authz=x"]
