@@ -41,6 +41,7 @@ Examples:
   mlaas4hep score runs/tth/model/tth data/*.root -o scores           # friend trees: scores/ttH_0_scores.root, ...
   mlaas4hep score runs/tth 'root://host//store/ttH/*.root' -o scores # a run stands for its model
   mlaas4hep score tth ttbar data/*.root -o scores --format parquet   # two models in one pass
+  mlaas4hep score runs/mlp runs/bdt data/*.root -o scores --column '{run}_{score}'
   mlaas4hep score tth data/*.root -o scores --variations '*'         # one column a systematic variation, too
   mlaas4hep score tth data/*.root -o scores --url http://gpu7:8000   # the graph runs there
   mlaas4hep score --verify scores data/*.root                        # do they belong together?
@@ -77,7 +78,10 @@ Exit status: 0 done, 1 --verify found files that do not belong together, or a fa
     help="Names of outputs: {stem}, {folder}, {tree}, {number} of the input.",
 )
 @click.option(
-    "--column", default="{model}_{score}", show_default=True, help="Names of scores: {model}, {score}, {version}."
+    "--column",
+    default="{model}_{score}",
+    show_default=True,
+    help="Names of scores: {model}, {score}, {version}; {run} that the model was trained in, {number} of the BUNDLE.",
 )
 @click.option("--table", default="scores", show_default=True, help="Name of the friend tree.")
 @click.option(
@@ -231,7 +235,9 @@ def _what_is_missing(bundles: Sequence[Path], files: Sequence[str], output: str 
     if not bundles:
         if files and "://" not in files[0] and not Path(files[0]).exists():
             return f"'{files[0]}' is not there; wants the folder of a model, such as runs/tth/model/tth, or of its run"
-        return "no BUNDLE is given: name the folder of a model, such as runs/tth/model/tth, or of its run"
+        runs = [str(one.parents[2]) for one in sorted(Path(files[0]).glob("*/model/*/config.pbtxt"))] if files else []
+        hint = f"; in {files[0]} lie {', '.join(dict.fromkeys(runs))}" if runs else ""
+        return f"no BUNDLE is given: name the folder of a model, such as runs/tth/model/tth, or of its run{hint}"
     if not files:
         return f"no FILES are given beside {', '.join(map(str, bundles))}"
     return "no -o OUT is given: the folder for the scores"

@@ -126,7 +126,7 @@ def ask(
     files
         Inputs, by whose bytes it is told whether a model of folds learned from them.
     column
-        Template of the names of scores: ``{model}``, ``{score}``, ``{version}``.
+        Template of the names of scores; see `mlaas4hep.score.names.columns_of`.
     fill, observers, identity
         As of `Asked`.
     variations
@@ -152,7 +152,10 @@ def ask(
     _check_variations(bundles, variations)
     models: list[Model] = []
     chosen = {one.path: _varied(one, variations) for one in bundles}
-    columns = {one.path: tuple(columns_of(one, column, variations=chosen[one.path])) for one in bundles}
+    columns = {
+        one.path: tuple(columns_of(one, column, variations=chosen[one.path], number=number))
+        for number, one in enumerate(bundles, 1)
+    }
     require_different([name for some in columns.values() for name in some])
     _check_preprocessing(bundles)
     try:

@@ -60,6 +60,7 @@ def test_a_run_of_several_models_is_asked_which(bundle: Bundle, here: Path, caps
     told = said(capsys, "score", "runs/x", "a0.root", "-o", "out", status=2)
     assert "'runs/x' holds several models" in " ".join(told.split())
     assert "runs/x/model/ttz" in told
+    assert "in runs lie runs/x" in " ".join(said(capsys, "score", "runs", "a0.root", "-o", "out", status=2).split())
 
 
 @pytest.mark.parametrize(

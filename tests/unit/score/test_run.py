@@ -87,7 +87,13 @@ def test_several_models_are_scored_in_one_pass_under_names_of_their_own(
 
 
 def test_two_columns_of_one_name_are_refused_with_a_way_out(bundle: Bundle, other: Bundle, tmp_path: Path) -> None:
-    write_input(tmp_path / "a.root")
+    columns = write_input(tmp_path / "a.root")
+    twin = write_small_bundle(tmp_path / "runs" / "b-d-t" / "model", seed=9)  # of the same name and version
+    with pytest.raises(UserError, match=r"would be called 'tth_signal'.*'\{run\}_\{score\}'"):
+        score([bundle, twin], [tmp_path / "a.root"], tmp_path / "out")
+    done = score([bundle, twin], [tmp_path / "a.root"], tmp_path / "twins", column="{run}_{number}_{score}")
+    found = read_output(done.outputs[0].path)["b_d_t_2_signal"]
+    assert found.tobytes() == offline(twin, columns)[:, 0].tobytes()
     with pytest.raises(UserError, match=r"would be called 'signal'.*--column"):
         score([bundle, other], [tmp_path / "a.root"], tmp_path / "out", column="{score}")
     with pytest.raises(UserError, match="is given twice"):
