@@ -16,7 +16,8 @@ import numpy as np
 from mlaas4hep.errors import DataError
 
 TTREE, RNTUPLE = "TTree", "ROOT::RNTuple"
-KINDS = (TTREE, RNTUPLE)
+KINDS = (TTREE, "TNtuple", "TNtupleD", RNTUPLE)
+"""Classes of tables; TNtuples are TTrees of numbers, and come as such."""
 EVERYTHING = "*"
 WAY_OUT = "--drop NAME leaves a thing out, --drop '*' all such things; a friend tree (--format ttree) needs no copy"
 AT_ONCE = 65_536

@@ -19,7 +19,7 @@ from mlaas4hep.data.places import open_place
 from mlaas4hep.data.root.blame import blamed
 from mlaas4hep.data.root.bytes import open_root
 from mlaas4hep.errors import DataError
-from mlaas4hep.score.copied import AT_ONCE, EVERYTHING, KINDS, WAY_OUT, Copied, copied, listed
+from mlaas4hep.score.copied import AT_ONCE, EVERYTHING, KINDS, RNTUPLE, TTREE, WAY_OUT, Copied, copied, listed
 from mlaas4hep.score.root_files import read_stamp, recreate
 from mlaas4hep.score.stamp import KEY
 from mlaas4hep.score.writers import Layout
@@ -118,7 +118,7 @@ class CopyWriter:
         kind: str = self._kinds.get(name, "nothing")
         if kind not in KINDS:
             raise DataError(
-                f"{self._where}: is {kind} in a ROOT file, and of {' and '.join(KINDS)} alone copies are made; take a "
+                f"{self._where}: is {kind} in a ROOT file, and of {TTREE} and {RNTUPLE} alone copies are made; take a "
                 "friend: --format ttree or rntuple"
             )
         return kind

@@ -54,7 +54,7 @@ def verify(
     friends: Sequence[str] = (),
     progress: Callable[[int], None] = lambda _: None,
 ) -> tuple[Checked, ...]:
-    """Hold every input against its output.
+    """Hold every input against its outputs.
 
     Parameters
     ----------
@@ -76,10 +76,19 @@ def verify(
     """
     stamps = _stamps(outputs)
     likely = tuple(dict.fromkeys(stamp.tree for stamp in stamps.values()))
-    found = []
+    found: list[Checked] = []
+    unfit: list[Checked] = []
     for file in open_inputs(files, tree, Quarantine(), likely=(*likely, "Events"), friends=friends_of(friends)):
-        path, problems = _check(file, stamps, progress)
-        found.append(Checked(path, file.path, stamps.get(path), problems))
+        tried = _tried(file, stamps, progress)
+        fitting = [one for one in tried if not one.problems]
+        found += fitting or tried[:1]
+        unfit += [one for one in tried if one.problems]
+    # An output that is of none of the inputs of its name would else be passed over beside one that is.
+    told = {one.output for one in found}
+    for one in unfit:
+        if one.output not in told:
+            found.append(one)
+            told.add(one.output)
     return tuple(found)
 
 
@@ -111,17 +120,17 @@ def stamp_of(path: str) -> Stamp | None:
     return None if data is None else Stamp.from_json(data, where=path)
 
 
-def _check(file: FileEntry, stamps: dict[str, Stamp], progress: Callable[[int], None]) -> tuple[str, tuple[str, ...]]:
-    """The output of an input, and what is wrong with the two; the best of several candidates."""
+def _tried(file: FileEntry, stamps: dict[str, Stamp], progress: Callable[[int], None]) -> list[Checked]:
+    """An input with each output that says it was made of a file of its name; the nearest first."""
     name = base_of(file.path)
     candidates = [path for path, stamp in stamps.items() if stamp.input == name]
     if not candidates and len(stamps) == 1:
         candidates = list(stamps)  # one was named: whatever the input is called now
     if not candidates:
         hint = nearest(name, [stamp.input for stamp in stamps.values()])
-        return "", (f"no output says that it was made of '{name}'{hint}",)
-    tried = {path: _problems(file, path, stamps[path], progress) for path in candidates}
-    return min(tried.items(), key=lambda one: len(one[1]))
+        return [Checked("", file.path, None, (f"no output says that it was made of '{name}'{hint}",))]
+    tried = [Checked(path, file.path, stamps[path], _problems(file, path, stamps[path], progress)) for path in candidates]
+    return sorted(tried, key=lambda one: len(one.problems))
 
 
 def _problems(file: FileEntry, path: str, stamp: Stamp, progress: Callable[[int], None]) -> tuple[str, ...]:

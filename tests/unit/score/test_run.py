@@ -183,13 +183,13 @@ def test_one_input_may_name_its_output(bundle: Bundle, tmp_path: Path) -> None:
 class FullDisk:
     """A file on a disk that is full after so many bytes."""
 
-    def __init__(self, file: Any, room: int) -> None:
-        self._file, self._room = file, room
+    def __init__(self, file: Any, room: int, number: int = errno.ENOSPC) -> None:
+        self._file, self._room, self._errno = file, room, number
 
     def write(self, data: Any) -> int:
         self._room -= memoryview(data).nbytes
         if self._room < 0:
-            raise OSError(errno.ENOSPC, "No space left on device")
+            raise OSError(self._errno, os.strerror(self._errno))
         return int(self._file.write(data))
 
     def __getattr__(self, name: str) -> Any:
@@ -207,6 +207,18 @@ def test_a_full_disk_leaves_nothing_and_says_where(
         score([bundle], [tmp_path / "a.root"], tmp_path / "out", manner=Manner(format))
     assert caught.value.errno == errno.ENOSPC
     assert str(caught.value.filename).startswith(str(tmp_path / "out" / "a_scores."))
+    assert names_in(tmp_path / "out") == []
+
+
+@pytest.mark.parametrize("number", [errno.EFBIG, errno.EIO])
+def test_a_file_that_may_not_grow_is_told_in_words(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    write_input(tmp_path / "a.root")
+    opened = PartFile._open
+    monkeypatch.setattr(PartFile, "_open", lambda part: FullDisk(opened(part), 2_000, number))
+    with pytest.raises(DataError, match=rf"a_scores.root: cannot be written: {os.strerror(number)}"):
+        score([bundle], [tmp_path / "a.root"], tmp_path / "out")
     assert names_in(tmp_path / "out") == []
 
 

@@ -105,6 +105,19 @@ def test_of_outputs_of_inputs_of_one_name_the_right_one_is_found(bundle: Bundle,
     assert problems(tmp_path / "out", *files) == []
 
 
+def test_no_output_is_passed_over_beside_one_that_fits(bundle: Bundle, tmp_path: Path) -> None:
+    path = tmp_path / "a.root"
+    for seed, name in ((1, "earlier"), (2, "now")):
+        path.unlink(missing_ok=True)
+        write_input(path, seed=seed)
+        made = score(bundle, path, tmp_path / "out")
+        Path(made).rename(tmp_path / "out" / f"{name}.root")
+    good, bad = verify(str(tmp_path / "out"), [str(path)])
+    assert (Path(good.output).name, good.problems) == ("now.root", ())
+    assert (Path(bad.output).name, bad.input) == ("earlier.root", str(path))
+    assert bad.problems[0].startswith("the first event is run 1")
+
+
 def test_entries_that_were_left_out_are_left_out_again(bundle: Bundle, tmp_path: Path) -> None:
     write_input(tmp_path / "a.root", cluster=100)
     damage(tmp_path / "a.root", "run")
