@@ -35,7 +35,8 @@ from mlaas4hep.train.fold_folder import FoldFolder
 from mlaas4hep.train.output import REPORT_FOLDER, draft_folder, write_fold_report, write_run
 from mlaas4hep.train.over_folds import OverFolds
 from mlaas4hep.train.resume import Unfinished, data_facts
-from mlaas4hep.train.run import MODEL_FOLDER, RunResult, facts_of, parity_rows, prepare, train
+from mlaas4hep.train.run import MODEL_FOLDER, RunResult, train
+from mlaas4hep.train.run_plan import facts_of, parity_rows, prepare
 
 FOLDS_FOLDER = "folds"
 FOLDS_FILE = "folds.json"
