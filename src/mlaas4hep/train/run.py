@@ -39,6 +39,7 @@ from mlaas4hep.config import Config
 from mlaas4hep.config.values import MOST_SEED
 from mlaas4hep.data.batches import Batch
 from mlaas4hep.data.weights import training_sums
+from mlaas4hep.errors import UserError
 from mlaas4hep.graph.core import Core
 from mlaas4hep.graph.merge import merge
 from mlaas4hep.graph.session import Session
@@ -125,7 +126,7 @@ def train(
         Scan the events even where statistics of the same files and declaration are kept from an earlier run.
     on_epoch
         Told each epoch of a model that learns batch by batch; what it raises ends the run, of which nothing is left but
-        a checkpoint.
+        a checkpoint. Not with folds, nor is ``on_judged``.
     on_judged
         Told the figures before anything is drawn and written; the same holds for what it raises.
 
@@ -149,25 +150,52 @@ def train(
         text_path(output, "output")
     if seed is not None:
         seed = whole(seed, "seed", most=MOST_SEED)
-    started = time.perf_counter()
     told = progress or Silent()
     if seed is not None:
         config = replace(config, training=replace(config.training, seed=seed))
-    if config.features.split.in_folds:
-        from mlaas4hep.train.folds import train_folds  # which comes back here for each of them
+    settings: dict[str, Any] = {"threads": threads, "progress": told, "unfinished": unfinished, "rescan": rescan}
+    if not config.features.split.in_folds:
+        settings |= {"on_epoch": on_epoch, "on_judged": on_judged}
+        return train_one(config, output=output, max_events=max_events, **settings)
+    from mlaas4hep.train.folds import train_folds  # which comes back here for each of them
 
-        settings: dict[str, Any] = {"threads": threads, "progress": told, "unfinished": unfinished, "rescan": rescan}
-        return train_folds(config, output=output, max_events=max_events, **settings)
+    if on_epoch is not None or on_judged is not None:
+        raise UserError(
+            f"{config.path}: on_epoch and on_judged are told of one training, and split.folds makes "
+            f"{config.features.split.num_folds}; leave them out, or train one fold (split.fold)"
+        )
+    return train_folds(config, output=output, max_events=max_events, **settings)
+
+
+def train_one(
+    config: Config,
+    *,
+    output: str | Path | None,
+    max_events: int | None,
+    threads: int | None,
+    progress: Progress,
+    unfinished: Unfinished,
+    rescan: bool,
+    on_epoch: Watch | None = None,
+    on_judged: Callable[[dict[str, Any]], None] | None = None,
+    tracked_as: Path | None = None,
+) -> RunResult:
+    """One model: of a config without folds, or of one of them; parameters and errors are those of `train`.
+
+    ``tracked_as`` is the run directory by which trackers know it, where that is not its own.
+    """
+    started = time.perf_counter()
     choice = choose(config.model, where=config.path)
     if unfinished == "resume":
         refuse_unable(choice)
     require_address(config)
-    attempt = begin(config, output=output, max_events=max_events, unfinished=unfinished, progress=told)
-    with Interrupt() as interrupt, attempt.kept(told):
-        plan = prepare(config, choice, max_events=max_events, threads=threads, rescan=rescan, progress=told)
-        with Tracks(config, attempt.target, resumed=unfinished == "resume", progress=told) as tracks:
+    attempt = begin(config, output=output, max_events=max_events, unfinished=unfinished, progress=progress)
+    with Interrupt() as interrupt, attempt.kept(progress):
+        plan = prepare(config, choice, max_events=max_events, threads=threads, rescan=rescan, progress=progress)
+        known = tracked_as or attempt.target
+        with Tracks(config, known, resumed=unfinished == "resume", progress=progress) as tracks:
             plan = dataclasses.replace(plan, on_epoch=tracks.watching(on_epoch), on_judged=on_judged)
-            result = _run(plan, attempt, interrupt, told, started)
+            result = _run(plan, attempt, interrupt, progress, started)
             tracks.result(result.metrics, result.history, result.bundle, result.path)
         return result
 
