@@ -89,7 +89,8 @@ class Scan(msgspec.Struct, frozen=True):
     cuts
         [M].
     signal, background, background_err
-        Expected events [M], and the statistical uncertainty of the background from the number of simulated events.
+        Expected events [M], and the statistical uncertainty of the background from the number of simulated events, with
+        one event more of each sample.
     known, uncertain
         Significance [M] with a background known exactly, and with its relative uncertainty and that of simulation;
         null where the cut keeps fewer than `MIN_BACKGROUND_EVENTS` simulated background events.
@@ -99,6 +100,8 @@ class Scan(msgspec.Struct, frozen=True):
     crossed
         The same significance of all events where either half is cut at what is best on the other half: no event counts
         at a cut that it has chosen. Null where there is none.
+    one_more
+        Variance of the background by one event more of each of its samples, with the root of the mean squared weight.
     """
 
     cuts: tuple[float, ...]
@@ -109,6 +112,7 @@ class Scan(msgspec.Struct, frozen=True):
     uncertain: tuple[float | None, ...]
     best: int | None
     crossed: float | None = None
+    one_more: float = 0.0
 
     @property
     def best_cut(self) -> float | None:
@@ -118,12 +122,13 @@ class Scan(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Counted:
-    """Sums [M] of what passes each cut; ``kept`` counts background events."""
+    """Sums [M] of what passes each cut; ``kept`` counts background events, ``one_more`` is as in `Scan`."""
 
     signal: Floats
     background: Floats
-    error: Floats
+    variance: Floats
     kept: Floats
+    one_more: float
 
     @classmethod
     def at(cls, cuts: Floats, events: Weighed) -> _Counted:
@@ -134,14 +139,32 @@ class _Counted:
         return cls(
             _above(np.where(signal, weights, 0.0), first),
             _above(others, first),
-            np.sqrt(_above(others**2, first)),
+            _above(others**2, first),
             _above((~signal).astype(np.float64), first),
+            _one_more(events),
         )
+
+    @property
+    def error(self) -> Floats:
+        """Of the background, by the number of its simulated events."""
+        return np.sqrt(self.variance + self.one_more)
 
     def significance(self, uncertainty: float, *, least: int = MIN_BACKGROUND_EVENTS) -> Floats:
         """With the uncertain background; NaN where too few of its events are kept."""
         found = asimov_significance(self.signal, self.background, np.hypot(uncertainty * self.background, self.error))
         return np.where(self.kept >= least, found, np.nan)
+
+
+def _one_more(events: Weighed) -> float:
+    """Square of a typical weight, summed over the samples of the background.
+
+    A sample of which no simulated event is left is not known to be gone: it may have a few hundred events that stand
+    for a million each.
+    """
+    others = ~events.is_signal
+    counts = np.bincount(events.samples[others])
+    squares = np.bincount(events.samples[others], events.weights[others] ** 2)
+    return float(np.sum(squares[counts > 0] / counts[counts > 0]))
 
 
 def scan_cuts(events: Weighed, *, uncertainty: float) -> Scan:
@@ -162,6 +185,7 @@ def scan_cuts(events: Weighed, *, uncertainty: float) -> Scan:
         uncertain=_plain(uncertain),
         best=_best(uncertain),
         crossed=_crossed(events, uncertainty),
+        one_more=found.one_more,
     )
 
 
@@ -187,8 +211,9 @@ def _crossed(events: Weighed, uncertainty: float) -> float | None:
     both = _Counted(
         one.signal + other.signal,
         one.background + other.background,
-        np.hypot(one.error, other.error),
+        one.variance + other.variance,
         one.kept + other.kept,
+        _one_more(events),
     )
     return _plain(both.significance(uncertainty))[0]
 
