@@ -11,7 +11,7 @@ from mlaas4hep.bundle import Bundle
 from mlaas4hep.errors import BundleError, NotFoundError, ServerError
 from mlaas4hep.score.asked import ask
 from mlaas4hep.score.run import score_files
-from mlaas4hep.serve.repository import open_repository
+from mlaas4hep.serve.opening import open_repository
 from mlaas4hep.serve.server import background
 from mlaas4hep.serve.service import InferenceService
 from tests.crooked_server import Asked, crooked, reply

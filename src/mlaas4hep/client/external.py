@@ -111,7 +111,7 @@ class ExternalWork:
 
     def acquire_events(self, events: Sequence[Mapping[str, Any]]) -> Ticket[list[dict[str, float | None] | None]]:
         """Start asking with events by name."""
-        return self._start(lambda client: client.predict(self._model, events))
+        return self._start(lambda client: client.predict(self._model, events, version=self._version))
 
     def over(
         self, events: Iterable[E], *, acquire: Callable[[E], Mapping[str, NDArray[Any]] | None]

@@ -15,7 +15,7 @@ from tritonclient.utils import InferenceServerException
 from mlaas4hep.serve.asking import Headers, Refusal
 from mlaas4hep.serve.hooks import Hooks, Seen
 from mlaas4hep.serve.oip import SERVICE, message
-from mlaas4hep.serve.repository import open_repository
+from mlaas4hep.serve.opening import open_repository
 from mlaas4hep.serve.server import background
 from mlaas4hep.serve.service import InferenceService
 from mlaas4hep.serve.sockets import bind

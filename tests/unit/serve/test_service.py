@@ -12,8 +12,9 @@ import pytest
 
 from mlaas4hep.errors import BundleError, DataError, NotFoundError, RequestError
 from mlaas4hep.serve.entries import find_bundles
+from mlaas4hep.serve.opening import open_repository
 from mlaas4hep.serve.protocol import InferRequest, OutputChoice
-from mlaas4hep.serve.repository import ModelRepository, open_repository
+from mlaas4hep.serve.repository import ModelRepository
 from mlaas4hep.serve.service import InferenceService, Limits
 from tests.small_bundle import as_instances, make_events, write_small_bundle
 

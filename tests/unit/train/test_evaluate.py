@@ -14,7 +14,7 @@ import yaml
 from mlaas4hep.config import Config, parse_config
 from mlaas4hep.errors import DataError, UserError
 from mlaas4hep.serve.events import encode_prediction
-from mlaas4hep.serve.repository import open_repository
+from mlaas4hep.serve.opening import open_repository
 from mlaas4hep.serve.service import InferenceService
 from mlaas4hep.spec.columns import Jagged
 from mlaas4hep.testing import write_events
