@@ -7,6 +7,9 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 SOURCES := pyproject.toml constraints.txt
 
+# Bytecode is kept, whatever the environment says: hundreds of processes of the tests would compile everything anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: quickstart test check lint types docs bench faults clean help
 
 help:  ## what can be made

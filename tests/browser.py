@@ -12,6 +12,7 @@ import json
 import os
 import select
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -127,7 +128,7 @@ def browser() -> Iterator[Tab]:
         try:
             yield Tab(from_browser[0], to_browser[1], Path(folder) / "log")
         finally:
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)  # with its helpers, who would write on into the folder
             process.wait()
             os.close(to_browser[1])
             os.close(from_browser[0])
@@ -145,4 +146,11 @@ os.execv(sys.argv[3], sys.argv[3:])
 def _start(program: str, folder: str, reading: int, writing: int, log: Any) -> subprocess.Popen[bytes]:
     command = [program, *_START, *_QUIET, f"--user-data-dir={folder}/profile"]
     moved = [sys.executable, "-c", _MOVED, str(reading), str(writing)]
-    return subprocess.Popen([*moved, *command], stdout=log, stderr=log, pass_fds=(reading, writing))
+    return subprocess.Popen(
+        [*moved, *command],
+        stdout=log,
+        stderr=log,
+        pass_fds=(reading, writing),
+        env=os.environ | {"TMPDIR": folder},
+        start_new_session=True,
+    )

@@ -14,7 +14,6 @@ import io
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 import time
@@ -26,6 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from markdown_it import MarkdownIt
+
+from tests.servers import free_port
 
 LANGUAGES = frozenset({"python", "output", "console", "bash", "yaml", "json", "toml", "text"})
 _PORTS = ("8000", "8001")  # of HTTP and gRPC
@@ -120,7 +121,7 @@ class Session:
         self._scripts = scripts
         self._names: dict[str, Any] = {"__name__": "__page__"}
         self._printed = ""
-        self._ports = [str(_free_port()) for _ in _PORTS]
+        self._ports = [str(free_port()) for _ in _PORTS]
         self._servers: list[subprocess.Popen[bytes]] = []
 
     def follow(self, blocks: list[Block]) -> None:
@@ -234,10 +235,3 @@ def _commands(text: str) -> Iterator[tuple[str, str]]:
             output += line
     if command:
         yield command.strip(), output
-
-
-def _free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port: int = taken.getsockname()[1]
-        return port

@@ -13,6 +13,7 @@ import functools
 import http.server
 import json
 import os
+import random
 import shutil
 import socket
 import sqlite3
@@ -33,6 +34,7 @@ START_S = 30
 ISSUER = "https://issuer.mlaas4hep.test/"
 AUDIENCE = "https://wlcg.cern.ch/jwt/v1/any"
 BUCKET, KEY_ID, KEY = "events", "AKMLAAS4HEPTEST", "not-a-secret-at-all"
+_PORTS = range(20_000, 32_000)  # below those of connections, and of who asks for any
 _SBIN = os.pathsep.join(["/usr/sbin", "/usr/local/sbin", "/sbin", str(Path(sys.executable).parent)])
 
 
@@ -46,16 +48,19 @@ def program(name: str) -> str:
 
 def library(name: str) -> str:
     """A plug-in of XRootD that is loaded by name; the same rule."""
-    if not any(Path("/usr").glob(f"lib*/**/{name.removesuffix('.so')}-*.so")):
+    pattern = f"{name.removesuffix('.so')}-*.so"
+    if not any(any(Path("/usr").glob(f"{folder}/{pattern}")) for folder in ("lib*", "lib*/*")):
         pytest.skip(f"the plug-in {name} of XRootD is not installed")
     return name
 
 
 def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port: int = taken.getsockname()[1]
-        return port
+    """A port that nobody has now, and that the system gives to nobody by itself before a server takes it."""
+    for port in random.SystemRandom().sample(_PORTS, 100):
+        with contextlib.suppress(OSError), socket.socket() as taken:
+            taken.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError(f"of the ports {_PORTS[0]} to {_PORTS[-1]} none was found free")
 
 
 @contextlib.contextmanager

@@ -88,6 +88,20 @@ def test_a_page_can_be_followed(page: Path, session: Session, request: pytest.Fi
     session.follow(blocks)
 
 
+@pytest.mark.parametrize("page", [page for page in PAGES if "long" in setups_of(page)], ids=name_of)
+def test_a_long_page_can_be_read_at_least(page: Path, session: Session) -> None:
+    """Its configs fit, its files and its Python parse; `make check` follows it."""
+    if "own-files" in setups_of(page):
+        session.check_config = lambda text, place: yaml.safe_load(text)
+    for block in blocks_of(page):
+        if block.file is not None:
+            (session.folder / block.file).parent.mkdir(parents=True, exist_ok=True)
+        if block.file is not None or block.language in ("yaml", "json", "toml"):
+            session.execute(block)
+        if block.language == "python":
+            compile(block.text, block.place, "exec")
+
+
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_every_block_says_what_it_is(page: Path) -> None:
     unknown = {block.place: block.language for block in blocks_of(page) if block.language not in LANGUAGES}

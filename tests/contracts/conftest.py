@@ -6,7 +6,10 @@ import pytest
 
 # Three classes and two targets go the same way through each model of one framework; where a model takes seconds to
 # learn or to export, another one of the framework is asked for them.
-_ASKED_ELSEWHERE = ("::TestTorchAttention::", "::TestTorchMlp::", "::TestOwnXgboost::", "::TestOwnLightgbm::")
+_ASKED_ELSEWHERE = (
+    *("::TestTorchAttention::", "::TestTorchCnn::", "::TestTorchMlp::", "::TestOwnModuleOnCollections::"),
+    *("::TestOwnXgboost::", "::TestOwnLightgbm::", "::TestOwnTreesWithEarlyStopping::"),
+)
 _MORE = ("[three-classes]", "[two-targets]")
 
 

@@ -54,13 +54,19 @@ def xrootd(folder: Path) -> Iterator[XRootD]:
         yield found
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(scope="session")
 def tokens() -> Iterator[Tokens]:
-    """Made before anything else: the XRootD client takes its authorities once a process, when it is first used."""
-    with servers.open_folder() as own, pytest.MonkeyPatch.context() as patch:
-        found = Tokens(own)
-        patch.setenv("X509_CERT_FILE", str(found.authority))
-        yield found
+    """The same to the end: the XRootD client takes its authorities once a process, when it is first used."""
+    with servers.open_folder() as own:
+        yield Tokens(own)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _trusted(tokens: Tokens) -> Iterator[None]:
+    """Before anything else of this module."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("X509_CERT_FILE", str(tokens.authority))
+        yield
 
 
 @pytest.fixture(scope="module")

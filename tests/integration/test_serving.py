@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 
 from mlaas4hep.bundle import Bundle
+from mlaas4hep.cli import run
 from mlaas4hep.client import Client, Limits
 from mlaas4hep.errors import NotFoundError, RequestError
 from mlaas4hep.serve.opening import open_repository
@@ -252,11 +253,13 @@ def test_predict_asks_from_the_shell(url: str, tmp_path: Path) -> None:
         ([], "no events"),
     ],
 )
-def test_predict_ends_with_one_message_where_it_cannot_ask(url: str, arguments: list[str], said: str) -> None:
-    done = subprocess.run([*COMMAND, "predict", "--url", url, *arguments], capture_output=True, text=True)
-    assert done.returncode == 2
-    assert re.search(said, done.stderr), done.stderr
-    assert "Traceback" not in done.stderr
+def test_predict_ends_with_one_message_where_it_cannot_ask(
+    url: str, arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["predict", "--url", url, *arguments]) == 2
+    told = capsys.readouterr().err
+    assert re.search(said, told), told
+    assert "Traceback" not in told
 
 
 @pytest.mark.parametrize(
@@ -270,13 +273,15 @@ def test_predict_ends_with_one_message_where_it_cannot_ask(url: str, arguments: 
         ("[" * 100_000, "events.json, line 1: is nested too deeply"),
     ],
 )
-def test_a_file_that_holds_no_events_is_refused(tmp_path: Path, content: str, said: str) -> None:
+def test_a_file_that_holds_no_events_is_refused(
+    tmp_path: Path, content: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     file = tmp_path / "events.json"
     file.write_text(content)
-    done = subprocess.run([*COMMAND, "predict", "--file", str(file)], capture_output=True, text=True)
-    assert done.returncode == 2
-    assert re.search(said, done.stderr), done.stderr
-    assert "Traceback" not in done.stderr
+    assert run(["predict", "--file", str(file)]) == 2
+    told = capsys.readouterr().err
+    assert re.search(said, told), told
+    assert "Traceback" not in told
 
 
 def test_an_event_that_is_not_selected_says_by_what(url: str) -> None:

@@ -417,10 +417,10 @@ def test_an_expression_survives_pickling_for_worker_processes() -> None:
 
 
 def test_huge_numbers_cost_nothing() -> None:
-    start = time.perf_counter()
+    start = time.thread_time()
     result = Expression.parse("9 ** 9 ** 9 + 10 ** 1000").evaluate({}, 1)
     assert np.isinf(result)
-    assert time.perf_counter() - start < 1
+    assert time.thread_time() - start < 1
 
 
 def test_three_conditions_count_all_and_leave_their_columns_as_they_are() -> None:

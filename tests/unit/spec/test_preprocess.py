@@ -151,9 +151,9 @@ def declared(new_variables: dict[str, str], **changes: object) -> FeatureSpec:
 def test_a_chain_in_which_each_variable_uses_two_before_it_is_settled_at_once() -> None:
     chain = {"f0": "MET", "f1": "MET"} | {f"f{i}": f"f{i - 1} + f{i - 2}" for i in range(2, 200)}
     spec = declared(dict(reversed(chain.items())), preselection="f9 > 100")
-    start = time.process_time()
+    start = time.thread_time()
     preprocessor = Preprocessor(spec, TYPES)
-    assert time.process_time() - start < 1
+    assert time.thread_time() - start < 1
     assert preprocessor.columns == {"MET"}
     assert preprocessor.type_of("f199") == ColumnType("flat", "float64")
     assert preprocessor.run(events(), 3).selected.tolist() == [True] * 3
