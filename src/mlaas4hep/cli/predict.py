@@ -134,7 +134,7 @@ def _predictions(client: Client, model: str, version: str | None, events: list[d
 
     bars, predictions = Bars(), list[Prediction]()
     if len(events) > PART:  # all of them are asked of one version, also where it is switched meanwhile
-        version = client.contract(model, version)["version"]
+        version = client.contract(model, version).get("version", version)
         bars.start("predicting", total=len(events))
     try:
         for start in range(0, len(events), PART):
