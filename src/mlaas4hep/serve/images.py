@@ -143,6 +143,10 @@ class ImageInput:
         dims = [*([-1] if batches else []), *tensor.shape]
         raise BundleError(f"{where}: {_text(spec)} does not fit input '{tensor.name}' {dims}{_hint(spec, dims)}")
 
+    def bytes_of(self, pictures: int) -> int:
+        """Of the tensor that so many pictures become, at most."""
+        return min(pictures * math.prod(self.shape), MAX_NUMBERS) * self.dtype.itemsize
+
 
 def decode_image(data: bytes, image: ImageInput, *, where: str = "the picture") -> NDArray[Any]:
     """The tensor of one picture, of the input's type and shape; this is what server and offline have in common.
@@ -239,17 +243,21 @@ def image_of(model: ServedModel, *, alone: bool = True) -> ImageInput:
     return model.image
 
 
-def encode_picture_answer(model: ServedModel, outputs: Mapping[str, NDArray[Any]]) -> bytes:
-    """JSON of the outputs for one picture, in the form of KServe's v1: by label where one output has labels."""
+def encode_picture_answer(model: ServedModel, outputs: Mapping[str, NDArray[Any]], count: int = 1) -> bytes:
+    """JSON of the outputs for so many pictures, in the form of KServe's v1: by label where one output has labels."""
+    rows = [{name: one[at : at + 1] for name, one in outputs.items()} for at in range(count)]
+    predictions = [_prediction(model, row) for row in rows] if model.batches else [_prediction(model, outputs)]
+    answer = {"predictions": predictions, "model_name": model.name, "model_version": model.version}
+    return msgspec.json.encode(answer)
+
+
+def _prediction(model: ServedModel, outputs: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
     values = {spec.name: _row(outputs[spec.name]) for spec in model.outputs if spec.name in outputs}
     labels = model.outputs[0].labels if len(model.outputs) == 1 else ()
     (first, *_) = values.values()
     if labels and first.size == len(labels):
-        prediction: dict[str, Any] = dict(zip(labels, json_values(first.ravel()), strict=True))
-    else:
-        prediction = {name: _nested(array) for name, array in values.items()}
-    answer = {"predictions": [prediction], "model_name": model.name, "model_version": model.version}
-    return msgspec.json.encode(answer)
+        return dict(zip(labels, json_values(first.ravel()), strict=True))
+    return {name: _nested(array) for name, array in values.items()}
 
 
 def read_image(folder: Path, inputs: Sequence[TensorSpec], *, batches: bool) -> ImageInput | None:

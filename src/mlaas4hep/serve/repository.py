@@ -47,6 +47,11 @@ class ModelRepository:
     bounds
         How much is loaded at a time.
 
+    Attributes
+    ----------
+    default
+        Name of who is asked where a question names nobody; empty where none is set.
+
     Raises
     ------
     BundleError
@@ -65,6 +70,7 @@ class ModelRepository:
         self.bounds = bounds or Bounds()
         self.lazy = lazy or self.bounds != Bounds()
         self.path, self._open = path, load
+        self.default = ""
         self._served = grouped(models)
         self._kept: dict[str, Kept] = {}
         self._problems: dict[str, str] = {}

@@ -35,6 +35,7 @@ from mlaas4hep.serve.intake import Intake
 from mlaas4hep.serve.limits import Limits as Limits
 from mlaas4hep.serve.model import ServedModel, Tensors, TensorSpec
 from mlaas4hep.serve.peers import Change
+from mlaas4hep.serve.preparing import Preparing
 from mlaas4hep.serve.protocol import (
     InferRequest,
     InferResponse,
@@ -101,11 +102,6 @@ class InferenceService:
         Whether whoever can ask may load and unload models.
     uploads
         Who takes new models; None takes none.
-
-    Attributes
-    ----------
-    default_model
-        Who is asked where a question may name nobody, and does not.
     """
 
     def __init__(
@@ -120,7 +116,6 @@ class InferenceService:
         self.repository = repository
         self.control = control
         self.uploads = uploads
-        self.default_model = ""
         self.limits = limits or Limits()
         self.intake = Intake(self.limits.wire.body_bytes)
         self._version = version
@@ -130,7 +125,9 @@ class InferenceService:
         self.extensions: tuple[str, ...] = (*words, *control_words)
         self.everywhere: Callable[[Change], Awaitable[None]] | None = None  # where there are other workers
         self.on_run: Callable[[ServedModel, int, int, float], None] | None = None
-        self.executor = ThreadPoolExecutor(max(4, os.cpu_count() or 1), thread_name_prefix="mlaas4hep-run")
+        threads = max(4, os.cpu_count() or 1)
+        self.executor = ThreadPoolExecutor(threads, thread_name_prefix="mlaas4hep-run")
+        self.preparing = Preparing(self.limits.queue_of, threads)
         self._batchers: dict[tuple[ServedModel, asyncio.AbstractEventLoop], Batcher] = {}
         self._batchers_lock = threading.Lock()
         self._retired: WeakSet[ServedModel] = WeakSet()
@@ -188,6 +185,13 @@ class InferenceService:
             return
         await asyncio.wrap_future(self.repository.unload(name))
 
+    async def remove_model(self, name: str) -> None:
+        """Delete a model from the disk, all its versions; what was asked of it is answered. Raises as unloading."""
+        if self.everywhere is not None:
+            await self.everywhere(Change("remove", name))
+            return
+        await asyncio.wrap_future(self.repository.remove(name))
+
     async def label_model(self, name: str, label: str, version: str | None) -> None:
         """Set a label of a version, or take it away (None); raises as `ModelRepository.label`."""
         if self.everywhere is not None:
@@ -196,6 +200,14 @@ class InferenceService:
         # Held up as long as the model is being loaded, so not on the loop.
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(self.executor, self.repository.label, name, label, version)
+
+    async def set_default(self, name: str) -> None:
+        """Say who is asked where a question may name nobody, and does not; raises as `wake`."""
+        await self.wake(name)
+        if self.everywhere is not None:
+            await self.everywhere(Change("default", name))
+        else:
+            self.repository.default = name
 
     async def wake(self, name: str) -> None:
         """Return when a model can be asked without waiting for its load.
@@ -263,7 +275,8 @@ class InferenceService:
             return InferResponse(model.name, model.version, answers, id=request.id)
 
         if image is not None and is_encoded(request.inputs.get(image.name)):
-            return _ask_pictures(model, image, request.inputs, finish, timeout_s=request.timeout_s)
+            inputs, timeout_s = request.inputs, request.timeout_s
+            return _ask_pictures(self.preparing, model, image, inputs, finish, timeout_s=timeout_s)
         return Question(model, request.inputs, model.check(request.inputs), finish, timeout_s=request.timeout_s)
 
     def ask_image(self, name: str, data: bytes, *, version: str | None = None) -> Question[InferResponse]:
@@ -276,13 +289,16 @@ class InferenceService:
         RequestError
             The model takes no pictures. What is wrong with this one is said by `Question.ready`.
         """
-        model = self.repository.get(name, version)
+        return self.ask_pictures(self.repository.get(name, version), np.array([data], object))
+
+    def ask_pictures(self, model: ServedModel, pictures: NDArray[np.object_]) -> Question[InferResponse]:
+        """As `ask_image`, of several as BYTES [n]: their bytes, or base64 of them."""
         image = image_of(model)
 
         def finish(outputs: Outputs) -> InferResponse:
             return InferResponse(model.name, model.version, outputs)
 
-        return _ask_pictures(model, image, {image.name: np.array([data], object)}, finish)
+        return _ask_pictures(self.preparing, model, image, {image.name: pictures}, finish)
 
     def ask_events(self, name: str, body: bytes, *, version: str | None = None) -> Question[Prediction]:
         """What `predict_events` does before and after the run."""
@@ -406,6 +422,7 @@ def _ask(model: ServedModel, columns: Columns, num_entries: int) -> Question[Pre
 
 
 def _ask_pictures(
+    preparing: Preparing,
     model: ServedModel,
     image: ImageInput,
     inputs: Tensors,
@@ -413,13 +430,15 @@ def _ask_pictures(
     *,
     timeout_s: float | None = None,
 ) -> Question[InferResponse]:
-    """Of inputs among which one holds encoded pictures."""
+    """Of inputs among which one holds encoded pictures; `BusyError` where too many wait to be decoded."""
     pictures = encoded_pictures(inputs[image.name], image)
 
-    def prepare() -> Tensors:
+    def decode() -> Tensors:
         tensors = {**inputs, image.name: decode_images(pictures, image)}
         model.check(tensors)
         return tensors
 
+    size = sum(map(len, pictures)) + image.bytes_of(len(pictures))
+    prepare = preparing.admit(model.name, decode, rows=len(pictures), size=size)
     rows = len(pictures) if model.batches else 1
     return Question(model, {}, rows, finish, timeout_s=timeout_s, prepare=prepare)

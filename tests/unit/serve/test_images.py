@@ -7,6 +7,7 @@ import io
 import json
 import struct
 import threading
+import urllib.error
 import urllib.request
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -28,6 +29,7 @@ from mlaas4hep.client import Client
 from mlaas4hep.errors import BundleError, RequestError
 from mlaas4hep.serve import pictures
 from mlaas4hep.serve.images import ImageInput, ImageSpec, decode_image
+from mlaas4hep.serve.limits import Limits, QueueLimits
 from mlaas4hep.serve.model import ServedModel, TensorSpec, load_model
 from mlaas4hep.serve.protocol import InferRequest
 from mlaas4hep.serve.repository import ModelRepository, open_repository
@@ -138,8 +140,8 @@ class Witness(InferenceService):
 
     threads: set[str] = set()  # noqa: RUF012
 
-    def ask_image(self, name: str, data: bytes, *, version: str | None = None) -> Question[Any]:
-        asked = super().ask_image(name, data, version=version)
+    def ask_pictures(self, model: ServedModel, pictures: NDArray[np.object_]) -> Question[Any]:
+        asked = super().ask_pictures(model, pictures)
 
         def prepare() -> Mapping[str, NDArray[Any]]:
             self.threads.add(threading.current_thread().name)
@@ -190,6 +192,38 @@ def test_a_picture_is_decoded_off_the_loop_and_answered_by_its_labels(
     assert {name: np.float32(value) for name, value in prediction.items()} == dict(
         zip(("red", "green", "blue"), wanted, strict=True)
     )
+
+
+def post(url: str, body: Any) -> tuple[int, dict[str, Any]]:
+    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request) as answer:
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as refused:
+        with refused:
+            return refused.code, json.load(refused)
+
+
+def test_pictures_in_the_json_of_kserve_are_answered_one_by_one(
+    repository: ModelRepository, urls: tuple[str, str]
+) -> None:
+    files = [encode(WIDE), encode(WIDE, "JPEG")]
+    one, other = (base64.b64encode(data).decode() for data in files)
+    for instances in ([{"b64": one}, {"x": {"b64": other}}], [{"x": one}, {"b64": other}], []):
+        status, answer = post(f"{urls[0]}/v1/models/means:predict", {"instances": instances, "signature_name": "s"})
+        assert (status, len(answer["predictions"])) == (200, len(instances))
+        for data, prediction in zip(files, answer["predictions"], strict=False):
+            (wanted,) = repository.get("means").predict_image(data)["means"]
+            assert [np.float32(prediction[name]) for name in ("red", "green", "blue")] == wanted.tolist()
+    for instance, said in (
+        ({"y": one}, "instance 0: asked for"),
+        ({"x": one, "key": "1"}, "found x, key"),
+        ({"b64": "?"}, "base64"),
+        ({"x": {"b65": one}}, "does not fit"),
+        ({"x": [1, 2]}, "does not fit"),
+    ):
+        status, answer = post(f"{urls[0]}/v1/models/means:predict", {"instances": [instance]})
+        assert (status, said in answer["error"]) == (400, True), answer
 
 
 @pytest.mark.parametrize(
@@ -421,3 +455,28 @@ def test_a_model_with_further_inputs_is_asked_by_tensors() -> None:
     )
     with pytest.raises(RequestError, match="needs pt beside a picture: send them as tensors to /v2/models/two/infer"):
         model.predict_image(encode(WIDE))
+
+
+def test_pictures_that_wait_to_be_decoded_are_bounded_over_http_too(repository: ModelRepository) -> None:
+    service = InferenceService(repository, limits=Limits(queue=QueueLimits(bytes=2000)))
+    data = encode(WIDE)
+    with background(service) as url:
+        waits = service.ask_image("same", data)
+        for path, body, kind in (
+            ("/v1/models/same:predict", data, "image/png"),
+            ("/v2/models/same/infer", json.dumps(_as_texts(data)).encode(), "application/json"),
+        ):
+            request = urllib.request.Request(url + path, body, {"Content-Type": kind})
+            with pytest.raises(urllib.error.HTTPError) as refused, urllib.request.urlopen(request):
+                pass
+            assert (refused.value.code, refused.value.headers["retry-after"]) == (503, "1")
+            assert "bytes would wait to be read, and 2000 may" in json.load(refused.value)["error"]
+        del waits
+        with Client(url) as client:
+            assert client.predict_image("same", data)["same"]
+    assert service.preparing.waiting("same") == (0, 0)
+
+
+def _as_texts(data: bytes) -> dict[str, Any]:
+    text = base64.b64encode(data).decode()
+    return {"inputs": [{"name": "x", "shape": [1], "datatype": "BYTES", "data": [text]}]}
