@@ -24,7 +24,7 @@ Schema = Mapping[str, Any]
 Operation = Mapping[str, Any]
 HTML = "text/html"
 # Any request may get these: a broken head, tokens, time, too much at once, a failure of ours.
-COMMON = (400, 401, 403, 408, 431, 500, 503)
+COMMON = (400, 401, 403, 408, 429, 431, 500, 503)
 REASONS = {
     400: "The question does not fit the protocol, the model or its contract.",
     401: "A token is needed, or this one is not good.",
@@ -35,6 +35,7 @@ REASONS = {
     413: "The body is larger than this server takes.",
     415: "A content type or encoding that is not read here.",
     422: "The upload is refused: what it holds, and what to send instead.",
+    429: "This client asks more often, or more at a time, than it may; Retry-After says when to come back.",
     431: "The head is too large.",
     500: "The server failed; its log says why.",
     501: "A package that this needs is not installed on the server.",
@@ -235,8 +236,9 @@ _IMAGE = operation(
     gives=json_of({"type": ["array", "object"]}),
     needs_body=True,
     fails=(404, 413),
+    headers=(_WAITS,),
 )
-_MODEL_FORM = dict.fromkeys(("name", "params", "labels", "op"), _PICTURE)
+_MODEL_FORM = dict.fromkeys(("name", "params", "labels", "op", "spec", "settings"), _PICTURE)
 _UPLOAD = operation(
     "tfaas",
     "Bring a model: a form, or an archive",
@@ -265,7 +267,7 @@ TABLE: Mapping[tuple[str, str], Operation] = {
     ),
     ("POST", "/v1/models/{name}:predict"): operation(
         "events",
-        "Scores of events by name, or outputs for one picture",
+        "Scores of events by name, or outputs for pictures",
         takes={**json_of(ref("Events")), ARROW: _BYTES, PARQUET: _BYTES, PNG: _BYTES, JPEG: _BYTES},
         gives={**json_of(ref("Predictions")), ARROW: _BYTES, PARQUET: _BYTES},
         needs_body=True,
