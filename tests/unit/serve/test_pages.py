@@ -336,6 +336,19 @@ def test_figures_of_another_form_are_left_out(models: Path, tmp_path: Path) -> N
         assert "AUC" not in words(page(url, "/pages/models/tth")).partition("Where it comes from")[0]
 
 
+def test_figures_of_a_regression_are_told_by_target_and_part(models: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(models / "tth", tmp_path / "tth")) / "2"
+    mass = {"resolution": 4.2, "resolution_err": 0.3, "bias": -0.1, "bias_err": 0.02, "r2": 0.9, "r2_err": 0.01}
+    parts = {"train": {"events": 7, "loss": 0.5, "targets": {"mass": mass}}, "test": {"events": 3}}
+    told = {"model": "mlp", "targets": {"mass": mass}, "targets_part": "test", "parts": parts}
+    write_report(folder, {"report/metrics.json": json.dumps(told).encode()})
+    with background(InferenceService(open_repository(tmp_path))) as url:
+        html = words(page(url, "/pages/models/tth"))
+    assert "mass: resolution 4.20 ± 0.30 on the test part of its training" in html
+    assert "part events loss train 7 0.5000 test 3 - How near" in html
+    assert "target part resolution bias R² mass train 4.20 ± 0.30 -0.100 ± 0.020 0.900 ± 0.010" in html
+
+
 def test_the_first_event_of_a_form_is_typical_and_passes_the_preselection(repository: ModelRepository) -> None:
     contract = repository.get("tth").contract
     assert contract is not None
