@@ -31,6 +31,7 @@ from mlaas4hep.serve.batcher import Outcome, Ticket
 from mlaas4hep.serve.bounded import answer_bytes
 from mlaas4hep.serve.heads import KnownHeads, Target
 from mlaas4hep.serve.hooks import Hooks, Seen
+from mlaas4hep.serve.lane import Lane
 from mlaas4hep.serve.limits import ClientLimits
 from mlaas4hep.serve.model import ServedModel
 from mlaas4hep.serve.pressure import Pressure
@@ -55,11 +56,13 @@ class Hot:
     heads: KnownHeads = field(default_factory=KnownHeads)
     shares: Shares = field(default_factory=lambda: Shares(ClientLimits()))
     pressure: Pressure | None = None
+    lane: Lane | None = None
 
     def begin(self, loop: asyncio.AbstractEventLoop) -> Pressure:
         """Watch the loop that the first connection runs on."""
         if self.pressure is None:
             self.pressure = Pressure(loop, self.service.limits.wait_s)
+            self.lane = Lane(self.service, loop)
         return self.pressure
 
     def find(self, url: bytes) -> Target | None:
@@ -181,6 +184,46 @@ class Asked:
             self._read()
         else:
             self._wait(waking)
+
+    def ask_alone(self, body: bytes) -> None:
+        """See `lane.Waiting`."""
+        self.parts.append(body)
+        self.ask()
+
+    def land(self, reply: Reply, model: ServedModel, rows: int, *, times_s: tuple[float, float, float]) -> None:
+        """See `lane.Waiting`."""
+        if self.gone:
+            return
+        self.model = model
+        self.reply = answer_bytes(200, *reply, close=not self.keep_alive)
+        protocol = self.protocol
+        protocol.flush()
+        self.told = True
+        if protocol.share is not None:
+            protocol.share.questions -= 1
+        on_request = protocol.hot.hooks.on_request
+        if on_request is None:
+            return
+        read_s, started_s, ended_s = times_s
+        began_s = self.began_s
+        on_request(
+            Seen(
+                self.method,
+                self.path,
+                200,
+                protocol.client[0] if protocol.client else "",
+                self.route.name,
+                model,
+                rows,
+                self.size,
+                len(reply.body),
+                time.monotonic() - began_s,
+                read_s - began_s,
+                ended_s - started_s,
+                self.headers,
+                started_s - read_s,
+            )
+        )
 
     def _wait(self, waking: Future[Any]) -> None:
         waking.add_done_callback(lambda done: self.protocol.loop.call_soon_threadsafe(self._woken, done))

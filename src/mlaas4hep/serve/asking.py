@@ -33,7 +33,7 @@ from mlaas4hep.serve.protocol import (
     decode_request,
     encode_response,
 )
-from mlaas4hep.serve.quick import quick_of
+from mlaas4hep.serve.quick import QuickCodec, quick_of
 from mlaas4hep.serve.raw import read_raw
 from mlaas4hep.serve.service import InferenceService, Outputs, Question
 
@@ -148,13 +148,18 @@ def _read_quick(model: ServedModel, body: bytes) -> Question[Reply] | None:
     inputs, rows, id = found
 
     def finish(outputs: Outputs) -> Reply:
-        content = codec.write(outputs[codec.output], id)
-        if content is None:
-            response = InferResponse(model.name, model.version, outputs, id=id)
-            content = encode_response(response, InferRequest(inputs, id=id))[0]
-        return Reply(content)
+        return Reply(quick_answer(codec, model, outputs, id))
 
     return Question(model, inputs, rows, finish)
+
+
+def quick_answer(codec: QuickCodec, model: ServedModel, outputs: Outputs, id: str) -> bytes:
+    """What `encode_response` writes to a question that `codec` read."""
+    content = codec.write(outputs[codec.output], id)
+    if content is None:
+        response = InferResponse(model.name, model.version, outputs, id=id)
+        content = encode_response(response, InferRequest({}, id=id))[0]
+    return content
 
 
 def read_predict(

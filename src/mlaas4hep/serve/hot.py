@@ -171,16 +171,22 @@ class HotProtocol(BoundedProtocol):
 
     def flush(self) -> None:
         """Write the answers that are there and whose turn it is."""
-        slots, parts = self._slots, []
-        while slots and (reply := slots[0].reply) is not None:
-            parts.append(reply)
-            slots.popleft()
-        if not parts or self.transport.is_closing():
+        slots = self._slots
+        if not slots or (whole := slots[0].reply) is None:
             return
-        whole = parts[0] if len(parts) == 1 else b"".join(parts)
+        slots.popleft()
+        answers = 1
+        if slots and slots[0].reply is not None:
+            parts = [whole]
+            while slots and (reply := slots[0].reply) is not None:
+                parts.append(reply)
+                slots.popleft()
+            whole, answers = b"".join(parts), len(parts)
+        if self.transport.is_closing():
+            return
         self.transport.write(whole)
         self._written += len(whole)
-        self.server_state.total_requests += len(parts)
+        self.server_state.total_requests += answers
         if self.flow.write_paused:
             self.flow.pause_reading()
         if not slots:
@@ -217,9 +223,12 @@ class HotProtocol(BoundedProtocol):
             return 0
         if hot.shares.is_crowded(self.share):
             return 0
-        while (head := head_of(data, start)) is not None and (known := hot.heads.get(head)) is not None:
+        size = len(data)
+        while (
+            start < size and (head := head_of(data, start)) is not None and (known := hot.heads.get(head)) is not None
+        ):
             body, end = start + len(head), start + len(head) + known.length
-            if end > len(data) or len(self._slots) >= MOST_PIPELINED:
+            if end > size or len(self._slots) >= MOST_PIPELINED:
                 break
             start = end
             refusal = hot.shares.refusal(self.share, asks=True) if self.share is not None else None
@@ -230,9 +239,10 @@ class HotProtocol(BoundedProtocol):
                 asked.refuse(refusal)
             elif self._pressure.too_much(asked.began_s):
                 asked.shed(self._pressure)
+            elif known.form is not None and hot.lane is not None:
+                hot.lane.add(asked, data[body:end], known.form)
             else:
-                asked.parts.append(data[body:end])
-                asked.ask()
+                asked.ask_alone(data[body:end])
         if start:
             self._unset_keepalive_if_required()
             self._unfinished, self._ended_s = False, self.loop.time()
