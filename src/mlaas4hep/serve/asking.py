@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from mlaas4hep.errors import BusyError, DataError, NotFoundError, RequestError
 from mlaas4hep.serve.bulk import ARROW, PARQUET, encode_bulk
 from mlaas4hep.serve.events import Prediction, encode_prediction
-from mlaas4hep.serve.images import JPEG, PNG, encode_picture_answer, image_of
-from mlaas4hep.serve.instances import read_instances
+from mlaas4hep.serve.images import JPEG, PNG, image_of
+from mlaas4hep.serve.instances import encode_picture_answer, read_instances
 from mlaas4hep.serve.model import ServedModel
 from mlaas4hep.serve.protocol import (
     HEADER_LENGTH,

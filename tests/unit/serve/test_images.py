@@ -405,6 +405,16 @@ def test_tfaas_params_say_what_tfaas_does(key: str, shape: tuple[Any, ...], tmp_
     assert (tensor.reshape(12, 16) == gray).all()
 
 
+def test_a_graph_that_was_no_frozen_one_takes_no_pictures_by_its_shape_alone(tmp_path: Path) -> None:
+    folder = write_image_graph(tmp_path / "m", ("n", 8, 8, 3), declared=None)
+    for found, taken in (("an ONNX model", False), ("a frozen TensorFlow graph", True)):
+        (folder / "params.json").write_text('{"name": "m"}')
+        (folder / "conversion.json").write_text(json.dumps({"found": found}))
+        assert (load_model(folder).image is not None) == taken
+    (folder / "params.json").unlink()
+    assert load_model(folder).image is None
+
+
 @pytest.mark.parametrize("params", ["[", "[]", '{"img_channels": 3}', '{"img_channels": 7}'])
 def test_params_that_say_nothing_of_use_take_no_pictures_and_stop_no_model(params: str, tmp_path: Path) -> None:
     folder = write_image_graph(tmp_path / "m", (1, 7), declared=None, max_batch_size=0)

@@ -271,7 +271,9 @@ def write_image_entry(folder: Path, name: str, found: str) -> None:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     onnx.save(model, folder / name / "1" / "model.onnx")
     (folder / name / "config.pbtxt").write_text("max_batch_size: 8")
-    (folder / name / "1" / "params.json").write_text(json.dumps({"name": name, "img_channels": 1}))
+    # A page of TFaaS about frozen graphs does not name channels.
+    channels = {} if "frozen" in found else {"img_channels": 1}
+    (folder / name / "1" / "params.json").write_text(json.dumps({"name": name, **channels}))
     told = {"found": found, "labels": ["left", "middle", "right"]}
     (folder / name / "1" / "conversion.json").write_text(json.dumps(told))
 
