@@ -62,7 +62,7 @@ class Hot:
         """Watch the loop that the first connection runs on."""
         if self.pressure is None:
             self.pressure = Pressure(loop, self.service.limits.wait_s)
-            self.lane = Lane(self.service, loop)
+            self.lane = Lane(self.service, loop, self.hooks)
         return self.pressure
 
     def find(self, url: bytes) -> Target | None:
@@ -190,10 +190,8 @@ class Asked:
         self.parts.append(body)
         self.ask()
 
-    def land(self, reply: Reply, model: ServedModel, rows: int, *, times_s: tuple[float, float, float]) -> None:
+    def land(self, reply: Reply, model: ServedModel) -> None:
         """See `lane.Waiting`."""
-        if self.gone:
-            return
         self.model = model
         self.reply = answer_bytes(200, *reply, close=not self.keep_alive)
         protocol = self.protocol
@@ -201,28 +199,25 @@ class Asked:
         self.told = True
         if protocol.share is not None:
             protocol.share.questions -= 1
-        on_request = protocol.hot.hooks.on_request
-        if on_request is None:
-            return
-        read_s, started_s, ended_s = times_s
-        began_s = self.began_s
-        on_request(
-            Seen(
-                self.method,
-                self.path,
-                200,
-                protocol.client[0] if protocol.client else "",
-                self.route.name,
-                model,
-                rows,
-                self.size,
-                len(reply.body),
-                time.monotonic() - began_s,
-                read_s - began_s,
-                ended_s - started_s,
-                self.headers,
-                started_s - read_s,
-            )
+
+    def seen_landed(self, size: int, rows: int, read_s: float, run_s: float, ran_s: float) -> Seen:
+        """See `lane.Waiting`."""
+        client = self.protocol.client
+        return Seen(
+            method=self.method,
+            path=self.path,
+            status=200,
+            client=client[0] if client else "",
+            route=self.route.name,
+            model=self.model,
+            rows=rows,
+            bytes_in=self.size,
+            bytes_out=size,
+            seconds=time.monotonic() - self.began_s,
+            queue_s=read_s - self.began_s,
+            run_s=ran_s - run_s,
+            headers=self.headers,
+            read_s=run_s - read_s,
         )
 
     def _wait(self, waking: Future[Any]) -> None:

@@ -16,6 +16,7 @@ from typing import Protocol
 from mlaas4hep.errors import NotFoundError
 from mlaas4hep.serve.asking import Reply
 from mlaas4hep.serve.batcher import Batcher
+from mlaas4hep.serve.hooks import Hooks, Seen, SeenTogether
 from mlaas4hep.serve.model import ServedModel
 from mlaas4hep.serve.service import InferenceService
 from mlaas4hep.serve.together import Form, Together, together
@@ -32,12 +33,17 @@ class Waiting(Protocol):
 
     target: _Target
     gone: bool
+    began_s: float
 
     def ask_alone(self, body: bytes) -> None:
         """Go the way of its own."""
 
-    def land(self, reply: Reply, model: ServedModel, rows: int, *, times_s: tuple[float, float, float]) -> None:
-        """Be answered; ``times_s`` are when it began to be read, and when its run began and ended."""
+    def land(self, reply: Reply, model: ServedModel) -> None:
+        """Be answered."""
+
+    def seen_landed(self, size: int, rows: int, read_s: float, run_s: float, ran_s: float) -> Seen:
+        """What hooks are told now of an answer of so many bytes: see `mlaas4hep.serve.hooks.SeenTogether`."""
+        ...
 
 
 _Asked = tuple[Waiting, bytes]
@@ -52,10 +58,13 @@ class Lane:
         Who answers.
     loop
         Which runs what is called soon when all that can be read has been.
+    hooks
+        Who is told.
     """
 
-    def __init__(self, service: InferenceService, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, service: InferenceService, loop: asyncio.AbstractEventLoop, hooks: Hooks) -> None:
         self._service = service
+        self._hooks = hooks
         self._loop = loop
         self._taken: dict[tuple[_Target, Form], list[_Asked]] = {}
         self._size = self._bytes = 0
@@ -127,11 +136,22 @@ class Lane:
         run = batcher.run_at_once(joined.tensors(), joined.rows, len(taken))
         if run is None:
             return False
-        outputs, started_s, ended_s = run
-        times_s = began_s, started_s, ended_s
+        outputs, run_s, ran_s = run
+        model, on_request, on_together = batcher.model, self._hooks.on_request, self._hooks.on_together
+        began: list[float] = []
+        ended: list[float] = []
         for (asked, _, rows), reply in zip(taken, joined.replies(outputs), strict=True):
+            if asked.gone:
+                continue
             try:
-                asked.land(reply, batcher.model, rows, times_s=times_s)
+                asked.land(reply, model)
             except Exception as error:  # of one connection; the others are told all the same
                 self._loop.call_exception_handler({"message": "telling an answer failed", "exception": error})
+            if on_together is not None:
+                began.append(asked.began_s)
+                ended.append(time.monotonic())
+            elif on_request is not None:
+                on_request(asked.seen_landed(len(reply.body), rows, began_s, run_s, ran_s))
+        if on_together is not None:
+            on_together(SeenTogether(model, began, ended, began_s, run_s, ran_s))
         return True

@@ -24,7 +24,7 @@ from mlaas4hep.errors import MissingExtraError, UserError
 from mlaas4hep.serve.access import AccessLog
 from mlaas4hep.serve.asking import JSON, Headers, Refusal
 from mlaas4hep.serve.exposition import CONTENT_TYPE
-from mlaas4hep.serve.hooks import Hooks, Seen, Verdict
+from mlaas4hep.serve.hooks import Hooks, Seen, SeenTogether, Verdict
 from mlaas4hep.serve.metrics import Metrics, statistics
 from mlaas4hep.serve.model import ServedModel
 from mlaas4hep.serve.pages import Entrance, page_routes
@@ -113,7 +113,12 @@ class Operation:
         service.on_run = self._ran
         service.extensions = (*service.extensions, "statistics")
         authorises = self._guard is not None or options.cors or self._also.authorise is not None
-        self.hooks = Hooks(on_request=self._seen, authorise=self._authorise if authorises else None)
+        each = self.log is not None or self._also.on_request is not None
+        self.hooks = Hooks(
+            on_request=self._seen,
+            authorise=self._authorise if authorises else None,
+            on_together=None if each else self._seen_together,
+        )
         self._service = service
 
     @property
@@ -192,6 +197,10 @@ class Operation:
             self.log.seen(seen)
         if self._also.on_request is not None:
             self._also.on_request(seen)
+
+    def _seen_together(self, seen: SeenTogether) -> None:
+        self.metrics.seen_together(seen)
+        self._status.posts += len(seen.began_s)
 
     def _ran(self, model: ServedModel, questions: int, rows: int, seconds: float) -> None:
         self.metrics.ran(model, questions, rows, seconds)

@@ -182,12 +182,13 @@ class Waiting:
 
     def __init__(self, target: tuple[str | None, ...] = ("tth", None), *, gone: bool = False) -> None:
         self.target, self.gone = target, gone
+        self.began_s = 0.0
         self.became: list[tuple[str, bytes]] = []
 
     def ask_alone(self, body: bytes) -> None:
         self.became.append(("alone", body))
 
-    def land(self, reply: Reply, model: ServedModel, rows: int, *, times_s: tuple[float, float, float]) -> None:
+    def land(self, reply: Reply, model: ServedModel) -> None:
         self.became.append(("landed", reply.body))
 
 
@@ -195,7 +196,7 @@ def answered(service: InferenceService, waiting: list[Waiting], body: bytes) -> 
     """What became of each, as soon as all were taken and after the turn."""
 
     async def run() -> list[list[str]]:
-        road = Lane(service, asyncio.get_running_loop())
+        road = Lane(service, asyncio.get_running_loop(), Hooks())
         for one in waiting:
             road.add(one, body, IN_JSON)
         first = [word for one in waiting for word, _ in one.became]
