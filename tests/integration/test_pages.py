@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from mlaas4hep.client import Client
-from mlaas4hep.serve.repository import open_repository
+from mlaas4hep.serve.opening import open_repository
 from mlaas4hep.serve.server import background
 from mlaas4hep.serve.service import InferenceService
 from tests.browser import Tab, browser
@@ -153,6 +153,13 @@ def test_a_picture_is_chosen_shown_asked_and_answered(tab: Tab, url: str, name: 
         assert texts(tab, "#told") == ["The 10 largest of 192 values."]
     assert "Content-Type: image/png" in texts(tab, "#sent")[0]
     assert tab.messages == []
+
+
+def test_an_old_version_is_asked_on_its_own_page(tab: Tab, url: str) -> None:
+    tab.open(f"{url}/pages/models/tth/versions/1")
+    tab.run("document.querySelector('button[type=submit]').click()")
+    assert answered(tab).startswith("Most like ")
+    assert '"model_version":"1"' in texts(tab, "#got")[0]
 
 
 def test_what_is_no_picture_is_told_by_the_server(tab: Tab, url: str, tmp_path: Path) -> None:

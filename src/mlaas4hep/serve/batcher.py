@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from mlaas4hep.errors import BusyError, MLaaSError, RequestError
 from mlaas4hep.serve.limits import QueueLimits as QueueLimits
 from mlaas4hep.serve.model import ServedModel, Tensors
+from mlaas4hep.serve.ticket import Done, Outcome, Ticket
 
 # A run that is expected to take longer leaves the event loop. A thread costs about 0.1 ms.
 INLINE_S = 0.5e-3
@@ -35,46 +36,7 @@ _SHORTEST_S = 1e-6
 # is not sure, and an answer has to be written.
 _GIVEN, _KEPT = 0.75, 0.9
 
-Outcome = dict[str, NDArray[Any]] | Exception
-Done = Callable[[Outcome], None]
 _log = logging.getLogger(__name__)
-
-
-class Ticket:
-    """A question that waits; `cancel` it when nobody wants the answer any more.
-
-    Parameters
-    ----------
-    inputs, rows
-        The tensors.
-    done
-        Told the outcome once, on the event loop.
-    deadline
-        By `time.monotonic`; None for none. That of a question which had to queue up is never later than may be waited.
-    began_s, started_s, ended_s
-        When it came, and when the run that it was part of started and ended; 0 before.
-    """
-
-    __slots__ = ("began_s", "deadline", "done", "ended_s", "inputs", "rows", "size", "started_s")
-
-    def __init__(self, inputs: Tensors, rows: int, done: Done, deadline: float | None, began_s: float) -> None:
-        self.inputs = inputs
-        self.rows = rows
-        self.size = 0
-        self.done: Done | None = done
-        self.deadline = deadline
-        self.began_s = began_s
-        self.started_s = self.ended_s = 0.0
-
-    def cancel(self) -> None:
-        """Nobody is told; the rows are not run, if that has not begun."""
-        self.done = None
-
-    def finish(self, outcome: Outcome) -> None:
-        """Tell the outcome, once."""
-        done, self.done = self.done, None
-        if done is not None:
-            done(outcome)
 
 
 class Batcher:
@@ -196,7 +158,7 @@ class Batcher:
             return 0
         model = self.model
         left_s = INLINE_S / max(min(self._pace, 1.0), _SHORTEST_S) - model.call_s
-        if left_s < 0:
+        if left_s <= 0:
             return 0
         return self._batch_rows if left_s > self._batch_rows * model.row_s else 1 + int(left_s / model.row_s)
 

@@ -144,10 +144,6 @@ class ImageInput:
         dims = [*([-1] if batches else []), *tensor.shape]
         raise BundleError(f"{where}: {_text(spec)} does not fit input '{tensor.name}' {dims}{_hint(spec, dims)}")
 
-    def bytes_of(self, pictures: int) -> int:
-        """Of the tensor that so many pictures become, at most."""
-        return min(pictures * math.prod(self.shape), MAX_NUMBERS) * self.dtype.itemsize
-
 
 def decode_image(data: bytes, image: ImageInput, *, where: str = "the picture") -> NDArray[Any]:
     """The tensor of one picture, of the input's type and shape; this is what server and offline have in common.

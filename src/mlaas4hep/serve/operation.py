@@ -25,7 +25,7 @@ from mlaas4hep.serve.access import AccessLog
 from mlaas4hep.serve.asking import JSON, Headers, Refusal
 from mlaas4hep.serve.exposition import CONTENT_TYPE
 from mlaas4hep.serve.hooks import Hooks, Seen, SeenTogether, Verdict
-from mlaas4hep.serve.metrics import Metrics, statistics
+from mlaas4hep.serve.metrics import Counts, Metrics, statistics
 from mlaas4hep.serve.model import ServedModel
 from mlaas4hep.serve.pages import Entrance, page_routes
 from mlaas4hep.serve.protocol import HEADER_LENGTH
@@ -179,8 +179,20 @@ class Operation:
                 _log.error("%s", error)
 
     def statistics(self, name: str | None, version: str | None) -> dict[str, Any]:
-        """What Triton's statistics extension tells of a model, or of all."""
-        return statistics(self.metrics.totals(name, version))
+        """What Triton's statistics extension tells of a model, or of all; of a version by its label, too.
+
+        Versions that are served and that nobody has asked yet are told of with zeros.
+        """
+        repository = self._service.repository
+        labelled = repository.peek(name, version) if version is not None else None
+        version = version if labelled is None else labelled.version
+        found = {(one.model, one.version): one for one in self.metrics.totals(name, version)}
+        for model in repository.loaded if name is None else (name,):
+            served = repository.entry(model)
+            for one in served.versions if served is not None else ():
+                if version in (None, one):
+                    found.setdefault((model, one), Counts(model, one).totals())
+        return statistics(found[key] for key in sorted(found))
 
     def close(self) -> None:
         """Write what waits."""

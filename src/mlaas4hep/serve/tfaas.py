@@ -93,11 +93,12 @@ class _Endpoints:
         """Rows that do not take the short way (`mlaas4hep.serve.hot`)."""
 
         async def ask(request: Request) -> Response:
-            request.scope["mlaas4hep.route"] = route.name
+            request.scope["mlaas4hep.route"], began_s = route.name, time.monotonic()
             seen = functools.partial(request.scope.__setitem__, "mlaas4hep.question")
             with self.service.intake.holding() as hold:
                 body = await whole_body(request, self.service.limits.max_body_bytes, hold)
-                reply = await answer(self.service, route, (), dict(request.headers.raw), body, on_question=seen)
+                headers = dict(request.headers.raw)
+                reply = await answer(self.service, route, (), headers, body, began_s=began_s, on_question=seen)
             return Response(reply.body, media_type=reply.media_type, headers=dict(reply.headers))
 
         return ask

@@ -29,10 +29,10 @@ from mlaas4hep.client import Client
 from mlaas4hep.errors import BundleError, RequestError
 from mlaas4hep.serve import pictures
 from mlaas4hep.serve.images import ImageInput, ImageSpec, decode_image
-from mlaas4hep.serve.limits import Limits, QueueLimits
 from mlaas4hep.serve.model import ServedModel, TensorSpec, load_model
+from mlaas4hep.serve.opening import open_repository
 from mlaas4hep.serve.protocol import InferRequest
-from mlaas4hep.serve.repository import ModelRepository, open_repository
+from mlaas4hep.serve.repository import ModelRepository
 from mlaas4hep.serve.server import background
 from mlaas4hep.serve.service import InferenceService, Question
 from mlaas4hep.serve.sockets import bind, url_of
@@ -465,28 +465,3 @@ def test_a_model_with_further_inputs_is_asked_by_tensors() -> None:
     )
     with pytest.raises(RequestError, match="needs pt beside a picture: send them as tensors to /v2/models/two/infer"):
         model.predict_image(encode(WIDE))
-
-
-def test_pictures_that_wait_to_be_decoded_are_bounded_over_http_too(repository: ModelRepository) -> None:
-    service = InferenceService(repository, limits=Limits(queue=QueueLimits(bytes=2000)))
-    data = encode(WIDE)
-    with background(service) as url:
-        waits = service.ask_image("same", data)
-        for path, body, kind in (
-            ("/v1/models/same:predict", data, "image/png"),
-            ("/v2/models/same/infer", json.dumps(_as_texts(data)).encode(), "application/json"),
-        ):
-            request = urllib.request.Request(url + path, body, {"Content-Type": kind})
-            with pytest.raises(urllib.error.HTTPError) as refused, urllib.request.urlopen(request):
-                pass
-            assert (refused.value.code, refused.value.headers["retry-after"]) == (503, "1")
-            assert "bytes would wait to be read, and 2000 may" in json.load(refused.value)["error"]
-        del waits
-        with Client(url) as client:
-            assert client.predict_image("same", data)["same"]
-    assert service.preparing.waiting("same") == (0, 0)
-
-
-def _as_texts(data: bytes) -> dict[str, Any]:
-    text = base64.b64encode(data).decode()
-    return {"inputs": [{"name": "x", "shape": [1], "datatype": "BYTES", "data": [text]}]}

@@ -207,3 +207,20 @@ def test_requests_that_one_run_answered_count_as_each_would() -> None:
     for name in ("total_s", "queue_s", "read_s", "run_s", "write_s"):
         assert getattr(other, name) == pytest.approx(getattr(one, name), abs=1e-9)
     assert value(read(together.text()), "mlaas4hep_http_responses_total", code="200") == 3
+
+
+def test_who_was_not_asked_yet_has_statistics_of_zeros_also_by_label() -> None:
+    models = [model("tth", "1"), model("tth", "2"), model("ttz")]
+    repository = ModelRepository(models)
+    operation = Operation(InferenceService(repository))
+    operation.metrics.ran(models[1], 1, 3, 0.002)
+
+    def told(name: str | None = None, version: str | None = None) -> list[tuple[str, str, int]]:
+        found = operation.statistics(name, version)["model_stats"]
+        return [(one["name"], one["version"], one["inference_count"]) for one in found]
+
+    assert told() == [("tth", "1", 0), ("tth", "2", 3), ("ttz", "1", 0)]
+    assert told("ttz") == [("ttz", "1", 0)]
+    assert told("tth", "1") == [("tth", "1", 0)]
+    assert told("tth", "latest") == [("tth", "2", 3)]
+    operation.close()

@@ -19,10 +19,11 @@ from onnx import TensorProto, helper
 
 from mlaas4hep.bundle.layout import FileRecord, Manifest
 from mlaas4hep.client import Client
+from mlaas4hep.serve.opening import open_repository
 from mlaas4hep.serve.operation import Operation, Options
 from mlaas4hep.serve.pages import fields
 from mlaas4hep.serve.pages.fields import figures_of, typical_event
-from mlaas4hep.serve.repository import ModelRepository, open_repository
+from mlaas4hep.serve.repository import ModelRepository
 from mlaas4hep.serve.server import background
 from mlaas4hep.serve.service import InferenceService
 from tests.plain_graph import write_plain_graph
@@ -173,9 +174,9 @@ def test_the_page_of_a_model_shows_its_contract_its_training_and_how_to_ask(url:
 
 
 def test_an_old_version_has_a_page_and_one_that_is_not_there_has_none(url: str) -> None:
-    told = words(page(url, "/pages/models/tth/versions/stable"))
-    assert "version 1 stable" in told
-    assert "Events by name are answered by the newest version" in told
+    html = page(url, "/pages/models/tth/versions/stable")
+    assert "version 1 stable" in words(html)
+    assert "v1/models/tth/versions/1:predict" in attributes(html, "form")[0]["data-form"]
     for path, text in [
         ("/pages/models/tt", "no model 'tt' is served here; did you mean 'tth'?"),
         ("/pages/models/tth/versions/7", "model 'tth' has no version 7; versions: 1, 2"),

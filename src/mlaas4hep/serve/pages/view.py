@@ -44,8 +44,6 @@ class ModelView:
         It.
     version
         Its line in the list.
-    newest
-        Whether it is what answers where no version is asked for.
     facts
         Where it comes from.
     members
@@ -64,7 +62,6 @@ class ModelView:
 
     model: ServedModel
     version: VersionRow
-    newest: bool
     facts: Facts
     members: Sequence[MemberRow]
     contract: ContractView | None
@@ -92,14 +89,13 @@ def model_view(
         there = ", ".join(served.versions)
         raise NotFoundError(f"model '{row.name}' has no version {version}; versions: {there}")
     line = next((one for one in row.versions if one.version == model.version), row.newest)
-    facts, newest = facts_of(model), model is served.known[None]
+    facts = facts_of(model)
     shown = model.image is not None and len(model.inputs) == 1
-    pictures = recipes_for_pictures(url, model.name, guarded=guarded) if shown and newest else []
+    pictures = recipes_for_pictures(url, model.name, guarded=guarded) if shown else []
     whole = partial(
         ModelView,
         model=model,
         version=line,
-        newest=newest,
         facts=facts,
         members=member_rows(service, model),
         picture=picture_words(model.image) if model.image is not None else (),
@@ -138,7 +134,7 @@ def _asks_events(model: ServedModel, spec: ModelSpec) -> dict[str, Any]:
     scores = model.outputs[0].labels
     return {
         "kind": "events",
-        "path": f"v1/models/{quote(model.name, safe='')}:predict",
+        "path": f"v1/models/{quote(model.name, safe='')}/versions/{model.version}:predict",
         "task": spec.task,
         "classes": spec.classes,
         "scores": scores,
@@ -152,7 +148,7 @@ def _asks_events(model: ServedModel, spec: ModelSpec) -> dict[str, Any]:
 def _asks_pictures(model: ServedModel) -> dict[str, Any]:
     return {
         "kind": "picture",
-        "path": f"v1/models/{quote(model.name, safe='')}:predict",
+        "path": f"v1/models/{quote(model.name, safe='')}/versions/{model.version}:predict",
         "labels": {one.name: one.labels for one in model.outputs if one.labels},
     }
 
