@@ -25,7 +25,7 @@ from mlaas4hep.cli import run
 from mlaas4hep.convert import Conversion, Upload, convert
 from mlaas4hep.convert.runtime import Graph
 from mlaas4hep.errors import BundleError, UploadError
-from mlaas4hep.serve.repository import open_repository
+from mlaas4hep.serve.opening import open_repository
 from tests.attacks import safetensors, small_network, tarred
 from tests.contracts.test_keras_frameworks import tensorflows_python
 from tests.small_bundle import make_events, write_small_bundle
