@@ -70,6 +70,12 @@ class Tab:
             assert time.monotonic() < ends_s, f"{script} did not come true"
             time.sleep(0.02)
 
+    def choose(self, selector: str, file: Path) -> None:
+        """A file in a field for files, as a person chooses it in the window of the system."""
+        root = self._ask("DOM.getDocument")["root"]["nodeId"]
+        found = self._ask("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
+        self._ask("DOM.setFileInputFiles", nodeId=found, files=[str(file)])
+
     def press(self, key: str) -> None:
         """A key that goes to whatever has the focus, such as ``Tab``."""
         codes = {"Tab": 9, "Enter": 13, " ": 32, "ArrowRight": 39}

@@ -13,17 +13,22 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
+from onnx import TensorProto, helper
 
 from mlaas4hep.bundle import load_bundle
+from mlaas4hep.bundle.layout import FileRecord
+from mlaas4hep.bundle.write import write_mean_bundle
 from mlaas4hep.cli import run
 from mlaas4hep.convert import Conversion, Upload, convert
 from mlaas4hep.convert.runtime import Graph
 from mlaas4hep.errors import BundleError, UploadError
+from mlaas4hep.serve.opening import open_repository
 from tests.attacks import safetensors, small_network, tarred
 from tests.contracts.test_keras_frameworks import tensorflows_python
-from tests.small_bundle import write_small_bundle
+from tests.small_bundle import make_events, write_small_bundle
 
 RANDOM = np.random.default_rng(0)
 ROWS = RANDOM.normal(size=(300, 5)).astype(np.float32)
@@ -168,6 +173,37 @@ def test_a_bundle_comes_over_with_its_hashes_and_a_changed_one_does_not(tmp_path
     with pytest.raises(UploadError, match=r"^entry/bundle/1/model.onnx: was changed"):
         convert(Upload(tarred(packed)), tmp_path / "models")
     assert os.listdir(tmp_path / "models") == [bundle.name]
+
+
+def test_models_of_folds_in_a_bundle_keep_to_the_operators_too(tmp_path: Path) -> None:
+    bundle = write_small_bundle(tmp_path / "own")
+    rows = bundle.spec.preprocessor().run(make_events(500, seed=1), 500).inputs
+    mean = write_mean_bundle(tmp_path / "mean", spec=bundle.spec, models=[bundle, bundle], rows=rows)
+    place = tmp_path / "mean" / bundle.name
+
+    def packed() -> bytes:
+        return tarred({f"tth/{one.relative_to(place)}": one.read_bytes() for one in place.rglob("*") if one.is_file()})
+
+    done = convert(Upload(packed()), tmp_path / "models")
+    folds = tmp_path / "models" / "folds"
+    folds.mkdir()
+    (folds / "ensemble.yaml").write_text("folds: ../tth")
+    assert len(open_repository(tmp_path / "models").get("folds").members) == 2
+    chance = helper.make_graph(
+        [helper.make_node("RandomNormal", [], ["y"], shape=[1])], "g", [],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])],
+    )  # fmt: skip
+    file = mean.path / "native" / "models" / "1.onnx"
+    file.write_bytes(helper.make_model(chance, opset_imports=[helper.make_opsetid("", 17)]).SerializeToString())
+    manifest = msgspec.structs.replace(
+        mean.manifest,
+        files={**mean.manifest.files, "native/models/1.onnx": FileRecord.of(file)},
+        manifest_sha256="",
+    )
+    (mean.path / "manifest.json").write_bytes(manifest.sealed().to_json())
+    with pytest.raises(UploadError, match="RandomNormal"):
+        convert(Upload(packed()), tmp_path / "models")
+    assert sorted(os.listdir(tmp_path / "models" / done.name)) == ["1", "config.pbtxt"]
 
 
 @pytest.mark.slow

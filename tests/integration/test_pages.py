@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
+import numpy as np
 import pytest
 
 from mlaas4hep.client import Client
@@ -14,6 +15,7 @@ from mlaas4hep.serve.opening import open_repository
 from mlaas4hep.serve.server import background
 from mlaas4hep.serve.service import InferenceService
 from tests.browser import Tab, browser
+from tests.small_pictures import encode, make_pixels
 from tests.unit.serve.test_pages import EVIL, EVIL_CLASS, write_models
 
 
@@ -123,6 +125,63 @@ def test_markup_in_a_model_does_nothing_in_a_browser(tab: Tab, url: str, name: s
     assert tab.messages == []
 
 
+@pytest.mark.parametrize("name", ["pictures", "shown"], ids=["by label", "by number"])
+def test_a_picture_is_chosen_shown_asked_and_answered(tab: Tab, url: str, name: str, tmp_path: Path) -> None:
+    picture = tmp_path / "seen.png"
+    picture.write_bytes(encode(make_pixels()))
+    tab.open(f"{url}/pages/models/{name}")
+    tab.run("document.querySelector('button[type=submit]').click()")
+    assert answered(tab) == "This cannot be asked"
+    assert texts(tab, "#told") == ["choose a picture first"]
+    tab.choose("#picture", picture)
+    tab.until("!document.getElementById('preview').hidden")
+    seen = "document.getElementById('preview').getAttribute('aria-label')"
+    assert tab.run(seen) == "seen.png, 16 x 12 pixels (width x height)"
+    tab.run("document.querySelector('button[type=submit]').click()")
+    tab.until("document.getElementById('sent').textContent !== ''")
+    verdict = answered(tab)
+    with Client(url) as client:
+        wanted = client.predict_image(name, picture.read_bytes())
+    shown = dict(zip(texts(tab, ".bar .name"), texts(tab, ".bar .value"), strict=True))
+    if name == "pictures":
+        assert verdict == f"Most like {max(wanted, key=wanted.__getitem__)}"
+        assert {one: float(value) for one, value in shown.items()} == pytest.approx(wanted, rel=1e-4)
+    else:
+        values = np.ravel(wanted["same"])
+        assert verdict == "Answered"
+        assert list(map(float, shown.values())) == pytest.approx(sorted(values)[:-11:-1], rel=1e-4)
+        assert texts(tab, "#told") == ["The 10 largest of 192 values."]
+    assert "Content-Type: image/png" in texts(tab, "#sent")[0]
+    assert tab.messages == []
+
+
+def test_an_old_version_is_asked_on_its_own_page(tab: Tab, url: str) -> None:
+    tab.open(f"{url}/pages/models/tth/versions/1")
+    tab.run("document.querySelector('button[type=submit]').click()")
+    assert answered(tab).startswith("Most like ")
+    assert '"model_version":"1"' in texts(tab, "#got")[0]
+
+
+def test_what_is_no_picture_is_told_by_the_server(tab: Tab, url: str, tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"no picture")
+    tab.open(f"{url}/pages/models/pictures")
+    tab.choose("#picture", tmp_path / "a.png")
+    tab.run("document.querySelector('button[type=submit]').click()")
+    assert answered(tab) == "Refused"
+    assert "neither PNG nor JPEG" in texts(tab, "#told")[0]
+
+
+def test_an_ensemble_answers_with_its_members(tab: Tab, url: str) -> None:
+    tab.open(f"{url}/pages/models/both")
+    tab.run("document.querySelector('button[type=submit]').click()")
+    assert answered(tab).startswith("Most like ")
+    assert texts(tab, ".bar .name") == ["background", "signal", "old.signal", "new.signal"]
+    shown = [float(one) for one in texts(tab, ".bar .value")]
+    assert shown[1] == pytest.approx((shown[2] + shown[3]) / 2, abs=1e-4)
+    assert texts(tab, "#bars .state") == ["Its members"]
+    assert tab.messages == []
+
+
 def test_a_token_is_entered_once_and_goes_with_every_question_of_the_tab(
     tab: Tab, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -147,12 +206,14 @@ def test_a_token_is_entered_once_and_goes_with_every_question_of_the_tab(
         tab.until("document.querySelector('h1').textContent === 'Models'")
         tab.run("[...document.querySelectorAll('a')].find((one) => one.textContent === 'tth').click()")
         tab.until("document.getElementById('question') !== null")
-        assert tab.run("document.getElementById('token').value !== ''")
+        tab.until("document.getElementById('token').value !== ''")
         tab.run("document.querySelector('button[type=submit]').click()")
         assert answered(tab).startswith("Most like ")
 
 
-@pytest.mark.parametrize("path", ["", "/models/tth", "/models/plain", "/models/broken", "/routes"])
+@pytest.mark.parametrize(
+    "path", ["", "/models/tth", "/models/plain", "/models/broken", "/models/both", "/models/shown", "/routes"]
+)
 def test_no_page_is_wider_than_a_phone(tab: Tab, url: str, path: str) -> None:
     tab.open(f"{url}/pages{path}", width=360)
     assert tab.run("document.documentElement.scrollWidth") == 360

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 from mlaas4hep.cli.serve import command
 from mlaas4hep.convert.runtime import Graph
@@ -205,6 +206,8 @@ def test_an_upload_reaches_all_workers_before_it_is_answered(folder: Path, tmp_p
         asked = ("-d", json.dumps({"values": ROW, "model": "net"}), f"{url}/json")
         assert curl(tmp_path, f"{url}/upload", *form) == (200, b"")
         assert {curl(tmp_path, *asked)[0] for _ in range(12)} == {200}
+        assert curl(tmp_path, f"{url}/upload", "-F", "name=other", "-F", "model=@net.onnx") == (200, b"")
+        assert {curl(tmp_path, f"{url}/params")[1]["name"] for _ in range(12)} == {"other"}
         assert curl(tmp_path, "-X", "DELETE", f"{url}/delete/net") == (200, b"")
         assert {curl(tmp_path, *asked)[0] for _ in range(12)} == {404}
         assert curl(tmp_path, f"{url}/upload", *form) == (200, b"")
@@ -249,6 +252,24 @@ names |= {"inputNode": "dense_4_input", "outputNode": "Identity"}
 (folder / "params.json").write_text(json.dumps(names))
 (folder / "labels.txt").write_text("signal")
 truth = model(rows[:5], training=False).numpy()[:, 0]
+
+# As TFaaS's page about MNIST has it.
+digits = keras.Sequential([
+    keras.Input((28, 28, 1)), keras.layers.Conv2D(4, 3, activation="relu"), keras.layers.MaxPooling2D(2),
+    keras.layers.Flatten(), keras.layers.Dropout(0.5), keras.layers.Dense(10, activation="softmax"),
+])
+digits.save(folder / "mnist")
+about = {"name": "mnist", "model": "saved_model.pb", "labels": "labels.txt", "img_channels": 1,
+         "input_name": "serving_default_input_1", "output_name": "StatefulPartitionedCall", "input_node": "input_1",
+         "output_node": "dense/Softmax:0"}
+(folder / "mnist" / "params.json").write_text(json.dumps(about))
+(folder / "mnist" / "labels.txt").write_text("".join(f"{one}\\n" for one in range(10)))
+(folder / "mnist" / "model.graph").write_bytes(frozen.SerializeToString())
+with tarfile.open(folder / "mnist.tar.gz", "w:gz") as archive:
+    archive.add(folder / "mnist", arcname="mnist")
+pixels = np.random.default_rng(1).integers(0, 256, (28, 28), np.uint8)
+chances = digits(pixels[None, ..., None].astype(np.float32), training=False).numpy()[0]
+(folder / "digit.json").write_text(json.dumps({"pixels": pixels.tolist(), "chances": chances.tolist()}))
 (folder / "truth.json").write_text(json.dumps({"rows": rows[:5].tolist(), "scores": truth.tolist()}))
 """
 
@@ -277,3 +298,10 @@ def test_a_tarball_of_the_original_and_a_frozen_graph_of_tfaas_answer_as_tensorf
                 assert answer == pytest.approx([score], abs=1e-6)
         listed = {one["name"]: one for one in curl(tmp_path, f"{url}/models")[1]}
         assert listed["image"]["input_node"] == "dense_4_input"
+        digit = json.loads((tmp_path / "digit.json").read_text())
+        Image.fromarray(np.array(digit["pixels"], np.uint8)).save(tmp_path / "img1.png")
+        body = ("--data-binary", "@./mnist.tar.gz")
+        assert curl(tmp_path, "-X", "POST", *packed, *body, f"{url}/upload") == (200, b"")
+        picture = ("-F", "image=@./img1.png", "-F", "model=mnist")
+        status, answer = curl(tmp_path, f"{url}/predict/image", *picture)
+        assert (status, answer) == (200, pytest.approx(digit["chances"], abs=1e-6))

@@ -79,15 +79,17 @@ class _Writer:
         path = self._place(name)
         if path in self._files:
             raise UploadError(f"the archive holds '{name[:80]}' as a file and a folder")
-        if path is not None:
+        if path is not None and not _is_litter(name):
             path.mkdir(parents=True, exist_ok=True)
 
     def file(self, name: str, content: IO[bytes]) -> None:
-        """Write a file, piece by piece."""
+        """Write a file, piece by piece; what macOS adds is passed over."""
         self._count()
         path = self._place(name)
         if path is None or path in self._files or path.exists():
             raise UploadError(f"the archive holds '{name[:80]}' twice, or as a file and a folder")
+        if _is_litter(name):
+            return
         self._files.add(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("xb") as target:
@@ -122,6 +124,12 @@ class _Writer:
         if not self._files.isdisjoint(place.parents):
             raise UploadError(f"the archive holds '{name[:80]}' below what is a file in it")
         return place
+
+
+def _is_litter(name: str) -> bool:
+    """What macOS packs beside each file, which is no part of a model and makes its folder look like several."""
+    parts = PurePosixPath(name).parts
+    return parts[:1] == ("__MACOSX",) or parts[-1:] == (".DS_Store",) or any(one.startswith("._") for one in parts)
 
 
 def _unzip(stream: IO[bytes], writer: _Writer) -> None:

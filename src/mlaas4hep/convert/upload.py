@@ -29,7 +29,9 @@ from mlaas4hep.errors import BundleError, UploadError, nearest
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}\Z")
 _BESIDE = ("spec.json", "params.json", "settings.json", "labels.txt")
-_FORM = ("name", "params", "model", "labels", "op")
+# Fields of TFaaS's form, and two of ours, for models with a contract.
+_FORM = ("name", "params", "model", "labels", "op", "spec", "settings")
+_FILES = {"params": "params.json", "labels": "labels.txt", "spec": "spec.json", "settings": "settings.json"}
 _PIECE = 1 << 20
 _PLAIN_FILES = frozenset({MODEL_FILE, "params.json"})
 _ATTEMPTS = 20
@@ -56,9 +58,9 @@ class Upload:
 
     @classmethod
     def form(cls, fields: Mapping[str, bytes], model: Path | None = None) -> Upload:
-        """A form of TFaaS: ``name``, ``params``, ``model``, and ``labels``, with ``op`` or without.
+        """A form of TFaaS: ``name``, ``params``, ``model``, ``labels``, ``op``, of which only the model is needed.
 
-        The model may lie in a file instead.
+        ``spec`` and ``settings`` are our ``spec.json`` and ``settings.json``. The model may lie in a file instead.
 
         Raises
         ------
@@ -74,8 +76,7 @@ class Upload:
         params = read_params(fields.get("params"))
         if name and params.name and name != params.name:
             raise UploadError(f"the form's name is '{name}', that in its params '{params.name}'; they must be equal")
-        files = {"params": "params.json", "labels": "labels.txt"}
-        beside = {file: fields[key] for key, file in files.items() if fields.get(key)}
+        beside = {file: fields[key] for key, file in _FILES.items() if fields.get(key)}
         return cls(fields["model"] if model is None else model, name or params.name, beside)
 
 
@@ -235,6 +236,10 @@ def _check_again(files: Mapping[str, Path], done: Conversion, operators: Operato
     path = files[MODEL_FILE]
     if path.stat().st_size > limits.model_bytes or FileRecord.of(path).sha256 != done.model_sha256:
         raise UploadError("the confined process told another graph than it wrote; nothing was kept")
+    for one in (one for name, one in files.items() if name.endswith(".onnx") and one != path):  # of folds
+        if one.stat().st_size > limits.model_bytes:
+            raise UploadError(f"the confined process wrote a graph of more than {limits.model_bytes} bytes")
+        check_graph(one.read_bytes(), operators, most=limits.model_bytes, functions=False)
     graph = check_graph(path.read_bytes(), operators, most=limits.model_bytes, functions=False).graph
     check_ends(graph)
     if [one.name for one in (*graph.input, *graph.output)] != [one.name for one in (*done.inputs, *done.outputs)]:

@@ -335,10 +335,12 @@ def _sealed_bundle(found: Found, job: Job, name: str) -> Conversion:
     bundle = load_bundle(version)
     if name not in ("", bundle.name) and job.name:
         raise BundleError(f"the bundle is sealed as model '{bundle.name}'; it cannot be called '{name}'")
-    check_graph(bundle.model(), job.operators, most=job.limits.model_bytes)
+    for one in bundle.manifest.files:
+        if one.endswith(".onnx"):  # models of folds may be asked, too
+            check_graph((version / one).read_bytes(), job.operators, most=job.limits.model_bytes)
     before = _resident()
     rows = probe_rows(bundle.spec.scaling, 512)
-    changed = find_variance(bundle.model(), rows)
+    changed = find_variance(bundle.model(), rows, most=bundle.max_batch)
     if changed:
         raise ParityError(f"the bundle breaks batch invariance on this machine: {changed[0]}; nothing was written")
     probe = bundle.predict({key: array[: len(bundle.manifest.probe)] for key, array in rows.items()})

@@ -16,11 +16,14 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from mlaas4hep.errors import BusyError, DataError, NotFoundError, RequestError
 from mlaas4hep.serve.bulk import ARROW, PARQUET, encode_bulk
 from mlaas4hep.serve.events import Prediction, encode_prediction
-from mlaas4hep.serve.images import JPEG, PNG, encode_picture_answer
+from mlaas4hep.serve.images import JPEG, PNG, image_of
+from mlaas4hep.serve.instances import encode_picture_answer, read_instances
 from mlaas4hep.serve.model import ServedModel
 from mlaas4hep.serve.protocol import (
     HEADER_LENGTH,
@@ -163,11 +166,14 @@ def quick_answer(codec: QuickCodec, model: ServedModel, outputs: Outputs, id: st
 def read_predict(
     service: InferenceService, target: tuple[str | None, ...], headers: Headers, body: bytes
 ) -> Question[Reply]:
-    """Events by name, as JSON or as tables of Arrow or Parquet; the answer is of the same kind. Or one picture."""
+    """Events by name, as JSON or as tables of Arrow or Parquet; the answer is of the same kind. Or pictures."""
     check_type(headers, (JSON, ARROW, PARQUET, PNG, JPEG))
     media_type = _type_of(headers)
+    model = service.repository.get(str(target[0]), target[1])
     if media_type in (PNG, JPEG):
-        return _read_picture(service, target, body)
+        return _read_pictures(service, model, np.array([body], object))
+    if media_type == JSON and model.contract is None and model.image is not None:
+        return _read_pictures(service, model, read_instances(body, image_of(model)))
     if media_type == JSON:
         asked = service.ask_events(str(target[0]), body, version=target[1])
     elif importlib.util.find_spec("pyarrow") is None:
@@ -184,14 +190,14 @@ def read_predict(
     return Question(asked.model, asked.inputs, asked.rows, finish)
 
 
-def _read_picture(service: InferenceService, target: tuple[str | None, ...], body: bytes) -> Question[Reply]:
-    """A PNG or JPEG, whatever the content type calls it."""
-    asked = service.ask_image(str(target[0]), body, version=target[1])
+def _read_pictures(service: InferenceService, model: ServedModel, pictures: NDArray[np.object_]) -> Question[Reply]:
+    """PNG or JPEG, whatever the content type calls them."""
+    asked = service.ask_pictures(model, pictures)
 
     def finish(outputs: Outputs) -> Reply:
-        return Reply(encode_picture_answer(asked.model, outputs))
+        return Reply(encode_picture_answer(model, outputs, len(pictures)))
 
-    return Question(asked.model, asked.inputs, asked.rows, finish, prepare=asked.prepare)
+    return Question(model, asked.inputs, asked.rows, finish, prepare=asked.prepare)
 
 
 def deadline_of(question: Question[Reply], headers: Headers, began_s: float) -> float | None:

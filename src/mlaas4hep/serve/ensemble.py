@@ -20,6 +20,7 @@ from mlaas4hep.errors import BundleError, nearest
 from mlaas4hep.graph.session import SCORES
 from mlaas4hep.serve.beside import load_struct
 from mlaas4hep.serve.combining import mean_of, sum_of, votes_of
+from mlaas4hep.serve.fold import FOLD, FOLDS_FOLDER
 from mlaas4hep.serve.joining import join_contracts, join_image, join_inputs
 from mlaas4hep.serve.last import Last
 from mlaas4hep.serve.measuring import measured
@@ -48,7 +49,7 @@ class EnsembleSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
         Models of the same repository, ``NAME``, ``NAME/VERSION`` or ``NAME/LABEL``, or bundles elsewhere, as paths from
         the file that begin with ``./``, ``../`` or ``/``. A list, or a mapping that gives each a name.
     folds
-        In place of members: a run that was trained in folds, as a path from the file.
+        In place of members: a run that was trained in folds, or the bundle of its mean, as a path from the file.
     combine
         ``mean`` of the scores; ``vote``: the share of members that choose a class; ``linear``: the sum of scores times
         weights; ``stack``: the scores of a last model.
@@ -114,7 +115,8 @@ class Declared(NamedTuple):
     @property
     def paths(self) -> list[Path]:
         """Version folders elsewhere, as far as they are there."""
-        return [folder for one in self._all if one.path and (folder := version_folder(one.path)) is not None]
+        found = [folder for one in self._all if one.path and (folder := version_folder(one.path)) is not None]
+        return list(dict.fromkeys(one.parents[2] if one.suffix == FOLD else one for one in found))
 
     @property
     def _all(self) -> list[Reference]:
@@ -289,22 +291,31 @@ def _check(spec: EnsembleSpec, where: str) -> None:
 
 
 def _folds(run: Path, where: str) -> dict[str, Reference]:
-    """The models of a run that was trained in folds: ``RUN/folds/0/model/NAME``."""
+    """The models of a run that was trained in folds, ``RUN/folds/0/model/NAME``, or of the bundle of their mean."""
     folders = sorted((one for one in (run / "folds").glob("*") if one.name.isdecimal()), key=lambda one: int(one.name))
-    found: dict[str, Reference] = {}
+    found = {} if folders else _folds_within(run)
     for folder in folders:
         models = [one for one in sorted((folder / "model").glob("*")) if versions_of(one)]
         if len(models) != 1:
             raise BundleError(f"{where}: {folder / 'model'} holds {len(models)} models; asked for one a fold")
         found[f"fold{folder.name}"] = Reference(models[0].name, None, models[0])
     if not found:
-        raise BundleError(f"{where}: '{run}' is no run that was trained in folds: it has no folds/0/model")
+        asked = "is no run that was trained in folds, nor its bundle: it has no folds/0/model"
+        raise BundleError(f"{where}: '{run}' {asked}")
     return found
 
 
+def _folds_within(bundle: Path) -> dict[str, Reference]:
+    """The models that lie in the bundle of a mean; empty where it is none."""
+    folder = version_folder(bundle)
+    files = folder.glob(f"{FOLDS_FOLDER}/*{FOLD}") if folder is not None else ()
+    numbered = sorted((one for one in files if one.stem.isdecimal()), key=lambda one: int(one.stem))
+    return {f"fold{one.stem}": Reference(folder.parent.name, None, one) for one in numbered if folder is not None}
+
+
 def version_folder(path: Path) -> Path | None:
-    """A version folder, or the newest of a model."""
-    if path.name.isdecimal() and path.is_dir():
+    """A version folder, or the newest of a model; the model of a fold is a file in one."""
+    if (path.name.isdecimal() and path.is_dir()) or (path.suffix == FOLD and path.is_file()):
         return path
     versions = versions_of(path) if path.is_dir() else []
     return path / str(max(versions)) if versions else None

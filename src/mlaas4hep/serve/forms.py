@@ -24,6 +24,8 @@ FORM, FIELDS = "multipart/form-data", "application/x-www-form-urlencoded"
 MAX_PARTS, MAX_PART_HEAD = 16, 16 << 10
 # Pieces of this size go to the disk at once, from a thread.
 _PIECE = 1 << 20
+# Told of bytes that are kept in memory; raises where there is no room (`mlaas4hep.serve.intake`).
+Hold = Callable[[int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,16 +49,19 @@ class Form:
         return found.decode(errors="replace").strip() if isinstance(found, bytes) else ""
 
 
-async def whole_body(request: Request, limit: int) -> bytes:
-    """The whole body; `Refusal` with 413 where it is larger than the limit."""
+async def whole_body(request: Request, limit: int, hold: Hold | None) -> bytes:
+    """The whole body, of which ``hold`` is told; `Refusal` with 413 where it is larger than the limit."""
     body = bytearray()  # of pieces as small as anyone likes
-    async for part in bounded(request, limit):
+    async for part in bounded(request, limit, hold):
         body += part
     return bytes(body)
 
 
-async def bounded(request: Request, limit: int) -> AsyncIterator[bytes]:
-    """The body in pieces as they come; `Refusal` with 413 as soon as it is known to be larger than the limit."""
+async def bounded(request: Request, limit: int, hold: Hold | None = None) -> AsyncIterator[bytes]:
+    """The body in pieces as they come; `Refusal` with 413 as soon as it is known to be larger than the limit.
+
+    ``hold`` is told of the bytes of each piece before it is kept; None where they go to the disk.
+    """
     announced = request.headers.get("content-length") or "0"
     if int(announced) > limit:
         raise too_large(limit)
@@ -66,6 +71,8 @@ async def bounded(request: Request, limit: int) -> AsyncIterator[bytes]:
         if size > limit:
             raise too_large(limit)
         if part:
+            if hold is not None:
+                hold(len(part))
             yield part
 
 
@@ -76,7 +83,14 @@ async def save_body(request: Request, limit: int, path: Path) -> None:
             await asyncio.to_thread(file.write, piece)
 
 
-async def read_form(request: Request, limit: int, *, on_disk: Mapping[str, Path], field_bytes: int = 1 << 20) -> Form:
+async def read_form(
+    request: Request,
+    limit: int,
+    *,
+    on_disk: Mapping[str, Path],
+    field_bytes: int = 1 << 20,
+    hold: Hold | None = None,
+) -> Form:
     """A form, as curl -F sends it, or -d.
 
     Parameters
@@ -87,6 +101,8 @@ async def read_form(request: Request, limit: int, *, on_disk: Mapping[str, Path]
         Where the files of some fields go; these are paths in the answer, all others are bytes.
     field_bytes
         The most bytes of each other field.
+    hold
+        Told of the bytes as they come; needed where they stay in memory.
 
     Raises
     ------
@@ -98,13 +114,13 @@ async def read_form(request: Request, limit: int, *, on_disk: Mapping[str, Path]
     kind, _, _ = request.headers.get("content-type", "").partition(";")
     kind = kind.strip().lower()
     if kind == FIELDS:
-        return _pairs(await whole_body(request, min(limit, field_bytes)))
+        return _pairs(await whole_body(request, min(limit, field_bytes), hold))
     if kind != FORM:
         raise RequestError(f"asked for a form ({FORM}, curl -F), found content type '{kind[:80]}'")
     sink = _Fields(on_disk, field_bytes)
     try:
         parser = FormParser(_boundary(request.headers["content-type"]), sink)
-        async for piece in _gathered(bounded(request, limit)):
+        async for piece in _gathered(bounded(request, limit, hold)):
             if on_disk:
                 await asyncio.to_thread(parser.feed, piece)
             else:

@@ -25,8 +25,9 @@ from starlette.routing import Route as Path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mlaas4hep.errors import MLaaSError, nearest
-from mlaas4hep.serve.asking import JSON, Refusal, Route, answer, refusal_of, routes, too_large
+from mlaas4hep.serve.asking import JSON, Refusal, Route, answer, refusal_of, routes
 from mlaas4hep.serve.control import control_routes
+from mlaas4hep.serve.forms import whole_body
 from mlaas4hep.serve.hooks import Hooks, Seen
 from mlaas4hep.serve.openapi import openapi_route
 from mlaas4hep.serve.service import InferenceService, Question
@@ -218,23 +219,10 @@ class _Endpoints:
             request.scope["mlaas4hep.question"] = question
 
         with self.service.intake.holding() as hold:
-            body = await self._body(request, hold)
+            body = await whole_body(request, self.service.limits.max_body_bytes, hold)
             target = (name, version)
             reply = await answer(self.service, route, target, headers, body, began_s=began_s, on_question=on_question)
         return Response(reply.body, media_type=reply.media_type, headers=dict(reply.headers))
-
-    async def _body(self, request: Request, hold: Callable[[int], None]) -> bytes:
-        """The whole body, not larger than the limit; `hold` is told of all that comes."""
-        limit = self.service.limits.max_body_bytes
-        if int(request.headers.get("content-length") or 0) > limit:
-            raise too_large(limit)
-        body = bytearray()  # of parts as small as anyone likes
-        async for part in request.stream():
-            if len(body) + len(part) > limit:
-                raise too_large(limit)
-            hold(len(part))
-            body += part
-        return bytes(body)
 
 
 async def _only_post(request: Request) -> Response:

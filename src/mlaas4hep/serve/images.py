@@ -11,7 +11,7 @@ import binascii
 import json
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -23,7 +23,6 @@ from numpy.typing import NDArray
 from mlaas4hep.errors import BundleError, RequestError, nearest
 from mlaas4hep.serve.beside import load_struct
 from mlaas4hep.serve.pictures import MAX_PIXELS, Background, Resize, read_head, read_pixels
-from mlaas4hep.serve.tensors import json_values
 
 if TYPE_CHECKING:
     from mlaas4hep.serve.model import ServedModel, TensorSpec
@@ -37,7 +36,9 @@ MAX_PICTURES = 1024
 MAX_QUESTION_PIXELS = 4 * MAX_PIXELS
 MAX_NUMBERS = 1 << 26
 
-_PARAMS_FILE = "params.json"
+# What `mlaas4hep.convert` calls one, where TFaaS answers pictures with labels.
+FROZEN_GRAPH = "a frozen TensorFlow graph"
+_PARAMS_FILE, _CONVERSION_FILE = "params.json", "conversion.json"
 _DATATYPES = ("FP32", "FP16", "FP64", "UINT8")
 _log = logging.getLogger(__name__)
 
@@ -239,24 +240,12 @@ def image_of(model: ServedModel, *, alone: bool = True) -> ImageInput:
     return model.image
 
 
-def encode_picture_answer(model: ServedModel, outputs: Mapping[str, NDArray[Any]]) -> bytes:
-    """JSON of the outputs for one picture, in the form of KServe's v1: by label where one output has labels."""
-    values = {spec.name: _row(outputs[spec.name]) for spec in model.outputs if spec.name in outputs}
-    labels = model.outputs[0].labels if len(model.outputs) == 1 else ()
-    (first, *_) = values.values()
-    if labels and first.size == len(labels):
-        prediction: dict[str, Any] = dict(zip(labels, json_values(first.ravel()), strict=True))
-    else:
-        prediction = {name: _nested(array) for name, array in values.items()}
-    answer = {"predictions": [prediction], "model_name": model.name, "model_version": model.version}
-    return msgspec.json.encode(answer)
-
-
 def read_image(folder: Path, inputs: Sequence[TensorSpec], *, batches: bool) -> ImageInput | None:
     """What is declared for a version folder; None where nothing is.
 
     ``image.yaml`` lies beside the version. Without it, an ``img_channels`` in the version's ``params.json`` says what
-    TFaaS does: values from 0 to 255, height, width and channels in this order, no other sizes.
+    TFaaS does: values from 0 to 255, height, width and channels in this order, no other sizes. So does any
+    ``params.json`` of a frozen graph that takes three channels or one.
 
     Raises
     ------
@@ -266,7 +255,7 @@ def read_image(folder: Path, inputs: Sequence[TensorSpec], *, batches: bool) -> 
     file = folder.parent / IMAGE_FILE
     if file.is_file():
         return ImageInput.of(load_struct(file, ImageSpec), inputs, batches=batches, where=str(file))
-    channels = _tfaas_channels(folder / _PARAMS_FILE)
+    channels = _tfaas_channels(folder, inputs)
     if not channels:
         return None
     layouts: tuple[Literal["HWC", "HW"], ...] = ("HWC", "HW") if channels == 1 else ("HWC",)
@@ -275,7 +264,7 @@ def read_image(folder: Path, inputs: Sequence[TensorSpec], *, batches: bool) -> 
         try:
             return ImageInput.of(spec, inputs, batches=batches, where=str(folder / _PARAMS_FILE))
         except BundleError as error:
-            _log.warning("img_channels is of no use, so that no pictures are taken: %s", error)
+            _log.warning("no pictures are taken, as TFaaS would: %s", error)
     return None
 
 
@@ -363,24 +352,26 @@ def _why_not(model: ServedModel) -> str:
     )
 
 
-def _row(array: NDArray[Any]) -> NDArray[Any]:
-    return array[0] if array.shape[:1] == (1,) else array
+def _tfaas_channels(folder: Path, inputs: Sequence[TensorSpec]) -> int:
+    """``img_channels`` of a ``params.json``, in either spelling; 0 where it says nothing of use.
+
+    TFaaS's pages of frozen graphs have no such word: there it follows from the graph.
+    """
+    said = _json_of(folder / _PARAMS_FILE)
+    channels = said.get("img_channels", said.get("imgChannels", 0))
+    if said and not channels and _json_of(folder / _CONVERSION_FILE).get("found") == FROZEN_GRAPH:
+        shape = inputs[0].shape if len(inputs) == 1 else ()
+        channels = shape[-1] if len(shape) >= 3 and min(shape[-3:]) > 0 else 0
+    return channels if channels in (1, 3) else 0
 
 
-def _nested(array: NDArray[Any]) -> Any:
-    values = np.empty(array.size, object)
-    values[:] = json_values(array.ravel())
-    return values.reshape(array.shape).tolist()
-
-
-def _tfaas_channels(file: Path) -> int:
-    """``img_channels`` of a ``params.json``, in either spelling; 0 where it says nothing of use."""
+def _json_of(file: Path) -> dict[str, Any]:
+    """A small object beside a graph; an empty one where there is none."""
     if not file.is_file() or file.is_symlink():
-        return 0
+        return {}
     try:
         found = json.loads(file.read_bytes()[: 1 << 20])
     except (ValueError, RecursionError) as error:
         _log.warning("%s is not read, so that no pictures are taken: %s", file, error)
-        return 0
-    channels = found.get("img_channels", found.get("imgChannels", 0)) if isinstance(found, dict) else 0
-    return channels if channels in (1, 3) else 0
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -20,6 +20,7 @@ from mlaas4hep.bundle.layout import CONFIG_FILE, MANIFEST_FILE, MODEL_FILE, NATI
 from mlaas4hep.errors import BundleError, RequestError, nearest
 from mlaas4hep.graph.session import SCORES, End, OpenSession
 from mlaas4hep.serve.events import EventReader
+from mlaas4hep.serve.fold import load_fold
 from mlaas4hep.serve.images import ImageInput, decode_images, image_of, read_image
 from mlaas4hep.serve.measuring import measured
 from mlaas4hep.serve.pbtxt import Message, parse_json, parse_pbtxt
@@ -299,13 +300,15 @@ class ServedModel:
 
 
 def load_model(folder: Path, config: str | None = None, *, threads: int = 1, device: str = "cpu") -> ServedModel:
-    """What a version folder ``NAME/1`` holds: a bundle where it says so, else a plain ONNX graph.
+    """What a version folder ``NAME/1`` holds: a bundle where it says so, else a plain ONNX graph; or a fold's file.
 
     Raises
     ------
     BundleError
         A bundle that is not what was written, or a graph that cannot be served.
     """
+    if folder.is_file():
+        return ServedModel.of(load_fold(folder), threads=threads, device=device)
     if is_plain(folder):
         return ServedModel.plain(folder, config=config, threads=threads, device=device)
     if config is not None:

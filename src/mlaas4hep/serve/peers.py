@@ -33,7 +33,7 @@ _log = logging.getLogger(__name__)
 
 
 class Change(msgspec.Struct, frozen=True):
-    """What is to be done with a model: ``load``, ``unload`` or ``label``.
+    """What is to be done with a model: ``load``, ``unload``, ``remove`` (from the disk), ``label``, or ``default``.
 
     Parameters
     ----------
@@ -49,12 +49,21 @@ class Change(msgspec.Struct, frozen=True):
     label: str = ""
     version: str | None = None
 
+    @property
+    def subject(self) -> str:
+        """Of what changes happen one after the other: the model, or what all models share, which has no name."""
+        return "" if self.what == "default" else self.name
+
     def apply(self, repository: ModelRepository) -> None:
         """Do it, in this process."""
-        if self.what == "load":
+        if self.what == "default":
+            repository.default = self.name
+        elif self.what == "load":
             repository.load(self.name, config=self.config).result()
         elif self.what == "unload":
             repository.unload(self.name).result()
+        elif self.what == "remove":
+            repository.remove(self.name).result()
         else:
             repository.label(self.name, self.label, self.version)
 
@@ -139,7 +148,7 @@ class Peers:
         """
         if self._repository is None:
             raise RuntimeError("a worker that has not joined was asked for a change")
-        with self._locked(change.name):
+        with self._locked(change.subject):
             mine = _Outcome.of(change, self._repository)
             if mine.kind == "NotFoundError":
                 raise NotFoundError(mine.text)
@@ -191,8 +200,8 @@ class Peers:
         """For who starts later, and finds what lies on disk: labels with it, but not what was unloaded."""
         if change.what == "label":
             return
-        path = self._folder / "changes" / hashlib.sha256(change.name.encode()).hexdigest()
-        if change.what == "load" and change.config is None:
+        path = self._folder / "changes" / hashlib.sha256(change.subject.encode()).hexdigest()
+        if change.what == "remove" or (change.what == "load" and change.config is None):
             path.unlink(missing_ok=True)
             return
         part = self._folder / f"change-{self._number}-{path.name}.part"
@@ -200,9 +209,9 @@ class Peers:
         part.replace(path)
 
     @contextmanager
-    def _locked(self, name: str) -> Iterator[None]:
-        """No other worker, nor another thread of this one, changes the model meanwhile."""
-        stripe = hashlib.sha256(name.encode()).digest()[0] % _LOCKS
+    def _locked(self, subject: str) -> Iterator[None]:
+        """No other worker, nor another thread of this one, changes the same meanwhile."""
+        stripe = hashlib.sha256(subject.encode()).digest()[0] % _LOCKS
         with (self._folder / f"lock-{stripe}").open("wb") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield

@@ -78,14 +78,14 @@ def tensor_question(model: ServedModel, request: InferRequest) -> Question[Infer
     return Question(model, request.inputs, model.check(request.inputs), finish, timeout_s=request.timeout_s)
 
 
-def picture_question(model: ServedModel, data: bytes) -> Question[InferResponse]:
-    """Of one picture; `RequestError` where the model takes none."""
+def picture_question(model: ServedModel, pictures: NDArray[np.object_]) -> Question[InferResponse]:
+    """Of pictures as BYTES [n]: their bytes, or base64 of them; `RequestError` where the model takes none."""
     image = image_of(model)
 
     def finish(outputs: Outputs) -> InferResponse:
         return InferResponse(model.name, model.version, outputs)
 
-    return _ask_pictures(model, image, {image.name: np.array([data], object)}, finish)
+    return _ask_pictures(model, image, {image.name: pictures}, finish)
 
 
 def column_question(model: ServedModel, columns: Columns, num_entries: int) -> Question[Prediction]:

@@ -61,7 +61,7 @@ class ModelRepository:
     ) -> None:
         self.bounds = bounds or Bounds()
         self.lazy = lazy or self.bounds != Bounds()
-        self.path, self._open = path, load
+        self.path, self._open, self.default = path, load, ""
         self._served = grouped(models)
         self._kept: dict[str, Kept] = {}
         self._problems: dict[str, str] = {}

@@ -198,7 +198,7 @@ _CONTRACT = operation(
 )
 _PREDICT = operation(
     "events",
-    "Scores of events by name, or outputs for one picture",
+    "Scores of events by name, or outputs for pictures",
     takes={**json_of(ref("Events")), ARROW: _BYTES, PARQUET: _BYTES, PNG: _BYTES, JPEG: _BYTES},
     gives={**json_of(ref("Predictions")), ARROW: _BYTES, PARQUET: _BYTES},
     needs_body=True,
@@ -248,8 +248,9 @@ _IMAGE = operation(
     gives=json_of({"type": ["array", "object"]}),
     needs_body=True,
     fails=(404, 413),
+    headers=(_WAITS,),
 )
-_MODEL_FORM = dict.fromkeys(("name", "params", "labels", "op"), _PICTURE)
+_MODEL_FORM = dict.fromkeys(("name", "params", "labels", "op", "spec", "settings"), _PICTURE)
 _UPLOAD = operation(
     "tfaas",
     "Bring a model: a form, or an archive",

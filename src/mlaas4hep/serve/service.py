@@ -15,6 +15,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from weakref import WeakSet
 
+import numpy as np
+from numpy.typing import NDArray
+
 from mlaas4hep.errors import BusyError
 from mlaas4hep.serve.backlog import Backlog
 from mlaas4hep.serve.batcher import Batcher
@@ -61,11 +64,6 @@ class InferenceService:
         Whether whoever can ask may load and unload models.
     uploads
         Who takes new models; None takes none.
-
-    Attributes
-    ----------
-    default_model
-        Who is asked where a question may name nobody, and does not.
     """
 
     def __init__(
@@ -80,7 +78,6 @@ class InferenceService:
         self.repository = repository
         self.control = control
         self.uploads = uploads
-        self.default_model = ""
         self.limits = limits or Limits()
         self.intake = Intake(self.limits.wire.body_bytes)
         self._version = version
@@ -150,6 +147,13 @@ class InferenceService:
             return
         await asyncio.wrap_future(self.repository.unload(name))
 
+    async def remove_model(self, name: str) -> None:
+        """Delete a model from the disk, all its versions; what was asked of it is answered. Raises as unloading."""
+        if self.everywhere is not None:
+            await self.everywhere(Change("remove", name))
+            return
+        await asyncio.wrap_future(self.repository.remove(name))
+
     async def label_model(self, name: str, label: str, version: str | None) -> None:
         """Set a label of a version, or take it away (None); raises as `ModelRepository.label`."""
         if self.everywhere is not None:
@@ -158,6 +162,14 @@ class InferenceService:
         # Held up as long as the model is being loaded, so not on the loop.
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(self.executor, self.repository.label, name, label, version)
+
+    async def set_default(self, name: str) -> None:
+        """Say who is asked where a question may name nobody, and does not; raises as `wake`."""
+        await self.wake(name)
+        if self.everywhere is not None:
+            await self.everywhere(Change("default", name))
+        else:
+            self.repository.default = name
 
     async def wake(self, name: str) -> None:
         """Return when a model can be asked without waiting for its load.
@@ -227,7 +239,11 @@ class InferenceService:
         RequestError
             The model takes no pictures. What is wrong with this one is said by `Question.ready`.
         """
-        return picture_question(self.repository.get(name, version), data)
+        return self.ask_pictures(self.repository.get(name, version), np.array([data], object))
+
+    def ask_pictures(self, model: ServedModel, pictures: NDArray[np.object_]) -> Question[InferResponse]:
+        """As `ask_image`, of several as BYTES [n]: their bytes, or base64 of them."""
+        return picture_question(model, pictures)
 
     def ask_events(self, name: str, body: bytes, *, version: str | None = None) -> Question[Prediction]:
         """What `predict_events` does before and after the run."""

@@ -10,6 +10,7 @@ import asyncio
 import functools
 import json
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -30,8 +31,8 @@ from mlaas4hep.errors import (
     RequestError,
     UploadError,
 )
-from mlaas4hep.serve.asking import JSON, Refusal, Route, answer, too_large
-from mlaas4hep.serve.forms import FIELDS, FORM, read_form, save_body, whole_body
+from mlaas4hep.serve.asking import JSON, Refusal, Route, answer, timeout_of, too_large
+from mlaas4hep.serve.forms import FIELDS, FORM, Hold, read_form, save_body, whole_body
 from mlaas4hep.serve.service import InferenceService, Question
 from mlaas4hep.serve.tfaas_image import ask_image
 from mlaas4hep.serve.tfaas_params import described, params_of
@@ -42,7 +43,7 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 MAX_SMALL_BYTES = 1 << 20
 # Beside the file of an upload: its other fields and the form's own words.
 _FORM_BYTES = 4 << 20
-_FORM_FIELDS = ("name", "params", "model", "labels", "op")
+_FORM_FIELDS = ("name", "params", "model", "labels", "op", "spec", "settings")
 # As TFaaS tells them apart: whoever sends a form has the model in one of its fields, all others send an archive.
 _JOBS = (
     "POST /upload with 'name' in the address is a question to the job service, which does not answer here; to bring a "
@@ -92,27 +93,34 @@ class _Endpoints:
         """Rows that do not take the short way (`mlaas4hep.serve.hot`)."""
 
         async def ask(request: Request) -> Response:
-            body = await whole_body(request, self.service.limits.max_body_bytes)
-            request.scope["mlaas4hep.route"] = route.name
+            request.scope["mlaas4hep.route"], began_s = route.name, time.monotonic()
             seen = functools.partial(request.scope.__setitem__, "mlaas4hep.question")
-            reply = await answer(self.service, route, (), dict(request.headers.raw), body, on_question=seen)
+            with self.service.intake.holding() as hold:
+                body = await whole_body(request, self.service.limits.max_body_bytes, hold)
+                headers = dict(request.headers.raw)
+                reply = await answer(self.service, route, (), headers, body, began_s=began_s, on_question=seen)
             return Response(reply.body, media_type=reply.media_type, headers=dict(reply.headers))
 
         return ask
 
     async def image(self, request: Request) -> Response:
+        request.scope["mlaas4hep.route"] = "image"
+        began_s, wait_s = time.monotonic(), timeout_of(dict(request.headers.raw))
+        deadline = None if wait_s is None else began_s + wait_s
+        with self.service.intake.holding() as hold:
+            question = await self._picture(request, hold)
+            request.scope["mlaas4hep.question"] = question
+            return Response(await self.service.answer(question, deadline=deadline), media_type=JSON)
+
+    async def _picture(self, request: Request, hold: Hold) -> Question[bytes]:
         limit = self.service.limits.max_body_bytes
-        form = await read_form(request, limit, on_disk={}, field_bytes=limit)
-        name = form.text("model") or default_of(self.service)
+        form = await read_form(request, limit, on_disk={}, field_bytes=limit, hold=hold)
+        name = form.text("model") or request.query_params.get("model", "") or default_of(self.service)
         picture = form.fields.get("image")
         if not isinstance(picture, bytes) or not picture:
             raise RequestError(f"the form has no file 'image' (curl -F 'image=@picture.png' -F 'model={name}')")
         await self.service.wake(name)
-        question: Question[bytes] = await asyncio.get_running_loop().run_in_executor(
-            self.service.executor, ask_image, self.service, name, picture, form.filenames.get("image", "")
-        )
-        request.scope["mlaas4hep.route"], request.scope["mlaas4hep.question"] = "image", question
-        return Response(await self.service.answer(question), media_type=JSON)
+        return await asyncio.to_thread(ask_image, self.service, name, picture, form.filenames.get("image", ""))
 
     async def models(self, request: Request) -> Response:
         """``null`` where there is none, as TFaaS says it."""
@@ -132,9 +140,9 @@ class _Endpoints:
 
     async def set_default(self, request: Request) -> Response:
         self._uploads(request)
-        name = _name_in(await whole_body(request, MAX_SMALL_BYTES))
-        await self.service.wake(name)
-        self.service.default_model = name
+        with self.service.intake.holding() as hold:
+            name = _name_in(await whole_body(request, MAX_SMALL_BYTES, hold))
+        await self.service.set_default(name)
         return Response()
 
     async def data(self, request: Request) -> Response:
@@ -155,10 +163,11 @@ class _Endpoints:
         name = request.path_params.get("name") or request.query_params.get("model", "")
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if not name and kind in (FORM, FIELDS):
-            name = (await read_form(request, MAX_SMALL_BYTES, on_disk={})).text("model")
+            with self.service.intake.holding() as hold:
+                name = (await read_form(request, MAX_SMALL_BYTES, on_disk={}, hold=hold)).text("model")
         if not name:
             raise RequestError("asked for the name of a model (curl -X DELETE -F model=NAME), found none")
-        await uploads.remove(name, self.service.unload_model)
+        await uploads.remove(name, self.service.remove_model)
         return Response()
 
     async def upload(self, request: Request) -> Response:
@@ -168,7 +177,7 @@ class _Endpoints:
         try:
             async with uploads.receiving() as folder:
                 received = await _received(request, folder, uploads.limit_bytes)
-                stored = await uploads.take(received, self.service.load_model)
+                stored = await uploads.take(received, self.service.load_model, self.service.remove_model)
         except (MLaaSError, Refusal) as error:
             refusal = _refusal_of(error)
             client = request.client.host if request.client else "somebody"
@@ -176,7 +185,7 @@ class _Endpoints:
                 _log.warning("an upload of %s was refused: %s", client, " ".join(refusal.text.split())[:500])
                 raise refusal from error
             raise
-        self.service.default_model = stored.name
+        await self.service.set_default(stored.name)
         return _taken(request, stored)
 
     def _uploads(self, request: Request) -> Uploads:
@@ -206,7 +215,7 @@ async def _received(request: Request, folder: Path, limit: int) -> Received:
     else:
         if encoding == "gzip":
             raise Refusal(415, "a form is taken as it is; what its fields hold may be packed by gzip")
-        form = await read_form(request, limit + _FORM_BYTES, on_disk={"model": path})
+        form = await read_form(request, limit + _FORM_BYTES, on_disk={"model": path}, field_bytes=_FORM_BYTES)
         received = Received(path, {name: one for name, one in form.fields.items() if isinstance(one, bytes)})
         if "model" not in form.fields:
             sent = ", ".join(form.fields) or "nothing"

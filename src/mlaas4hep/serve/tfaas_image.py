@@ -11,7 +11,6 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from mlaas4hep.serve.images import decode_images, image_of
 from mlaas4hep.serve.service import InferenceService, Outputs, Question
 from mlaas4hep.serve.tensors import json_values
 from mlaas4hep.serve.tfaas_params import is_frozen, labels_of
@@ -22,26 +21,24 @@ MAX_LABELS = 5
 
 
 def ask_image(service: InferenceService, name: str, picture: bytes, filename: str) -> Question[bytes]:
-    """A question of one picture, PNG or JPEG; decoding it takes a while, so this is for a thread.
+    """A question of one picture, PNG or JPEG. It looks at the disk, so this is for a thread.
 
     Raises
     ------
     NotFoundError
         No such model.
     RequestError
-        It takes no pictures, or not this one.
+        It takes no pictures. What is wrong with this one is said by `Question.ready`.
     """
-    model = service.repository.get(name)
-    image = image_of(model)
-    inputs = {image.name: decode_images([picture], image)}
-    output = answering_output(model)
+    asked = service.ask_image(name, picture)
+    model, output = asked.model, answering_output(asked.model)
     labels = labels_of(service.repository, model) if is_frozen(service.repository, model) else ()
 
     def finish(outputs: Outputs) -> bytes:
         array = outputs[output]
         return _told((array[0] if model.batches or array.ndim > 1 else array).ravel(), labels, filename)
 
-    return Question(model, inputs, model.check(inputs), finish)
+    return Question(model, asked.inputs, asked.rows, finish, prepare=asked.prepare)
 
 
 def _told(scores: NDArray[Any], labels: tuple[str, ...], filename: str) -> bytes:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mlaas4hep.bundle.layout import MODEL_FILE
+from mlaas4hep.serve.images import FROZEN_GRAPH
 from mlaas4hep.serve.model import ServedModel
 from mlaas4hep.serve.repository import ModelRepository
 from mlaas4hep.serve.service import InferenceService
@@ -20,7 +21,6 @@ PARAMS_FILE, CONVERSION_FILE = "params.json", "conversion.json"
 _MOST_BYTES = 1 << 20
 # The words of TFaaS's server, and those of its pages and of its older answers.
 _CAMEL = {"input_node": "inputNode", "output_node": "outputNode"}
-_FROZEN = "a frozen TensorFlow graph"
 
 
 def params_of(service: InferenceService, name: str) -> bytes:
@@ -52,7 +52,7 @@ def labels_of(repository: ModelRepository, model: ServedModel) -> tuple[str, ...
 
 def is_frozen(repository: ModelRepository, model: ServedModel) -> bool:
     """Whether it was uploaded as a frozen graph, for which TFaaS answers pictures with labels."""
-    return (_conversion(repository, model) or {}).get("found") == _FROZEN
+    return (_conversion(repository, model) or {}).get("found") == FROZEN_GRAPH
 
 
 _SNAKE = {camel: snake for snake, camel in _CAMEL.items()}

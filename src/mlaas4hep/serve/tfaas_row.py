@@ -19,7 +19,7 @@ from mlaas4hep.errors import RequestError, nearest
 from mlaas4hep.serve.asking import Asleep, Headers, Refusal, Reply, Route, check_encoding
 from mlaas4hep.serve.model import ServedModel, Tensors
 from mlaas4hep.serve.oip import message
-from mlaas4hep.serve.protocol import decode_json
+from mlaas4hep.serve.protocol import check_pieces, decode_json
 from mlaas4hep.serve.quick import numbers_of
 from mlaas4hep.serve.service import InferenceService, Outputs, Question
 from mlaas4hep.serve.tensors import DTYPES, Number, from_json, json_values
@@ -29,6 +29,8 @@ from mlaas4hep.spec.scaling import GroupScaling, unflatten
 PROTO = "application/x-protobuf"
 # The prefix under which all of TFaaS is found, too.
 BASE = "tfaas"
+# Values and keys of a row. Read as JSON each may take sixteen times its bytes.
+MAX_VALUES = 1 << 22
 _SHOWN = 5
 _encode = msgspec.json.Encoder().encode
 
@@ -68,6 +70,9 @@ def read_json(
 ) -> Question[Reply]:
     """A row as JSON, of any content type, since TFaaS's recipes send what curl says by default."""
     check_encoding(headers)
+    check_pieces(body)
+    if len(body) > MAX_VALUES:
+        _check_count(body.count(b","))
     row: Row = decode_json(_decoder, body)
     if row.values is None:
         raise RequestError(f"the row has no 'values'{_likely(body)}")
@@ -99,6 +104,7 @@ def read_proto(
         row = message("Row").FromString(body)
     except DecodeError as error:
         raise RequestError(f"the body is no message Row of TFaaS (key, value, model): {error}") from error
+    _check_count(len(row.value) + len(row.key))
     model = _model(service, row.model)
     layout = _layout(model, service)
     inputs = layout.tensors(list(row.value), list(row.key))
@@ -111,6 +117,11 @@ def read_proto(
         return Reply(answer, PROTO)
 
     return Question(model, inputs, 1, finish)
+
+
+def _check_count(count: int) -> None:
+    if count > MAX_VALUES:
+        raise RequestError(f"a row of {count} values and keys; at most {MAX_VALUES} are read: send tensors as bytes")
 
 
 def _likely(body: bytes) -> str:
@@ -137,9 +148,9 @@ def default_of(service: InferenceService) -> str:
     RequestError
         There are several, or none.
     """
-    names = service.repository.names
-    if service.default_model in names:
-        return service.default_model
+    names, default = service.repository.names, service.repository.default
+    if default in names:
+        return default
     if len(names) != 1:
         shown = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
         raise RequestError(f"the question names no model; served here: {shown or 'none'}")
@@ -156,8 +167,13 @@ class _Layout:
         self.labels = labels
         if model.contract is not None:
             spec = model.contract.spec
-            self._groups, self.labels = spec.scaling, spec.score_names
+            self._groups, self.labels = spec.scaling, model.outputs[0].labels
             self._places = {name: place for place, name in enumerate(spec.flat_names)}
+            if {one.name for one in self._groups} != {one.name for one in model.inputs}:
+                asked = f"ask /v1/models/{model.name}:predict by name"
+                raise RequestError(
+                    f"model '{model.name}' takes no rows, since its members make tensors of their own; {asked}"
+                )
         elif len(model.inputs) != 1:
             named = ", ".join(one.name for one in model.inputs)
             raise RequestError(
@@ -228,7 +244,9 @@ class _Layout:
 
 
 def answering_output(model: ServedModel) -> str:
-    """The output that answers: the only one, or the only one of real numbers."""
+    """The output that answers: of several models as one that of the whole, else the only one, or of real numbers."""
+    if model.members:
+        return model.outputs[0].name
     real = [one for one in model.outputs if one.datatype in ("FP16", "FP32", "FP64")]
     for found in (model.outputs, real):
         if len(found) == 1 and found[0].datatype != "BYTES":

@@ -27,6 +27,8 @@ from mlaas4hep.serve.entries import CONVERTED, DELETED, UPLOADED
 from mlaas4hep.serve.repository import ModelRepository
 
 T = TypeVar("T")
+# What is done with a model of this name.
+Change = Callable[[str], Awaitable[None]]
 
 # Uploads that are received or converted at a time; who comes then is asked to come back.
 MAX_UPLOADS = 4
@@ -113,13 +115,13 @@ class Uploads:
             if place is not None:
                 await asyncio.to_thread(shutil.rmtree, place, ignore_errors=True)
 
-    async def take(self, received: Received, load: Callable[[str], Awaitable[None]]) -> Stored:
+    async def take(self, received: Received, load: Change, remove: Change) -> Stored:
         """Convert, store, load. When this returns the new version answers.
 
         Parameters
         ----------
-        load
-            Brings a model to what its folder holds, in all workers.
+        load, remove
+            Bring a model to what its folder holds, and delete it, in all workers.
 
         Raises
         ------
@@ -131,17 +133,16 @@ class Uploads:
             await load(stored.name)
         except BundleError as error:
             if not self._is_served(stored):
-                await self._take_back(stored)
+                await self._take_back(stored, remove)
                 raise UploadError(f"the model was converted, but it cannot be served: {error}") from error
             _log.warning("%s", error)  # another version of it, which was broken before
         _log.info("model '%s', version %s, was uploaded", stored.name, stored.version)
         return stored
 
-    async def remove(self, name: str, unload: Callable[[str], Awaitable[None]]) -> bool:
-        """Delete a model, all its versions, that ``unload`` takes from all workers; False where there is none."""
+    async def remove(self, name: str, remove: Change) -> bool:
+        """Delete a model, all its versions, by what deletes it in all workers; False where there is none."""
         try:
-            await unload(name)
-            await asyncio.wrap_future(self.repository.remove(name))
+            await remove(name)
         except NotFoundError:
             return False
         _log.info("model '%s' was deleted", name)
@@ -161,11 +162,11 @@ class Uploads:
         except NotFoundError:
             return False
 
-    async def _take_back(self, stored: Stored) -> None:
+    async def _take_back(self, stored: Stored, remove: Change) -> None:
         place = self.folder / stored.name
         await asyncio.to_thread(shutil.rmtree, place / stored.version, ignore_errors=True)
         if not versions_of(place):
-            await asyncio.wrap_future(self.repository.remove(stored.name))
+            await self.remove(stored.name, remove)
 
     def _converted(self, received: Received) -> Stored:
         with self._turn:

@@ -208,6 +208,8 @@ def test_a_form_of_tfaas_is_an_upload() -> None:
     upload = Upload.form(fields)
     assert (upload.name, upload.model, set(upload.beside)) == ("net", b"\x08", {"params.json", "labels.txt"})
     assert Upload.form(fields | {"op": b"x"}) == upload
+    ours = Upload.form({"model": b"\x08", "spec": b"{}", "settings": b"[]"})
+    assert ours.beside == {"spec.json": b"{}", "settings.json": b"[]"}
     for change, words in [
         ({"model": b""}, "no field 'model'"),
         ({"name": b"other"}, "must be equal"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -73,6 +74,22 @@ def test_a_saved_model_is_its_folder(tmp_path: Path) -> None:
     one = found(tarred(files), tmp_path)
     assert (one.kind, one.name) == ("saved_model", "net")
     assert (one.path / "variables" / "variables.index").is_file()
+
+
+@pytest.mark.parametrize("pack", [tarred, zipped])
+def test_what_macos_packs_beside_a_model_is_passed_over(pack: Callable[..., bytes], tmp_path: Path) -> None:
+    params = b'{"name": "net"}'
+    files = {
+        "._net": b"\0\5\x16\7",
+        "net/._saved_model.pb": b"\0\5\x16\7",
+        "net/saved_model.pb": saved_model(GRAPH),
+        "net/variables/variables.index": b"\0",
+        "net/params.json": params,
+        "net/.DS_Store": b"\0\0\0\1Bud1",
+        "__MACOSX/net/._params.json": b"\0\5\x16\7",
+    }
+    one = found(pack(files), tmp_path)
+    assert (one.kind, one.name, one.beside) == ("saved_model", "net", {"params.json": params})
 
 
 def test_native_weights_and_bundles_are_told_by_their_files(tmp_path: Path) -> None:

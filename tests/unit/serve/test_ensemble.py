@@ -305,7 +305,7 @@ def test_an_ensemble_wakes_its_members_and_holds_them(own: Path) -> None:
             "{members: [a, b], combine: stack, last: judge, columns: {event_9: a}}",
             "'judge' has no column 'event_9'; did you mean",
         ),
-        ("folds: ../a", "is no run that was trained in folds: it has no folds/0/model"),
+        ("folds: ../a", "is no run that was trained in folds, nor its bundle: it has no folds/0/model"),
         ("members: [a, flat]", "'a' gives .*, 'flat' gives"),
         ("members: [flat, loose]", "'flat' and 'loose' do not go together: either all or none say"),
     ],
@@ -353,6 +353,25 @@ def test_folds_in_one_step_are_the_mean_bundle_bit_for_bit_and_say_so(tmp_path: 
     assert served.note.startswith("the mean of models, each of which left out one fold")
     declare(tmp_path / "run", "folds: ..", name="again")
     assert open_repository(tmp_path / "run" / "again").get("again").members == whole.members
+
+
+def test_the_bundle_of_a_mean_is_asked_with_its_members_where_a_file_says_so(tmp_path: Path, tensors: Tensors) -> None:
+    """It is all that is left of a run where a bundle was uploaded."""
+    run = write_run(tmp_path / "run").path.parents[2]
+    (run / "model").rename(tmp_path / "models")
+    declare(tmp_path / "models", "folds: ../tth", name="folds")
+    repository = open_repository(tmp_path / "models")
+    found = repository.get("folds").run(tensors)
+    assert list(found) == ["scores", "fold0", "fold1", "fold2"]
+    assert found["scores"].tobytes() == repository.get("tth").run(tensors)["scores"].tobytes()
+    for number in range(3):
+        alone = load_bundle(next((run / "folds" / str(number) / "model").iterdir())).predict(dict(tensors))
+        assert found[f"fold{number}"].tobytes() == alone.tobytes()
+    assert open_repository(f"x={tmp_path / 'models' / 'tth'}").get("x").outputs == repository.get("folds").outputs
+    file = tmp_path / "models" / "tth" / "1" / "native" / "models" / "1.onnx"
+    file.write_bytes(file.with_name("0.onnx").read_bytes())
+    with pytest.raises(BundleError, match=r"1\.onnx"):
+        open_repository(f"x={tmp_path / 'models' / 'tth'}")
 
 
 def test_a_declaration_anywhere_finds_its_members_beside_it(own: Path) -> None:

@@ -128,7 +128,7 @@ def test_no_more_is_taken_than_the_limit(tmp_path: Path) -> None:
         lambda: read_form(request(body, KIND), 4000, on_disk={}),
         lambda: read_form(request(body, KIND), 1 << 20, on_disk={}, field_bytes=4000),
         lambda: read_form(request(b"", KIND, length=5000), 4000, on_disk={}),
-        lambda: whole_body(request(body), 4000),
+        lambda: whole_body(request(body), 4000, None),
         lambda: save_body(request(body), 4000, tmp_path / "body"),
     ):
         with pytest.raises(Refusal, match="413: the body is larger than the 4000 bytes"):

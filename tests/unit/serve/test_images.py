@@ -7,6 +7,7 @@ import io
 import json
 import struct
 import threading
+import urllib.error
 import urllib.request
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -139,8 +140,8 @@ class Witness(InferenceService):
 
     threads: set[str] = set()  # noqa: RUF012
 
-    def ask_image(self, name: str, data: bytes, *, version: str | None = None) -> Question[Any]:
-        asked = super().ask_image(name, data, version=version)
+    def ask_pictures(self, model: ServedModel, pictures: NDArray[np.object_]) -> Question[Any]:
+        asked = super().ask_pictures(model, pictures)
 
         def prepare() -> Mapping[str, NDArray[Any]]:
             self.threads.add(threading.current_thread().name)
@@ -191,6 +192,38 @@ def test_a_picture_is_decoded_off_the_loop_and_answered_by_its_labels(
     assert {name: np.float32(value) for name, value in prediction.items()} == dict(
         zip(("red", "green", "blue"), wanted, strict=True)
     )
+
+
+def post(url: str, body: Any) -> tuple[int, dict[str, Any]]:
+    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request) as answer:
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as refused:
+        with refused:
+            return refused.code, json.load(refused)
+
+
+def test_pictures_in_the_json_of_kserve_are_answered_one_by_one(
+    repository: ModelRepository, urls: tuple[str, str]
+) -> None:
+    files = [encode(WIDE), encode(WIDE, "JPEG")]
+    one, other = (base64.b64encode(data).decode() for data in files)
+    for instances in ([{"b64": one}, {"x": {"b64": other}}], [{"x": one}, {"b64": other}], []):
+        status, answer = post(f"{urls[0]}/v1/models/means:predict", {"instances": instances, "signature_name": "s"})
+        assert (status, len(answer["predictions"])) == (200, len(instances))
+        for data, prediction in zip(files, answer["predictions"], strict=False):
+            (wanted,) = repository.get("means").predict_image(data)["means"]
+            assert [np.float32(prediction[name]) for name in ("red", "green", "blue")] == wanted.tolist()
+    for instance, said in (
+        ({"y": one}, "instance 0: asked for"),
+        ({"x": one, "key": "1"}, "found x, key"),
+        ({"b64": "?"}, "base64"),
+        ({"x": {"b65": one}}, "does not fit"),
+        ({"x": [1, 2]}, "does not fit"),
+    ):
+        status, answer = post(f"{urls[0]}/v1/models/means:predict", {"instances": [instance]})
+        assert (status, said in answer["error"]) == (400, True), answer
 
 
 @pytest.mark.parametrize(
@@ -370,6 +403,16 @@ def test_tfaas_params_say_what_tfaas_does(key: str, shape: tuple[Any, ...], tmp_
     gray = make_pixels(12, 16, channels=1)
     (tensor,) = load_model(folder).predict_image(encode(gray))["same"]
     assert (tensor.reshape(12, 16) == gray).all()
+
+
+def test_a_graph_that_was_no_frozen_one_takes_no_pictures_by_its_shape_alone(tmp_path: Path) -> None:
+    folder = write_image_graph(tmp_path / "m", ("n", 8, 8, 3), declared=None)
+    for found, taken in (("an ONNX model", False), ("a frozen TensorFlow graph", True)):
+        (folder / "params.json").write_text('{"name": "m"}')
+        (folder / "conversion.json").write_text(json.dumps({"found": found}))
+        assert (load_model(folder).image is not None) == taken
+    (folder / "params.json").unlink()
+    assert load_model(folder).image is None
 
 
 @pytest.mark.parametrize("params", ["[", "[]", '{"img_channels": 3}', '{"img_channels": 7}'])

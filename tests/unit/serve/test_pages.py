@@ -28,6 +28,7 @@ from mlaas4hep.serve.server import background
 from mlaas4hep.serve.service import InferenceService
 from tests.plain_graph import write_plain_graph
 from tests.small_bundle import CONFIG, write_small_bundle
+from tests.small_pictures import encode, make_pixels, write_image_graph
 from tests.unit.serve.test_guard import ask
 
 BROWSER = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
@@ -67,7 +68,7 @@ def write_evil_graph(folder: Path) -> None:
 
 
 def write_models(folder: Path) -> None:
-    """Entries of every kind: versions and labels, markup for names, a graph without a contract, a broken one."""
+    """Entries of every kind: versions, labels, markup for names, graphs without a contract, several as one, broken."""
     for seed in (0, 1):
         bundle = write_small_bundle(folder, seed=seed)
     metrics = {
@@ -86,6 +87,10 @@ def write_models(folder: Path) -> None:
     write_small_bundle(folder, name="evil", config=evil)
     write_plain_graph(folder)
     write_evil_graph(folder)
+    write_image_graph(folder / "pictures", labels=("red", "green", "blue"))
+    write_image_graph(folder / "shown")
+    (folder / "both").mkdir()
+    (folder / "both" / "ensemble.yaml").write_text("members: {old: tth/1, new: tth/2}")
     broken = write_small_bundle(folder, name="broken").path
     (broken / "spec.json").write_bytes(b"{}")
 
@@ -141,10 +146,11 @@ def test_the_list_shows_every_entry_with_its_state_labels_figure_and_requests(ur
     with Client(url) as client:
         client.predict("tth", [client.contract("tth")["example"]] * 3)
     told = words(page(url, "/pages"))
-    assert "5 names on mlaas4hep" in told
+    assert "8 names on mlaas4hep" in told
     assert re.search(r"tth 2 latest 1 stable ready mlp.* AUC 0.910 ± 0.020 1 ", told)
     assert re.search(r"broken 1 not available .*spec.json: was changed", told)
     assert re.search(r"plain 1 latest ready ONNX 0", told)
+    assert re.search(r"both 1 latest ready 2 models as one 0", told)
 
 
 def test_the_page_of_a_model_shows_its_contract_its_training_and_how_to_ask(url: str) -> None:
@@ -168,9 +174,9 @@ def test_the_page_of_a_model_shows_its_contract_its_training_and_how_to_ask(url:
 
 
 def test_an_old_version_has_a_page_and_one_that_is_not_there_has_none(url: str) -> None:
-    told = words(page(url, "/pages/models/tth/versions/stable"))
-    assert "version 1 stable" in told
-    assert "Events by name are answered by the newest version" in told
+    html = page(url, "/pages/models/tth/versions/stable")
+    assert "version 1 stable" in words(html)
+    assert "v1/models/tth/versions/1:predict" in attributes(html, "form")[0]["data-form"]
     for path, text in [
         ("/pages/models/tt", "no model 'tt' is served here; did you mean 'tth'?"),
         ("/pages/models/tth/versions/7", "model 'tth' has no version 7; versions: 1, 2"),
@@ -188,7 +194,41 @@ def test_a_graph_without_a_contract_and_a_broken_entry_have_pages(url: str) -> N
     assert "same_FP32 FP32 [N, 2] background, signal" in told
     told = words(page(url, "/pages/models/broken"))
     assert "Nothing of this model is in memory now" in told
-    assert "spec.json: was changed" in told
+    assert re.search("It cannot be asked: [^ ]*spec.json: was changed", told)
+
+
+def test_the_page_of_an_ensemble_leads_to_its_members(url: str) -> None:
+    html = page(url, "/pages/models/both")
+    told = words(html)
+    assert "The mean of 2 models: old, new." in told
+    assert re.search(r"tth 1 old tth 2 new mlp.* AUC 0.910 ± 0.020", told)
+    assert 'href="../../pages/models/tth/versions/1"' in html
+    assert "What follows is of the first member" in told
+    assert "It is made of its members , and has no training of its own" in told
+
+
+def test_members_that_are_served_nowhere_else_have_no_page(tmp_path: Path, models: Path) -> None:
+    """Nor one that has their name only by chance."""
+    write_small_bundle(tmp_path)
+    far = f"members: {{a: {models}/tth/1, b: ../tth/1}}"
+    for name, text in (("far", far), ("whole", "{members: {a: tth}, answer: whole}")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "ensemble.yaml").write_text(text)
+    with background(InferenceService(open_repository(tmp_path))) as url:
+        html = page(url, "/pages/models/far")
+        assert len(re.findall("served as a part of this one only", html)) == 2
+        assert "models/tth/versions" not in html
+        assert re.search("tth 1 not given", words(page(url, "/pages/models/whole")))
+
+
+def test_the_page_of_a_model_of_pictures_says_what_becomes_of_them_and_asks_for_one(url: str) -> None:
+    html = page(url, "/pages/models/shown")
+    told = words(html)
+    steps = "RGB; shorter side to 10 pixels (bilinear), the middle 8 x 8 (height x width); divided by 255; "
+    assert f"{steps}minus 0.485, 0.456, 0.406; over 0.229, 0.224, 0.225; as CHW." in told
+    assert "it takes tensors, and pictures" in told
+    (field,) = (one for one in attributes(html, "input") if one.get("type") == "file")
+    assert field["accept"] == "image/png,image/jpeg"
 
 
 def test_markup_in_names_classes_labels_and_figures_is_text(url: str) -> None:
@@ -210,7 +250,9 @@ def test_markup_in_names_classes_labels_and_figures_is_text(url: str) -> None:
     assert 'href="../../pages"' in str(text)
 
 
-@pytest.mark.parametrize("name", ["tth", "evil", "plain", EVIL], ids=["events", "class", "tensors", "name"])
+@pytest.mark.parametrize(
+    "name", ["tth", "evil", "plain", EVIL, "both"], ids=["events", "class", "tensors", "name", "several"]
+)
 def test_the_lines_for_the_shell_and_for_python_ask_the_model(
     url: str, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -227,6 +269,20 @@ def test_the_lines_for_the_shell_and_for_python_ask_the_model(
         assert 'R"json({"instances": [' in lines["C++, with the class Server of examples/cpp"]
     else:
         assert all(repr(one["name"]) in told for one in answer["outputs"])
+
+
+def test_the_lines_with_a_picture_ask_the_model(
+    url: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("picture.png").write_bytes(encode(make_pixels()))
+    html = page(url, "/pages/models/pictures").partition('id="ask"')[2]
+    found = re.findall(r"<h3>(.*?)</h3>\s*<pre[^>]*><code>(.*?)</code>", html, re.DOTALL)
+    lines = {title: unescape(text) for title, text in found}
+    done = subprocess.run(["sh", "-c", lines["curl, with a picture"]], capture_output=True, check=True, timeout=60)
+    (wanted,) = json.loads(done.stdout)["predictions"]
+    exec(lines["Python, with a picture"], {})
+    assert capsys.readouterr().out == f"{wanted}\n"
 
 
 def test_pages_say_what_a_browser_may_run_and_load_nothing_from_elsewhere(url: str) -> None:
@@ -279,6 +335,19 @@ def test_figures_of_another_form_are_left_out(models: Path, tmp_path: Path) -> N
     write_report(folder, {"report/metrics.json": b'{"model": ["no text"]}'})
     with background(InferenceService(open_repository(tmp_path))) as url:
         assert "AUC" not in words(page(url, "/pages/models/tth")).partition("Where it comes from")[0]
+
+
+def test_figures_of_a_regression_are_told_by_target_and_part(models: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(models / "tth", tmp_path / "tth")) / "2"
+    mass = {"resolution": 4.2, "resolution_err": 0.3, "bias": -0.1, "bias_err": 0.02, "r2": 0.9, "r2_err": 0.01}
+    parts = {"train": {"events": 7, "loss": 0.5, "targets": {"mass": mass}}, "test": {"events": 3}}
+    told = {"model": "mlp", "targets": {"mass": mass}, "targets_part": "test", "parts": parts}
+    write_report(folder, {"report/metrics.json": json.dumps(told).encode()})
+    with background(InferenceService(open_repository(tmp_path))) as url:
+        html = words(page(url, "/pages/models/tth"))
+    assert "mass: resolution 4.20 ± 0.30 on the test part of its training" in html
+    assert "part events loss train 7 0.5000 test 3 - How near" in html
+    assert "target part resolution bias R² mass train 4.20 ± 0.30 -0.100 ± 0.020 0.900 ± 0.010" in html
 
 
 def test_the_first_event_of_a_form_is_typical_and_passes_the_preselection(repository: ModelRepository) -> None:

@@ -69,6 +69,41 @@ def test_a_change_is_everywhere_when_it_is_answered_whoever_was_asked(
     assert json.loads((places[0] / "a" / "labels.json").read_text()) == {}
 
 
+def test_what_was_deleted_is_gone_everywhere_and_comes_to_no_harm_when_it_is_put_there_again(
+    three: tuple[list[Peers], list[ModelRepository], list[Opener]], places: tuple[Path, Path]
+) -> None:
+    peers, repositories, _ = three
+    peers[0].spread(Change("unload", "a"))
+    peers[1].spread(Change("remove", "a"))
+    assert [one.index() for one in repositories] == [repositories[0].index()] * 3
+    assert {one.name for one in repositories[0].index()} == {"b"}
+    put(places[0], "a", "1")  # by hand, without a word to the workers
+    peers[2].close()
+    with worker(places[1], 2, 3, opened(places[0])[0]):
+        assert (places[0] / "a" / "1").is_dir()
+
+
+def test_who_is_asked_where_nobody_is_named_is_the_same_everywhere_and_later(
+    three: tuple[list[Peers], list[ModelRepository], list[Opener]], places: tuple[Path, Path]
+) -> None:
+    peers, repositories, _ = three
+    peers[0].spread(Change("unload", "b"))  # of which a note is kept, too
+    threads = [
+        threading.Thread(target=peers[one].spread, args=(Change("default", name),)) for one, name in enumerate("aba")
+    ]
+    for one in threads:
+        one.start()
+    for one in threads:
+        one.join(20)
+    assert len({one.default for one in repositories}) == 1
+    peers[2].spread(Change("default", "b"))
+    peers[1].close()
+    fresh = opened(places[0])[0]
+    with worker(places[1], 1, 3, fresh):
+        assert (fresh.default, fresh.names) == ("b", ("a",))
+    assert [one.default for one in repositories] == ["b"] * 3
+
+
 def test_what_was_unloaded_stays_so_in_a_worker_that_starts_later(
     three: tuple[list[Peers], list[ModelRepository], list[Opener]], places: tuple[Path, Path]
 ) -> None:

@@ -20,6 +20,7 @@ from onnx import TensorProto, helper
 
 from mlaas4hep.bundle import Bundle
 from mlaas4hep.errors import RequestError, UploadError
+from mlaas4hep.serve.limits import Limits, WireLimits
 from mlaas4hep.serve.model import ServedModel
 from mlaas4hep.serve.oip import message
 from mlaas4hep.serve.opening import open_repository
@@ -136,6 +137,65 @@ def test_a_row_that_does_not_fit_says_why(row: Any, status: int, words: str, url
         assert (found, bool(re.search(words, answer["error"]))) == (status, True), answer
 
 
+@pytest.mark.parametrize("path", ["/json", "/json?x=1"])
+def test_a_row_of_more_than_any_model_takes_is_refused_before_it_is_read(
+    path: str, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mlaas4hep.serve.tfaas_row.MAX_VALUES", 9)
+    status, answer, _ = ask(url, "POST", path, {"values": [1] * 12, "model": "net"})
+    assert (status, "a row of 12 values and keys; at most 9" in answer["error"]) == (400, True)
+    row = message("Row")(value=[1] * 12, model="net").SerializeToString()
+    status, answer, _ = ask(url, "POST", path.replace("json", "proto"), row)
+    assert (status, "a row of 12 values and keys; at most 9" in answer["error"]) == (400, True)
+    monkeypatch.setattr("mlaas4hep.serve.protocol.MAX_LISTS", 9)
+    status, answer, _ = ask(url, "POST", path, {"x": [[]] * 12, "values": [1] * 4, "model": "net"})
+    assert (status, "lists; at most 9 are read" in answer["error"]) == (400, True)
+
+
+def test_several_models_as_one_answer_a_row_with_the_score_of_the_whole(tmp_path: Path) -> None:
+    bundle = write_small_bundle(tmp_path)
+    write_small_bundle(tmp_path, name="other", hidden=8)
+    write_small_bundle(tmp_path, name="grown", grown=True)
+    for name, text in (("both", "[tth, other]"), ("mixed", "[tth, grown]")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "ensemble.yaml").write_text(f"members: {text}")
+    service = InferenceService(open_repository(tmp_path))
+    inputs = bundle.spec.preprocessor().run(make_events(50, seed=2), 50).inputs
+    score = service.repository.get("both").run({name: one[4:5] for name, one in inputs.items()})["scores"][0, 0]
+    row = {"values": row_of(bundle, 4), "model": "both"}
+    with background(service) as url:
+        assert ask(url, "POST", "/json", row)[:2] == (200, [float(score)])
+        values = [np.nan if one is None else one for one in row_of(bundle, 4)]
+        body = message("Row")(value=values, model="both").SerializeToString()
+        (one,) = message("Predictions").FromString(ask(url, "POST", "/proto", body)[1]).prediction
+        assert (one.label, one.probability) == ("signal", float(score))
+        status, answer, _ = ask(url, "POST", "/json", row | {"model": "mixed"})
+        assert (status, "model 'mixed' takes no rows" in answer["error"]) == (400, True)
+
+
+def in_form(picture: bytes, model: str) -> tuple[bytes, dict[str, str]]:
+    head = 'Content-Disposition: form-data; name="%s"; filename="/tmp/a.png"\r\n\r\n'
+    body = f"--b\r\n{head % 'image'}".encode() + picture
+    if model:
+        body += f'\r\n--b\r\nContent-Disposition: form-data; name="model"\r\n\r\n{model}'.encode()
+    return body + b"\r\n--b--", {"Content-Type": "multipart/form-data; boundary=b"}
+
+
+def test_bodies_that_take_the_long_way_are_counted_with_all_others(models: Path) -> None:
+    service = InferenceService(open_repository(models), limits=Limits(wire=WireLimits(body_bytes=5000)))
+    with background(service) as url:
+        form, kind = in_form(bytes(6000), "net")
+        for path, body, headers in (
+            ("/json?x", b" " * 6000, {}),
+            ("/proto?x", b" " * 6000, {}),
+            ("/image", form, kind),
+        ):
+            status, answer, found = ask(url, "POST", path, body, headers)
+            assert (status, "the server holds" in answer["error"], found["retry-after"]) == (503, True, "1")
+        assert ask(url, "POST", "/json?x", {"values": [1, 2, 3, 4], "model": "net"})[0] == 200
+    assert service.intake.held == 0
+
+
 def layout_of(folder: Path, kind: int, shape: list[int | str], *, max_batch_size: int = 8) -> _Layout:
     """Of a plain graph that gives what it takes."""
     ends = [helper.make_tensor_value_info(name, kind, shape) for name in "xy"]
@@ -211,7 +271,9 @@ def write_image_entry(folder: Path, name: str, found: str) -> None:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     onnx.save(model, folder / name / "1" / "model.onnx")
     (folder / name / "config.pbtxt").write_text("max_batch_size: 8")
-    (folder / name / "1" / "params.json").write_text(json.dumps({"name": name, "img_channels": 1}))
+    # A page of TFaaS about frozen graphs does not name channels.
+    channels = {} if "frozen" in found else {"img_channels": 1}
+    (folder / name / "1" / "params.json").write_text(json.dumps({"name": name, **channels}))
     told = {"found": found, "labels": ["left", "middle", "right"]}
     (folder / name / "1" / "conversion.json").write_text(json.dumps(told))
 
@@ -225,10 +287,7 @@ def test_a_picture_is_answered_as_tfaas_does(tmp_path: Path) -> None:
     write_image_entry(tmp_path, "frozen", "a frozen TensorFlow graph")
 
     def shown(url: str, path: str, model: str, data: bytes) -> tuple[int, Any]:
-        head = 'Content-Disposition: form-data; name="%s"; filename="/tmp/a.png"\r\n\r\n'
-        body = f"--b\r\n{head % 'image'}".encode() + data
-        body += f'\r\n--b\r\nContent-Disposition: form-data; name="model"\r\n\r\n{model}\r\n--b--'.encode()
-        return ask(url, "POST", path, body, {"Content-Type": "multipart/form-data; boundary=b"})[:2]
+        return ask(url, "POST", path, *in_form(data, model))[:2]
 
     with background(InferenceService(open_repository(tmp_path, lazy=True))) as url:
         assert shown(url, "/image", "saved", picture.getvalue()) == (200, [5, 205, 63])
@@ -236,7 +295,11 @@ def test_a_picture_is_answered_as_tfaas_does(tmp_path: Path) -> None:
         labels = [{"label": label, "probability": value} for label, value in likeliest]
         answer = {"filename": "a.png", "labels": labels}
         assert shown(url, "/tfaas/predict/image", "frozen", picture.getvalue()) == (200, answer)
+        assert shown(url, "/image?model=saved", "", picture.getvalue()) == (200, [5, 205, 63])
         assert shown(url, "/image", "saved", b"\x89PNG broken")[0] == 400
+        body, kind = in_form(picture.getvalue(), "saved")
+        late, answer, _ = ask(url, "POST", "/image", body, kind | {"X-Request-Timeout-Ms": "0.001"})
+        assert (late, "cannot be there within" in answer["error"]) == (503, True)
         assert shown(url, "/image", "saved", b"")[0] == 400
         assert shown(url, "/image", "other", picture.getvalue())[0] == 404
 

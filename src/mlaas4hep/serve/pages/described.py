@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from mlaas4hep.serve.images import ImageInput
 from mlaas4hep.serve.model import Contract
 from mlaas4hep.serve.pages.fields import median_length
 from mlaas4hep.spec.contract import ModelSpec
@@ -129,6 +130,42 @@ def class_rows(spec: ModelSpec) -> Iterator[ClassRow]:
     for name in spec.classes:
         sums = spec.statistics.classes.get(name)
         yield ClassRow(name, name in spec.score_names, sums.events if sums else 0, sums.sum_weights if sums else 0.0)
+
+
+def picture_words(image: ImageInput) -> list[str]:
+    """What becomes of a picture, step by step.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mlaas4hep.serve.images import ImageSpec
+    >>> spec = ImageSpec(layout="CHW", colour="RGB", resize="bilinear", fit="crop", shorter=256, divide_by=255)
+    >>> image = ImageInput(spec, "x", np.dtype("f4"), (3, 224, 224), (224, 224), stacked=True)
+    >>> "; ".join(picture_words(image))
+    'RGB; shorter side to 256 pixels (bilinear), the middle 224 x 224 (height x width); divided by 255; as CHW'
+    """
+    spec, (height, width) = image.spec, image.size
+    size = f"{height} x {width} (height x width)"
+    if spec.resize == "none":
+        sized = f"{size} and no other size"
+    elif spec.shorter is not None:
+        sized = f"shorter side to {spec.shorter} pixels ({spec.resize}), the middle {size}"
+    else:
+        sized = f"stretched to {size}, {spec.resize}"
+    steps = [spec.colour, sized]
+    if spec.background:
+        steps.insert(0, f"{spec.background} behind what is transparent")
+    if spec.divide_by != 1:
+        steps.append(f"divided by {spec.divide_by:g}")
+    if spec.mean != 0:
+        steps.append(f"minus {_numbers(spec.mean)}")
+    if spec.std != 1:
+        steps.append(f"over {_numbers(spec.std)}")
+    return [*steps, f"as {spec.layout}"]
+
+
+def _numbers(value: float | tuple[float, ...]) -> str:
+    return ", ".join(f"{one:g}" for one in value) if isinstance(value, tuple) else f"{value:g}"
 
 
 def _input_row(

@@ -12,6 +12,7 @@ from itertools import groupby
 
 from mlaas4hep.serve.entries import LATEST
 from mlaas4hep.serve.exposition import Totals
+from mlaas4hep.serve.model import ServedModel
 from mlaas4hep.serve.pages.sealed import Facts, Metrics, facts_of
 from mlaas4hep.serve.served import IndexEntry
 from mlaas4hep.serve.service import InferenceService
@@ -62,6 +63,47 @@ class ModelRow:
     def requests(self) -> int:
         """Of all versions."""
         return sum(one.requests for one in self.versions)
+
+
+@dataclass(frozen=True, slots=True)
+class MemberRow:
+    """A model that an ensemble is made of.
+
+    Parameters
+    ----------
+    name, version
+        Of it.
+    answer
+        Output under which its own scores are given; empty where they are not.
+    facts
+        Where it comes from; None where it is not one of the models that are served here under names of their own.
+    """
+
+    name: str
+    version: str
+    answer: str
+    facts: Facts | None
+
+    @property
+    def linked(self) -> bool:
+        """Whether it has a page of its own."""
+        return self.facts is not None and is_linkable(self.name)
+
+
+def member_rows(service: InferenceService, model: ServedModel) -> list[MemberRow]:
+    """What a model is made of, in order; empty where it is no ensemble.
+
+    Members from elsewhere are known by the names of their folders, which those of a run in folds have in common.
+    """
+    answers = [*(one.name for one in model.outputs[1:]), *[""] * len(model.members)]
+    found = []
+    for text, answer in zip(model.members, answers, strict=False):
+        name, _, version = text.rpartition("/")
+        served = service.repository.entry(name) if model.members.count(text) == 1 else None
+        member = served.versions.get(version) if served is not None else None
+        facts = facts_of(member) if member is not None and not member.members else None
+        found.append(MemberRow(name, version, answer, facts))
+    return found
 
 
 def model_rows(service: InferenceService, totals: Iterable[Totals]) -> list[ModelRow]:

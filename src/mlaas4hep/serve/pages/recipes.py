@@ -60,6 +60,16 @@ def recipes_for_tensors(url: str, model: ServedModel, *, guarded: bool) -> list[
     return [*found, Recipe("Python", f"import numpy as np\n{text.replace('with ', _tensors(lines) + 'with ', 1)}")]
 
 
+def recipes_for_pictures(url: str, name: str, *, guarded: bool) -> list[Recipe]:
+    """Of a model that takes a picture and nothing else."""
+    place = f"{url}/v1/models/{quote(name, safe='')}:predict"
+    token = _TOKEN if guarded else ""
+    curl = f"curl {word(place)}{token} \\\n  -H 'Content-Type: image/png' \\\n  --data-binary @picture.png"
+    asked = f"print(client.predict_image({name!r}, Path('picture.png').read_bytes()))"
+    text = f"from pathlib import Path\n\n{_python(url, asked, guarded=guarded)}"
+    return [Recipe("curl, with a picture", curl), Recipe("Python, with a picture", text)]
+
+
 def tensor_body(model: ServedModel) -> str:
     """A question of zeros, one row of them where rows are independent."""
     inputs = [

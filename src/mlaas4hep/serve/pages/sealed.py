@@ -160,6 +160,8 @@ def _read_facts(model: ServedModel) -> Facts:
 def _made_by(
     model: ServedModel, metrics: Metrics | None, settings: Settings | None, conversion: Conversion | None
 ) -> str:
+    if model.members:
+        return f"{len(model.members)} models as one"
     if metrics is not None and metrics.model:
         return metrics.model
     if settings is not None and settings.backend:

@@ -10,10 +10,10 @@ from urllib.parse import quote
 
 from mlaas4hep.errors import NotFoundError
 from mlaas4hep.serve.model import Contract, ServedModel
-from mlaas4hep.serve.pages.described import ClassRow, GroupView, class_rows, derived, group_views
+from mlaas4hep.serve.pages.described import ClassRow, GroupView, class_rows, derived, group_views, picture_words
 from mlaas4hep.serve.pages.fields import Field, event_fields, row_shape, tensor_fields, typical_event
-from mlaas4hep.serve.pages.listing import ModelRow, VersionRow
-from mlaas4hep.serve.pages.recipes import Recipe, recipes_for_events, recipes_for_tensors
+from mlaas4hep.serve.pages.listing import MemberRow, ModelRow, VersionRow, member_rows
+from mlaas4hep.serve.pages.recipes import Recipe, recipes_for_events, recipes_for_pictures, recipes_for_tensors
 from mlaas4hep.serve.pages.sealed import Facts, facts_of
 from mlaas4hep.serve.service import InferenceService
 from mlaas4hep.spec.contract import ModelSpec
@@ -44,12 +44,14 @@ class ModelView:
         It.
     version
         Its line in the list.
-    newest
-        Whether it is what answers where no version is asked for.
     facts
         Where it comes from.
+    members
+        Models that it is made of; empty where it is one.
     contract
         None of a plain graph.
+    picture
+        What becomes of a picture, step by step; empty where none is taken.
     fields
         Of the form; empty where it is too large for one.
     form
@@ -60,9 +62,10 @@ class ModelView:
 
     model: ServedModel
     version: VersionRow
-    newest: bool
     facts: Facts
+    members: Sequence[MemberRow]
     contract: ContractView | None
+    picture: Sequence[str]
     fields: Sequence[Field]
     form: Mapping[str, Any]
     recipes: Sequence[Recipe]
@@ -87,16 +90,26 @@ def model_view(
         raise NotFoundError(f"model '{row.name}' has no version {version}; versions: {there}")
     line = next((one for one in row.versions if one.version == model.version), row.newest)
     facts = facts_of(model)
-    whole = partial(ModelView, model=model, version=line, newest=model is served.known[None], facts=facts)
+    shown = model.image is not None and len(model.inputs) == 1
+    pictures = recipes_for_pictures(url, model.name, guarded=guarded) if shown else []
+    whole = partial(
+        ModelView,
+        model=model,
+        version=line,
+        facts=facts,
+        members=member_rows(service, model),
+        picture=picture_words(model.image) if model.image is not None else (),
+    )
     if model.contract is None:
-        recipes = recipes_for_tensors(url, model, guarded=guarded)
-        return whole(contract=None, fields=tensor_fields(model), form=_asks_tensors(model), recipes=recipes)
+        recipes = [*pictures, *recipes_for_tensors(url, model, guarded=guarded)]
+        form = _asks_pictures(model) if pictures else _asks_tensors(model)
+        return whole(contract=None, fields=tensor_fields(model), form=form, recipes=recipes)
     event = typical_event(model.contract)
     return whole(
         contract=_contract_view(model.contract, facts),
         fields=event_fields(model.contract, event),
-        form=_asks_events(model.name, model.contract.spec),
-        recipes=recipes_for_events(url, model.name, event, guarded=guarded),
+        form=_asks_events(model, model.contract.spec),
+        recipes=[*recipes_for_events(url, model.name, event, guarded=guarded), *pictures],
     )
 
 
@@ -117,15 +130,26 @@ def _targets(spec: ModelSpec) -> dict[str, FeatureStatistics]:
     return dict(spec.statistics.targets.features) if spec.statistics.targets else {}
 
 
-def _asks_events(name: str, spec: ModelSpec) -> dict[str, Any]:
+def _asks_events(model: ServedModel, spec: ModelSpec) -> dict[str, Any]:
+    scores = model.outputs[0].labels
     return {
         "kind": "events",
-        "path": f"v1/models/{quote(name, safe='')}:predict",
+        "path": f"v1/models/{quote(model.name, safe='')}/versions/{model.version}:predict",
         "task": spec.task,
         "classes": spec.classes,
-        "scores": spec.score_names,
+        "scores": scores,
+        # Scores of members, and the score of the whole that each is of.
+        "members": [(name, name.partition(".")[2]) for name in spec.score_names if name not in scores],
         "ranges": {name: (one.minimum, one.maximum) for name, one in _targets(spec).items()},
         "preselection": spec.features.preselection,
+    }
+
+
+def _asks_pictures(model: ServedModel) -> dict[str, Any]:
+    return {
+        "kind": "picture",
+        "path": f"v1/models/{quote(model.name, safe='')}/versions/{model.version}:predict",
+        "labels": {one.name: one.labels for one in model.outputs if one.labels},
     }
 
 

@@ -12,6 +12,7 @@
     "-inf": '"-Infinity"', "-infinity": '"-Infinity"' };
   const NUMBER = /^-?(0|[1-9]\d*)(\.\d+)?([eE][-+]?\d+)?$/;
   const KEPT = "mlaas4hep-token";
+  const MOST_BARS = 10, MOST_LETTERS = 20000, PREVIEW = 240;
   const find = (id) => document.getElementById(id);
 
   class Unreadable extends Error {
@@ -46,7 +47,20 @@
     return text;
   }
 
+  // What is sent: its type, its body, and the body in words.
   function question() {
+    if (about.kind !== "picture") {
+      const body = text();
+      return { type: "application/json", body, words: body };
+    }
+    find("picture").removeAttribute("aria-invalid");
+    const [file] = find("picture").files;
+    if (!file) throw new Unreadable(find("picture"), "choose a picture first");
+    const type = file.type === "image/jpeg" ? file.type : "image/png";  // the server looks at the bytes
+    return { type, body: file, words: `(the ${file.size.toLocaleString("en")} bytes of ${file.name})` };
+  }
+
+  function text() {
     const fields = [...form.querySelectorAll("[data-name]")];
     for (const field of fields) field.removeAttribute("aria-invalid");
     if (about.kind === "events") {
@@ -80,6 +94,14 @@
     find("bars").append(row);
   }
 
+  // One score, of which `whole` is that of the model; of a regression on the range of its target.
+  function drawScore(name, value, whole, number) {
+    if (about.task !== "regression") return bar(name, value, value ?? 0, number);
+    const [low, high] = about.ranges[whole] ?? [null, null];
+    const known = value !== null && low !== null && high > low;
+    bar(known ? `${name} (${low.toPrecision(4)} to ${high.toPrecision(4)})` : name, value, known ? (value - low) / (high - low) : 0, number);
+  }
+
   function drawEvents(answer) {
     const scores = answer.predictions[0];
     if (scores === null) {
@@ -89,12 +111,8 @@
     }
     if (about.task === "regression") {
       find("verdict").textContent = "Predicted";
-      about.scores.forEach((name, number) => {
-        const [low, high] = about.ranges[name] ?? [null, null];
-        const value = scores[name];
-        const known = value !== null && low !== null && high > low;
-        bar(known ? `${name} (${low.toPrecision(4)} to ${high.toPrecision(4)})` : name, value, known ? (value - low) / (high - low) : 0, number);
-      });
+      about.scores.forEach((name, number) => drawScore(name, scores[name], name, number));
+      drawMembers(scores);
       find("told").textContent = "A bar goes from the least to the largest value of the training part.";
       return;
     }
@@ -106,7 +124,44 @@
     const best = values.indexOf(Math.max(...values));
     find("verdict").textContent = best < 0 ? "Scores" : `Most like ${about.classes[best]}`;
     about.classes.forEach((name, number) => bar(name, values[number], values[number] ?? 0, number));
+    drawMembers(scores);
     if (about.task === "binary") find("told").textContent = `The model gives the score of ${about.scores[0]}; the other is one minus that.`;
+  }
+
+  // Scores of the models that this one is made of, as those of the whole are drawn.
+  function drawMembers(scores) {
+    if (about.members.length) heading("Its members");
+    about.members.forEach(([name, whole], number) => drawScore(name, scores[name], whole, number));
+  }
+
+  function drawPicture(answer) {
+    const groups = new Map([["", []]]);
+    for (const [name, value] of Object.entries(answer.predictions[0])) {
+      if (!Array.isArray(value)) groups.get("").push([name, value]);
+      else groups.set(name, value.flat(Infinity).map((one, number) => [about.labels[name]?.[number] ?? `${name}[${number}]`, one]));
+    }
+    const shown = [...groups].filter(([, values]) => values.length && values.every(([, one]) => one === null || typeof one === "number"));
+    const [best] = [...groups.get("")].sort(([, one], [, other]) => other - one);  // answered by label
+    find("verdict").textContent = best ? `Most like ${best[0]}` : "Answered";
+    for (const [name, values] of shown) {
+      if (shown.length > 1) heading(name);
+      drawLargest(values);
+    }
+  }
+
+  function drawLargest(values) {
+    const sorted = [...values].sort(([, one], [, other]) => (other ?? -Infinity) - (one ?? -Infinity));
+    const few = values.length <= MOST_BARS, drawn = few ? values : sorted.slice(0, MOST_BARS);
+    const largest = Math.max(1, ...drawn.map(([, one]) => Math.abs(one ?? 0)));
+    drawn.forEach(([name, value], number) => bar(name, value, Math.abs(value ?? 0) / largest, number));
+    if (!few) find("told").textContent = `The ${MOST_BARS} largest of ${values.length.toLocaleString("en")} values.`;
+  }
+
+  function heading(words) {
+    const one = document.createElement("p");
+    one.className = "state";
+    one.textContent = words;
+    find("bars").append(one);
   }
 
   function drawTensors(answer) {
@@ -131,9 +186,9 @@
   }
 
   async function ask(button) {
-    let body;
+    let asked;
     try {
-      body = question();
+      asked = question();
     } catch (error) {
       if (!(error instanceof Unreadable)) throw error;
       clear("");
@@ -142,30 +197,56 @@
       error.field.focus();
       return;
     }
-    const headers = { "Content-Type": "application/json" };
+    const headers = { "Content-Type": asked.type };
     const token = find("token")?.value.trim();
     if (token) {
       headers.Authorization = `Bearer ${token}`;
       sessionStorage.setItem(KEPT, token);
     }
     clear("Asking");
-    find("sent").textContent = `POST /${about.path}\nContent-Type: application/json\n\n${body}`;
+    find("sent").textContent = `POST /${about.path}\nContent-Type: ${asked.type}\n\n${asked.words}`;
     button.disabled = true;
     try {
       const began = performance.now();
-      const response = await fetch(form.dataset.root + about.path, { method: "POST", headers, body, credentials: "omit" });
+      const response = await fetch(form.dataset.root + about.path, { method: "POST", headers, body: asked.body, credentials: "omit" });
       const text = await response.text();
-      find("got").textContent = `${response.status}, ${(performance.now() - began).toFixed(1)} ms\n\n${text}`;
+      find("got").textContent = `${response.status}, ${(performance.now() - began).toFixed(1)} ms\n\n${shortened(text)}`;
       const answer = JSON.parse(text);
       if (!response.ok) {
         fail("Refused", answer.error);
-      } else if (about.kind === "events") drawEvents(answer);
-      else drawTensors(answer);
+      } else ({ events: drawEvents, picture: drawPicture, tensors: drawTensors })[about.kind](answer);
     } catch (error) {
       fail("No answer", error.message);
     } finally {
       button.disabled = false;
     }
+  }
+
+  function shortened(text) {
+    const left = text.length - MOST_LETTERS;
+    return left > 0 ? `${text.slice(0, MOST_LETTERS)}\n... and ${left.toLocaleString("en")} letters more` : text;
+  }
+
+  async function preview() {
+    const canvas = find("preview"), [file] = find("picture").files;
+    canvas.hidden = true;
+    if (!file) return;
+    let image;
+    try {
+      image = await createImageBitmap(file);
+    } catch (error) {
+      canvas.setAttribute("aria-label", error.message);
+      return;  // what the server says of it counts
+    }
+    const scale = PREVIEW / Math.max(image.width, image.height);
+    const shown = scale > 1 ? Math.floor(scale) : scale;
+    canvas.width = Math.max(1, Math.round(image.width * shown));
+    canvas.height = Math.max(1, Math.round(image.height * shown));
+    const context = canvas.getContext("2d");
+    context.imageSmoothingEnabled = scale < 1;
+    context.drawImage(image, 0, 0, canvas.width, canvas.height);
+    canvas.setAttribute("aria-label", `${file.name}, ${image.width} x ${image.height} pixels (width x height)`);
+    canvas.hidden = false;
   }
 
   function fail(title, text) {
@@ -174,6 +255,10 @@
     find("told").textContent = text;
   }
 
+  if (find("picture")) {
+    find("picture").addEventListener("change", preview);
+    form.addEventListener("reset", () => { find("preview").hidden = true; });
+  }
   if (find("token")) find("token").value = sessionStorage.getItem(KEPT) ?? "";
   form.addEventListener("submit", (event) => {
     event.preventDefault();
