@@ -255,7 +255,7 @@ class Job:
             layout = Layout(self.manner.table, types, file.num_entries, parts, file, self.work, self.manner.drop)
             blocks = reader.blocks(threads=threads, stretch=stretch)
             with closing(blocks), closing(self.format.begin(part.file, layout)) as writer:
-                for values in gathered(_watched(blocks, digest, counts, program, progress)):
+                for values in gathered(_watched(blocks, digest, counts, program, progress), PART_ENTRIES):
                     writer.append({name: values[name] for name in types})
                 stamp = self._told(program, columns, digest, counts, quarantine)
                 if stamp.alignment.entries != file.num_entries:
@@ -320,7 +320,7 @@ def _watched(
         progress.update(block.entries)
 
 
-def gathered(blocks: Iterable[Block], least: int = PART_ENTRIES) -> Iterator[dict[str, NDArray[Any]]]:
+def gathered(blocks: Iterable[Block], least: int) -> Iterator[dict[str, NDArray[Any]]]:
     """Columns of blocks joined to at least so many entries; fewer at the end, and nothing of no entries."""
     held: list[Block] = []
     for block in blocks:

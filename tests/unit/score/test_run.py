@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import math
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,9 @@ from mlaas4hep.bundle import Bundle
 from mlaas4hep.config import OnError
 from mlaas4hep.data.entries import FileEntry
 from mlaas4hep.errors import DataError, UserError
+from mlaas4hep.graph.session import Inputs
 from mlaas4hep.score.asked import ask
+from mlaas4hep.score.engine import Answer
 from mlaas4hep.score.outputs import outputs_of
 from mlaas4hep.score.part import PartFile
 from mlaas4hep.score.run import Manner, Result, score_files
@@ -127,6 +131,27 @@ def test_threads_and_stretches_change_nothing(bundle: Bundle, tmp_path: Path) ->
     assert all(one == found[0] for one in found)
 
 
+def test_threads_do_not_share_the_memory_of_a_batch(bundle: Bundle, tmp_path: Path) -> None:
+    columns = write_input(tmp_path / "a.root", 300, cluster=150)
+    asked = ask([bundle])
+    [model] = asked.models
+    both = threading.Barrier(2)
+
+    class Meeting:
+        lasting = False
+
+        def start(self, inputs: Inputs, folds: Any) -> Answer:
+            both.wait(timeout=30)  # each thread has filled its table
+            return model.engine.start(inputs, folds)
+
+        def close(self) -> None:
+            model.engine.close()
+
+    met = dataclasses.replace(asked, models=(dataclasses.replace(model, engine=Meeting()),))
+    done = score_files(met, [str(tmp_path / "a.root")], str(tmp_path / "out"), threads=2, stretch=150)
+    assert read_output(done.outputs[0].path)["tth_signal"].tobytes() == offline(bundle, columns)[:, 0].tobytes()
+
+
 def test_what_is_finished_is_not_made_again(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = [tmp_path / "a.root", tmp_path / "b.root"]
     for number, one in enumerate(files):
@@ -208,6 +233,18 @@ def test_a_full_disk_leaves_nothing_and_says_where(
     assert caught.value.errno == errno.ENOSPC
     assert str(caught.value.filename).startswith(str(tmp_path / "out" / "a_scores."))
     assert names_in(tmp_path / "out") == []
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_nothing_of_a_part_that_was_left_stays(bundle: Bundle, tmp_path: Path, format: str) -> None:
+    columns = write_input(tmp_path / "a.root", 50)
+    (tmp_path / "out").mkdir()
+    suffix = ".parquet" if format == "parquet" else ".root"
+    (tmp_path / "out" / f".a_scores{suffix}.part").write_bytes(b"of a larger output " * 100_000)
+    done = score([bundle], [tmp_path / "a.root"], tmp_path / "out", manner=Manner(format))
+    [name] = names_in(tmp_path / "out")
+    assert (tmp_path / "out" / name).stat().st_size < 200_000
+    assert read_output(done.outputs[0].path)["tth_signal"].tobytes() == offline(bundle, columns)[:, 0].tobytes()
 
 
 @pytest.mark.parametrize("number", [errno.EFBIG, errno.EIO])
