@@ -22,6 +22,7 @@ from mlaas4hep.serve.protocol import (
     check_classes,
     check_counts,
     check_once,
+    hash_of,
     seconds_of,
 )
 from mlaas4hep.serve.tensors import DTYPES, WORDS, check_shape, from_bytes, from_texts, to_bytes, to_texts
@@ -57,8 +58,9 @@ def read_request(request: Any) -> InferRequest:
             raise RequestError(f"input '{one.name}' is given twice")
         inputs[one.name] = _read_tensor(one, raw[place] if raw else None)
     timeout_s = seconds_of(_parameter(request.parameters, "timeout", 0))
+    graph = hash_of(_parameter(request.parameters, "model_sha256", ""))
     outputs = check_once([_choice(one) for one in request.outputs])
-    return InferRequest(inputs, outputs, id=request.id, timeout_s=timeout_s)
+    return InferRequest(inputs, outputs, id=request.id, timeout_s=timeout_s, model_sha256=graph)
 
 
 def write_response(response: InferResponse, *, raw: bool) -> bytes:

@@ -84,6 +84,8 @@ class InferRequest(msgspec.Struct, frozen=True):
         All outputs as bytes, where `outputs` is empty.
     timeout_s
         How long the client waits: parameter ``timeout``, which counts microseconds as Triton's does; None for no end.
+    model_sha256
+        Parameter of that name: the graph that is to answer, and no other; empty for whichever is served.
     """
 
     inputs: dict[str, Tensor]
@@ -91,6 +93,7 @@ class InferRequest(msgspec.Struct, frozen=True):
     id: str = ""
     binary_output: bool = False
     timeout_s: float | None = None
+    model_sha256: str = ""
 
 
 class InferResponse(msgspec.Struct, frozen=True):
@@ -177,6 +180,7 @@ def decode_request(body: bytes, header_length: int | None = None) -> InferReques
         id=wire.id,
         binary_output=wire.parameters.get("binary_data_output") is True,
         timeout_s=seconds_of(wire.parameters.get("timeout", 0)),
+        model_sha256=hash_of(wire.parameters.get("model_sha256", "")),
     )
 
 
@@ -220,6 +224,13 @@ def check_pieces(body: bytes, *, lists: int | None = None, keys: int | None = No
         if found > most:
             hint = "send tensors flat or as bytes, events as Arrow, or less at a time"
             raise RequestError(f"the body has {found} {what}; at most {most} are read: {hint}")
+
+
+def hash_of(given: object) -> str:
+    """Of parameter ``model_sha256``. Raises RequestError."""
+    if not isinstance(given, str):
+        raise RequestError(f"parameter 'model_sha256': asked for the hash of a model as text, found '{given}'")
+    return given
 
 
 def seconds_of(timeout: object) -> float | None:

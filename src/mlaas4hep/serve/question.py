@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from mlaas4hep.errors import RequestError, nearest
 from mlaas4hep.serve.classification import classify
-from mlaas4hep.serve.describing import contract_of
+from mlaas4hep.serve.describing import contract_of, require_graph
 from mlaas4hep.serve.events import Prediction
 from mlaas4hep.serve.images import ImageInput, decode_images, encoded_pictures, image_of, is_encoded
 from mlaas4hep.serve.model import ServedModel, Tensors, TensorSpec
@@ -64,6 +64,8 @@ class Question(msgspec.Struct, Generic[T], frozen=True, gc=False):
 
 def tensor_question(model: ServedModel, request: InferRequest) -> Question[InferResponse]:
     """Of tensors; raises as `mlaas4hep.serve.service.InferenceService.infer`."""
+    if request.model_sha256:
+        require_graph(model, request.model_sha256)
     chosen = _chosen(model, request)
     image = model.image
 

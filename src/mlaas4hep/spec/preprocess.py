@@ -201,6 +201,11 @@ class Preprocessor:
         """Raw columns behind an expression, through new variables."""
         return self._new.columns_behind(self._new.needs_of(expression))
 
+    def definitions_of(self, expression: Expression) -> dict[str, str]:
+        """Texts of the new variables behind an expression, by name: what it means beside columns."""
+        steps = self._new.steps_to(self._new.needs_of(expression))
+        return {step: self._new.expressions[step].canonical for step in steps}
+
     def type_of(self, name: str) -> ColumnType:
         """Type of a column or new variable."""
         return self._types[name]

@@ -345,8 +345,9 @@ def test_who_asks_and_hangs_up_leaves_nothing_behind(place: Place) -> None:
                 raw.sendall(body[:stop])
                 raw.shutdown(socket.SHUT_WR)
     deadline = time.monotonic() + 10
-    while place.service.intake.held and time.monotonic() < deadline:
+    while (place.service.intake.held or len(place.seen) < 10) and time.monotonic() < deadline:
         time.sleep(0.005)
+    assert len(place.seen) == 10, "each is told of once, when it came and its connection was gone"
 
 
 def tensors(top: str = "", **event: str) -> bytes:

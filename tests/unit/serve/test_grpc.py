@@ -115,6 +115,8 @@ def test_statuses_say_whose_fault_it_is(client: triton.InferenceServerClient) ->
         "StatusCode.NOT_FOUND",
         "no model 'nobody' is served here; known: tth",
     )
+    status, text = refused(client, tensors(), parameters={"model_sha256": "ab" * 32})
+    assert (status, "abababababab... is asked for" in text) == ("StatusCode.INVALID_ARGUMENT", True)
     status, text = refused(client, tensors()[:1])
     assert status == "StatusCode.INVALID_ARGUMENT"
     assert "input 'jets'" in text

@@ -130,6 +130,7 @@ def binaries_of(tensors: Rows) -> list[tuple[bytes, bytes]]:
         one(lambda message: message.update(id="b", parameters={"binary_data_output": True})),
         one(lambda message: message.update(parameters={"binary_data_output": True, "timeout": 9_000_000})),
         one(lambda message: message.update(parameters={"binary_data_output": True})),
+        one(lambda message: message["parameters"].update(model_sha256="0" * 64)),
         one(lambda message: message["inputs"].reverse()),
         one(lambda message: message["inputs"][0].update(datatype="INT32")),
         one(lambda message: message["inputs"][0].update(shape=message["inputs"][1]["shape"])),
@@ -138,7 +139,7 @@ def binaries_of(tensors: Rows) -> list[tuple[bytes, bytes]]:
     ]
 
 
-WHERE = [one == "x" for one in "xxxxxxxx............" + "xxxx..x..x.xx...." + ".x"]
+WHERE = [one == "x" for one in "xxxxxxxx............" + "xxxx..x..x.x.x...." + ".x"]
 """Which of the questions below are usual."""
 
 

@@ -165,6 +165,16 @@ def test_tensors_and_events_get_the_same_bits(service: InferenceService) -> None
         np.testing.assert_array_equal(prediction.selected, prepared.selected)
 
 
+def test_a_question_may_say_which_graph_is_to_answer(service: InferenceService) -> None:
+    model = service.repository.get("tth")
+    inputs = model.contract.preprocessor.run(make_events(5), 5).inputs
+    plain = service.infer("tth", InferRequest(inputs))
+    asked = service.infer("tth", InferRequest(inputs, model_sha256=model.contract.model_sha256))
+    assert asked.outputs["scores"].tobytes() == plain.outputs["scores"].tobytes()
+    with pytest.raises(RequestError, match=r"'tth', version 1, is another than the one .* abababababab... is asked"):
+        service.infer("tth", InferRequest(inputs, model_sha256="ab" * 32))
+
+
 def test_models_do_not_answer_for_each_other(service: InferenceService) -> None:
     columns = make_events(10, seed=3)
     assert (
