@@ -36,7 +36,8 @@ from mlaas4hep.errors import DataError
 from mlaas4hep.spec.accumulate import StatisticsAccumulator
 from mlaas4hep.spec.features import EVENT
 from mlaas4hep.spec.measuring import Loops, measured
-from mlaas4hep.spec.preprocess import Preprocessor, truncated_objects
+from mlaas4hep.spec.padding import truncated_objects
+from mlaas4hep.spec.preprocess import Preprocessor
 from mlaas4hep.spec.statistics import SampleCounts, Statistics, WeightSums
 
 Taken = tuple[NDArray[np.int64], NDArray[np.int64]]

@@ -130,8 +130,10 @@ def write_page(folder: Path) -> Path:
 
 def write_comparison(folder: Path) -> Path:
     """Draw the page that compares runs, from the ``comparison.json`` and the pictures of its folder."""
-    kinds = (("roc", _PICTURES["separation"][0]), ("calibration", _PICTURES["calibration"][0]))
-    pictures = list(_found(folder, [(f"{kind}*.png", title, words) for kind, (_, title, words) in kinds]))
+    kinds = {"roc": _PICTURES["separation"][0], "calibration": _PICTURES["calibration"][0]}
+    pictures = {
+        kind: list(_found(folder, [(f"{kind}*.png", title, words)])) for kind, (_, title, words) in kinds.items()
+    }
     return _write(folder, "comparison.html", comparison=_read(folder / COMPARISON_FILE), pictures=pictures)
 
 

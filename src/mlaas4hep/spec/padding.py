@@ -182,3 +182,8 @@ def first_difference(one: Jagged, other: Jagged) -> str:
     """Where two columns have lists of different lengths, in words."""
     event = int(np.flatnonzero(one.counts != other.counts)[0])
     return f"differ first in event {event} of this block: {one.counts[event]} and {other.counts[event]} values"
+
+
+def truncated_objects(lengths: NDArray[np.int64], length: int) -> int:
+    """Objects beyond the first K, over all events."""
+    return int(np.maximum(lengths - length, 0).sum())

@@ -32,7 +32,7 @@ from mlaas4hep.spec.computed import Computed
 from mlaas4hep.spec.expressions import Expression
 from mlaas4hep.spec.features import EVENT, FeatureSpec, InputGroup
 from mlaas4hep.spec.new_variables import NewVariables, computable
-from mlaas4hep.spec.padding import Assembled, Collection, first_difference, pad, sorted_order
+from mlaas4hep.spec.padding import Assembled, Collection, first_difference, pad, sorted_order, truncated_objects
 
 
 @dataclass(frozen=True)
@@ -304,11 +304,6 @@ class Preprocessor:
         sort = self._sort[group.name]
         order = None if sort is None else sorted_order(_as_jagged(events.evaluate(sort), sort.text), lists[0])
         return Collection(group.name, length, lists, order)
-
-
-def truncated_objects(lengths: NDArray[np.int64], length: int) -> int:
-    """Objects beyond the first K, over all events."""
-    return int(np.maximum(lengths - length, 0).sum())
 
 
 def _is_sparse(kept: NDArray[np.bool_]) -> bool:
