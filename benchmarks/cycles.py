@@ -14,7 +14,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from mlaas4hep.serve.repository import ModelRepository, open_repository
+from mlaas4hep.serve.opening import open_repository
+from mlaas4hep.serve.repository import ModelRepository
 
 GOLDEN = Path(__file__).resolve().parents[1] / "tests" / "golden" / "bundle_v1" / "network"
 

@@ -59,7 +59,8 @@ def main() -> None:
     for name in asked.models:
         epochs = [] if name in NO_EPOCHS else [f"training.epochs={asked.epochs}"]
         overrides = [*MODELS[name], *epochs]
-        found = compare(asked.config, overrides, kills=asked.kills, seed=asked.seed)
+        keeps = name not in NO_EPOCHS
+        found = compare(asked.config, overrides, kills=asked.kills, seed=asked.seed, keeps=keeps)
         print(json.dumps({"model": name} | found), flush=True)
 
 
@@ -73,8 +74,8 @@ class Tally:
     hashes: list[str] = field(default_factory=list)
 
 
-def compare(config: Path, overrides: Sequence[str], *, kills: int, seed: int) -> dict[str, Any]:
-    """One undisturbed run, and as many killed ones as it takes for so many kills."""
+def compare(config: Path, overrides: Sequence[str], *, kills: int, seed: int, keeps: bool = True) -> dict[str, Any]:
+    """One undisturbed run, and as many killed ones as it takes; ``keeps`` says whether the model keeps checkpoints."""
     moments = random.Random(seed)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -86,7 +87,8 @@ def compare(config: Path, overrides: Sequence[str], *, kills: int, seed: int) ->
             output = folder / f"killed-{len(tally.hashes)}"
             # Three kills a run; a run may also end before its next one.
             wanted = min(kills, tally.kills + 3)
-            killed_run(config, output, overrides, tally, until=wanted, moments=moments, spans_s=(life_s, learning_s))
+            spans_s = (life_s, learning_s if keeps else None)
+            killed_run(config, output, overrides, tally, until=wanted, moments=moments, spans_s=spans_s)
     return {
         "kills": tally.kills,
         "kills_after_a_checkpoint": tally.after_a_checkpoint,
@@ -123,7 +125,7 @@ def killed_run(
     *,
     until: int,
     moments: random.Random,
-    spans_s: tuple[float, float],
+    spans_s: tuple[float, float | None],
 ) -> None:
     """One run, killed and resumed until there were so many kills in all, then left to end.
 
@@ -138,7 +140,7 @@ def killed_run(
     moments
         Draws them.
     spans_s
-        Life of the process, and the part of it that learns.
+        Life of the process, and the part of it that learns; None where no checkpoint tells when that is.
     """
     folder = CheckpointFolder(output)
     life_s, learning_s = spans_s
@@ -146,7 +148,7 @@ def killed_run(
         process = start(config, output, [*overrides, OFTEN], *(["--resume"] if folder.found else []))
         if tally.kills >= until:
             break
-        if moments.random() < 0.5:
+        if learning_s is None or moments.random() < 0.5:
             _wait(process, life_s * moments.random())
         else:
             _wait_for_checkpoint(process, folder.path / LATEST)

@@ -111,10 +111,6 @@ def write_small_bundle(
         margin = np.maximum(scaler.flat(inputs) @ weights[0], 0) @ weights[1]
         return 1 / (1 + np.exp(-margin.astype(np.float64)))
 
-    return write_bundle(
-        folder,
-        spec=spec,
-        core=lower_dense(weights, [np.zeros(hidden), np.zeros(1)], activation="relu", link="sigmoid"),
-        reference=reference,
-        rows=prepared.inputs,
-    )
+    core = lower_dense(weights, [np.zeros(hidden), np.zeros(1)], activation="relu", link="sigmoid")
+    bundle: Bundle = write_bundle(folder, spec=spec, core=core, reference=reference, rows=prepared.inputs)
+    return bundle

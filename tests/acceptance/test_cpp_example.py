@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from mlaas4hep.bundle import Bundle
-from mlaas4hep.serve.repository import open_repository
+from mlaas4hep.serve.opening import open_repository
 from mlaas4hep.serve.server import background
 from mlaas4hep.serve.service import InferenceService
 from tests.compiler import require_compiler

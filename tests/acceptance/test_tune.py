@@ -118,6 +118,8 @@ def test_a_plain_training_of_the_same_config_points_to_tune(config: Path, capsys
         (["CONFIG", "--resume", "x"], "give a CONFIG to begin a search, or --resume DIR"),
         (["--resume", "x", "--seed", "1", "-o", "y"], "-o, --seed: a search goes on as it began"),
         (["--resume", "nowhere"], "nowhere: is no search: lacks search.json"),
+        (["--resume", "x", "--device", "cpu"], "--device: a search goes on as it began"),
+        (["CONFIG", "--device", "cuda"], "model.device: 'cuda' cannot be used: this model learns on the CPU"),
         (["CONFIG", "--set", "model=mlp"], "nothing is to be searched: write a range where a value would stand"),
         (["CONFIG", "--set", "model.hidden=choice([0], [4])"], "model.hidden: choice([0], [4]) with [0]: "),
     ],

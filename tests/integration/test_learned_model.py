@@ -11,7 +11,7 @@ import pytest
 from mlaas4hep.client import Client
 from mlaas4hep.config import read_config
 from mlaas4hep.data.source import open_source
-from mlaas4hep.serve.repository import open_repository
+from mlaas4hep.serve.opening import open_repository
 from mlaas4hep.serve.server import background
 from mlaas4hep.serve.service import InferenceService
 from mlaas4hep.spec.columns import Column, Jagged, slice_columns

@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 
 from mlaas4hep.serve.http import create_app
 from mlaas4hep.serve.openapi import describe
+from mlaas4hep.serve.opening import open_repository
 from mlaas4hep.serve.operation import Operation
-from mlaas4hep.serve.repository import ModelRepository, open_repository
+from mlaas4hep.serve.repository import ModelRepository
 from mlaas4hep.serve.server import background
 from mlaas4hep.serve.service import InferenceService
 from tests.oip_description import DESCRIPTION

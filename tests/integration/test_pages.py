@@ -10,7 +10,7 @@ from urllib.parse import quote
 import pytest
 
 from mlaas4hep.client import Client
-from mlaas4hep.serve.repository import open_repository
+from mlaas4hep.serve.opening import open_repository
 from mlaas4hep.serve.server import background
 from mlaas4hep.serve.service import InferenceService
 from tests.browser import Tab, browser

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
 from mlaas4hep.bundle import Bundle
-from mlaas4hep.errors import BundleError, NotFoundError, ServerError
+from mlaas4hep.errors import BundleError, NotFoundError, RequestError, ServerError
+from mlaas4hep.score import passes
 from mlaas4hep.score.asked import ask
 from mlaas4hep.score.run import score_files
-from mlaas4hep.serve.repository import open_repository
+from mlaas4hep.serve.opening import open_repository
 from mlaas4hep.serve.server import background
 from mlaas4hep.serve.service import InferenceService
 from tests.crooked_server import Asked, crooked, reply
@@ -66,6 +68,27 @@ def test_another_model_of_that_name_is_refused(bundle: Bundle, url: str, tmp_pat
     unknown = write_small_bundle(tmp_path, name="tthh")
     with pytest.raises(NotFoundError, match="tthh"):
         ask([unknown], urls=[url])
+
+
+def test_the_next_server_answers_with_the_same_model_or_not_at_all(bundle: Bundle, url: str, tmp_path: Path) -> None:
+    write_input(tmp_path / "a.root", 500)
+    other = write_small_bundle(tmp_path / "other", seed=7)  # of the same name and version
+    with background(InferenceService(open_repository(other.path.parent))) as another:
+        with background(InferenceService(open_repository(bundle.path.parent))) as first:
+            asked = ask([bundle], urls=[first, another], client={"retries": 3, "timeout_s": 10.0})
+        try:
+            with pytest.raises(RequestError, match="is another than the one that is asked for: model_sha256 is"):
+                score_files(asked, [str(tmp_path / "a.root")], str(tmp_path / "out"))
+        finally:
+            asked.close()
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_many_batches_of_one_cluster_are_under_way_at_once(bundle: Bundle, url: str, tmp_path: Path) -> None:
+    write_input(tmp_path / "a.root", 3_000, cluster=3_000)
+    here = scores(bundle, tmp_path / "a.root", tmp_path / "here")
+    with mock.patch.object(passes, "BATCH", 64):  # more than may be asked side by side
+        assert scores(bundle, tmp_path / "a.root", tmp_path / "there", url) == here
 
 
 def test_a_server_that_goes_away_ends_it_without_an_output(bundle: Bundle, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from mlaas4hep.bundle import Bundle
 from mlaas4hep.cli import run
 from mlaas4hep.client import Client, Limits
 from mlaas4hep.errors import NotFoundError, RequestError
-from mlaas4hep.serve.repository import open_repository
+from mlaas4hep.serve.opening import open_repository
 from mlaas4hep.serve.server import background
 from mlaas4hep.serve.service import InferenceService
 from mlaas4hep.serve.service import Limits as ServerLimits
@@ -340,7 +340,7 @@ def test_a_signal_finishes_what_was_accepted(bundle: Bundle, sign: int) -> None:
 
 IMPORTS = """
 import json, sys
-from mlaas4hep.serve.repository import open_repository
+from mlaas4hep.serve.opening import open_repository
 from mlaas4hep.serve.server import background
 from mlaas4hep.serve.service import InferenceService
 from mlaas4hep.client import Client

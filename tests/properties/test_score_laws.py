@@ -18,10 +18,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlaas4hep.bundle import Bundle
-from mlaas4hep.score import part, reading, run
+from mlaas4hep.data.split import STANDARD
+from mlaas4hep.score import part, passes, reading, run
 from mlaas4hep.score.asked import ask
 from mlaas4hep.score.part import PartFile
-from mlaas4hep.score.run import Manner, Result, score_files
+from mlaas4hep.score.run import Manner, Result, Scored, score_files
+from mlaas4hep.score.verify import verify
+from mlaas4hep.score.writers import FORMATS
 from mlaas4hep.testing import write_events
 from tests.examples import examples
 from tests.scored import identified, offline, read_output
@@ -86,6 +89,32 @@ def dying(after: int) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def in_pieces(part_entries: int, batch: int, read_bytes: int) -> Iterator[None]:
+    """Everything that is done in pieces, in pieces of those sizes."""
+    with (
+        mock.patch.object(run, "PART_ENTRIES", part_entries),
+        mock.patch.object(passes, "BATCH", batch),
+        mock.patch.dict(reading.Reader.__init__.__kwdefaults__, read_bytes=read_bytes),
+    ):
+        yield
+
+
+def check(one: Scored, bundle: Bundle, wanted: dict[str, Any], fill: float) -> None:
+    """Every column of an output, and what it says of itself."""
+    found, count = read_output(one.path), len(wanted["event"])
+    scores = offline(bundle, wanted, fill=fill)[:, 0]
+    selected = bundle.score(wanted, count)[1]
+    assert found["tth_signal"].tobytes() == scores.tobytes()
+    assert np.array_equal(found["tth_selected"].astype(bool), selected)
+    for name in STANDARD:
+        assert np.array_equal(found[name], np.asarray(wanted[name])), name
+    told = one.stamp.alignment
+    ends = [{name: int(wanted[name][at]) for name in STANDARD} if count else {} for at in (0, -1)]
+    assert (told.entries, told.first, told.last) == (count, *ends)
+    assert [model.scored for model in one.stamp.models] == [int(np.count_nonzero(selected))]
+
+
 @settings(max_examples=examples(40))
 @given(data=st.data())
 def test_every_entry_once_in_order_with_its_offline_score(
@@ -95,9 +124,12 @@ def test_every_entry_once_in_order_with_its_offline_score(
     bundle = bundles[draw(st.sampled_from(SELECTIONS))]
     sizes = draw(st.lists(st.integers(0, 220), min_size=1, max_size=3))
     format = draw(st.sampled_from(["ttree", "rntuple", "parquet"]))
-    manner = Manner(draw(st.sampled_from(["ttree", "rntuple", "parquet"])))
+    manner = Manner(draw(st.sampled_from(FORMATS)))
+    fill = draw(st.sampled_from([np.nan, -1.0]))
     kills = draw(st.lists(st.integers(1, 30), max_size=3))
-    part_entries = draw(st.sampled_from([1, 50, 65_536]))
+    # Drawn here: whether a run is killed hangs on its threads, and what is drawn may not.
+    manners = iter(draw(st.lists(st.tuples(st.integers(0, 2), st.sampled_from([1, 64, 1000])), min_size=4, max_size=4)))
+    pieces = [draw(st.sampled_from(some)) for some in ([1, 50, 65_536], [1, 7, 4096], [1, 2_000, 48_000_000])]
     with TemporaryDirectory() as name:
         folder = Path(name)
         files, columns = [], []
@@ -111,9 +143,10 @@ def test_every_entry_once_in_order_with_its_offline_score(
         out = folder / "out"
 
         def score() -> Result:
-            chosen = {"threads": draw(st.integers(0, 2)), "stretch": draw(st.sampled_from([1, 64, 1000]))}
-            with mock.patch.object(run, "PART_ENTRIES", part_entries):
-                return score_files(ask([bundle]), files, str(out), manner=manner, **chosen)  # type: ignore[arg-type]
+            threads, stretch = next(manners)
+            with in_pieces(*pieces):
+                asked = ask([bundle], fill=fill)
+                return score_files(asked, files, str(out), manner=manner, threads=threads, stretch=stretch)
 
         for after in kills:
             try:
@@ -126,8 +159,7 @@ def test_every_entry_once_in_order_with_its_offline_score(
         done = score()
         assert [Path(one.input).name for one in done.outputs] == [Path(one).name for one in files]
         for one, wanted in zip(done.outputs, columns, strict=True):
-            found = read_output(one.path)
-            assert found["tth_signal"].tobytes() == offline(bundle, wanted)[:, 0].tobytes()
-            assert np.array_equal(found["event"], np.asarray(wanted["event"]))
+            check(one, bundle, wanted, fill)
+        assert not [one.problems for one in verify(str(out), files) if one.problems]
         assert sorted(one.name[0] for one in out.iterdir()) == sorted(str(n) for n in range(len(sizes)))
         assert [Path(one).read_bytes() for one in files] == before, "inputs stay as they are"

@@ -21,7 +21,7 @@ from mlaas4hep.config import parse_config
 from mlaas4hep.data.source import open_source
 from mlaas4hep.serve.bulk import ARROW, PARQUET, read_bulk
 from mlaas4hep.serve.events import EventReader
-from mlaas4hep.serve.repository import open_repository
+from mlaas4hep.serve.opening import open_repository
 from mlaas4hep.serve.server import background
 from mlaas4hep.serve.service import InferenceService
 from mlaas4hep.spec.columns import Column, Jagged, Nested

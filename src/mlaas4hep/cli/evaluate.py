@@ -127,6 +127,7 @@ def figures(run: EvaluatedRun) -> dict[str, Any]:
         "best_significance": {
             name: None if scan.best is None else scan.uncertain[scan.best] for name, scan in cuts.items()
         },
+        "crossed_significance": {name: scan.crossed for name, scan in cuts.items()},
         "test_part_opened": run.opened,
         "run": str(run.path.absolute()),
         "report": str(run.report.absolute()),
@@ -167,7 +168,9 @@ def describe(run: EvaluatedRun) -> list[str]:
     for name, one in evaluation.counting.items():
         if one.scan.best is not None:
             best = one.scan.uncertain[one.scan.best]
-            lines.append(f"  score of {name} >= {one.scan.best_cut:.4f}: {of} {best:.3g}")
+            crossed = one.scan.crossed
+            told = "" if crossed is None else f"; {crossed:.3g} where half the events choose the cut of the others"
+            lines.append(f"  score of {name} >= {one.scan.best_cut:.4f}: {of} {best:.3g}{told}")
     return lines
 
 

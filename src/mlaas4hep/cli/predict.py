@@ -41,6 +41,7 @@ Examples:
   mlaas4hep predict --url http://gpu7:8000 --file events.json --json
   mlaas4hep predict --url https://a.cern.ch --url https://b.cern.ch --token-file token --file events.json
   zcat events.json.gz | mlaas4hep predict --file -
+  mlaas4hep predict --model tth --version stable --file events.json   # the version that has this label
   mlaas4hep predict --model resnet --image cat.png
 """
 )
@@ -54,6 +55,7 @@ Examples:
 )
 @click.option("--port", hidden=True, expose_value=False, callback=_refuse_port)
 @click.option("--model", help="Name of the model; may be left out where the server has one.")
+@click.option("--version", help="Version of the model, or a label such as stable; the newest where none is given.")
 @click.option(
     "--event",
     "texts",
@@ -91,6 +93,7 @@ Examples:
 def command(
     urls: tuple[str, ...],
     model: str | None,
+    version: str | None,
     texts: tuple[str, ...],
     file: IO[bytes] | None,
     images: tuple[Path, ...],
@@ -114,37 +117,39 @@ def command(
     with Client(urls, timeout_s=timeout_s, token_file=token_file, tls=Tls(ca=ca)) as client:
         name = model or _only_model(client)
         if images:
-            _ask_images(client, name, images, as_json=as_json)
+            _ask_images(client, name, version, images, as_json=as_json)
             return
-        predictions = _predictions(client, name, events)
+        predictions = _predictions(client, name, version, events)
         if as_json:
             click.echo(json.dumps({"model_name": name, "predictions": predictions}))
         else:
             # What the table says beside the scores is asked for only where it is needed.
-            contract = client.contract(name) if None in predictions else {}
+            contract = client.contract(name, version) if None in predictions else {}
             click.echo(_table(predictions, contract))
 
 
-def _predictions(client: Client, model: str, events: list[dict[str, Any]]) -> list[Prediction]:
+def _predictions(client: Client, model: str, version: str | None, events: list[dict[str, Any]]) -> list[Prediction]:
     """Of all events, in order, some at a time."""
     from mlaas4hep.cli.progress import Bars
 
     bars, predictions = Bars(), list[Prediction]()
-    if len(events) > PART:
+    if len(events) > PART:  # all of them are asked of one version, also where it is switched meanwhile
+        version = client.contract(model, version)["version"]
         bars.start("predicting", total=len(events))
     try:
         for start in range(0, len(events), PART):
-            predictions += client.predict(model, events[start : start + PART], progress=bars.update)
+            part = events[start : start + PART]
+            predictions += client.predict(model, part, version=version, progress=bars.update)
     finally:
         bars.close()
     return predictions
 
 
-def _ask_images(client: Client, model: str, images: tuple[Path, ...], *, as_json: bool) -> None:
+def _ask_images(client: Client, model: str, version: str | None, images: tuple[Path, ...], *, as_json: bool) -> None:
     """One question a picture; of many classes the likeliest are shown."""
     import json
 
-    predictions = [client.predict_image(model, file.read_bytes()) for file in images]
+    predictions = [client.predict_image(model, file.read_bytes(), version=version) for file in images]
     if as_json:
         click.echo(json.dumps({"model_name": model, "predictions": predictions}))
         return

@@ -41,6 +41,7 @@ Examples:
   mlaas4hep score runs/tth/model/tth data/*.root -o scores           # friend trees: scores/ttH_0_scores.root, ...
   mlaas4hep score runs/tth 'root://host//store/ttH/*.root' -o scores # a run stands for its model
   mlaas4hep score tth ttbar data/*.root -o scores --format parquet   # two models in one pass
+  mlaas4hep score runs/mlp runs/bdt data/*.root -o scores --column '{run}_{score}'
   mlaas4hep score tth data/*.root -o scores --variations '*'         # one column a systematic variation, too
   mlaas4hep score tth data/*.root -o scores --url http://gpu7:8000   # the graph runs there
   mlaas4hep score --verify scores data/*.root                        # do they belong together?
@@ -77,7 +78,10 @@ Exit status: 0 done, 1 --verify found files that do not belong together, or a fa
     help="Names of outputs: {stem}, {folder}, {tree}, {number} of the input.",
 )
 @click.option(
-    "--column", default="{model}_{score}", show_default=True, help="Names of scores: {model}, {score}, {version}."
+    "--column",
+    default="{model}_{score}",
+    show_default=True,
+    help="Names of scores: {model}, {score}, {version}; {run} that the model was trained in, {number} of the BUNDLE.",
 )
 @click.option("--table", default="scores", show_default=True, help="Name of the friend tree.")
 @click.option(
@@ -209,28 +213,31 @@ def _apart(paths: Sequence[str]) -> tuple[list[Path], list[str]]:
     bundles: list[Path] = []
     files: list[str] = []
     for one in paths:
-        inside = _bundle_in(Path(one))
-        if inside is None:
-            files.append(one)
-        else:
-            bundles.append(inside)
+        inside = _bundles_in(Path(one))
+        if len(inside) > 1:
+            raise click.UsageError(
+                f"'{one}' holds several models; name those that are meant: {', '.join(map(str, inside))}"
+            )
+        bundles += inside
+        files += [] if inside else [one]
     return bundles, files
 
 
-def _bundle_in(path: Path) -> Path | None:
+def _bundles_in(path: Path) -> list[Path]:
     if not path.is_dir():
-        return None
+        return []
     if (path / "config.pbtxt").is_file() or (path / "manifest.json").is_file():
-        return path
-    inside = [one.parent for one in sorted(path.glob("model/*/config.pbtxt"))]
-    return inside[0] if len(inside) == 1 else None
+        return [path]
+    return [one.parent for one in sorted(path.glob("model/*/config.pbtxt"))]
 
 
 def _what_is_missing(bundles: Sequence[Path], files: Sequence[str], output: str | None) -> str:
     if not bundles:
         if files and "://" not in files[0] and not Path(files[0]).exists():
             return f"'{files[0]}' is not there; wants the folder of a model, such as runs/tth/model/tth, or of its run"
-        return "no BUNDLE is given: name the folder of a model, such as runs/tth/model/tth, or of its run"
+        runs = [str(one.parents[2]) for one in sorted(Path(files[0]).glob("*/model/*/config.pbtxt"))] if files else []
+        hint = f"; in {files[0]} lie {', '.join(dict.fromkeys(runs))}" if runs else ""
+        return f"no BUNDLE is given: name the folder of a model, such as runs/tth/model/tth, or of its run{hint}"
     if not files:
         return f"no FILES are given beside {', '.join(map(str, bundles))}"
     return "no -o OUT is given: the folder for the scores"
@@ -275,11 +282,9 @@ def _as_text(done: Result, asked: Asked) -> str:
     lines = list(table(rows, right=range(len(asked.models) + 1)))
     if len(done.outputs) > 1:
         entries = sum(one.stamp.alignment.entries for one in done.outputs)
-        lines.append(
-            f"{counted(len(done.outputs), 'output')}, {counted(entries, 'entry').replace('entrys', 'entries')}"
-        )
+        lines.append(f"{counted(len(done.outputs), 'output')}, {entries} {'entry' if entries == 1 else 'entries'}")
     lines += [f"left out, cannot be read: {line}" for line in told(done.skipped)]
-    if any(not math.isnan(one.fill) for one in (asked,)):
+    if not math.isnan(asked.fill):
         lines.append(f"events that were not selected have the score {asked.fill:g}")
     return "\n".join(lines)
 

@@ -193,9 +193,9 @@ def _serve(path: Path, listening: Any, grpc: Any, worker: Worker | None, **optio
     from contextlib import nullcontext
     from importlib.metadata import version
 
+    from mlaas4hep.serve.opening import open_repository
     from mlaas4hep.serve.operation import Operation
     from mlaas4hep.serve.peers import Peers
-    from mlaas4hep.serve.repository import open_repository
     from mlaas4hep.serve.served import Bounds
     from mlaas4hep.serve.server import serve
     from mlaas4hep.serve.service import InferenceService

@@ -19,6 +19,7 @@ Examples:
   mlaas4hep train config.yaml -o runs/wide --set model.hidden='[256, 128]'
   mlaas4hep train config.yaml --set model=bdt --seed 1
   mlaas4hep train config.yaml --max-events 20000            # a quick look
+  mlaas4hep train config.yaml --device gpu                  # or --device cpu, which repeats to the bit
   mlaas4hep train config.yaml --resume                      # goes on after Ctrl-C, a crash or the end of a job
   mlaas4hep train config.yaml --evaluate                    # and open the test part right after
   mlaas4hep train config.yaml --set 'split={folds: 5}'      # five models; each event is scored by one that never saw it
@@ -47,6 +48,11 @@ A first one is drafted by: mlaas4hep inspect FILES --draft
 @click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one key of the config; may be repeated."
 )
+@click.option(
+    "--device",
+    metavar="DEVICE",
+    help="That learns, as --set model.device: auto, cpu, gpu, cuda, cuda:1 or mps; refused where it cannot be used.",
+)
 @click.option("--max-events", type=click.IntRange(1), help="Entries to read in all, shared among the samples.")
 @click.option("-j", "--threads", type=click.IntRange(0), help="Threads that read ahead; changes speed only.")
 @click.option("--resume", is_flag=True, help="Go on with a run that was interrupted; same config, same -o.")
@@ -71,6 +77,7 @@ def command(
     seed: int | None,
     overrides: tuple[str, ...],
     max_events: int | None,
+    device: str | None,
     threads: int | None,
     resume: bool,
     restart: bool,
@@ -108,6 +115,8 @@ def command(
 
     if resume and restart:
         raise click.UsageError("--resume goes on, --restart begins anew: give one of them")
+    if device is not None:
+        overrides = (*overrides, f"model.device={device}")
     asked = read_asked(config, Options(**original), overrides, show_config=show_config)
     if asked is None:
         return

@@ -45,6 +45,11 @@ Examples:
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes that run trials.")
 @click.option("--seed", type=click.IntRange(0), help="Of the trainings and of what is tried.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one key; may give a range.")
+@click.option(
+    "--device",
+    metavar="DEVICE",
+    help="That learns, as --set model.device: auto, cpu, gpu, cuda, cuda:1 or mps; refused where it cannot be used.",
+)
 @click.option("--max-events", type=click.IntRange(1), help="Entries to read in all, shared among the samples.")
 @click.option("--prune/--no-prune", default=True, show_default=True, help="End trials early that fall behind.")
 @click.option("-j", "--threads", type=click.IntRange(0), help="Threads that read ahead in each worker.")
@@ -100,6 +105,8 @@ def _begin(config: Path, output: Path | None, bars: Bars, **options: Any) -> Sea
     from mlaas4hep.train.tuning.tune import tune
 
     trials = options.pop("trials") or 20
+    if (device := options.pop("device")) is not None:
+        options["overrides"] = (*options["overrides"], f"model.device={device}")
     return tune(config, output=output, trials=trials, progress=bars, **options)
 
 
@@ -110,6 +117,7 @@ def _go_on(search: Path | None, output: Path | None, bars: Bars, **options: Any)
         "-o": output,
         "--seed": options["seed"],
         "--set": options["overrides"],
+        "--device": options["device"],
         "--max-events": options["max_events"],
     }
     given = [name for name, value in fixed.items() if value]

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from mlaas4hep.client.asking import Scores
-from mlaas4hep.client.questions import Question, check, quoted
-from mlaas4hep.client.splitting import Cut, Limits, even_spans
+from mlaas4hep.client.questions import Question, check, predict_path
+from mlaas4hep.client.splitting import Cut, Limits, Pin, even_spans
 from mlaas4hep.client.wire import Reply
 from mlaas4hep.errors import ServerError
 
@@ -22,17 +22,18 @@ MEDIA_TYPE = "application/vnd.apache.arrow.stream"
 _HEADERS = f"Content-Type: {MEDIA_TYPE}\r\n"
 
 
-def table_cut(model: str, columns: Mapping[str, Any], limits: Limits) -> Cut[Scores] | None:
+def table_cut(model: str, columns: Mapping[str, Any], limits: Limits, pin: Pin) -> Cut[Scores] | None:
     """A question about a table, in parts; None where it is to be asked as JSON."""
     table = _table_of(columns)
     if table is None or not table.num_rows:
         return None
-    path = f"/v1/models/{quoted(model)}:predict"
 
     def ask(start: int, stop: int) -> Question[Scores]:
+        path = predict_path(model, pin.version)
+
         def read(reply: Reply) -> Scores:
             check(reply, path)
-            return _scores(reply, path, stop - start)
+            return _scores(reply, path, stop - start, pin)
 
         return Question("POST", path, read, (_encoded(table.slice(start, stop - start)),), _HEADERS)
 
@@ -106,7 +107,7 @@ def _encoded(table: Any) -> bytes:
     return content
 
 
-def _scores(reply: Reply, path: str, rows: int) -> Scores:
+def _scores(reply: Reply, path: str, rows: int, pin: Pin) -> Scores:
     import pyarrow
 
     try:
@@ -118,4 +119,5 @@ def _scores(reply: Reply, path: str, rows: int) -> Scores:
         raise ServerError(f"{reply.url}{path} answered in another form; is that 'mlaas4hep serve'?") from error
     if table.num_rows != rows or not scores:
         raise ServerError(f"{reply.url}{path} answered {table.num_rows} of {rows} events")
+    pin.note((table.schema.metadata or {}).get(b"model_version", b"").decode("utf-8", "replace"))
     return Scores(selected[0], scores)

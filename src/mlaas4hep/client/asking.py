@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from mlaas4hep.client import questions
 from mlaas4hep.client.questions import Prediction, Question
-from mlaas4hep.client.splitting import Cut, Limits, cut_rows, even_spans, joined_tensors, packed, rows_of
+from mlaas4hep.client.splitting import Cut, Limits, Pin, cut_rows, even_spans, joined_tensors, packed, rows_of
 from mlaas4hep.client.tensors import Tensors, encode_question
 from mlaas4hep.errors import RequestError
 
@@ -51,14 +51,13 @@ def tensor_cut(
         raise RequestError(f"inputs: asked for a mapping of arrays by name, found {type(inputs).__name__}")
     if isinstance(outputs, str):
         raise RequestError(f"outputs: asked for a list of names, found a text; write ['{outputs}']")
-    path = questions.infer_path(model, version)
-    rows = rows_of(inputs)
+    pin, rows = Pin(version), rows_of(inputs)
 
     def ask(start: int, stop: int) -> Question[Tensors]:
         part = inputs if rows is None else cut_rows(inputs, start, stop, rows)
         named = id if (start, stop) == (0, rows) else f"{id}.{start}"
         encoded = encode_question(part, outputs=outputs, binary=binary, id=named, parameters=parameters)
-        return questions.infer(path, encoded, id=named)
+        return questions.infer(questions.infer_path(model, pin.version), encoded, id=named, note=pin.note)
 
     if rows is None:
         return Cut(((0, 0),), ask, joined_tensors)
@@ -66,11 +65,11 @@ def tensor_cut(
     return Cut(even_spans(rows, size / max(rows, 1), limits), ask, joined_tensors)
 
 
-def event_cut(model: str, events: Sequence[bytes], limits: Limits) -> Cut[list[Prediction]]:
+def event_cut(model: str, events: Sequence[bytes], limits: Limits, pin: Pin) -> Cut[list[Prediction]]:
     """Events by name, which are JSON already."""
 
     def ask(start: int, stop: int) -> Question[list[Prediction]]:
-        return questions.predict(model, events[start:stop])
+        return questions.predict(questions.predict_path(model, pin.version), events[start:stop], note=pin.note)
 
     spans, start = [], 0
     for part in packed(iter(events), limits):

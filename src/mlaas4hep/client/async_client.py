@@ -22,7 +22,7 @@ from mlaas4hep.client.identity import Bearer, Tls
 from mlaas4hep.client.lines import AsyncTransport
 from mlaas4hep.client.questions import Prediction, Question, TooLargeError, UnreadError
 from mlaas4hep.client.servers import Servers
-from mlaas4hep.client.splitting import Cut, Limits, halves, packed
+from mlaas4hep.client.splitting import Cut, Limits, Pin, halves, packed
 from mlaas4hep.client.tensors import Tensors
 
 T = TypeVar("T")
@@ -105,17 +105,20 @@ class AsyncClient:
         """Tensors of a model in and out; of the server where no model is named."""
         return await self._ask(questions.metadata(model, version))
 
-    async def contract(self, model: str) -> dict[str, Any]:
+    async def contract(self, model: str, version: str | None = None) -> dict[str, Any]:
         """Columns that a model is asked with, its scores, and an example event."""
-        return await self._ask(questions.contract(model))
+        return await self._ask(questions.contract(model, version))
 
     async def index(self) -> list[dict[str, Any]]:
         """What the server's repository holds, loaded or not."""
         return await self._ask(questions.index())
 
-    async def load(self, model: str) -> None:
-        """Load a model of the server's repository, or its newest version."""
-        await self._ask(questions.control(model, "load"))
+    async def load(self, model: str, *, config: Mapping[str, Any] | None = None) -> None:
+        """Load what the server's repository holds of a model now.
+
+        ``config``, for a plain graph, stands for its ``config.pbtxt`` until the next load.
+        """
+        await self._ask(questions.control(model, "load", config=config))
 
     async def unload(self, model: str) -> None:
         """Let a model go."""
@@ -130,19 +133,27 @@ class AsyncClient:
         return await self._ask(questions.label(model, label, version))
 
     async def predict(
-        self, model: str, events: Iterable[Mapping[str, Any]], *, progress: Progress | None = None
+        self,
+        model: str,
+        events: Iterable[Mapping[str, Any]],
+        *,
+        version: str | None = None,
+        progress: Progress | None = None,
     ) -> list[Prediction]:
         """Scores of events by name; see `mlaas4hep.client.Client.predict`."""
-        return await self._whole(event_cut(model, encode_events(events), self._limits), self._deadline(), progress)
+        cut = event_cut(model, encode_events(events), self._limits, Pin(version))
+        return await self._whole(cut, self._deadline(), progress)
 
-    async def predict_image(self, model: str, data: bytes) -> dict[str, Any]:
+    async def predict_image(self, model: str, data: bytes, *, version: str | None = None) -> dict[str, Any]:
         """As `Client.predict_image`."""
-        return await self._ask(questions.predict_image(model, data))
+        return await self._ask(questions.predict_image(model, data, version=version))
 
-    async def predict_table(self, model: str, table: Any, *, progress: Progress | None = None) -> Scores:
+    async def predict_table(
+        self, model: str, table: Any, *, version: str | None = None, progress: Progress | None = None
+    ) -> Scores:
         """Scores of events that lie in columns; see `mlaas4hep.client.Client.predict_table`."""
-        columns = columns_of(table)
-        cut = table_cut(model, columns, self._limits) if self._arrow else None
+        columns, pin = columns_of(table), Pin(version)
+        cut = table_cut(model, columns, self._limits, pin) if self._arrow else None
         if cut is not None:
             try:
                 parts = [Cut((span,), cut.ask, cut.join) for span in cut.spans]
@@ -151,9 +162,10 @@ class AsyncClient:
                 self._arrow = False
         predictions: list[Prediction] = []
         for part in packed(encode_columns(columns), self._limits):
-            answers = await self._whole(event_cut(model, part, self._limits), self._deadline(), progress)
+            cut_part = event_cut(model, part, self._limits, pin)
+            answers = await self._whole(cut_part, self._deadline(), progress)
             predictions.extend(answers)
-        names = None if any(predictions) else (await self.contract(model)).get("score_names")
+        names = None if any(predictions) else (await self.contract(model, pin.version)).get("score_names")
         return scores_of(predictions, names)
 
     async def infer(
@@ -199,10 +211,11 @@ class AsyncClient:
                 progress(span[1] - span[0])
             return [answer]
 
-        if len(cut.spans) == 1:
-            return cut.join(await ask(cut.spans[0]))
-        answers = await in_order(ask, cut.spans, most=PARTS)
-        return cut.join([one for part in answers for one in part])
+        first, *others = cut.spans
+        found = await ask(first)  # says which version answers the others, too
+        for part in await in_order(ask, others, most=PARTS):
+            found += part
+        return cut.join(found)
 
 
 async def in_order(act: Callable[[Any], Awaitable[T]], items: Iterable[Any], *, most: int) -> list[T]:

@@ -20,7 +20,7 @@ from mlaas4hep.client.events import columns_of, encode_columns, encode_events
 from mlaas4hep.client.identity import Bearer, Tls
 from mlaas4hep.client.questions import Prediction, Question, TooLargeError, UnreadError
 from mlaas4hep.client.servers import Servers
-from mlaas4hep.client.splitting import Cut, Limits, halves, packed
+from mlaas4hep.client.splitting import Cut, Limits, Pin, halves, packed
 from mlaas4hep.client.tensors import Tensors
 
 T = TypeVar("T")
@@ -131,17 +131,20 @@ class Client:
         """Tensors of a model in and out; of the server where no model is named."""
         return self._ask(questions.metadata(model, version))
 
-    def contract(self, model: str) -> dict[str, Any]:
+    def contract(self, model: str, version: str | None = None) -> dict[str, Any]:
         """Columns that a model is asked with, its scores, and an example event."""
-        return self._ask(questions.contract(model))
+        return self._ask(questions.contract(model, version))
 
     def index(self) -> list[dict[str, Any]]:
         """What the server's repository holds, loaded or not."""
         return self._ask(questions.index())
 
-    def load(self, model: str) -> None:
-        """Load a model of the server's repository, or its newest version."""
-        self._ask(questions.control(model, "load"))
+    def load(self, model: str, *, config: Mapping[str, Any] | None = None) -> None:
+        """Load what the server's repository holds of a model now.
+
+        ``config``, for a plain graph, stands for its ``config.pbtxt`` until the next load.
+        """
+        self._ask(questions.control(model, "load", config=config))
 
     def unload(self, model: str) -> None:
         """Let a model go."""
@@ -156,7 +159,12 @@ class Client:
         return self._ask(questions.label(model, label, version))
 
     def predict(
-        self, model: str, events: Iterable[Mapping[str, Any]], *, progress: Progress | None = None
+        self,
+        model: str,
+        events: Iterable[Mapping[str, Any]],
+        *,
+        version: str | None = None,
+        progress: Progress | None = None,
     ) -> list[Prediction]:
         """Scores of events by name.
 
@@ -167,6 +175,8 @@ class Client:
         events
             One mapping an event, column to value: a number, a list for a jagged column, a list of lists for a nested
             one. None and NaN are missing.
+        version
+            Of the model, or a label such as ``stable``; the newest where none is given.
         progress
             Called with a number of events whenever so many more were answered.
 
@@ -174,9 +184,10 @@ class Client:
         -------
         One mapping an event, score name to value, in order; None where the event fails the model's preselection.
         """
-        return self._whole(event_cut(model, encode_events(events), self._limits), self._deadline(), progress)
+        cut = event_cut(model, encode_events(events), self._limits, Pin(version))
+        return self._whole(cut, self._deadline(), progress)
 
-    def predict_image(self, model: str, data: bytes) -> dict[str, Any]:
+    def predict_image(self, model: str, data: bytes, *, version: str | None = None) -> dict[str, Any]:
         """Outputs for one picture.
 
         Parameters
@@ -190,9 +201,11 @@ class Client:
         -------
         Values by class where the model has one output with labels, else lists by output.
         """
-        return self._ask(questions.predict_image(model, data))
+        return self._ask(questions.predict_image(model, data, version=version))
 
-    def predict_table(self, model: str, table: Any, *, progress: Progress | None = None) -> Scores:
+    def predict_table(
+        self, model: str, table: Any, *, version: str | None = None, progress: Progress | None = None
+    ) -> Scores:
         """Scores of events that lie in columns.
 
         Parameters
@@ -202,15 +215,15 @@ class Client:
         table
             Columns by name in a mapping, a structured array of numpy, an awkward array of records, a data frame of
             pandas or Polars, or a table of Arrow.
-        progress
+        version, progress
             As in `predict`.
 
         Returns
         -------
         Arrays in the order of the events. Each part that is sent has ``timeout_s`` of its own.
         """
-        columns = columns_of(table)
-        cut = table_cut(model, columns, self._limits) if self._arrow else None
+        columns, pin = columns_of(table), Pin(version)
+        cut = table_cut(model, columns, self._limits, pin) if self._arrow else None
         if cut is not None:
             try:
                 parts = [Cut((span,), cut.ask, cut.join) for span in cut.spans]
@@ -219,9 +232,10 @@ class Client:
                 self._arrow = False
         predictions: list[Prediction] = []
         for part in packed(encode_columns(columns), self._limits):
-            answers = self._whole(event_cut(model, part, self._limits), self._deadline(), progress)
+            cut_part = event_cut(model, part, self._limits, pin)
+            answers = self._whole(cut_part, self._deadline(), progress)
             predictions.extend(answers)
-        names = None if any(predictions) else self.contract(model).get("score_names")
+        names = None if any(predictions) else self.contract(model, pin.version).get("score_names")
         return scores_of(predictions, names)
 
     def infer(

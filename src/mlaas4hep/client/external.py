@@ -60,6 +60,8 @@ class ExternalWork:
         Questions under way at once; each has a connection.
     mode
         ``async``; or ``sync``, where `acquire` itself waits for the answer, to look for mistakes in order.
+    parameters
+        Of each question in tensors; ``model_sha256`` is answered by that graph alone.
     options
         Further ones of `mlaas4hep.client.AsyncClient`.
 
@@ -85,11 +87,13 @@ class ExternalWork:
         outputs: Sequence[str] = (),
         most: int = 16,
         mode: str = "async",
+        parameters: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> None:
         word(mode, "mode", MODES)
         self._most = whole(most, "most", least=1)
         self._model, self._version, self._outputs = model, version, outputs
+        self._parameters = dict(parameters or {})
         self._waits = mode == "sync"
         self._room = threading.BoundedSemaphore(self._most)
         self._loop = asyncio.new_event_loop()
@@ -111,7 +115,7 @@ class ExternalWork:
 
     def acquire_events(self, events: Sequence[Mapping[str, Any]]) -> Ticket[list[dict[str, float | None] | None]]:
         """Start asking with events by name."""
-        return self._start(lambda client: client.predict(self._model, events))
+        return self._start(lambda client: client.predict(self._model, events, version=self._version))
 
     def over(
         self, events: Iterable[E], *, acquire: Callable[[E], Mapping[str, NDArray[Any]] | None]
@@ -166,7 +170,9 @@ class ExternalWork:
         return ticket
 
     async def _infer(self, client: AsyncClient, inputs: Mapping[str, NDArray[Any]]) -> Tensors:
-        return await client.infer(self._model, inputs, version=self._version, outputs=self._outputs)
+        return await client.infer(
+            self._model, inputs, version=self._version, outputs=self._outputs, parameters=self._parameters
+        )
 
     async def _end(self, client: AsyncClient) -> None:
         tasks = [one for one in asyncio.all_tasks() if one is not asyncio.current_task()]

@@ -6,7 +6,7 @@ becomes a value or one error that says whose fault it is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, NoReturn, TypeVar
 from urllib.parse import quote
 
@@ -81,9 +81,9 @@ def metadata(model: str | None = None, version: str | None = None) -> Question[d
     return _json("/v2" if model is None else _place(model, version), kind=dict[str, Any])
 
 
-def contract(model: str) -> Question[dict[str, Any]]:
+def contract(model: str, version: str | None = None) -> Question[dict[str, Any]]:
     """Columns that a model is asked with, its scores, and an example event."""
-    return _json(f"/v1/models/{quoted(model)}", kind=dict[str, Any])
+    return _json(_event_place(model, version), kind=dict[str, Any])
 
 
 def index() -> Question[list[dict[str, Any]]]:
@@ -91,10 +91,12 @@ def index() -> Question[list[dict[str, Any]]]:
     return _json("/v2/repository/index", kind=list[dict[str, Any]], body=b"{}")
 
 
-def control(model: str, what: str) -> Question[None]:
+def control(model: str, what: str, *, config: Mapping[str, Any] | None = None) -> Question[None]:
     """Load or unload a model; not to be repeated, since another may have undone it meanwhile."""
     path = f"/v2/repository/models/{quoted(model)}/{what}"
-    return Question("POST", path, _nothing, (b"{}",), _JSON, safe=False)
+    parameters = {} if config is None else {"config": msgspec.json.encode(config).decode()}
+    body = msgspec.json.encode({"parameters": parameters} if parameters else {})
+    return Question("POST", path, _nothing, (body,), _JSON, safe=False)
 
 
 def labels(model: str) -> Question[dict[str, str]]:
@@ -108,14 +110,14 @@ def label(model: str, label: str, version: str | None) -> Question[dict[str, str
     return _json(_labels(model), kind=dict[str, str], body=body)
 
 
-def infer(path: str, encoded: Encoded, *, id: str) -> Question[Tensors]:
-    """Outputs for tensors."""
+def infer(path: str, encoded: Encoded, *, id: str, note: Callable[[object], None] | None = None) -> Question[Tensors]:
+    """Outputs for tensors; ``note`` is told the version that gave them."""
     headers = _JSON if encoded.header_length is None else encoded.headers
 
     def read(reply: Reply) -> Tensors:
         check(reply, path)
         length = reply.headers.get(_HEADER_LENGTH, "")
-        return decode_answer(reply.body, int(length) if length.isdecimal() else None, id=id)
+        return decode_answer(reply.body, int(length) if length.isdecimal() else None, id=id, note=note)
 
     return Question("POST", path, read, encoded.parts, headers)
 
@@ -128,26 +130,34 @@ def infer_path(model: str, version: str | None = None) -> str:
     return f"{_place(model, version)}/infer"
 
 
-def predict(model: str, events: Sequence[bytes]) -> Question[list[Prediction]]:
-    """Scores of events that are JSON already, one text an event."""
+def predict_path(model: str, version: str | None = None) -> str:
+    """Where events are sent."""
+    return f"{_event_place(model, version)}:predict"
+
+
+def predict(
+    path: str, events: Sequence[bytes], *, note: Callable[[object], None] | None = None
+) -> Question[list[Prediction]]:
+    """Scores of events that are JSON already, one text an event; ``note`` is told the version that gave them."""
     body = (b'{"instances":[', b",".join(events), b"]}")
-    path = f"/v1/models/{quoted(model)}:predict"
     count = len(events)
 
     def read(reply: Reply) -> list[Prediction]:
         check(reply, path)
-        predictions = _decoded(reply, path, _predictions).predictions
-        if len(predictions) != count:
-            raise ServerError(f"{reply.url}{path} answered {len(predictions)} of {count} events; {_WHO}")
-        return predictions
+        found = _decoded(reply, path, _predictions)
+        if len(found.predictions) != count:
+            raise ServerError(f"{reply.url}{path} answered {len(found.predictions)} of {count} events; {_WHO}")
+        if note is not None:
+            note(found.model_version)
+        return found.predictions
 
     return Question("POST", path, read, body, _JSON)
 
 
-def predict_image(model: str, data: bytes) -> Question[dict[str, Any]]:
+def predict_image(model: str, data: bytes, *, version: str | None = None) -> Question[dict[str, Any]]:
     """Outputs for one picture, PNG or JPEG."""
     require(data, bytes, "data", hint="Path('jet.png').read_bytes()", error=RequestError)
-    path = f"/v1/models/{quoted(model)}:predict"
+    path = predict_path(model, version)
     kind = "png" if data.startswith(b"\x89PNG") else "jpeg"
 
     def read(reply: Reply) -> dict[str, Any]:
@@ -162,6 +172,7 @@ def predict_image(model: str, data: bytes) -> Question[dict[str, Any]]:
 
 class _Predictions(msgspec.Struct, frozen=True):
     predictions: list[Prediction]
+    model_version: Any = None
 
 
 class _ImagePredictions(msgspec.Struct, frozen=True):
@@ -244,9 +255,13 @@ def _nothing(reply: Reply) -> None:
     check(reply, "/v2/repository")
 
 
-def _place(model: str, version: str | None) -> str:
-    named = f"/v2/models/{quoted(model)}"
+def _place(model: str, version: str | None, *, protocol: str = "v2") -> str:
+    named = f"/{protocol}/models/{quoted(model)}"
     return named if version is None else f"{named}/versions/{quoted(str(version))}"
+
+
+def _event_place(model: str, version: str | None) -> str:
+    return _place(model, version, protocol="v1")
 
 
 def _labels(model: str) -> str:

@@ -1,7 +1,7 @@
 """A large question as several that a server takes, and their answers as one.
 
-Invariant: the parts cover all rows once and in order, so that the joined answer is the one that the whole would have
-got.
+Invariant: the parts cover all rows once and in order, and one version of the model answers them, so that the joined
+answer is the one that the whole would have got.
 """
 
 from __future__ import annotations
@@ -58,6 +58,28 @@ class Cut(msgspec.Struct, Generic[T], frozen=True):
     spans: tuple[tuple[int, int], ...]
     ask: Callable[[int, int], Question[T]]
     join: Callable[[Sequence[T]], T]
+
+
+class Pin:
+    """Who answers all parts of a question: the version that answered the first, whatever was asked for.
+
+    A model may be switched, or a label moved, between two parts; answers of two models are no answer.
+
+    Parameters
+    ----------
+    version
+        That is asked for; None for the newest.
+    """
+
+    __slots__ = ("version",)
+
+    def __init__(self, version: str | None) -> None:
+        self.version = version
+
+    def note(self, version: object) -> None:
+        """A part was answered by that version, as far as the server says."""
+        if isinstance(version, str | int) and version != "":
+            self.version = str(version)
 
 
 def halves(span: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]] | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -70,6 +70,7 @@ class _Output(msgspec.Struct, frozen=True):
 class _Answer(msgspec.Struct, frozen=True):
     outputs: tuple[_Output, ...]
     id: str = ""
+    model_version: Any = None
 
 
 _encoder = msgspec.json.Encoder()
@@ -135,8 +136,10 @@ def encode_question(
 _BINARY = "Content-Type: application/octet-stream\r\n" + HEADER_LENGTH + ": {}\r\n"
 
 
-def decode_answer(body: bytes, header_length: int | None = None, *, id: str = "") -> Tensors:
-    """Tensors of an answer, by name.
+def decode_answer(
+    body: bytes, header_length: int | None = None, *, id: str = "", note: Callable[[object], None] | None = None
+) -> Tensors:
+    """Tensors of an answer, by name; ``note`` is told the version that gave it.
 
     Raises
     ------
@@ -162,6 +165,8 @@ def decode_answer(body: bytes, header_length: int | None = None, *, id: str = ""
             raise ServerError(f"output '{one.name}' of the answer does not hold what it announces: {error}") from error
     if start != len(body):
         raise ServerError(f"the answer has {len(body) - start} bytes behind its last output")
+    if note is not None:
+        note(answer.model_version)
     return tensors
 
 

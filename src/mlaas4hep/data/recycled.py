@@ -6,9 +6,11 @@ when it is freed. Invariant: memory is given out again only after everything tha
 
 from __future__ import annotations
 
+import mmap
 import os
 import threading
 import weakref
+from contextlib import suppress
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,7 +45,7 @@ class _Block:
     """A block of memory that is given out piece by piece."""
 
     def __init__(self, size: int) -> None:
-        self.memory = np.empty(size, np.uint8)
+        self.memory = _from_system(size)
         self.owner: weakref.ref[_Taker] | None = None
         """Who takes pieces of it: one thread, until that ends or turns to another block."""
         self._taken = 0
@@ -70,6 +72,21 @@ class _Block:
         # Slices of a memoryview and arrays made of it hold the array it was made of: this one.
         self._used.append(weakref.ref(piece))
         return piece.data
+
+
+def _from_system(size: int) -> NDArray[np.uint8]:
+    """Memory that goes back to the system as soon as it is free.
+
+    The C library's goes back only in part: what was once freed in one piece of so many MB it keeps for later, and much
+    more than is used then belongs to nobody.
+    """
+    if not size:
+        return np.empty(0, np.uint8)
+    pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with suppress(OSError):  # a kernel without huge pages has small ones
+            pages.madvise(mmap.MADV_HUGEPAGE)
+    return np.frombuffer(pages, np.uint8)
 
 
 class _Taker:

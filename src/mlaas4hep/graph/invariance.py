@@ -7,8 +7,9 @@ other kernels. The rows tried here follow from the contract alone, so that a bun
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +31,8 @@ JOINED = 256
 BUDGET_S = 120.0
 _LEAST_BATCH = 64
 
-Inputs = Mapping[str, NDArray[np.float32]]
+Inputs = Mapping[str, NDArray[Any]]
+Run = Callable[[Inputs], NDArray[Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,7 @@ class Variance:
         )
 
 
-def batches(inputs: Inputs, size: int) -> Iterator[dict[str, NDArray[np.float32]]]:
+def batches(inputs: Inputs, size: int) -> Iterator[dict[str, NDArray[Any]]]:
     """Cut all tensors into batches of the same size, the last one shorter."""
     rows = len(next(iter(inputs.values())))
     for start in range(0, rows, size):
@@ -170,10 +172,26 @@ def find_company(
     -------
     What changed, and the largest batch that was tried.
     """
-    first, few = Session(model, threads=threads[0]), {name: array[: 2 * most] for name, array in inputs.items()}
+
+    def opens(count: int) -> Run:
+        return Session(model, threads=count).execute
+
+    return company_of(opens, inputs, threads=threads, most=most, budget_s=budget_s)
+
+
+def company_of(
+    opens: Callable[[int], Run],
+    inputs: Inputs,
+    *,
+    threads: Sequence[int] = THREADS,
+    most: int = JOINED,
+    budget_s: float = BUDGET_S / 4,
+) -> tuple[list[Variance], int]:
+    """As `find_company`, of whatever makes scores of rows: ``opens`` gives that for a number of threads."""
+    first, few = opens(threads[0]), {name: array[: 2 * most] for name, array in inputs.items()}
     started, expected = time.perf_counter(), []
     for batch in batches(few, 1):
-        expected.append(first.execute(batch))
+        expected.append(first(batch))
         if len(expected) >= _LEAST_BATCH and time.perf_counter() - started > budget_s / 4:
             break  # a row costs so much that few can be tried
     alone, found = np.concatenate(expected), []
@@ -181,10 +199,10 @@ def find_company(
     while most > _LEAST_BATCH and row_s * len(threads) * most * (most + 1) / 2 > budget_s:
         most //= 2
     for count in threads:
-        session = Session(model, threads=count)
+        run = opens(count)
         for size in range(1, most + 1):
             start = (size * 97) % (len(alone) - size + 1)
-            scores = session.execute({name: array[start : start + size] for name, array in inputs.items()})
+            scores = run({name: array[start : start + size] for name, array in inputs.items()})
             variance = _compare(scores, alone[start : start + size], count, size)
             if variance is not None:
                 found.append(replace(variance, row=variance.row + start))
@@ -197,10 +215,11 @@ def _in_batches(session: Session, inputs: Inputs, size: int) -> NDArray[np.float
     return np.concatenate([session.execute(batch) for batch in batches(inputs, size)])
 
 
-def _compare(scores: NDArray[np.float32], expected: NDArray[np.float32], threads: int, batch: int) -> Variance | None:
+def _compare(scores: NDArray[Any], expected: NDArray[Any], threads: int, batch: int) -> Variance | None:
     if scores.shape != expected.shape:
         return Variance(row=0, threads=threads, batch=batch, difference=np.nan, rows=len(expected))
-    other = (scores.view(np.int32) != expected.view(np.int32)).any(axis=1)
+    bits = f"i{scores.itemsize}"
+    other = (scores.view(bits) != expected.view(bits)).any(axis=1)
     if not other.any():
         return None
     difference = float(np.abs(scores - expected).max())

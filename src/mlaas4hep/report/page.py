@@ -130,7 +130,8 @@ def write_page(folder: Path) -> Path:
 
 def write_comparison(folder: Path) -> Path:
     """Draw the page that compares runs, from the ``comparison.json`` and the pictures of its folder."""
-    pictures = list(_found(folder, [*_PICTURES["separation"], *_PICTURES["calibration"]]))
+    kinds = (("roc", _PICTURES["separation"][0]), ("calibration", _PICTURES["calibration"][0]))
+    pictures = list(_found(folder, [(f"{kind}*.png", title, words) for kind, (_, title, words) in kinds]))
     return _write(folder, "comparison.html", comparison=_read(folder / COMPARISON_FILE), pictures=pictures)
 
 

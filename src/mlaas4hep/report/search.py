@@ -130,10 +130,11 @@ def draw_learning(trials: Sequence[TrialPoint], path: Path, *, figure: str) -> N
 
 def draw_dials(panels: Sequence[DialPanel], path: Path, *, figure: str) -> None:
     """Some `PER_PICTURE` dials; later trials are darker."""
-    with grid(path, count=len(panels), columns=min(COLUMNS, len(panels)), note=_NOTE) as (drawn, places):
+    columns = min(COLUMNS, len(panels))
+    with grid(path, count=len(panels), columns=columns, note=_NOTE, legend=False) as (drawn, places):
         for panel, axes in zip(panels, places, strict=True):
             _draw_dial(panel, axes)
-        drawn.supylabel(figure, x=0.004, fontsize=12)
+        drawn.supylabel(figure, x=0.004, fontsize=14)
 
 
 def _draw_dial(panel: DialPanel, axes: Axes) -> None:

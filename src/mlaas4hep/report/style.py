@@ -121,13 +121,18 @@ def side_by_side(path: Path, *, height: float, note: str = "Simulation") -> Iter
 
 
 @contextlib.contextmanager
-def grid(path: Path, *, count: int, columns: int, note: str = "Simulation") -> Iterator[tuple[Figure, list[Axes]]]:
-    """Small pairs of axes, row by row, written to a file when the block ends; below them is room for a legend."""
+def grid(
+    path: Path, *, count: int, columns: int, note: str = "Simulation", legend: bool = True
+) -> Iterator[tuple[Figure, list[Axes]]]:
+    """Small pairs of axes, row by row, written to a file when the block ends; below them is room for a ``legend``."""
     rows = -(-count // columns)
-    width, height = 3.4 * columns, 2.6 * rows + 0.9
+    below = 1.05 if legend else 0.65
+    width, height = 3.4 * columns, 2.6 * rows + below - 0.15
     with _figure(path, (width, height), _SMALL_FONT) as figure:
         # Places by hand: letting matplotlib find them draws everything three times, seconds for sixteen panels.
-        figure.subplots_adjust(0.8 / width, 1.05 / height, 1 - 0.15 / width, 1 - 0.4 / height, wspace=0.22, hspace=0.42)
+        figure.subplots_adjust(
+            0.8 / width, below / height, 1 - 0.15 / width, 1 - 0.4 / height, wspace=0.22, hspace=0.42
+        )
         yield figure, [figure.add_subplot(rows, columns, place + 1) for place in range(count)]
         figure.axes[0].set_title("mlaas4hep", loc="left", fontsize=14, fontweight="bold")
         figure.axes[min(columns, count) - 1].set_title(note, loc="right", fontsize=12)

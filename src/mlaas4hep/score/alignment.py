@@ -37,7 +37,8 @@ class Alignment(msgspec.Struct, frozen=True):
     columns, origin
         What tells events apart, and why: ``files`` (run, luminosityBlock, event), ``split.by``, or ``inputs``.
     first, last
-        Values of those columns that are one number an event, of the first and of the last entry.
+        Values of those columns that are one number an event, of the first and of the last entry; null is none, or none
+        that JSON has.
     sha256
         Of all events in order.
     """
@@ -45,8 +46,8 @@ class Alignment(msgspec.Struct, frozen=True):
     entries: int
     columns: tuple[str, ...]
     origin: Origin
-    first: dict[str, int | float | bool]
-    last: dict[str, int | float | bool]
+    first: dict[str, int | float | bool | None]
+    last: dict[str, int | float | bool | None]
     sha256: str
 
 
@@ -130,8 +131,8 @@ class Digest:
             return
         self._hash.update(hashes.astype("<u8", copy=False).tobytes())
         if not self._entries:
-            self._first = {name: column[0].item() for name, column in values.items()}
-        self._last = {name: column[-1].item() for name, column in values.items()}
+            self._first = {name: _number(column[0]) for name, column in values.items()}
+        self._last = {name: _number(column[-1]) for name, column in values.items()}
         self._entries += len(hashes)
 
     def alignment(self) -> Alignment:
@@ -140,6 +141,11 @@ class Digest:
         return Alignment(
             self._entries, identity.columns, identity.origin, self._first, self._last, self._hash.hexdigest()
         )
+
+
+def _number(value: Any) -> Any:
+    """As JSON has it: a value that is missing or infinite is null there, and would equal nothing if it were NaN."""
+    return value.item() if value.dtype.kind != "f" or np.isfinite(value) else None
 
 
 def differences(found: Alignment, told: Alignment) -> list[str]:

@@ -126,7 +126,7 @@ def ask(
     files
         Inputs, by whose bytes it is told whether a model of folds learned from them.
     column
-        Template of the names of scores: ``{model}``, ``{score}``, ``{version}``.
+        Template of the names of scores; see `mlaas4hep.score.names.columns_of`.
     fill, observers, identity
         As of `Asked`.
     variations
@@ -152,7 +152,10 @@ def ask(
     _check_variations(bundles, variations)
     models: list[Model] = []
     chosen = {one.path: _varied(one, variations) for one in bundles}
-    columns = {one.path: tuple(columns_of(one, column, variations=chosen[one.path])) for one in bundles}
+    columns = {
+        one.path: tuple(columns_of(one, column, variations=chosen[one.path], number=number))
+        for number, one in enumerate(bundles, 1)
+    }
     require_different([name for some in columns.values() for name in some])
     _check_preprocessing(bundles)
     try:
@@ -212,8 +215,11 @@ def _check_variations(bundles: Sequence[Bundle], asked: Sequence[str]) -> None:
 def _check_preprocessing(bundles: Sequence[Bundle]) -> None:
     for one in bundles:
         if "preprocessing_sha256" in one.spec.provenance:
+            source = one.path / "native" / "preprocessing.py"
+            where = f" (a copy: {source})" if source.is_file() else ""
             raise UserError(
-                f"'{one.name}' learned from events that went through preprocessing(rec), a function of the user; "
-                "scores of files that did not are of other events. Score in Python instead, behind that function: "
-                "mlaas4hep.Scorer"
+                f"'{one.name}' learned from events that went through preprocessing(rec), a function of the user, and "
+                "files hold events that did not: their scores would be of other events. Score in Python, behind that "
+                f"function{where}: mlaas4hep.Scorer('{one.path}')(awkward.Array([preprocessing(rec) for rec in "
+                "events])); see docs/howto/score-in-analysis.md"
             )

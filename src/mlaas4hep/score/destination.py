@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mlaas4hep.data.places.put import has_file, put_file
-from mlaas4hep.score.outputs import Output
+from mlaas4hep.score.outputs import Output, base_of
 from mlaas4hep.score.part import PartFile
 
 
@@ -23,7 +23,7 @@ def destination(output: Output) -> Iterator[PartFile]:
             yield part
         return
     with tempfile.TemporaryDirectory(prefix="mlaas4hep-score-") as folder:
-        here = Path(folder) / output.path.rstrip("/").rpartition("/")[2]
+        here = Path(folder) / base_of(output.path)
         with PartFile(here) as part:
             yield part
         put_file(here, output.path)

@@ -116,8 +116,16 @@ class ServedEngine:
         with Client(urls, **options) as client:
             told = client.contract(bundle.name)
             _require_same(bundle, told, client.url)
+        # The one that answers next may be another server, or the same with another model: each question says whose
+        # answer it takes.
         self._work = ExternalWork(
-            urls, bundle.name, version=str(told["version"]), outputs=("scores",), most=most, **options
+            urls,
+            bundle.name,
+            version=str(told["version"]),
+            outputs=("scores",),
+            most=most,
+            parameters={"model_sha256": bundle.model_sha256},
+            **options,
         )
 
     def start(self, inputs: Inputs, folds: NDArray[np.int8] | None) -> Answer:

@@ -18,7 +18,7 @@ from mlaas4hep.errors import UserError
 
 COLUMN = "{model}_{score}"
 """The name of a score where nothing else is asked for."""
-_FIELDS = {"model", "score", "version"}
+_FIELDS = {"model", "score", "version", "run", "number"}
 
 Kind = Literal["score", "selected", "observer", "identity"]
 
@@ -80,15 +80,26 @@ def check_template(template: str, fields: Iterable[str], *, where: str) -> None:
             raise UserError(f"{where} '{template}': has no field '{{{field}}}'; fields are {shown}")
 
 
-def columns_of(bundle: Bundle, template: str, *, variations: Iterable[str] = ()) -> list[OutputColumn]:
-    """Scores of a model and whether an event has them, nominal first, then by variation."""
+def columns_of(bundle: Bundle, template: str, *, variations: Iterable[str] = (), number: int = 1) -> list[OutputColumn]:
+    """Scores of a model and whether an event has them, nominal first, then by variation.
+
+    Parameters
+    ----------
+    bundle, number
+        The model, and its place among those that are asked, from 1.
+    template
+        Of the names: ``{model}``, ``{version}``, ``{run}`` (the folder that it was trained into), ``{number}``,
+        ``{score}``.
+    variations
+        Names of those that are scored, too.
+    """
     check_template(template, _FIELDS, where="--column")
-    model = identifier(bundle.name)
+    model = {"model": identifier(bundle.name), "version": bundle.version, "run": _run_of(bundle), "number": number}
     found = []
     for variation in ("", *variations):
         ending = f"_{identifier(variation)}" if variation else ""
         for score in (*bundle.spec.score_names, ""):
-            name = template.format(model=model, score=identifier(score or "selected"), version=bundle.version)
+            name = template.format(**model, score=identifier(score or "selected"))
             kind: Kind = "score" if score else "selected"
             found.append(OutputColumn(identifier(name) + ending, kind, score, bundle.name, variation))
     return found
@@ -108,8 +119,15 @@ def require_different(columns: Sequence[OutputColumn]) -> None:
         if other is not one:
             raise UserError(
                 f"two columns of the output would be called '{one.name}': {_told(other)} and {_told(one)}; say how "
-                f"they are called, as in --column '{{model}}_v{{version}}_{{score}}'"
+                "they are called by what tells them apart: --column '{model}_v{version}_{score}', '{run}_{score}' (the "
+                "folder that a model was trained into) or 'm{number}_{score}'"
             )
+
+
+def _run_of(bundle: Bundle) -> str:
+    """Of ``runs/RUN/model/NAME/1``; of a bundle that lies elsewhere the folder that it lies in."""
+    above = bundle.path.resolve().parents[1]
+    return identifier((above.parent if above.name == "model" else above).name or "model")
 
 
 def _told(one: OutputColumn) -> str:

@@ -9,7 +9,6 @@ import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from mlaas4hep.config.addresses import is_address, shown
 from mlaas4hep.data.entries import FileEntry
@@ -20,6 +19,7 @@ from mlaas4hep.score.names import check_template
 NAME = "{stem}_scores"
 """Of an output, before its ending."""
 FIELDS = ("stem", "folder", "tree", "number")
+_SUFFIXES = (".root", ".parquet")
 _ENDINGS = re.compile(r"\.(root|parquet|avro|csv|tsv|json|jsonl|ndjson|gz|zst|bz2|xz)\Z", re.IGNORECASE)
 
 
@@ -41,7 +41,9 @@ class Output:
         return shown(self.path)
 
 
-def outputs_of(files: Sequence[FileEntry], where: str, *, name: str = NAME, suffix: str) -> tuple[Output, ...]:
+def outputs_of(
+    files: Sequence[FileEntry], where: str, *, name: str = NAME, suffix: Callable[[FileEntry], str]
+) -> tuple[Output, ...]:
     """An output for each input.
 
     Parameters
@@ -53,23 +55,36 @@ def outputs_of(files: Sequence[FileEntry], where: str, *, name: str = NAME, suff
     name
         Template: ``{stem}`` of the input without its ending, ``{folder}`` that it lies in, ``{tree}``, ``{number}``.
     suffix
-        How names end.
+        How the name of the output of an input ends.
 
     Raises
     ------
     UserError
-        Two inputs would have one output, or an output would be an input.
+        Two inputs would have one output, an output would be an input, or ``where`` ends as no output does.
     """
     check_template(name, FIELDS, where="--name")
     where = where.removeprefix("file://")
-    if where.endswith(suffix) and len(files) == 1:
-        found: tuple[Output, ...] = (Output(where, files[0]),)
+    if _is_file(where):
+        found: tuple[Output, ...] = (_only_output(files, where, suffix),)
     else:
-        if where.endswith(suffix) and not os.path.isdir(where):
-            raise UserError(f"-o {where}: {len(files)} inputs have {len(files)} outputs; give a folder")
-        found = tuple(Output(_joined(where, _name(one, name) + suffix), one) for one in files)
+        found = tuple(Output(_joined(where, _name(one, name) + suffix(one)), one) for one in files)
     _require_apart(found)
     return found
+
+
+def _is_file(where: str) -> bool:
+    """Whether a file is meant, by its ending, and no folder."""
+    return base_of(where).endswith(_SUFFIXES) and not os.path.isdir(where)
+
+
+def _only_output(files: Sequence[FileEntry], where: str, suffix: Callable[[FileEntry], str]) -> Output:
+    if len(files) > 1:
+        raise UserError(f"-o {where}: {len(files)} inputs have {len(files)} outputs; give a folder")
+    [file] = files
+    if not base_of(where).endswith(suffix(file)):
+        asked = "--format parquet" if suffix(file) == ".root" else "--format ttree, rntuple or copy"
+        raise UserError(f"-o {where}: the output is a {suffix(file)} file; {asked} would make it, or give a folder")
+    return Output(where, file)
 
 
 def friends_of(templates: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
@@ -94,6 +109,17 @@ def _folder(path: str) -> str:
     return path.partition("?")[0].rpartition("/")[0] if is_address(path) else os.path.dirname(os.path.abspath(path))
 
 
+def base_of(path: str) -> str:
+    """Name of a file without folder, and without what follows the path in an address.
+
+    Examples
+    --------
+    >>> base_of("https://host/a.root?token=x"), base_of("data/b?.root")
+    ('a.root', 'b?.root')
+    """
+    return (path.partition("?")[0].rstrip("/") if is_address(path) else path).rpartition("/")[2]
+
+
 def stem_of(path: str) -> str:
     """Name of a file without folder and endings.
 
@@ -102,7 +128,7 @@ def stem_of(path: str) -> str:
     >>> stem_of("root://host//store/ttH_1.root"), stem_of("a/b.v2.csv.gz")
     ('ttH_1', 'b.v2')
     """
-    stem = path.partition("?")[0].rstrip("/").rpartition("/")[2] if is_address(path) else os.path.basename(path)
+    stem = base_of(path)
     while _ENDINGS.search(stem):
         stem = _ENDINGS.sub("", stem)
     return stem
@@ -118,11 +144,17 @@ def _name(file: FileEntry, template: str) -> str:
 
 
 def _joined(where: str, name: str) -> str:
-    return f"{where.rstrip('/')}/{name}" if is_address(where) else os.path.join(where, name)
+    if not is_address(where):
+        return os.path.join(where, name)
+    # What says who we are stands behind the path; keys of S3 may hold any letter.
+    folder, mark, query = (where, "", "") if where.startswith("s3://") else where.partition("?")
+    return f"{folder.rstrip('/')}/{name}{mark}{query}"
 
 
 def _require_apart(outputs: Sequence[Output]) -> None:
     inputs = {file_key(one.input.path, one.input.replicas): one.input.path for one in outputs}
+    friends = [path for one in outputs if one.input.opening is not None for path in one.input.opening.friends]
+    inputs |= {file_key(one): one for one in friends}
     seen: dict[object, Output] = {}
     for one, key in _keys(outputs):
         if key in inputs:
@@ -141,23 +173,3 @@ def _keys(outputs: Sequence[Output]) -> Iterator[tuple[Output, object]]:
             yield one, file_key(one.path)
         except DataError:
             yield one, one.path
-
-
-def require_folder(where: str) -> None:
-    """Refuse a folder that cannot be made, before anything is read.
-
-    Raises
-    ------
-    UserError
-        A file is in its place, or it may not be written.
-    """
-    if is_address(where):
-        return
-    path = Path(where)
-    if path.exists() and not path.is_dir():
-        raise UserError(f"-o {where}: is a file; give a folder")
-    above = path
-    while not above.exists():
-        above = above.parent
-    if not os.access(above, os.W_OK | os.X_OK):
-        raise UserError(f"-o {where}: '{above}' may not be written by us")

@@ -34,7 +34,7 @@ class Parquet:
 
     def stamp(self, path: str) -> bytes | None:
         """See `mlaas4hep.score.writers.Format.stamp`."""
-        arrow = _arrow()
+        arrow = arrow_of()
         place = open_place(path)
         try:
             found = arrow.parquet.read_metadata(PlaceFile(place)).metadata or {}
@@ -50,12 +50,10 @@ class ParquetWriter:
     """Appends row groups."""
 
     def __init__(self, file: IO[bytes], layout: Layout) -> None:
-        self._arrow = arrow = _arrow()
+        self._arrow = arrow = arrow_of()
         fields = [arrow.field(name, arrow.from_numpy_dtype(one), nullable=False) for name, one in layout.types.items()]
         self._schema = arrow.schema(fields)
-        self._writer = arrow.parquet.ParquetWriter(
-            arrow.PythonFile(file, mode="w"), self._schema, compression="zstd", compression_level=1
-        )
+        self._writer = writer_of(file, self._schema)
 
     def append(self, values: Mapping[str, NDArray[Any]]) -> None:
         """See `mlaas4hep.score.writers.Writer.append`."""
@@ -73,7 +71,15 @@ class ParquetWriter:
         self._writer.is_open = False  # or it would still write when it is forgotten
 
 
-def _arrow() -> Any:
+def writer_of(file: IO[bytes], schema: Any) -> Any:
+    """pyarrow's writer over a file that stays open behind it."""
+    arrow = arrow_of()
+    target = arrow.PythonFile(file, mode="w")
+    return arrow.parquet.ParquetWriter(target, schema, compression="zstd", compression_level=1)
+
+
+def arrow_of() -> Any:
+    """pyarrow with its Parquet; `MissingExtraError` where it is not installed."""
     try:
         import pyarrow
         import pyarrow.parquet

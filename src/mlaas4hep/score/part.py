@@ -8,6 +8,7 @@ which the next one who writes that file begins anew.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 from pathlib import Path
@@ -15,6 +16,9 @@ from types import TracebackType
 from typing import IO, Self
 
 from mlaas4hep.errors import DataError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+"""Left as they are: whoever runs the command tells of disks that are full."""
 
 
 class PartFile:
@@ -66,6 +70,8 @@ class PartFile:
         # What could not be written was told by whoever wrote; what is left of a file that is gone need not be.
         with contextlib.suppress(OSError):
             self.file.close()
+        if isinstance(error, OSError) and error.filename == str(self.path) and error.errno not in _FULL:
+            raise DataError(f"{self.path}: cannot be written: {error.strerror or error}") from error
 
     def _open(self) -> IO[bytes]:
         """The part, empty and of this process alone."""

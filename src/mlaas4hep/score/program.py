@@ -18,7 +18,7 @@ from mlaas4hep.bundle import Bundle
 from mlaas4hep.data.hashing import UInt64
 from mlaas4hep.data.rows import writer
 from mlaas4hep.data.source import ColumnInfo, Source
-from mlaas4hep.errors import ConfigError, DataError, ExpressionError, nearest
+from mlaas4hep.errors import ConfigError, DataError, ExpressionError, UserError, nearest
 from mlaas4hep.score.alignment import Teller, fills, teller_of
 from mlaas4hep.score.asked import Asked, Model
 from mlaas4hep.score.names import OutputColumn, identifier, require_different
@@ -202,16 +202,35 @@ def _require_columns(bundle: Bundle, source: Source) -> None:
 def _observers(asked: Asked, source: Source, preprocessors: Mapping[Any, Preprocessor]) -> dict[OutputColumn, Observer]:
     """Of all models, each once."""
     found: dict[OutputColumn, Observer] = {}
-    texts: set[str] = set()
+    meant: dict[str, tuple[str, Any]] = {}
     for model in asked.models:
         preprocessor = preprocessors[model.bundle.path]
         for text in model.bundle.spec.features.observers:
-            if text in texts:
+            meaning = _meaning(text, preprocessor)
+            other, known = meant.setdefault(text, (model.bundle.name, meaning))
+            if other != model.bundle.name or known is not meaning:
+                _require_equal(text, (other, known), (model.bundle.name, meaning))
                 continue
-            texts.add(text)
             column = OutputColumn(identifier(text), "observer", text, model.bundle.name)
             found[column] = Observer(column.name, text, preprocessor, _dtype_of(text, preprocessor, source))
     return found
+
+
+def _meaning(text: str, preprocessor: Preprocessor) -> tuple[dict[str, str], object]:
+    """What an observer is made of beside columns: two models may call different things by one name."""
+    try:
+        definitions = preprocessor.definitions_of(Expression.parse(text))
+    except ExpressionError:
+        definitions = {}  # `_dtype_of` tells what is wrong with it
+    return definitions, preprocessor.features.missing_values
+
+
+def _require_equal(text: str, one: tuple[str, Any], other: tuple[str, Any]) -> None:
+    if one[1] != other[1]:
+        raise UserError(
+            f"the observer '{text}' is one thing to the model '{one[0]}' and another to '{other[0]}': the new "
+            "variables behind it differ; score them apart, or leave observers out by --no-observers"
+        )
 
 
 def _dtype_of(text: str, preprocessor: Preprocessor, source: Source) -> np.dtype[Any]:

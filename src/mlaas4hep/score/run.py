@@ -17,21 +17,20 @@ from numpy.typing import NDArray
 
 from mlaas4hep.arguments import whole
 from mlaas4hep.config import OnError
-from mlaas4hep.data.entries import FileEntry
 from mlaas4hep.data.inputs import open_inputs
 from mlaas4hep.data.pool import SourcePool
 from mlaas4hep.data.quarantine import Quarantine, Skipped
-from mlaas4hep.errors import DataError
+from mlaas4hep.errors import DataError, UserError
 from mlaas4hep.progress import Progress, Silent
 from mlaas4hep.score.alignment import Digest
 from mlaas4hep.score.asked import Asked
 from mlaas4hep.score.destination import destination, exists
 from mlaas4hep.score.names import OutputColumn
-from mlaas4hep.score.outputs import NAME, Output, friends_of, outputs_of
+from mlaas4hep.score.outputs import NAME, Output, base_of, friends_of, outputs_of
 from mlaas4hep.score.program import Program
 from mlaas4hep.score.reading import STRETCH_ENTRIES, Block, Reader
 from mlaas4hep.score.stamp import ScoredBy, Stamp, Unreadable
-from mlaas4hep.score.writers import TABLE, Format, Layout, format_of
+from mlaas4hep.score.writers import COPY, TABLE, Format, Layout, format_for, format_of
 
 PART_ENTRIES = 65_536
 """Entries that are written at once: a basket, cluster or row group has at least so many."""
@@ -144,7 +143,10 @@ def score_files(
         or cannot be written. Outputs that were finished before stay.
     """
     manner, told = manner or Manner(), progress or Silent()
-    format, threads = format_of(manner.format), whole(threads, "threads", error=DataError)
+    format_of(manner.format)  # says what is wrong with it before anything is opened
+    threads = whole(threads, "threads", error=DataError)
+    if manner.drop and manner.format != COPY:
+        raise UserError(f"--drop is of copies, and --format {manner.format} copies nothing: leave it out")
     quarantine = Quarantine(on_error or OnError())
     told.start("opening files", unit="files")
     inputs = open_inputs(
@@ -157,8 +159,9 @@ def score_files(
         progress=told.update,
     )
     told.close()
-    outputs = outputs_of(inputs, output, name=manner.name, suffix=format.suffix)
-    jobs = [Job(asked, one, format, manner) for one in outputs]
+    formats = {one.number: format_for(manner.format, one) for one in inputs}
+    outputs = outputs_of(inputs, output, name=manner.name, suffix=lambda one: formats[one.number].suffix)
+    jobs = [Job(asked, one, formats[one.input.number], manner) for one in outputs]
     finished = {job.output.path: found for job in jobs if (found := job.finished()) is not None}
     left = [job for job in jobs if job.output.path not in finished]
     pool = SourcePool()
@@ -229,7 +232,7 @@ class Job:
         hashes = [(one.spec_sha256, one.model_sha256) for one in stamp.models]
         if hashes != [(one.bundle.spec_sha256, one.bundle.model_sha256) for one in self.asked.models]:
             return f"of the models {', '.join(f'{one.name} ({one.model_sha256[:12]}...)' for one in stamp.models)}"
-        if (stamp.input, stamp.tree) != (_base(self.output.input), self.output.input.tree):
+        if (stamp.input, stamp.tree) != (base_of(self.output.input.path), self.output.input.tree):
             return f"of the input {stamp.input}, tree '{stamp.tree}'"
         return "of an earlier state of its input, or with other columns"
 
@@ -240,7 +243,7 @@ class Job:
         file = self.output.input
         with pool.source(file) as source:
             program = Program.of(self.asked, source)
-            known = frozenset(source.columns) if self.format.whole else frozenset()
+            known = frozenset(source.columns) - set(self.manner.drop) if self.format.whole else frozenset()
         reader = Reader(file, program, pool, quarantine)
         digest = Digest(program.teller.identity)
         counts = dict.fromkeys((one.selected for one in program.passes), 0)
@@ -289,7 +292,7 @@ class Job:
         unreadable = tuple(Unreadable(one.start or 0, one.stop or 0, one.reason) for one in lost)
         fill = None if math.isnan(self.asked.fill) else self.asked.fill
         return Stamp(
-            _base(file),
+            base_of(file.path),
             file.tree,
             self.format.table(self.manner.table, file),
             digest.alignment(),
@@ -302,10 +305,6 @@ class Job:
 
 
 _WAY_OUT = "; choose another -o or --name, or replace it with --overwrite"
-
-
-def _base(file: FileEntry) -> str:
-    return file.path.partition("?")[0].rpartition("/")[2]
 
 
 def _watched(

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from mlaas4hep.bundle import Bundle, load_bundle
 from mlaas4hep.data.rows import writer
-from mlaas4hep.errors import UserError
+from mlaas4hep.errors import DataError, UserError
 from mlaas4hep.score.engine import Engine, LocalEngine
 from mlaas4hep.score.folds import Folds, in_folds, open_folds
 from mlaas4hep.score.passes import Pass
@@ -113,7 +113,13 @@ class Scorer:
 
     def by_name(self, events: Any) -> dict[str, NDArray[Any]]:
         """The same by name of the score, [N] each, with ``selected``, bool [N]."""
-        columns, count = columns_from(events, self._types)
+        try:
+            columns, count = columns_from(events, self._types)
+        except DataError as error:
+            if "preprocessing_sha256" not in self.bundle.spec.provenance:
+                raise
+            hint = "; the model learned behind preprocessing(rec): give events as that function returns them"
+            raise DataError(f"{error}{hint}") from error
         parts = [self._part(columns, low, min(low + _AT_ONCE, count)) for low in range(0, max(count, 1), _AT_ONCE)]
         return {name: np.concatenate([one[name] for one in parts]) for name in parts[0]}
 

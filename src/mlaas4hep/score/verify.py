@@ -1,12 +1,11 @@
 """Whether outputs belong to inputs: entries, first and last event, and all events in their order, read once more.
 
-Invariant: an output passes only if its table has a row for each entry of its input, and the events of the input are
-those that were scored.
+Invariant: an output passes only if its table has a row for each entry of its input, the events of the input are those
+that were scored, and so are its rows, as far as they hold what tells events apart.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -19,7 +18,7 @@ from mlaas4hep.data.source import Source, open_source
 from mlaas4hep.data.split import Identity
 from mlaas4hep.errors import DataError, nearest
 from mlaas4hep.score.alignment import Alignment, Digest, Teller, differences, fills
-from mlaas4hep.score.outputs import friends_of
+from mlaas4hep.score.outputs import base_of, friends_of
 from mlaas4hep.score.reading import STRETCH_ENTRIES, stretches
 from mlaas4hep.score.stamp import Stamp
 from mlaas4hep.score.writers import format_by_ending
@@ -55,7 +54,7 @@ def verify(
     friends: Sequence[str] = (),
     progress: Callable[[int], None] = lambda _: None,
 ) -> tuple[Checked, ...]:
-    """Hold every input against its output.
+    """Hold every input against its outputs.
 
     Parameters
     ----------
@@ -77,10 +76,19 @@ def verify(
     """
     stamps = _stamps(outputs)
     likely = tuple(dict.fromkeys(stamp.tree for stamp in stamps.values()))
-    found = []
+    found: list[Checked] = []
+    unfit: list[Checked] = []
     for file in open_inputs(files, tree, Quarantine(), likely=(*likely, "Events"), friends=friends_of(friends)):
-        path, problems = _check(file, stamps, progress)
-        found.append(Checked(path, file.path, stamps.get(path), problems))
+        tried = _tried(file, stamps, progress)
+        fitting = [one for one in tried if not one.problems]
+        found += fitting or tried[:1]
+        unfit += [one for one in tried if one.problems]
+    # An output that is of none of the inputs of its name would else be passed over beside one that is.
+    told = {one.output for one in found}
+    for one in unfit:
+        if one.output not in told:
+            found.append(one)
+            told.add(one.output)
     return tuple(found)
 
 
@@ -112,24 +120,23 @@ def stamp_of(path: str) -> Stamp | None:
     return None if data is None else Stamp.from_json(data, where=path)
 
 
-def _check(file: FileEntry, stamps: dict[str, Stamp], progress: Callable[[int], None]) -> tuple[str, tuple[str, ...]]:
-    """The output of an input, and what is wrong with the two; the best of several candidates."""
-    name = os.path.basename(file.path)
+def _tried(file: FileEntry, stamps: dict[str, Stamp], progress: Callable[[int], None]) -> list[Checked]:
+    """An input with each output that says it was made of a file of its name; the nearest first."""
+    name = base_of(file.path)
     candidates = [path for path, stamp in stamps.items() if stamp.input == name]
     if not candidates and len(stamps) == 1:
         candidates = list(stamps)  # one was named: whatever the input is called now
     if not candidates:
         hint = nearest(name, [stamp.input for stamp in stamps.values()])
-        return "", (f"no output says that it was made of '{name}'{hint}",)
-    tried = {path: _problems(file, path, stamps[path], progress) for path in candidates}
-    return min(tried.items(), key=lambda one: len(one[1]))
+        return [Checked("", file.path, None, (f"no output says that it was made of '{name}'{hint}",))]
+    tried = [
+        Checked(path, file.path, stamps[path], _problems(file, path, stamps[path], progress)) for path in candidates
+    ]
+    return sorted(tried, key=lambda one: len(one.problems))
 
 
 def _problems(file: FileEntry, path: str, stamp: Stamp, progress: Callable[[int], None]) -> tuple[str, ...]:
-    problems = []
-    rows = _rows(path, stamp)
-    if rows != stamp.alignment.entries:
-        problems.append(f"the output has {rows} rows, and says that it has {stamp.alignment.entries}")
+    problems = _problems_inside(path, stamp)
     if file.num_entries != stamp.alignment.entries:
         told = stamp.alignment.entries
         return (*problems, f"the input has {file.num_entries} entries, the output was made of {told}")
@@ -141,9 +148,25 @@ def _problems(file: FileEntry, path: str, stamp: Stamp, progress: Callable[[int]
     return (*problems, *differences(found, stamp.alignment))
 
 
-def _rows(path: str, stamp: Stamp) -> int:
+def _problems_inside(path: str, stamp: Stamp) -> list[str]:
+    """Whether the table of an output is the one that it tells of."""
+    told = stamp.alignment
     with open_source(path, stamp.table or None) as source:
-        return source.num_entries
+        if source.num_entries != told.entries:
+            return [f"the output has {source.num_entries} rows, and says that it has {told.entries}"]
+        if not _holds(source, stamp):
+            return []
+        if not differences(alignment_of(source, stamp), told):
+            return []
+    by = ", ".join(told.columns[:4]) + (", ..." if len(told.columns) > 4 else "")
+    return [f"the rows of the output, told apart by {by}, are not those that it says it has, or in another order"]
+
+
+def _holds(source: Source, stamp: Stamp) -> bool:
+    """Whether the columns that tell events apart stand in an output as they stood in its input."""
+    others = {one.name for one in stamp.columns if one.kind != "identity"}
+    types = {name for name, info in source.columns.items() if info.type is not None}
+    return set(stamp.alignment.columns) <= types - others
 
 
 def alignment_of(source: Source, stamp: Stamp, progress: Callable[[int], None] = lambda _: None) -> Alignment:

@@ -16,6 +16,10 @@ from numpy.typing import NDArray
 
 from mlaas4hep.arguments import word
 from mlaas4hep.data.entries import FileEntry
+from mlaas4hep.data.places import open_place
+from mlaas4hep.data.source import format_of as input_format_of
+from mlaas4hep.data.source import formats as input_formats
+from mlaas4hep.errors import DataError
 
 TABLE = "scores"
 """Name of a friend tree: another than that of the input, which ROOT asks for where RNTuples are joined."""
@@ -26,6 +30,9 @@ _FORMATS = {
     "parquet": "mlaas4hep.score.parquet_files:Parquet",
 }
 FORMATS = tuple(_FORMATS)
+COPY = "copy"
+_COPIES = {"root": _FORMATS[COPY], "parquet": "mlaas4hep.score.parquet_copies:ParquetCopy"}
+"""By format of the input."""
 _BY_ENDING = {".root": "ttree", ".parquet": "parquet"}
 
 
@@ -117,7 +124,41 @@ def format_of(name: str) -> Format:
         It is none.
     """
     word(name, "format", FORMATS)
-    module, _, attribute = _FORMATS[name].partition(":")
+    return _made(_FORMATS[name])
+
+
+def format_for(name: str, input: FileEntry) -> Format:
+    """By name, of the output of an input: a copy is of the format of what is copied.
+
+    Raises
+    ------
+    UserError
+        It is none.
+    DataError
+        Nothing makes copies of such an input.
+    """
+    if name != COPY:
+        return format_of(name)
+    found = _input_format(input)
+    if found not in _COPIES:
+        raise DataError(
+            f"{input.path}: is {found.upper()}, and copies are made of ROOT and Parquet files alone; take a file "
+            "beside it: --format parquet or ttree"
+        )
+    return _made(_COPIES[found])
+
+
+def _input_format(input: FileEntry) -> str:
+    place = open_place(input.path, replicas=input.replicas)
+    try:
+        found = input_format_of(place)
+        return next(name for name, one in input_formats().items() if one is found)
+    finally:
+        place.close()
+
+
+def _made(where: str) -> Format:
+    module, _, attribute = where.partition(":")
     found: Format = getattr(importlib.import_module(module), attribute)()
     return found
 

@@ -13,7 +13,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from mlaas4hep.errors import MLaaSError
+from mlaas4hep.errors import BusyError, MLaaSError
 from mlaas4hep.serve.asking import (
     Asleep,
     Headers,
@@ -27,15 +27,16 @@ from mlaas4hep.serve.asking import (
     refusal_of,
     too_large,
 )
-from mlaas4hep.serve.batcher import Outcome, Ticket
 from mlaas4hep.serve.bounded import answer_bytes
 from mlaas4hep.serve.heads import KnownHeads, Target
 from mlaas4hep.serve.hooks import Hooks, Seen
+from mlaas4hep.serve.lane import Lane
 from mlaas4hep.serve.limits import ClientLimits
 from mlaas4hep.serve.model import ServedModel
 from mlaas4hep.serve.pressure import Pressure
 from mlaas4hep.serve.service import InferenceService, Outputs, Question
 from mlaas4hep.serve.shares import Share, Shares
+from mlaas4hep.serve.ticket import Outcome, Ticket
 
 # Paths whose meaning is kept, and how long they may be for that.
 _MAX_PATHS, _MAX_PATH = 4096, 512
@@ -55,11 +56,13 @@ class Hot:
     heads: KnownHeads = field(default_factory=KnownHeads)
     shares: Shares = field(default_factory=lambda: Shares(ClientLimits()))
     pressure: Pressure | None = None
+    lane: Lane | None = None
 
     def begin(self, loop: asyncio.AbstractEventLoop) -> Pressure:
         """Watch the loop that the first connection runs on."""
         if self.pressure is None:
             self.pressure = Pressure(loop, self.service.limits.wait_s)
+            self.lane = Lane(self.service, loop, self.hooks)
         return self.pressure
 
     def find(self, url: bytes) -> Target | None:
@@ -182,13 +185,48 @@ class Asked:
         else:
             self._wait(waking)
 
+    def ask_alone(self, body: bytes) -> None:
+        """See `lane.Waiting`."""
+        self.parts.append(body)
+        self.ask()
+
+    def land(self, reply: Reply, model: ServedModel) -> None:
+        """See `lane.Waiting`."""
+        self.model = model
+        self.reply = answer_bytes(200, *reply, close=not self.keep_alive)
+        protocol = self.protocol
+        protocol.flush()
+        self.told = True
+        if protocol.share is not None:
+            protocol.share.questions -= 1
+
+    def seen_landed(self, size: int, rows: int, read_s: float, run_s: float, ran_s: float) -> Seen:
+        """See `lane.Waiting`."""
+        client = self.protocol.client
+        return Seen(
+            method=self.method,
+            path=self.path,
+            status=200,
+            client=client[0] if client else "",
+            route=self.route.name,
+            model=self.model,
+            rows=rows,
+            bytes_in=self.size,
+            bytes_out=size,
+            seconds=time.monotonic() - self.began_s,
+            queue_s=read_s - self.began_s,
+            run_s=ran_s - run_s,
+            headers=self.headers,
+            read_s=run_s - read_s,
+        )
+
     def _wait(self, waking: Future[Any]) -> None:
         waking.add_done_callback(lambda done: self.protocol.loop.call_soon_threadsafe(self._woken, done))
 
     def _woken(self, waking: Future[Any]) -> None:
         error = waking.exception()
         if error is None:
-            self._read()
+            self.ask()  # it may have been put to sleep again, for which the loop does not wait
         else:
             self.refuse(error)
 
@@ -197,7 +235,7 @@ class Asked:
         self.parts = []
         service = self.protocol.hot.service
         if is_long(self.headers, body):
-            self._in_thread(lambda: read_awake(self.route, service, self.target, self.headers, body), self._submit)
+            self._read_in_thread(lambda: read_awake(self.route, service, self.target, self.headers, body))
             return
         try:
             question = self.route.read(service, self.target, self.headers, body)
@@ -212,10 +250,14 @@ class Asked:
 
     def shed(self, pressure: Pressure) -> None:
         """Answer that there is too much to do, without a look at the body; who asked this writes it."""
-        service = self.protocol.hot.service
-        self.model = service.repository.peek(*self.target) if len(self.target) == 2 and self.target[0] else None
+        self._note_model()
         self.reply = pressure.keeping if self.keep_alive else pressure.closing
         self.see(503, pressure.size)
+
+    def _note_model(self) -> None:
+        """Who is asked, for who counts what was refused unread."""
+        if len(self.target) == 2 and self.target[0]:
+            self.model = self.protocol.hot.service.repository.peek(*self.target)
 
     def refuse(self, error: BaseException) -> None:
         """Answer with a status and a text."""
@@ -225,13 +267,19 @@ class Asked:
         self._settle(refusal.status, Reply(refusal.body, headers=tuple(refusal.headers.items())))
 
     def _submit(self, question: Question[Reply]) -> None:
-        self._give_back()  # what waits for a run is counted by the batcher
         if self.gone:
+            self._give_back()
             return
         self.question, self.model = question, question.model
-        if question.prepare is not None:
-            self._in_thread(question.ready, self._submit)
+        if question.prepare is not None:  # its bytes are held until then, also where its head was known
+            intake = self.protocol.hot.service.intake
+            if not self.held and not intake.takes(self.size):
+                self.refuse(intake.busy())
+                return
+            self.held = self.size
+            self._read_in_thread(question.ready)
             return
+        self._give_back()  # what waits for a run is counted by the batcher
         try:
             deadline = deadline_of(question, self.headers, self.began_s)
         except MLaaSError as error:
@@ -300,15 +348,33 @@ class Asked:
             read_s=ticket.began_s - self.began_s if ticket else 0.0,
         )
 
-    def _in_thread(self, work: Callable[[], Any], then: Callable[[Any], None]) -> None:
+    def _read_in_thread(self, work: Callable[[], Question[Reply]]) -> None:
+        """Go on with what is asked, unless too much waits to be read."""
+        backlog = self.protocol.hot.service.backlog
+        try:
+            backlog.enter()
+        except BusyError as error:
+            self._note_model()
+            self.refuse(error)
+            return
+        self._in_thread(work, self._submit, ended=backlog.leave)
+
+    def _in_thread(
+        self, work: Callable[[], Any], then: Callable[[Any], None], *, ended: Callable[[float], None] | None = None
+    ) -> None:
+        """``ended`` is told how long it took, whether anybody still waits or not."""
         loop = self.protocol.loop
 
         def run() -> None:
+            began_s = time.monotonic()
             try:
                 found = None if self.gone else work()
             except Exception as error:
                 loop.call_soon_threadsafe(self.refuse, error)
             else:
                 loop.call_soon_threadsafe(then, found)
+            finally:
+                if ended is not None:
+                    ended(time.monotonic() - began_s)
 
         self.protocol.hot.service.executor.submit(run)

@@ -30,7 +30,7 @@ from mlaas4hep.serve.protocol import (
     decode_request,
     encode_response,
 )
-from mlaas4hep.serve.quick import quick_of
+from mlaas4hep.serve.quick import QuickCodec, quick_of
 from mlaas4hep.serve.raw import read_raw
 from mlaas4hep.serve.service import InferenceService, Outputs, Question
 
@@ -46,6 +46,7 @@ INLINE_NUMBERS = 8 << 10
 _MAX_TEXT = 4000
 
 _HEADER_LENGTH, _TIMEOUT = HEADER_LENGTH.lower().encode(), TIMEOUT.lower().encode()
+_TABLES = b"application/vnd.apache."
 
 # By lower-case name, as bytes; of several with one name the last.
 Headers = Mapping[bytes, bytes]
@@ -145,13 +146,18 @@ def _read_quick(model: ServedModel, body: bytes) -> Question[Reply] | None:
     inputs, rows, id = found
 
     def finish(outputs: Outputs) -> Reply:
-        content = codec.write(outputs[codec.output], id)
-        if content is None:
-            response = InferResponse(model.name, model.version, outputs, id=id)
-            content = encode_response(response, InferRequest(inputs, id=id))[0]
-        return Reply(content)
+        return Reply(quick_answer(codec, model, outputs, id))
 
     return Question(model, inputs, rows, finish)
+
+
+def quick_answer(codec: QuickCodec, model: ServedModel, outputs: Outputs, id: str) -> bytes:
+    """What `encode_response` writes to a question that `codec` read."""
+    content = codec.write(outputs[codec.output], id)
+    if content is None:
+        response = InferResponse(model.name, model.version, outputs, id=id)
+        content = encode_response(response, InferRequest({}, id=id))[0]
+    return content
 
 
 def read_predict(
@@ -218,14 +224,18 @@ async def answer(
     headers: Headers,
     body: bytes,
     *,
+    began_s: float | None = None,
     on_question: Callable[[Question[Reply]], None] | None = None,
 ) -> Reply:
-    """What a request gets; its large parts are read and written in a thread, so that others need not wait."""
-    loop, began_s = asyncio.get_running_loop(), time.monotonic()
+    """What a request gets; its large parts are read and written in a thread, so that others need not wait.
+
+    A deadline counts from ``began_s``, by `time.monotonic`; from now where that is not given.
+    """
+    loop, began_s = asyncio.get_running_loop(), time.monotonic() if began_s is None else began_s
     if target and target[0]:
         await service.wake(target[0])
     if is_long(headers, body):
-        question = await loop.run_in_executor(service.executor, read_awake, route, service, target, headers, body)
+        question = await service.read_in_thread(lambda: read_awake(route, service, target, headers, body))
     else:
         while True:
             try:
@@ -236,7 +246,7 @@ async def answer(
     if on_question is not None:
         on_question(question)
     if question.prepare is not None:
-        question = await loop.run_in_executor(service.executor, question.ready)
+        question = await service.read_in_thread(question.ready)
     batcher = service.batcher(question.model)
     deadline = deadline_of(question, headers, began_s)
     outputs = await batcher.infer(question.inputs, question.rows, deadline=deadline, checked=True)
@@ -257,9 +267,12 @@ def read_awake(
 
 
 def is_long(headers: Headers, body: bytes) -> bool:
-    """Whether reading a body may hold up the event loop; binary tensors are taken as they lie, but for texts."""
+    """Whether reading a body may hold up the event loop; binary tensors are taken as they lie, but for texts.
+
+    Of a table a few bytes may become many, and the first brings pyarrow.
+    """
     if len(body) <= INLINE_BODY_BYTES:
-        return False
+        return headers.get(b"content-type", b"").startswith(_TABLES)
     text = headers.get(_HEADER_LENGTH)
     if text is None:
         return True
@@ -337,7 +350,9 @@ def _match_infer(path: str) -> tuple[str | None, ...] | None:
 
 def _match_predict(path: str) -> tuple[str | None, ...] | None:
     parts = path.split("/")
-    if len(parts) != 4 or parts[:3] != ["", "v1", "models"] or not parts[3].endswith(":predict"):
+    last = parts[-1].removesuffix(":predict")
+    if parts[:3] != ["", "v1", "models"] or last == parts[-1] or not last or "" in parts[3:]:
         return None
-    name = parts[3].removesuffix(":predict")
-    return (name, None) if name else None
+    if len(parts) == 4:
+        return last, None
+    return (parts[3], last) if len(parts) == 6 and parts[4] == "versions" else None

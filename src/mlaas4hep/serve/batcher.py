@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from mlaas4hep.errors import BusyError, MLaaSError, RequestError
 from mlaas4hep.serve.limits import QueueLimits as QueueLimits
 from mlaas4hep.serve.model import ServedModel, Tensors
+from mlaas4hep.serve.ticket import Done, Outcome, Ticket
 
 # A run that is expected to take longer leaves the event loop. A thread costs about 0.1 ms.
 INLINE_S = 0.5e-3
@@ -35,46 +36,7 @@ _SHORTEST_S = 1e-6
 # is not sure, and an answer has to be written.
 _GIVEN, _KEPT = 0.75, 0.9
 
-Outcome = dict[str, NDArray[Any]] | Exception
-Done = Callable[[Outcome], None]
 _log = logging.getLogger(__name__)
-
-
-class Ticket:
-    """A question that waits; `cancel` it when nobody wants the answer any more.
-
-    Parameters
-    ----------
-    inputs, rows
-        The tensors.
-    done
-        Told the outcome once, on the event loop.
-    deadline
-        By `time.monotonic`; None for none. That of a question which had to queue up is never later than may be waited.
-    began_s, started_s, ended_s
-        When it came, and when the run that it was part of started and ended; 0 before.
-    """
-
-    __slots__ = ("began_s", "deadline", "done", "ended_s", "inputs", "rows", "size", "started_s")
-
-    def __init__(self, inputs: Tensors, rows: int, done: Done, deadline: float | None, began_s: float) -> None:
-        self.inputs = inputs
-        self.rows = rows
-        self.size = 0
-        self.done: Done | None = done
-        self.deadline = deadline
-        self.began_s = began_s
-        self.started_s = self.ended_s = 0.0
-
-    def cancel(self) -> None:
-        """Nobody is told; the rows are not run, if that has not begun."""
-        self.done = None
-
-    def finish(self, outcome: Outcome) -> None:
-        """Tell the outcome, once."""
-        done, self.done = self.done, None
-        if done is not None:
-            done(outcome)
 
 
 class Batcher:
@@ -189,6 +151,35 @@ class Batcher:
         running_s = 0.0 if self._landing_s is None else max(self._landing_s - time.monotonic(), 0.0)
         return running_s + self._pace * run_s
 
+    @property
+    def rows_at_once(self) -> int:
+        """How many rows may be run on the loop now: 0 where others wait or run, or runs are long."""
+        if self._queue or self._landing_s is not None or not self._joins or self.limits.max_wait_ms:
+            return 0
+        model = self.model
+        left_s = INLINE_S / max(min(self._pace, 1.0), _SHORTEST_S) - model.call_s
+        if left_s <= 0:
+            return 0
+        return self._batch_rows if left_s > self._batch_rows * model.row_s else 1 + int(left_s / model.row_s)
+
+    def run_at_once(
+        self, inputs: Tensors, rows: int, questions: int
+    ) -> tuple[dict[str, NDArray[Any]], float, float] | None:
+        """Run what was joined already: all outputs, and when the run began and ended; None where it failed.
+
+        Parameters
+        ----------
+        inputs
+            Which pass `ServedModel.check`.
+        rows, questions
+            Of the tensors, about as many as `rows_at_once` at most, and from how many who ask.
+        """
+        expected_s, started_s = max(self.model.run_s(rows), _SHORTEST_S), time.monotonic()
+        outputs = _whole(self.model, inputs, rows)
+        ended_s = time.monotonic()
+        self._note(questions, rows, expected_s, ended_s - started_s)
+        return None if outputs is None else (outputs, started_s, ended_s)
+
     async def drain(self) -> None:
         """Return when nothing waits and nothing runs."""
         while self._queue or self._landing_s is not None:
@@ -267,7 +258,7 @@ class Batcher:
                 self._executor.submit(self._run_in_thread, batch, rows, expected_s)
                 return
             outcomes = _run(self.model, batch)
-            self._note(batch, rows, expected_s)
+            self._note(len(batch), rows, expected_s, batch[0].ended_s - batch[0].started_s)
             self._tell(batch, outcomes)
         self._go_on()
 
@@ -305,7 +296,7 @@ class Batcher:
 
     def _landed(self, batch: list[Ticket], rows: int, expected_s: float, outcomes: list[Outcome]) -> None:
         self._landing_s = None
-        self._note(batch, rows, expected_s)
+        self._note(len(batch), rows, expected_s, batch[0].ended_s - batch[0].started_s)
         if self._queue and self.model.call_s * min(self._pace, 1.0) > INLINE_S:
             self._turn()  # the next run is on while these answers are written
             self._tell(batch, outcomes)
@@ -313,11 +304,10 @@ class Batcher:
             self._tell(batch, outcomes)
             self._go_on()
 
-    def _note(self, batch: list[Ticket], rows: int, expected_s: float) -> None:
-        took_s = batch[0].ended_s - batch[0].started_s
+    def _note(self, questions: int, rows: int, expected_s: float, took_s: float) -> None:
         self._pace += _NEWEST * (took_s / expected_s - self._pace)
         if self.on_run is not None:
-            self.on_run(self.model, len(batch), rows, took_s)
+            self.on_run(self.model, questions, rows, took_s)
 
     def _tell(self, batch: list[Ticket], outcomes: list[Outcome]) -> None:
         for ticket, outcome in zip(batch, outcomes, strict=True):
@@ -347,17 +337,25 @@ def _alone(model: ServedModel, ticket: Ticket) -> Outcome:
         return error
 
 
-def _joined(model: ServedModel, batch: Sequence[Ticket]) -> list[Outcome] | None:
-    """Outcomes of one run of all; None where there is none, so that all are to be run apart."""
-    rows = sum(ticket.rows for ticket in batch)
+def _whole(model: ServedModel, inputs: Tensors, rows: int) -> dict[str, NDArray[Any]] | None:
+    """Outputs of a run for several who ask; None where there are none, so that all are to be run apart."""
     try:
-        inputs = {one.name: np.concatenate([ticket.inputs[one.name] for ticket in batch]) for one in model.inputs}
         outputs = model.run_checked(inputs, rows)
     except Exception as error:  # one question may be the reason: apart, it alone is told
         _log.debug("a joined run of model '%s' failed, its questions are run apart: %s", model.name, error)
         return None
     if any(array.shape[:1] != (rows,) for array in outputs.values()):
         _log.warning("model '%s' does not give a row a row; its questions are run apart", model.name)
+        return None
+    return outputs
+
+
+def _joined(model: ServedModel, batch: Sequence[Ticket]) -> list[Outcome] | None:
+    """Outcomes of one run of all; None where there is none, so that all are to be run apart."""
+    rows = sum(ticket.rows for ticket in batch)
+    inputs = {one.name: np.concatenate([ticket.inputs[one.name] for ticket in batch]) for one in model.inputs}
+    outputs = _whole(model, inputs, rows)
+    if outputs is None:
         return None
     outcomes: list[Outcome] = []
     start = 0

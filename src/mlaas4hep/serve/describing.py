@@ -107,6 +107,17 @@ def contract_of(model: ServedModel) -> Contract:
     return model.contract
 
 
+def require_graph(model: ServedModel, wanted: str) -> None:
+    """Refuse a question that is meant for another graph of that name; raises RequestError."""
+    found = "" if model.contract is None else model.contract.model_sha256
+    if found != wanted:
+        shown = f"model_sha256 is {found[:12]}... here" if found else "it has no model_sha256 here"
+        raise RequestError(
+            f"model '{model.name}', version {model.version}, is another than the one that is asked for: {shown}, "
+            f"{wanted[:12]}... is asked for"
+        )
+
+
 def _platform(model: ServedModel) -> str:
     return "ensemble" if model.members else PLATFORM
 

@@ -22,7 +22,8 @@ from mlaas4hep.serve.beside import load_struct
 from mlaas4hep.serve.combining import mean_of, sum_of, votes_of
 from mlaas4hep.serve.joining import join_contracts, join_image, join_inputs
 from mlaas4hep.serve.last import Last
-from mlaas4hep.serve.model import ServedModel, Tensors, TensorSpec, measured
+from mlaas4hep.serve.measuring import measured
+from mlaas4hep.serve.model import ServedModel, Tensors, TensorSpec
 
 ENSEMBLE_FILE = "ensemble.yaml"
 VERSION = "1"
@@ -155,7 +156,15 @@ def declare(spec: EnsembleSpec, base: Path, where: str) -> Declared:
 
 
 def open_ensemble(declared: Declared, name: str, *, find: Find, load: Callable[[Path], ServedModel]) -> ServedModel:
-    """The whole of the members as they are now.
+    """The whole of the members as they are now; parameters and errors as `open_parts`, and they may not go together."""
+    models, last = open_parts(declared, find=find, load=load)
+    return build_ensemble(name, declared.spec, models, last=last, where=declared.where)
+
+
+def open_parts(
+    declared: Declared, *, find: Find, load: Callable[[Path], ServedModel]
+) -> tuple[dict[str, ServedModel], ServedModel | None]:
+    """The members by name, and the last model where there is one.
 
     Parameters
     ----------
@@ -167,7 +176,7 @@ def open_ensemble(declared: Declared, name: str, *, find: Find, load: Callable[[
     Raises
     ------
     BundleError, NotFoundError
-        A member is not there or cannot be served, or they do not go together.
+        A member is not there or cannot be served.
     """
 
     def opened(reference: Reference) -> ServedModel:
@@ -179,8 +188,7 @@ def open_ensemble(declared: Declared, name: str, *, find: Find, load: Callable[[
         return load(folder)
 
     models = {member: opened(reference) for member, reference in declared.members.items()}
-    last = opened(declared.last) if declared.last else None
-    return build_ensemble(name, declared.spec, models, last=last, where=declared.where)
+    return models, opened(declared.last) if declared.last else None
 
 
 def build_ensemble(

@@ -16,7 +16,9 @@ from mlaas4hep.bundle.read import versions_of
 from mlaas4hep.errors import BundleError, nearest
 from mlaas4hep.serve.ensemble import (
     ENSEMBLE_FILE,
+    Declared,
     EnsembleSpec,
+    Find,
     declare,
     open_ensemble,
     read_ensemble,
@@ -27,7 +29,6 @@ from mlaas4hep.serve.served import Kept, Served, bring
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}\Z")
 _log = logging.getLogger(__name__)
-Find = Callable[[str, str | None], ServedModel]
 
 
 class Following:
@@ -115,14 +116,20 @@ class Following:
 
 
 def open_named(text: str, load: Callable[[Path], ServedModel]) -> ServedModel:
-    """The ensemble of ``NAME=FILE`` (an ``ensemble.yaml`` anywhere) or ``NAME=RUN`` (a run that was trained in folds).
+    """The ensemble that `read_named` reads; it raises as well where its members do not go together."""
+    name, declared, find = read_named(text, load)
+    return open_ensemble(declared, name, find=find, load=load)
 
-    Members that are named are looked for beside the file.
+
+def read_named(text: str, load: Callable[[Path], ServedModel]) -> tuple[str, Declared, Find]:
+    """Name and declaration of ``NAME=FILE`` (an ``ensemble.yaml`` anywhere) or ``NAME=RUN`` (trained in folds).
+
+    The third is who finds members that are named, beside the file.
 
     Raises
     ------
     BundleError
-        Neither, or its members do not go together.
+        Neither.
     """
     name, _, place = text.partition("=")
     path = Path(place)
@@ -143,7 +150,7 @@ def open_named(text: str, load: Callable[[Path], ServedModel]) -> ServedModel:
             raise BundleError(f"{declared.where}: {asked} {', '.join(_models_in(path.parent)) or 'none'}")
         return load(folder)
 
-    return open_ensemble(declared, name, find=find, load=load)
+    return name, declared, find
 
 
 def _models_in(folder: Path) -> list[str]:

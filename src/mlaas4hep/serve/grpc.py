@@ -19,12 +19,11 @@ from mlaas4hep.serve.grpc_call import Call
 from mlaas4hep.serve.grpc_methods import Answers, Statistics
 from mlaas4hep.serve.hooks import Hooks, Seen
 from mlaas4hep.serve.http2 import Http2Protocol
-from mlaas4hep.serve.pressure import Pressure
+from mlaas4hep.serve.pressure import RETRY_AFTER_S, Pressure
 from mlaas4hep.serve.sending import Sending
 from mlaas4hep.serve.service import InferenceService
 from mlaas4hep.serve.shares import Share, Shares
 
-MAX_CONNECTIONS = 512
 _log = logging.getLogger(__name__)
 
 
@@ -56,6 +55,7 @@ class GrpcServer:
         self.hooks = hooks or Hooks()
         self.max_body = service.limits.max_body_bytes
         self.intake = service.intake
+        self._most = service.limits.wire.connections
         self._connections: dict[Sending, Share | None] = {}
         self._shares = shares or Shares(service.limits.client)
         self._pressure: Pressure | None = None
@@ -87,8 +87,16 @@ class GrpcServer:
 
     def opened(self, connection: Sending) -> None:
         self._connections[connection] = self._shares.enter(connection.client)
-        if len(self._connections) > MAX_CONNECTIONS:
+        if len(self._connections) > self._most:
             connection.leave()
+
+    def reads(self) -> None:
+        if self._pressure is not None:
+            self._pressure.begin()
+
+    def has_read(self) -> None:
+        if self._pressure is not None:
+            self._pressure.end()
 
     def closed(self, connection: Sending) -> None:
         self._shares.leave(self._connections.pop(connection, None))
@@ -99,23 +107,21 @@ class GrpcServer:
         call = stream.handle = Call(self, connection, stream)
         try:
             call.read_head()
-            if call.asks:
+            if not call.method.is_health:  # answered also where there is too much to do
                 self._admit(call, self._connections.get(connection))
         except (BusyError, Refusal) as error:
             call.refuse(error)
 
     def _admit(self, call: Call, share: Share | None) -> None:
-        """Refuse a question where there is too much to do, or where its client has had its share."""
+        """Refuse a call where there is too much to do, or where its client has had its share."""
         if share is not None:
-            refusal = self._shares.refusal(share, asks=True)
+            refusal = self._shares.refusal(share, asks=call.asks)
             if refusal is not None:
                 raise refusal
-            call.take(share)
-        if self._pressure is not None:
-            self._pressure.begin()
-            self._pressure.end()
-            if self._pressure.too_much(call.began_s):
-                raise BusyError(self._pressure.text)
+            if call.asks:
+                call.take(share)
+        if self._pressure is not None and self._pressure.too_much(call.began_s):
+            raise BusyError(self._pressure.text, retry_after_s=RETRY_AFTER_S)
 
     def too_large(self, connection: Sending, stream: Stream) -> None:
         text = f"the message is larger than the {self.max_body} bytes that this server takes"

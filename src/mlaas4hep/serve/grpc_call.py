@@ -21,7 +21,6 @@ from google.protobuf.message import DecodeError
 
 from mlaas4hep.errors import BusyError, MLaaSError, RequestError
 from mlaas4hep.serve.asking import INLINE_BODY_BYTES, Refusal, is_wide, refusal_of
-from mlaas4hep.serve.batcher import Outcome, Ticket
 from mlaas4hep.serve.frames import Stream, field
 from mlaas4hep.serve.grpc_message import ENCODINGS, first_text, framed, is_compressed, unframed
 from mlaas4hep.serve.grpc_methods import METHODS, Answers, Fields, Method
@@ -32,6 +31,7 @@ from mlaas4hep.serve.oip import SERVICE, message
 from mlaas4hep.serve.sending import Sending
 from mlaas4hep.serve.service import InferenceService, Outputs, Question
 from mlaas4hep.serve.shares import Share
+from mlaas4hep.serve.ticket import Outcome, Ticket
 
 # Codes of gRPC's list of statuses.
 DEADLINE_EXCEEDED, INTERNAL = 4, 13
@@ -229,7 +229,7 @@ class Call:
         self.task.add_done_callback(done)
 
     def _wake(self, name: str, then: Callable[[], None]) -> None:
-        """Go on when the model is awake."""
+        """Go on when the model is awake; one that was put to sleep again meanwhile is waited for again."""
         waking = self.server.service.repository.waking(name)
         if waking is None:
             then()
@@ -237,7 +237,7 @@ class Call:
 
         def woken(done: Future[Any]) -> None:
             error = done.exception()
-            step = partial(self.refuse, error) if error else partial(self._try, then)
+            step = partial(self.refuse, error) if error else partial(self._try, self._wake, name, then)
             self.connection.loop.call_soon_threadsafe(step)
 
         waking.add_done_callback(woken)
@@ -252,7 +252,7 @@ class Call:
                 raise RequestError("asked for model_name as the first field of a long message, and once")
             return self._question(request)
 
-        self._in_thread(read, self._submit)
+        self._read_in_thread(read)
 
     def _question(self, request: Any) -> Question[Any]:
         self.raw = bool(request.raw_input_contents) or not request.inputs
@@ -260,11 +260,11 @@ class Call:
         return self.server.service.ask_tensors(request.model_name, asked, version=request.model_version or None)
 
     def _submit(self, question: Question[Any]) -> None:
-        self._give_back()  # what waits for a run is counted by the batcher
         self.question = question
-        if question.prepare is not None:
-            self._in_thread(question.ready, self._submit)
+        if question.prepare is not None:  # the message is held until then
+            self._read_in_thread(question.ready)
             return
+        self._give_back()  # what waits for a run is counted by the batcher
         if self.timeout_s is not None and question.timeout_s is not None:
             self.timeout_s = min(self.timeout_s, question.timeout_s)
         elif self.timeout_s is None:
@@ -337,16 +337,29 @@ class Call:
             )
         )
 
-    def _in_thread(self, work: Callable[[], Any], then: Callable[[Any], None]) -> None:
+    def _read_in_thread(self, work: Callable[[], Question[Any]]) -> None:
+        """Go on with what is asked; raises `BusyError` where too much waits to be read."""
+        backlog = self.server.service.backlog
+        backlog.enter()
+        self._in_thread(work, self._submit, ended=backlog.leave)
+
+    def _in_thread(
+        self, work: Callable[[], Any], then: Callable[[Any], None], *, ended: Callable[[float], None] | None = None
+    ) -> None:
+        """``ended`` is told how long it took, whether anybody still waits or not."""
         loop = self.connection.loop
 
         def run() -> None:
+            began_s = time.monotonic()
             try:
                 found = None if self.given_up else work()
             except Exception as error:
                 loop.call_soon_threadsafe(self.refuse, error)
             else:
                 loop.call_soon_threadsafe(self._try, then, found)
+            finally:
+                if ended is not None:
+                    ended(time.monotonic() - began_s)
 
         self.server.service.executor.submit(run)
 

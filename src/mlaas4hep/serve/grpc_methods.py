@@ -130,6 +130,11 @@ class Method:
     answer: Callable[[Answers, Any], Fields | Coroutine[Any, Any, Fields]] | None
     model: str = ""
 
+    @property
+    def is_health(self) -> bool:
+        """Whether it is asked by who watches the server."""
+        return self.path("").startswith("/v2/health/")
+
     def model_of(self, request: Any) -> str:
         """Name of the model that is asked about."""
         return str(getattr(request, self.model)) if self.model else ""

@@ -15,7 +15,16 @@ from numpy.typing import NDArray
 
 from mlaas4hep.errors import RequestError
 from mlaas4hep.serve.oip import message
-from mlaas4hep.serve.protocol import InferRequest, InferResponse, OutputChoice, check_classes, seconds_of
+from mlaas4hep.serve.protocol import (
+    InferRequest,
+    InferResponse,
+    OutputChoice,
+    check_classes,
+    check_counts,
+    check_once,
+    hash_of,
+    seconds_of,
+)
 from mlaas4hep.serve.tensors import DTYPES, WORDS, check_shape, from_bytes, from_texts, to_bytes, to_texts
 
 CONTENTS: Mapping[str, str] = {
@@ -36,9 +45,10 @@ def read_request(request: Any) -> InferRequest:
     Raises
     ------
     RequestError
-        Tensors that are given twice or do not fill their shape, raw contents that are not one an input, or a parameter
-        that asks for what is not served.
+        Tensors that are too many, given twice or do not fill their shape, outputs that are asked twice, raw contents
+        that are not one an input, or a parameter that asks for what is not served.
     """
+    check_counts(len(request.inputs), len(request.outputs))
     raw = request.raw_input_contents
     if raw and len(raw) != len(request.inputs):
         raise RequestError(f"{len(raw)} raw_input_contents for {len(request.inputs)} inputs; asked for one an input")
@@ -48,7 +58,9 @@ def read_request(request: Any) -> InferRequest:
             raise RequestError(f"input '{one.name}' is given twice")
         inputs[one.name] = _read_tensor(one, raw[place] if raw else None)
     timeout_s = seconds_of(_parameter(request.parameters, "timeout", 0))
-    return InferRequest(inputs, tuple(map(_choice, request.outputs)), id=request.id, timeout_s=timeout_s)
+    graph = hash_of(_parameter(request.parameters, "model_sha256", ""))
+    outputs = check_once([_choice(one) for one in request.outputs])
+    return InferRequest(inputs, outputs, id=request.id, timeout_s=timeout_s, model_sha256=graph)
 
 
 def write_response(response: InferResponse, *, raw: bool) -> bytes:

@@ -52,7 +52,7 @@ class Guard:
 
     def _remember(self, method: str, path: str) -> tuple[str, str | None] | None:
         if len(path) > _MAX_PATH:
-            return kind_of(method, path)
+            return kind_of(method, path, base=self._base)
         if len(self._kinds) >= _MAX_PATHS:
             self._kinds.clear()
         self._kinds[method, path] = found = kind_of(method, path, base=self._base)
@@ -106,6 +106,8 @@ def _kind_of_ours(method: str, parts: list[str]) -> tuple[str, str | None]:
         name, colon, verb = model.rpartition(":")
         if len(parts) == 3 and colon and verb == "predict":
             return "infer", name
+        if len(parts) == 5 and parts[3] == "versions" and parts[4].endswith(":predict"):
+            return "infer", model
         if parts[-1] == "infer" and len(parts) in (4, 6):
             return "infer", model
     return "upload", model

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from mlaas4hep.serve.asking import Headers, Route
+from mlaas4hep.serve.together import Form, form_of
 
 Target = tuple[Route, tuple[str | None, ...], str]
 
@@ -31,11 +32,12 @@ _USUAL = frozenset(
 
 
 class Known(NamedTuple):
-    """What a head says: who is asked, its headers, and the bytes of the body behind it."""
+    """What a head says: who is asked, its headers, the bytes of the body, and its form for `lane.Lane`, if any."""
 
     found: Target
     headers: Headers
     length: int
+    form: Form | None
 
 
 class KnownHeads:
@@ -56,7 +58,8 @@ class KnownHeads:
             return
         if len(self._known) >= MAX_HEADS:
             self._known.clear()
-        self._known[head] = Known(found, dict(headers), length)
+        names = dict(headers)
+        self._known[head] = Known(found, names, length, form_of(found[0], names, length))
 
 
 def head_of(data: bytes, start: int) -> bytes | None:

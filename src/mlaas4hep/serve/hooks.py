@@ -54,6 +54,27 @@ class Seen(NamedTuple):
     read_s: float = 0.0
 
 
+class SeenTogether(NamedTuple):
+    """Requests that one run answered, each a POST with status 200.
+
+    Parameters
+    ----------
+    model
+        Who was asked.
+    began_s, ended_s
+        By `time.monotonic`, of each: when its head was read and when it was answered.
+    read_s, run_s, ran_s
+        When all of them began to be read, and when their run began and ended.
+    """
+
+    model: ServedModel
+    began_s: list[float]
+    ended_s: list[float]
+    read_s: float
+    run_s: float
+    ran_s: float
+
+
 @dataclass(frozen=True, slots=True)
 class Hooks:
     """What is called for requests, on the event loop: quick functions that do not raise.
@@ -65,7 +86,10 @@ class Hooks:
     authorise
         Method, path and headers to a `Refusal`, or None to let it pass; asked before the body is taken. Where that has
         to be waited for, it gives who tells so instead, to be called once and awaited.
+    on_together
+        Told of requests that one run answered, in place of ``on_request``; None where that is to be told of each.
     """
 
     on_request: Callable[[Seen], None] | None = None
     authorise: Callable[[str, str, Headers], Verdict] | None = None
+    on_together: Callable[[SeenTogether], None] | None = None

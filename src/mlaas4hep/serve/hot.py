@@ -8,42 +8,37 @@ that the other way would give.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from functools import partial
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-
 from mlaas4hep.errors import BusyError, RequestError
 from mlaas4hep.serve.asked import Asked, Hot
 from mlaas4hep.serve.asking import Refusal, Reply, Route, timeout_of, too_large
-from mlaas4hep.serve.bounded import BoundedProtocol
+from mlaas4hep.serve.cold import ColdProtocol
 from mlaas4hep.serve.heads import Target, head_of
 from mlaas4hep.serve.http import once_allowed, told
+from mlaas4hep.serve.pressure import RETRY_AFTER_S
 from mlaas4hep.serve.service import Question
-from mlaas4hep.serve.shares import Share
 
 # Questions of one connection that wait for their answers; then no more is read of it. One read may bring thousands:
 # beyond the second number the connection ends behind the last that was taken.
 MAX_PIPELINED, MOST_PIPELINED = 64, 256
 # A body of more is not waited for where its model is too busy already: to receive and read it costs too much for that.
 LARGE_BODY_BYTES = 4096
+# Asked by who watches the server: answered as long as anybody is.
+_HEALTH = b"/v2/health/"
+_SPARED = (_HEALTH, b"/metrics")
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
-class _Busy:
-    """Stands for a cold question in front of one that has to wait for hot answers."""
-
-    response_complete = False
-
-
-class HotProtocol(BoundedProtocol):
+class HotProtocol(ColdProtocol):
     """One connection."""
 
     def __init__(self, *arguments: Any, hot: Hot, **options: Any) -> None:
         super().__init__(*arguments, wire=hot.service.limits.wire, **options)
         self.hot = hot
-        self.share: Share | None = None
         self._pressure = hot.begin(self.loop)
         # What the parser is fed with, while it may begin with a head.
         self._fresh = b""
@@ -54,8 +49,6 @@ class HotProtocol(BoundedProtocol):
         self._slots: deque[Asked] = deque()
         # No more questions are taken; the connection ends behind the last answer.
         self._last = False
-        # This message is none that is answered.
-        self._ignores = False
         self.url = b""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -109,15 +102,16 @@ class HotProtocol(BoundedProtocol):
             found = hot.paths[self.url]
         except KeyError:
             found = hot.find(self.url)
-        if self._is_refused(found, cold):
+        quick = (
+            found is not None
+            and not cold
+            and self.parser.get_method() == b"POST"
+            and self.parser.get_http_version() == "1.1"
+            and not (self.expect_100_continue and self._slots)
+        )
+        if self._is_refused(found, cold, quick=quick):
             return
-        if (
-            found is None
-            or cold
-            or self.parser.get_method() != b"POST"
-            or self.parser.get_http_version() != "1.1"
-            or (self.expect_100_continue and self._slots)
-        ):
+        if found is None or not quick:
             self._go_cold()
             return
         asked = Asked(self, found, dict(self.headers), self.parser.should_keep_alive())
@@ -171,16 +165,22 @@ class HotProtocol(BoundedProtocol):
 
     def flush(self) -> None:
         """Write the answers that are there and whose turn it is."""
-        slots, parts = self._slots, []
-        while slots and (reply := slots[0].reply) is not None:
-            parts.append(reply)
-            slots.popleft()
-        if not parts or self.transport.is_closing():
+        slots = self._slots
+        if not slots or (whole := slots[0].reply) is None:
             return
-        whole = parts[0] if len(parts) == 1 else b"".join(parts)
+        slots.popleft()
+        answers = 1
+        if slots and slots[0].reply is not None:
+            parts = [whole]
+            while slots and (reply := slots[0].reply) is not None:
+                parts.append(reply)
+                slots.popleft()
+            whole, answers = b"".join(parts), len(parts)
+        if self.transport.is_closing():
+            return
         self.transport.write(whole)
         self._written += len(whole)
-        self.server_state.total_requests += len(parts)
+        self.server_state.total_requests += answers
         if self.flow.write_paused:
             self.flow.pause_reading()
         if not slots:
@@ -213,13 +213,16 @@ class HotProtocol(BoundedProtocol):
     def _take_known(self, data: bytes) -> int:
         """Take whole questions whose heads are known; gives where the rest begins."""
         hot, start = self.hot, 0
-        if hot.hooks.authorise is not None or len(self.connections) >= self.wire.connections:
+        if hot.hooks.authorise is not None or self._is_full():
             return 0
         if hot.shares.is_crowded(self.share):
             return 0
-        while (head := head_of(data, start)) is not None and (known := hot.heads.get(head)) is not None:
+        size = len(data)
+        while (
+            start < size and (head := head_of(data, start)) is not None and (known := hot.heads.get(head)) is not None
+        ):
             body, end = start + len(head), start + len(head) + known.length
-            if end > len(data) or len(self._slots) >= MOST_PIPELINED:
+            if end > size or len(self._slots) >= MOST_PIPELINED:
                 break
             start = end
             refusal = hot.shares.refusal(self.share, asks=True) if self.share is not None else None
@@ -230,9 +233,10 @@ class HotProtocol(BoundedProtocol):
                 asked.refuse(refusal)
             elif self._pressure.too_much(asked.began_s):
                 asked.shed(self._pressure)
+            elif known.form is not None and hot.lane is not None:
+                hot.lane.add(asked, data[body:end], known.form)
             else:
-                asked.parts.append(data[body:end])
-                asked.ask()
+                asked.ask_alone(data[body:end])
         if start:
             self._unset_keepalive_if_required()
             self._unfinished, self._ended_s = False, self.loop.time()
@@ -268,36 +272,50 @@ class HotProtocol(BoundedProtocol):
         if not asked.keep_alive:
             self._last = True
 
-    def _is_refused(self, found: Target | None, cold: bool) -> bool:
-        """Whether a request of any kind gets no further than its head."""
-        refusal, hot = self._is_too_many(found), self.hot
+    def _is_refused(self, found: Target | None, cold: bool, *, quick: bool) -> bool:
+        """Whether a request of any kind gets no further than its head, or is answered when more is known of it."""
+        refusal, hot, app = self._is_too_many(found), self.hot, None
         if refusal is None and hot.hooks.authorise is not None:
             method, path = self.parser.get_method().decode("ascii"), self.url.decode("latin-1")
             found_out = hot.hooks.authorise(method, path, dict(self.headers))
             if callable(found_out):
-                self._go_cold(once_allowed(found_out, self.app))
-                return True
-            refusal = found_out
+                app, quick = once_allowed(found_out, self.app), False
+            else:
+                refusal = found_out
+        if refusal is None and not quick:
+            refusal = self._shed()
         if refusal is None:
-            return False
+            if app is not None:
+                self._go_cold(app)
+            return app is not None
         if cold:  # its answer cannot come before the one that is under way
             self._go_cold(once_allowed(partial(told, refusal), self.app))
             return True
         path = self.url.decode("latin-1").partition("?")[0]
         target = found or (_OTHER, (), path)
-        keep_alive = self.parser.should_keep_alive() and refusal.status != 503 and not hot.shares.is_crowded(self.share)
+        keep_alive = self.parser.should_keep_alive() and not (self._is_full() or hot.shares.is_crowded(self.share))
         method = self.parser.get_method().decode("ascii")
         self._refuse_head(Asked(self, target, dict(self.headers), keep_alive, method=method), refusal)
         return True
 
     def _is_too_many(self, found: Target | None) -> Refusal | None:
         """Why a connection or a client is refused; who asks for health is told of it as long as anybody is."""
-        if self.url.startswith(b"/v2/health/"):
+        if self.url.startswith(_HEALTH):
             return None
-        if len(self.connections) >= self.wire.connections:
+        if self._is_full():
             text = f"{len(self.connections)} connections are open, and this server takes fewer; ask again later"
             return Refusal(503, text, {"Retry-After": "1"})
-        return self.hot.shares.refusal(self.share, asks=found is not None) if self.share is not None else None
+        asks = found is not None or self.parser.get_method() == b"POST"
+        return self.hot.shares.refusal(self.share, asks=asks) if self.share is not None else None
+
+    def _is_full(self) -> bool:
+        return len(self.connections) >= self.wire.connections
+
+    def _shed(self) -> Refusal | None:
+        """Why a request on the long way is refused by its head; not who looks at how the server is doing."""
+        if self.url.startswith(_SPARED) or not self._pressure.too_much(time.monotonic()):
+            return None
+        return Refusal(503, self._pressure.text, {"Retry-After": str(RETRY_AFTER_S)})
 
     def _refuse_head(self, asked: Asked, refusal: Exception | None) -> None:
         """Answer without the body, with None that there is too much to do.
@@ -315,22 +333,7 @@ class HotProtocol(BoundedProtocol):
 
     def _go_cold(self, app: Any = None) -> None:
         """uvicorn and Starlette answer, once what was taken here is answered."""
-        version = self.parser.get_http_version()
-        if version not in ("1.0", "1.1"):
-            self._ignores = True
-            self._refuse(400, f"asked for HTTP/1.0 or 1.1, found {version}")
-            return
-        url, headers, expect, usual = self.url, self.headers, self.expect_100_continue, self.app
-        HttpToolsProtocol.on_message_begin(self)
-        self.url, self.expect_100_continue = url, expect
-        self.headers.extend(headers)
-        if self._slots and (self.cycle is None or self.cycle.response_complete):
-            self.cycle = _Busy()  # type: ignore[assignment]
-        if app is not None:
-            self.app = app
-        HttpToolsProtocol.on_headers_complete(self)
-        self.app = usual
-        self.headers = []  # what comes behind a body in chunks is no part of the head
+        self._hand_on(app, behind=bool(self._slots))
 
     def _after_last(self) -> None:
         if self.pipeline:

@@ -144,9 +144,12 @@ class _Endpoints:
             "/v2": self.server_metadata,
             "/v2/models": self.model_names,
             "/v1/models": self.model_names,
-            "/v1/models/{name}": self.model_contract,
         }
-        post: dict[str, Callable[[Request], Awaitable[Response]]] = {"/v1/models/{name}:predict": self.asks("predict")}
+        post: dict[str, Callable[[Request], Awaitable[Response]]] = {}
+        for model in ("/v1/models/{name}", "/v1/models/{name}/versions/{version}"):
+            get[model] = self.model_contract
+            post[f"{model}:predict"] = self.asks("predict")
+        only_post = [Path(path, _only_post, methods=["GET"], include_in_schema=False) for path in post]
         for model in ("/v2/models/{name}", "/v2/models/{name}/versions/{version}"):
             get[model] = self.model_metadata
             get[f"{model}/ready"] = self.model_ready
@@ -156,7 +159,7 @@ class _Endpoints:
         # with GET it would be swallowed even so, since a router goes on to the next route that fits the method.
         return [
             *(Path(path, endpoint, methods=["POST"]) for path, endpoint in post.items()),
-            Path("/v1/models/{name}:predict", _only_post, methods=["GET"], include_in_schema=False),
+            *only_post,
             *control_routes(self.service),
             *tfaas_routes(self.service, self.base),
             openapi_route(),
@@ -205,6 +208,7 @@ class _Endpoints:
 
     async def _ask(self, route: Route, request: Request) -> Response:
         name, version = _named(request)
+        began_s = time.monotonic()
         await self.service.wake(name)
         self.service.repository.get(name, version)  # before a large body is taken in
         headers = dict(request.headers.raw)
@@ -215,7 +219,8 @@ class _Endpoints:
 
         with self.service.intake.holding() as hold:
             body = await self._body(request, hold)
-            reply = await answer(self.service, route, (name, version), headers, body, on_question=on_question)
+            target = (name, version)
+            reply = await answer(self.service, route, target, headers, body, began_s=began_s, on_question=on_question)
         return Response(reply.body, media_type=reply.media_type, headers=dict(reply.headers))
 
     async def _body(self, request: Request, hold: Callable[[int], None]) -> bytes:

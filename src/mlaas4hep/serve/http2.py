@@ -103,10 +103,13 @@ class Http2Protocol(Sending):
     def data_received(self, data: bytes) -> None:
         if self._over:
             return
+        self.handler.reads()
         try:
             self._read(self._rest + data if self._rest else data)
         except BrokenError as error:
             self._end(error.code, str(error))
+        finally:
+            self.handler.has_read()
 
     def _read(self, data: bytes) -> None:
         at, end = 0, len(data)

@@ -20,7 +20,7 @@ from typing import Any
 import msgspec
 
 from mlaas4hep.serve.exposition import Process, Totals, read_process, to_text
-from mlaas4hep.serve.hooks import Seen
+from mlaas4hep.serve.hooks import Seen, SeenTogether
 from mlaas4hep.serve.model import ServedModel
 
 PUBLISH_S = 0.5
@@ -149,6 +149,23 @@ class Metrics:
         else:
             sums[_reason(status)] += 1
             sums[_FAILED_S] += seconds
+
+    def seen_together(self, seen: SeenTogether) -> None:
+        """Count requests that one run answered, as `seen` would count each."""
+        model, read_s, run_s, ran_s = seen.model, seen.read_s, seen.run_s, seen.ran_s
+        number, total_s, queue_s = len(seen.began_s), 0.0, 0.0
+        self._statuses[200] += number
+        sums = (self._counts.get((model.name, model.version)) or self._begin(model.name, model.version)).sums
+        for began_s, ended_s in zip(seen.began_s, seen.ended_s, strict=True):
+            seconds = ended_s - began_s
+            sums[_BUCKETS + bisect_left(BOUNDS_S, seconds)] += 1
+            total_s += seconds
+            queue_s += read_s - began_s
+        sums[_TOTAL_S] += total_s
+        sums[_QUEUE_S] += queue_s
+        sums[_READ_S] += number * (run_s - read_s)
+        sums[_WRITE_S] += total_s - queue_s - number * (ran_s - read_s)
+        sums[_LAST_S] = time()
 
     def ran(self, model: ServedModel, questions: int, rows: int, seconds: float) -> None:
         """Count a run of a model; as in Triton the time counts for each question that was part of it."""

@@ -6,10 +6,8 @@ Invariant: a `ServedModel` never changes, so that an answer needs no lock and it
 
 from __future__ import annotations
 
-import timeit
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,6 +21,7 @@ from mlaas4hep.errors import BundleError, RequestError, nearest
 from mlaas4hep.graph.session import SCORES, End, OpenSession
 from mlaas4hep.serve.events import EventReader
 from mlaas4hep.serve.images import ImageInput, decode_images, image_of, read_image
+from mlaas4hep.serve.measuring import measured
 from mlaas4hep.serve.pbtxt import Message, parse_json, parse_pbtxt
 from mlaas4hep.serve.policy import followed, warm_up
 from mlaas4hep.serve.tensors import DTYPES, WORDS, check_texts
@@ -32,10 +31,6 @@ from mlaas4hep.spec.preprocess import Prepared
 
 Tensors = Mapping[str, NDArray[Any]]
 
-# How long measuring a model may take when it is loaded, and how many rows the larger batch has.
-MEASURE_S, MEASURED_ROWS = 0.05, 64
-# Of a model that cannot be measured: slow enough for a thread of its own.
-UNKNOWN_S = 0.01
 _FOLDS_NOTE = (
     "the mean of models, each of which left out one fold of the events that they were trained on; for those events "
     "scores out of fold are those of 'mlaas4hep evaluate'"
@@ -321,36 +316,6 @@ def load_model(folder: Path, config: str | None = None, *, threads: int = 1, dev
 def is_plain(folder: Path) -> bool:
     """Whether a version folder holds a graph and nothing of this project; what lost a file of a bundle is none."""
     return (folder / MODEL_FILE).is_file() and not any((folder / name).exists() for name in (MANIFEST_FILE, SPEC_FILE))
-
-
-def measured(make: Callable[..., ServedModel], **fields: Any) -> ServedModel:
-    """A model with the times of its runs: a few runs of one row, and of more where they are quick.
-
-    The least of a few, since the first is never warm and any may be disturbed. Text and open sizes cannot be made up,
-    and a graph may refuse zeros: such a model counts as slow until it was asked.
-    """
-    model = make(**fields, call_s=UNKNOWN_S, row_s=0.0)
-    if any(one.datatype == "BYTES" or any(size < 0 for size in one.shape) for one in model.inputs):
-        return model
-    try:
-        call_s = _seconds(model, 1)
-    except RequestError:
-        return model
-    row_s = 0.0
-    if model.batches:
-        rows = min(MEASURED_ROWS, model.max_rows)
-        quick = rows > 1 and rows * call_s < MEASURE_S
-        row_s = max(_seconds(model, rows) - call_s, 0.0) / (rows - 1) if quick else call_s
-    return make(**fields, call_s=call_s, row_s=row_s)
-
-
-def _seconds(model: ServedModel, rows: int) -> float:
-    heads = (rows,) if model.batches else ()
-    zeros = {one.name: np.zeros((*heads, *one.shape), one.dtype) for one in model.inputs}
-    first = timeit.timeit(partial(model.execute, zeros), number=1)
-    if first > MEASURE_S:
-        return first
-    return min(first, *timeit.repeat(partial(model.execute, zeros), number=1, repeat=4))
 
 
 def _fits(found: tuple[int, ...], asked: tuple[int, ...]) -> bool:

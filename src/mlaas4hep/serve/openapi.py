@@ -21,7 +21,7 @@ from mlaas4hep.serve.route_table import PARAMETERS, REASONS, SCHEMAS, TABLE, TAG
 _CONVERTER = re.compile(r"\{(\w+):\w+\}")
 _PARAMETER = re.compile(r"\{(\w+)\}")
 # With these an error comes when to come back, or how to show who asks.
-_HEADERS = {503: "Retry-After", 401: "WWW-Authenticate", 403: "WWW-Authenticate"}
+_HEADERS = {429: "Retry-After", 503: "Retry-After", 401: "WWW-Authenticate", 403: "WWW-Authenticate"}
 
 
 def openapi_route() -> Route:

@@ -24,8 +24,8 @@ from mlaas4hep.errors import MissingExtraError, UserError
 from mlaas4hep.serve.access import AccessLog
 from mlaas4hep.serve.asking import JSON, Headers, Refusal
 from mlaas4hep.serve.exposition import CONTENT_TYPE
-from mlaas4hep.serve.hooks import Hooks, Seen, Verdict
-from mlaas4hep.serve.metrics import Metrics, statistics
+from mlaas4hep.serve.hooks import Hooks, Seen, SeenTogether, Verdict
+from mlaas4hep.serve.metrics import Counts, Metrics, statistics
 from mlaas4hep.serve.model import ServedModel
 from mlaas4hep.serve.pages import Entrance, page_routes
 from mlaas4hep.serve.protocol import HEADER_LENGTH
@@ -113,7 +113,12 @@ class Operation:
         service.on_run = self._ran
         service.extensions = (*service.extensions, "statistics")
         authorises = self._guard is not None or options.cors or self._also.authorise is not None
-        self.hooks = Hooks(on_request=self._seen, authorise=self._authorise if authorises else None)
+        each = self.log is not None or self._also.on_request is not None
+        self.hooks = Hooks(
+            on_request=self._seen,
+            authorise=self._authorise if authorises else None,
+            on_together=None if each else self._seen_together,
+        )
         self._service = service
 
     @property
@@ -174,8 +179,20 @@ class Operation:
                 _log.error("%s", error)
 
     def statistics(self, name: str | None, version: str | None) -> dict[str, Any]:
-        """What Triton's statistics extension tells of a model, or of all."""
-        return statistics(self.metrics.totals(name, version))
+        """What Triton's statistics extension tells of a model, or of all; of a version by its label, too.
+
+        Versions that are served and that nobody has asked yet are told of with zeros.
+        """
+        repository = self._service.repository
+        labelled = repository.peek(name, version) if version is not None else None
+        version = version if labelled is None else labelled.version
+        found = {(one.model, one.version): one for one in self.metrics.totals(name, version)}
+        for model in repository.loaded if name is None else (name,):
+            served = repository.entry(model)
+            for one in served.versions if served is not None else ():
+                if version in (None, one):
+                    found.setdefault((model, one), Counts(model, one).totals())
+        return statistics(found[key] for key in sorted(found))
 
     def close(self) -> None:
         """Write what waits."""
@@ -192,6 +209,10 @@ class Operation:
             self.log.seen(seen)
         if self._also.on_request is not None:
             self._also.on_request(seen)
+
+    def _seen_together(self, seen: SeenTogether) -> None:
+        self.metrics.seen_together(seen)
+        self._status.posts += len(seen.began_s)
 
     def _ran(self, model: ServedModel, questions: int, rows: int, seconds: float) -> None:
         self.metrics.ran(model, questions, rows, seconds)

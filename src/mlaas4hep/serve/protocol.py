@@ -10,6 +10,7 @@ or FP16, so that a client should send all digits of it (``float(x)`` in Python),
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -22,8 +23,9 @@ HEADER_LENGTH = "Inference-Header-Content-Length"
 
 # Inputs and outputs of a question; no model has so many.
 MAX_TENSORS = 1024
-# Lists and keys of one body: each takes up to twenty times its letters in memory, and all of them the time of others.
-MAX_LISTS, MAX_KEYS = 1 << 20, 1 << 20
+# Lists, keys and values of one body: each takes up to twenty times its letters in memory, and all of them the time of
+# others. Numbers with all their digits never are so many.
+MAX_LISTS, MAX_KEYS, MAX_VALUES = 1 << 20, 1 << 20, 1 << 23
 
 Parameters = dict[str, bool | int | float | str | None]
 Tensor = NDArray[Any]
@@ -82,6 +84,8 @@ class InferRequest(msgspec.Struct, frozen=True):
         All outputs as bytes, where `outputs` is empty.
     timeout_s
         How long the client waits: parameter ``timeout``, which counts microseconds as Triton's does; None for no end.
+    model_sha256
+        Parameter of that name: the graph that is to answer, and no other; empty for whichever is served.
     """
 
     inputs: dict[str, Tensor]
@@ -89,6 +93,7 @@ class InferRequest(msgspec.Struct, frozen=True):
     id: str = ""
     binary_output: bool = False
     timeout_s: float | None = None
+    model_sha256: str = ""
 
 
 class InferResponse(msgspec.Struct, frozen=True):
@@ -161,9 +166,7 @@ def decode_request(body: bytes, header_length: int | None = None) -> InferReques
     head = body if header_length is None else body[:header_length]
     wire: _WireRequest = decode_json(_decoder, head)
     binary = memoryview(body)[len(head) :]
-    for what, given in (("inputs", wire.inputs), ("outputs", wire.outputs)):
-        if len(given) > MAX_TENSORS:
-            raise RequestError(f"{len(given)} {what} are given; at most {MAX_TENSORS} are taken")
+    check_counts(len(wire.inputs), len(wire.outputs))
     inputs: dict[str, Tensor] = {}
     for one in wire.inputs:
         if one.name in inputs:
@@ -177,6 +180,7 @@ def decode_request(body: bytes, header_length: int | None = None) -> InferReques
         id=wire.id,
         binary_output=wire.parameters.get("binary_data_output") is True,
         timeout_s=seconds_of(wire.parameters.get("timeout", 0)),
+        model_sha256=hash_of(wire.parameters.get("model_sha256", "")),
     )
 
 
@@ -215,11 +219,18 @@ def check_pieces(body: bytes, *, lists: int | None = None, keys: int | None = No
     lists, keys = lists or MAX_LISTS, keys or MAX_KEYS
     if len(body) < lists:
         return
-    for mark, what, most in ((b"[", "lists", lists), (b'":', "keys", keys)):
+    for mark, what, most in ((b"[", "lists", lists), (b'":', "keys", keys), (b",", "values", MAX_VALUES)):
         found = body.count(mark)
         if found > most:
             hint = "send tensors flat or as bytes, events as Arrow, or less at a time"
             raise RequestError(f"the body has {found} {what}; at most {most} are read: {hint}")
+
+
+def hash_of(given: object) -> str:
+    """Of parameter ``model_sha256``. Raises RequestError."""
+    if not isinstance(given, str):
+        raise RequestError(f"parameter 'model_sha256': asked for the hash of a model as text, found '{given}'")
+    return given
 
 
 def seconds_of(timeout: object) -> float | None:
@@ -227,6 +238,22 @@ def seconds_of(timeout: object) -> float | None:
     if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 <= timeout < _LONGEST_US:
         raise RequestError(f"parameter 'timeout': asked for a number of microseconds, found '{timeout}'")
     return float(timeout) / 1e6 if timeout else None
+
+
+def check_counts(inputs: int, outputs: int) -> None:
+    """Refuse more of them than any model has; raises RequestError."""
+    for what, found in (("inputs", inputs), ("outputs", outputs)):
+        if found > MAX_TENSORS:
+            raise RequestError(f"{found} {what} are given; at most {MAX_TENSORS} are taken")
+
+
+def check_once(choices: Sequence[OutputChoice]) -> tuple[OutputChoice, ...]:
+    """Outputs as they are asked for; `RequestError` where one is asked twice."""
+    names = [one.name for one in choices]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise RequestError(f"output '{twice}' is asked twice")
+    return tuple(choices)
 
 
 def check_classes(classes: object, output: str) -> int:
@@ -238,11 +265,7 @@ def check_classes(classes: object, output: str) -> int:
 
 
 def _choices(wire: tuple[_WireChoice, ...]) -> tuple[OutputChoice, ...]:
-    choices = {one.name: _choice(one) for one in wire}
-    if len(choices) < len(wire):
-        names = [one.name for one in wire]
-        raise RequestError(f"output '{next(name for name in choices if names.count(name) > 1)}' is asked twice")
-    return tuple(choices.values())
+    return check_once([_choice(one) for one in wire])
 
 
 def _choice(wire: _WireChoice) -> OutputChoice:

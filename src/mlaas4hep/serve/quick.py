@@ -50,6 +50,7 @@ class QuickCodec:
         self._flat = _decoder(1)
         self._nested = _decoder(1 + min(ranks)) if len(ranks) == 1 and ranks <= {1, 2} else None
         self._parse = _fast_parser() if plain else None
+        self.width = 0
         self.output = model.outputs[0].name if plain and len(model.outputs) == 1 else ""
         if not self.output or not _is_plain(model.outputs[0]):
             self.output = ""
@@ -57,6 +58,7 @@ class QuickCodec:
         sizes = b"".join(b",%d" % size for size in model.outputs[0].shape)
         head = {"model_name": model.name, "model_version": model.version}
         name = _encode(self.output)
+        self.width = math.prod(model.outputs[0].shape)
         self._head = _encode(head)[:-1] + b',"outputs":[{"name":' + name + b',"datatype":"FP32","shape":['
         self._middle = sizes + b'],"data":'
 
@@ -68,39 +70,75 @@ class QuickCodec:
             found = self._read_fast(body)
             if found is not None:
                 return found
+        wire = self._decode(body)
+        return None if wire is None else self._tensors(wire)
+
+    def _decode(self, body: bytes) -> Any:
         place = body.find(b'"data"')
-        nested = b"[[" in body[place + 6 : place + 12]
-        decoder = self._nested if nested else self._flat
+        decoder = self._nested if b"[[" in body[place + 6 : place + 12] else self._flat
         if decoder is None:
             return None
         try:
-            wire = decoder.decode(body)
+            return decoder.decode(body)
         except _UNREADABLE:  # unusual or wrong: who reads it next says which
             return None
-        return self._tensors(wire, nested)
+
+    @property
+    def joins(self) -> bool:
+        """Whether `join` reads and `text` writes for this model."""
+        return bool(self._specs and self.output)
+
+    def nothing(self) -> dict[str, list[float | None]]:
+        """What `join` adds to."""
+        return {name: [] for name in self._specs}
+
+    def join(self, body: bytes, values: dict[str, list[float | None]], most: int) -> tuple[int, str] | None:
+        """As `read`, of a short body of at most so many rows, with the numbers put behind those that are there."""
+        wire = self._decode(body)
+        if wire is None or len(wire.inputs) != len(self._specs):
+            return None
+        rows, found = 0, []
+        for one in wire.inputs:
+            data, rows = self._checked(one, rows, nested=wire.nested)
+            if data is None or rows > most:
+                return None
+            found.append((one.name, data))
+        if len(found) > 1 and len({name for name, _ in found}) != len(found):
+            return None
+        for name, data in found:
+            values[name] += data
+        return rows, wire.id
 
     def write(self, scores: NDArray[Any], id: str) -> bytes | None:
         """The answer; None where `encode_response` is to write it, since JSON has no words for its values."""
         values = scores.ravel().tolist()
-        if not math.isfinite(sum(values)):
-            return None
-        tail = b'}],"id":%b}' % _encode(id) if id else b"}]}"
-        return b"%b%d%b%b%b" % (self._head, len(scores), self._middle, _encode(values), tail)
+        return self.text(values, len(scores), id) if math.isfinite(sum(values)) else None
 
-    def _tensors(self, wire: Any, nested: bool) -> Asked | None:
+    def text(self, values: list[Any], rows: int, id: str) -> bytes:
+        """The answer, of finite values."""
+        tail = b'}],"id":%b}' % _encode(id) if id else b"}]}"
+        return b"%b%d%b%b%b" % (self._head, rows, self._middle, _encode(values), tail)
+
+    def _tensors(self, wire: Any) -> Asked | None:
         inputs: dict[str, NDArray[np.float32]] = {}
         rows = 0
         for one in wire.inputs:
-            known = self._specs.get(one.name)
-            shape = one.shape
-            if known is None or one.datatype != "FP32" or one.name in inputs or shape[1:] != known[0]:
+            data, rows = self._checked(one, rows, nested=wire.nested)
+            if data is None or one.name in inputs:
                 return None
-            rows = rows or shape[0]
-            data = _flattened(one.data, shape) if nested else one.data
-            if data is None or rows < 1 or shape[0] != rows or len(data) != rows * known[1]:
-                return None
-            inputs[one.name] = numbers_of(data).reshape(shape)
+            inputs[one.name] = numbers_of(data).reshape(one.shape)
         return (inputs, rows, wire.id) if len(inputs) == len(self._specs) else None
+
+    def _checked(self, one: Any, rows: int, *, nested: bool) -> tuple[Sequence[float | None] | None, int]:
+        """Numbers of a tensor that has so many rows, or any where ``rows`` is 0, and how many it has."""
+        known, shape = self._specs.get(one.name), one.shape
+        if known is None or one.datatype != "FP32" or shape[1:] != known[0]:
+            return None, rows
+        rows = rows or shape[0]
+        data = _flattened(one.data, shape) if nested else one.data
+        if data is None or rows < 1 or shape[0] != rows or len(data) != rows * known[1]:
+            return None, rows
+        return data, rows
 
     def _read_fast(self, body: bytes) -> Asked | None:
         """As `read`, of flat lists of numbers, checked as strictly."""
@@ -157,7 +195,11 @@ def _decoder(depth: int) -> msgspec.json.Decoder[Any]:
     )
     inputs = GenericAlias(list, (one,))
     request = msgspec.defstruct(
-        "QuickRequest", [("inputs", inputs), ("id", str, "")], forbid_unknown_fields=True, gc=False
+        "QuickRequest",
+        [("inputs", inputs), ("id", str, "")],
+        namespace={"nested": depth > 1},
+        forbid_unknown_fields=True,
+        gc=False,
     )
     return msgspec.json.Decoder(request)
 

@@ -15,14 +15,11 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
-from mlaas4hep.arguments import path_of, whole
 from mlaas4hep.errors import BundleError, MLaaSError, NotFoundError, nearest
-from mlaas4hep.graph.session import providers_of
-from mlaas4hep.serve.entries import LATEST, Stamp, check_folder, check_label, find_entries, nothing_in
-from mlaas4hep.serve.following import Following, open_named
+from mlaas4hep.serve.entries import LATEST, Stamp, check_label, find_entries
+from mlaas4hep.serve.following import Following
 from mlaas4hep.serve.model import ServedModel, load_model
 from mlaas4hep.serve.served import Bounds, IndexEntry, Kept, Served, absent, grouped, indexed, labels_of, too_much
 
@@ -400,49 +397,3 @@ class ModelRepository:
             return None
         awake = [kept for one, kept in list(self._kept.items()) if one in self._served]
         return too_much(awake, self.bounds, {name, *self._following.pinned(awake)})
-
-
-def open_repository(
-    path: Path | str,
-    *,
-    threads: int = 1,
-    device: str = "cpu",
-    lazy: bool = False,
-    bounds: Bounds | None = None,
-    empty: bool = False,
-) -> ModelRepository:
-    """Verify and load all models under a path.
-
-    Parameters
-    ----------
-    path
-        A folder of bundles and plain ONNX entries, one of them (``NAME``, with all versions), or one version
-        (``NAME/1``); or ``NAME=FILE`` and ``NAME=RUN``, several models as one: an ``ensemble.yaml``, or a run that was
-        trained in folds.
-    threads
-        Threads that one call of a graph may use.
-    device
-        Where graphs run; see `mlaas4hep.graph.session.Session`.
-    lazy, bounds
-        Load when asked, and how much at a time; a bound makes it lazy.
-    empty
-        Whether there may be nothing to serve yet.
-
-    Raises
-    ------
-    BundleError
-        Nothing to serve. Where some entries can be served, the others are logged, and stand in the index.
-    """
-    whole(threads, "threads", least=1)
-    providers_of(device)  # told once, not of every model
-    place = path_of(path, "path")
-    load = partial(load_model, threads=threads, device=device)
-    if not place.exists() and "=" in str(place):
-        return ModelRepository([open_named(str(place), load)])
-    check_folder(place)
-    repository = ModelRepository(path=place, load=load, lazy=lazy, bounds=bounds)
-    repository.refresh()
-    if not repository.names and not empty:
-        problems = list(repository.problems.values())
-        raise BundleError("\n".join(problems)) if problems else nothing_in(place)
-    return repository

@@ -23,8 +23,8 @@ from mlaas4hep.serve.tensors import DTYPES
 Schema = Mapping[str, Any]
 Operation = Mapping[str, Any]
 HTML = "text/html"
-# Any request may get these: a broken head, tokens, time, too much at once, a failure of ours.
-COMMON = (400, 401, 403, 408, 431, 500, 503)
+# Any request may get these: a broken head, tokens, time, too much of one client or of all, a failure of ours.
+COMMON = (400, 401, 403, 408, 429, 431, 500, 503)
 REASONS = {
     400: "The question does not fit the protocol, the model or its contract.",
     401: "A token is needed, or this one is not good.",
@@ -35,6 +35,7 @@ REASONS = {
     413: "The body is larger than this server takes.",
     415: "A content type or encoding that is not read here.",
     422: "The upload is refused: what it holds, and what to send instead.",
+    429: "This client has more open, or asks more often, than it may; Retry-After says when to come back.",
     431: "The head is too large.",
     500: "The server failed; its log says why.",
     501: "A package that this needs is not installed on the server.",
@@ -192,6 +193,18 @@ _INFER = operation(
     fails=(404, 413, 415),
     headers=(_WAITS, _HEAD),
 )
+_CONTRACT = operation(
+    "events", "What a model wants: columns, scores, an example", gives=json_of(ref("ModelContract")), fails=(404,)
+)
+_PREDICT = operation(
+    "events",
+    "Scores of events by name, or outputs for one picture",
+    takes={**json_of(ref("Events")), ARROW: _BYTES, PARQUET: _BYTES, PNG: _BYTES, JPEG: _BYTES},
+    gives={**json_of(ref("Predictions")), ARROW: _BYTES, PARQUET: _BYTES},
+    needs_body=True,
+    fails=(404, 413, 415),
+    headers=(_WAITS,),
+)
 _METADATA = operation("tensors", "Tensors of a model", gives=json_of(ref("ModelMetadata")), fails=(404,))
 _READY = operation("health", "Whether a model can be asked", gives=json_of(ref("ModelReady")), fails=(404,))
 _STATISTICS = operation("counts", "Counts and times of a model", gives=json_of(ref("Statistics")), fails=(404,))
@@ -260,18 +273,10 @@ TABLE: Mapping[tuple[str, str], Operation] = {
     ("GET", "/v2"): operation("server", "Name, version, extensions", gives=json_of(ref("ServerMetadata"))),
     ("GET", "/v2/models"): operation("server", "Names of the models", gives=json_of(ref("Models"))),
     ("GET", "/v1/models"): operation("server", "Names of the models", gives=json_of(ref("Models"))),
-    ("GET", "/v1/models/{name}"): operation(
-        "events", "What a model wants: columns, scores, an example", gives=json_of(ref("ModelContract")), fails=(404,)
-    ),
-    ("POST", "/v1/models/{name}:predict"): operation(
-        "events",
-        "Scores of events by name, or outputs for one picture",
-        takes={**json_of(ref("Events")), ARROW: _BYTES, PARQUET: _BYTES, PNG: _BYTES, JPEG: _BYTES},
-        gives={**json_of(ref("Predictions")), ARROW: _BYTES, PARQUET: _BYTES},
-        needs_body=True,
-        fails=(404, 413, 415),
-        headers=(_WAITS,),
-    ),
+    ("GET", "/v1/models/{name}"): _CONTRACT,
+    ("GET", "/v1/models/{name}/versions/{version}"): _CONTRACT,
+    ("POST", "/v1/models/{name}:predict"): _PREDICT,
+    ("POST", "/v1/models/{name}/versions/{version}:predict"): _PREDICT,
     ("GET", _MODEL): _METADATA,
     ("GET", _VERSION): _METADATA,
     ("GET", f"{_MODEL}/config"): _CONFIG,

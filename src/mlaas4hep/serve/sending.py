@@ -39,6 +39,12 @@ class Handler(Protocol):
     def opened(self, connection: Sending) -> None:
         """A connection is there."""
 
+    def reads(self) -> None:
+        """Something came, and is read now."""
+
+    def has_read(self) -> None:
+        """It was read, and what came of it is asked."""
+
     def closed(self, connection: Sending) -> None:
         """A connection is gone; all its requests were given up before."""
 

@@ -9,19 +9,16 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Generic, TypeVar
+from typing import Any
 from weakref import WeakSet
 
-import msgspec
-import numpy as np
-from numpy.typing import NDArray
-
-from mlaas4hep.errors import BusyError, RequestError, nearest
+from mlaas4hep.errors import BusyError
+from mlaas4hep.serve.backlog import Backlog
 from mlaas4hep.serve.batcher import Batcher
 from mlaas4hep.serve.bulk import read_bulk
-from mlaas4hep.serve.classification import classify
 from mlaas4hep.serve.describing import (
     ModelContract,
     contract_of,
@@ -30,10 +27,9 @@ from mlaas4hep.serve.describing import (
     describe_tensors,
 )
 from mlaas4hep.serve.events import Prediction
-from mlaas4hep.serve.images import ImageInput, decode_images, encoded_pictures, image_of, is_encoded
 from mlaas4hep.serve.intake import Intake
 from mlaas4hep.serve.limits import Limits as Limits
-from mlaas4hep.serve.model import ServedModel, Tensors, TensorSpec
+from mlaas4hep.serve.model import ServedModel
 from mlaas4hep.serve.peers import Change
 from mlaas4hep.serve.protocol import (
     InferRequest,
@@ -41,49 +37,13 @@ from mlaas4hep.serve.protocol import (
     ModelMetadata,
     ServerMetadata,
 )
+from mlaas4hep.serve.question import Outputs as Outputs
+from mlaas4hep.serve.question import Question as Question
+from mlaas4hep.serve.question import T, column_question, picture_question, tensor_question
 from mlaas4hep.serve.repository import ModelRepository
 from mlaas4hep.serve.served import IndexEntry
 from mlaas4hep.serve.uploads import Uploads
 from mlaas4hep.spec.columns import Columns
-
-T = TypeVar("T")
-Outputs = dict[str, NDArray[Any]]
-
-
-class Question(msgspec.Struct, Generic[T], frozen=True, gc=False):
-    """Tensors for a model, and what is made of its outputs: the part of an answer on both sides of a run.
-
-    Parameters
-    ----------
-    model
-        Who is asked.
-    inputs, rows
-        Its tensors, which passed `ServedModel.check`.
-    finish
-        All outputs by name to the answer.
-    timeout_s
-        How long the one who asks will wait, where the question itself says so.
-    prepare
-        Makes the inputs of what was sent, which takes too long for an event loop; `ready` calls it in a thread, before
-        anything is submitted. `inputs` is empty until then.
-    """
-
-    model: ServedModel
-    inputs: Tensors
-    rows: int
-    finish: Callable[[Outputs], T]
-    timeout_s: float | None = None
-    prepare: Callable[[], Tensors] | None = None
-
-    def ready(self) -> Question[T]:
-        """The question with its inputs; `RequestError` where what was sent does not become any."""
-        if self.prepare is None:
-            return self
-        return msgspec.structs.replace(self, inputs=self.prepare(), prepare=None)
-
-    def run(self) -> T:
-        """Answer at once, in this thread and alone."""
-        return self.finish(self.model.run(self.ready().inputs))
 
 
 class InferenceService:
@@ -130,7 +90,9 @@ class InferenceService:
         self.extensions: tuple[str, ...] = (*words, *control_words)
         self.everywhere: Callable[[Change], Awaitable[None]] | None = None  # where there are other workers
         self.on_run: Callable[[ServedModel, int, int, float], None] | None = None
-        self.executor = ThreadPoolExecutor(max(4, os.cpu_count() or 1), thread_name_prefix="mlaas4hep-run")
+        threads = max(4, os.cpu_count() or 1)
+        self.executor = ThreadPoolExecutor(threads, thread_name_prefix="mlaas4hep-run")
+        self.backlog = Backlog(threads, self.limits.wait_s)
         self._batchers: dict[tuple[ServedModel, asyncio.AbstractEventLoop], Batcher] = {}
         self._batchers_lock = threading.Lock()
         self._retired: WeakSet[ServedModel] = WeakSet()
@@ -205,8 +167,7 @@ class InferenceService:
         NotFoundError
             No such model, or it is unloaded or broken.
         """
-        waking = self.repository.waking(name)
-        if waking is not None:
+        while (waking := self.repository.waking(name)) is not None:  # it may be put to sleep again before this goes on
             await asyncio.wrap_future(waking)
 
     def model_metadata(self, name: str, version: str | None = None) -> ModelMetadata:
@@ -254,17 +215,7 @@ class InferenceService:
 
     def ask_tensors(self, name: str, request: InferRequest, *, version: str | None = None) -> Question[InferResponse]:
         """What `infer` does before and after the run."""
-        model = self.repository.get(name, version)
-        chosen = _chosen(model, request)
-        image = model.image
-
-        def finish(outputs: Outputs) -> InferResponse:
-            answers = {spec.name: _answer(model, spec, outputs[spec.name], classes) for spec, classes in chosen}
-            return InferResponse(model.name, model.version, answers, id=request.id)
-
-        if image is not None and is_encoded(request.inputs.get(image.name)):
-            return _ask_pictures(model, image, request.inputs, finish, timeout_s=request.timeout_s)
-        return Question(model, request.inputs, model.check(request.inputs), finish, timeout_s=request.timeout_s)
+        return tensor_question(self.repository.get(name, version), request)
 
     def ask_image(self, name: str, data: bytes, *, version: str | None = None) -> Question[InferResponse]:
         """All outputs for one picture, PNG or JPEG.
@@ -276,31 +227,25 @@ class InferenceService:
         RequestError
             The model takes no pictures. What is wrong with this one is said by `Question.ready`.
         """
-        model = self.repository.get(name, version)
-        image = image_of(model)
-
-        def finish(outputs: Outputs) -> InferResponse:
-            return InferResponse(model.name, model.version, outputs)
-
-        return _ask_pictures(model, image, {image.name: np.array([data], object)}, finish)
+        return picture_question(self.repository.get(name, version), data)
 
     def ask_events(self, name: str, body: bytes, *, version: str | None = None) -> Question[Prediction]:
         """What `predict_events` does before and after the run."""
         model = self.repository.get(name, version)
         columns, count = contract_of(model).reader.read(body, max_instances=self.limits.max_instances)
-        return _ask(model, columns, count)
+        return column_question(model, columns, count)
 
     def ask_bulk(self, name: str, body: bytes, media_type: str, *, version: str | None = None) -> Question[Prediction]:
         """As `ask_events`, of events in the form of `mlaas4hep.serve.bulk`."""
         model = self.repository.get(name, version)
         types = contract_of(model).reader.types
-        return _ask(model, *read_bulk(body, media_type, types, max_instances=self.limits.max_instances))
+        return column_question(model, *read_bulk(body, media_type, types, max_instances=self.limits.max_instances))
 
     def ask_columns(
         self, name: str, columns: Columns, *, num_entries: int, version: str | None = None
     ) -> Question[Prediction]:
         """What `predict_columns` does before and after the run."""
-        return _ask(self.repository.get(name, version), columns, num_entries)
+        return column_question(self.repository.get(name, version), columns, num_entries)
 
     async def answer(self, question: Question[T], *, deadline: float | None = None) -> T:
         """Answer on the running loop, joined with what others ask of the model.
@@ -313,9 +258,23 @@ class InferenceService:
             The tensors do not fit.
         """
         if question.prepare is not None:
-            question = await asyncio.get_running_loop().run_in_executor(self.executor, question.ready)
+            question = await self.read_in_thread(question.ready)
         batcher = self.batcher(question.model)
         return question.finish(await batcher.infer(question.inputs, question.rows, deadline=deadline, checked=True))
+
+    async def read_in_thread(self, read: Callable[[], Question[T]]) -> Question[T]:
+        """What takes long to read; `BusyError` where too much waits for that already."""
+        backlog = self.backlog
+
+        def run() -> Question[T]:
+            began_s = time.monotonic()
+            try:
+                return read()
+            finally:
+                backlog.leave(time.monotonic() - began_s)
+
+        backlog.enter()
+        return await asyncio.get_running_loop().run_in_executor(self.executor, run)
 
     def batcher(self, model: ServedModel) -> Batcher:
         """Who joins questions to a model on the running loop."""
@@ -356,9 +315,11 @@ class InferenceService:
             self._retired.add(model)
             loops = [loop for one, loop in self._batchers if one is model]
         for loop in loops:
+            retiring = self.retire(model)
             try:
-                asyncio.run_coroutine_threadsafe(self.retire(model), loop)
+                asyncio.run_coroutine_threadsafe(retiring, loop)
             except RuntimeError:  # closed, so that nothing waits there
+                retiring.close()
                 self._forget(model, loop)
 
     def waiting(self) -> dict[str, int]:
@@ -372,54 +333,3 @@ class InferenceService:
     def _ran(self, model: ServedModel, questions: int, rows: int, seconds: float) -> None:
         if self.on_run is not None:
             self.on_run(model, questions, rows, seconds)
-
-
-def _chosen(model: ServedModel, request: InferRequest) -> list[tuple[TensorSpec, int]]:
-    """Outputs in the order in which they are asked, and how many classes of each; 0 asks for its values."""
-    if not request.outputs:
-        return [(one, 0) for one in model.outputs]
-    known = {one.name: one for one in model.outputs}
-    for choice in request.outputs:
-        if choice.name not in known:
-            raise RequestError(f"model '{model.name}' has no output '{choice.name}'{nearest(choice.name, known)}")
-        if choice.classes and known[choice.name].datatype in ("BOOL", "BYTES"):
-            found = f"found {known[choice.name].datatype}"
-            raise RequestError(f"output '{choice.name}': 'classification' is asked of numbers, {found}")
-    return [(known[choice.name], choice.classes) for choice in request.outputs]
-
-
-def _answer(model: ServedModel, spec: TensorSpec, values: NDArray[Any], classes: int) -> NDArray[Any]:
-    return classify(values, classes, spec.labels, rows=model.batches) if classes else values
-
-
-def _ask(model: ServedModel, columns: Columns, num_entries: int) -> Question[Prediction]:
-    contract = contract_of(model)
-    prepared = contract.preprocessor.run(columns, num_entries)
-    names, selected = contract.spec.score_names, prepared.selected
-
-    def finish(outputs: Outputs) -> Prediction:
-        first, *others = contract.outputs
-        scores = np.concatenate([outputs[one] for one in contract.outputs], axis=1) if others else outputs[first]
-        return Prediction(model.name, model.version, names, selected, scores)
-
-    return Question(model, prepared.inputs, model.check(prepared.inputs), finish)
-
-
-def _ask_pictures(
-    model: ServedModel,
-    image: ImageInput,
-    inputs: Tensors,
-    finish: Callable[[Outputs], InferResponse],
-    *,
-    timeout_s: float | None = None,
-) -> Question[InferResponse]:
-    """Of inputs among which one holds encoded pictures."""
-    pictures = encoded_pictures(inputs[image.name], image)
-
-    def prepare() -> Tensors:
-        tensors = {**inputs, image.name: decode_images(pictures, image)}
-        model.check(tensors)
-        return tensors
-
-    rows = len(pictures) if model.batches else 1
-    return Question(model, {}, rows, finish, timeout_s=timeout_s, prepare=prepare)

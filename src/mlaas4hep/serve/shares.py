@@ -28,6 +28,22 @@ class Share:
         self.left, self.seen_s = left, time.monotonic()
 
 
+class Counted:
+    """A question of a client, from when it is taken until it has ended."""
+
+    __slots__ = ("_share",)
+
+    def __init__(self, share: Share) -> None:
+        self._share: Share | None = share
+        share.questions += 1
+
+    def end(self) -> None:
+        """It is answered, or nobody waits for it any more; told again it does nothing."""
+        share, self._share = self._share, None
+        if share is not None:
+            share.questions -= 1
+
+
 class Shares:
     """The shares of all clients of one server; on its event loop.
 

@@ -19,13 +19,13 @@ class Status:
 
     def __init__(self) -> None:
         self._began_s = time.monotonic()
-        self._gets = self._posts = 0
+        self._gets = self.posts = 0
         self._before = _processors()
 
     def seen(self, seen: Seen) -> None:
         """Count a request that was answered."""
         if seen.method == "POST":
-            self._posts += 1
+            self.posts += 1
         elif seen.method == "GET":
             self._gets += 1
 
@@ -42,7 +42,7 @@ class Status:
             "CPU": self._busy(),
             "Uptime": time.monotonic() - self._began_s,
             "getRequests": self._gets,
-            "postRequests": self._posts,
+            "postRequests": self.posts,
         }
 
     def _busy(self) -> list[float] | None:

@@ -28,6 +28,7 @@ from mlaas4hep.spec.columns import (
     hide_missing,
     kind_of,
 )
+from mlaas4hep.spec.computed import Computed
 from mlaas4hep.spec.expressions import Expression
 from mlaas4hep.spec.features import EVENT, FeatureSpec, InputGroup
 from mlaas4hep.spec.new_variables import NewVariables, computable
@@ -158,7 +159,7 @@ class Preprocessor:
         if _is_sparse(kept):
             typed, index, kept = _thin(typed, index, kept)
         if self._preselection is not None:
-            passed = _Events(typed, self._new, len(kept)).evaluate(self._preselection)
+            passed = Computed(typed, self._new, len(kept)).evaluate(self._preselection)
             kept = kept & np.asarray(passed, dtype=np.bool_)
             if _is_sparse(kept):
                 typed, index, kept = _thin(typed, index, kept)
@@ -178,12 +179,12 @@ class Preprocessor:
         expression = Expression.parse(text, where=where)
         expression.result_type(self._types)
         typed = self._cast(columns, {name: self._known[name] for name in self.needs_of(expression)})
-        return _Events(typed, self._new, num_entries).evaluate(expression)
+        return Computed(typed, self._new, num_entries).evaluate(expression)
 
     def values(self, name: str, columns: Columns, num_entries: int) -> Column:
         """Values of a column or new variable, as `evaluate` gives those of an expression."""
         typed = self._cast(columns, {one: self._known[one] for one in self.needs(name)})
-        return _Events(typed, self._new, num_entries).column(name)
+        return Computed(typed, self._new, num_entries).column(name)
 
     def _cast(
         self, columns: Columns, types: Mapping[str, ColumnType], as_stored: frozenset[str] = frozenset()
@@ -199,6 +200,11 @@ class Preprocessor:
     def needs_of(self, expression: Expression) -> frozenset[str]:
         """Raw columns behind an expression, through new variables."""
         return self._new.columns_behind(self._new.needs_of(expression))
+
+    def definitions_of(self, expression: Expression) -> dict[str, str]:
+        """Texts of the new variables behind an expression, by name: what it means beside columns."""
+        steps = self._new.steps_to(self._new.needs_of(expression))
+        return {step: self._new.expressions[step].canonical for step in steps}
 
     def type_of(self, name: str) -> ColumnType:
         """Type of a column or new variable."""
@@ -282,7 +288,7 @@ class Preprocessor:
             yield f"inputs.{group.name}.sort: '{group.sort}' is {kind}; sort by a column of the collection"
 
     def _assembled(self, typed: Columns, index: NDArray[np.int64] | None, kept: NDArray[np.bool_]) -> Assembled:
-        events = _Events(typed, self._new, len(kept))
+        events = Computed(typed, self._new, len(kept))
         flats: list[NDArray[Any]] = []
         collections = []
         for group in self.features.inputs:
@@ -292,42 +298,12 @@ class Preprocessor:
                 collections.append(self._collection(group, group.length, events))
         return Assembled(index, kept, flats, collections)
 
-    def _collection(self, group: InputGroup, length: int, events: _Events) -> Collection:
+    def _collection(self, group: InputGroup, length: int, events: Computed) -> Collection:
         lists = [_as_jagged(events.column(variable.name), variable.name) for variable in group.variables]
         _check_counts(group, lists)
         sort = self._sort[group.name]
         order = None if sort is None else sorted_order(_as_jagged(events.evaluate(sort), sort.text), lists[0])
         return Collection(group.name, length, lists, order)
-
-
-class _Events:
-    """Typed columns of a set of events with new variables computed once, when first asked for."""
-
-    def __init__(self, typed: Columns, new: NewVariables, num_entries: int) -> None:
-        self.num_entries = num_entries
-        self._columns = dict(typed)
-        self._new = new
-
-    def column(self, name: str) -> Column:
-        if name not in self._columns:
-            self._compute([name])
-        return self._columns[name]
-
-    def evaluate(self, expression: Expression) -> Column:
-        self._compute(self._new.needs_of(expression))
-        return expression.evaluate(self._columns, self.num_entries)
-
-    def _compute(self, names: Iterable[str]) -> None:
-        for step in self._new.steps_to(names, known=self._columns):
-            self._columns[step] = self._new.expressions[step].evaluate(self._columns, self.num_entries)
-
-
-def evaluate_together(expressions: Mapping[str, Expression], typed: Columns, new: NewVariables) -> dict[str, Column]:
-    """Values of several expressions over the same typed columns, by the name of each."""
-    if not expressions:
-        return {}
-    events = _Events(typed, new, len(next(iter(typed.values()))))
-    return {name: events.evaluate(one) for name, one in expressions.items()}
 
 
 def truncated_objects(lengths: NDArray[np.int64], length: int) -> int:

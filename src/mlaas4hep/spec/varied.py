@@ -13,9 +13,10 @@ from msgspec.structs import replace
 
 from mlaas4hep.errors import ConfigError, ExpressionError
 from mlaas4hep.spec.columns import Column, Columns, ColumnType, cast
+from mlaas4hep.spec.computed import evaluate_together
 from mlaas4hep.spec.expressions import Expression
 from mlaas4hep.spec.features import FeatureSpec
-from mlaas4hep.spec.preprocess import Preprocessor, evaluate_together
+from mlaas4hep.spec.preprocess import Preprocessor
 
 WEIGHT = "weight"
 """The key of a variation that stands for ``weights.event``."""

@@ -18,6 +18,8 @@ from mlaas4hep.errors import UserError
 from mlaas4hep.report.calibration import draw_calibration
 from mlaas4hep.report.page import COMPARISON_FILE, PICTURE_FOLDER, write_comparison
 from mlaas4hep.report.plots import RocCurve, draw_roc
+from mlaas4hep.report.style import file_name
+from mlaas4hep.train.calibration import Calibration
 from mlaas4hep.train.compare_targets import compare_targets
 from mlaas4hep.train.draw_judgement import WEIGHTS, reliability_curve
 from mlaas4hep.train.evaluate import EvaluatedRun
@@ -27,6 +29,18 @@ from mlaas4hep.train.output import draft_folder, free_path, to_json
 
 # More curves cannot be told apart in one picture; the table has all runs.
 MAX_CURVES = 12
+
+
+class OfClass(msgspec.Struct, frozen=True):
+    """One of several classes in one run: area against all others, and calibration of its score as in `Compared`."""
+
+    auc: float
+    auc_err: float
+    ece: float | None
+    ece_err: float | None
+    ece_expected: float | None
+    brier: float | None
+    brier_err: float | None
 
 
 class Compared(msgspec.Struct, frozen=True):
@@ -48,6 +62,8 @@ class Compared(msgspec.Struct, frozen=True):
         At the best cut on the score of the signal.
     seconds
         Wall time of the training.
+    classes
+        Of several classes, each of them.
     """
 
     name: str
@@ -68,6 +84,7 @@ class Compared(msgspec.Struct, frozen=True):
     brier: float | None
     brier_err: float | None
     training_weights: str
+    classes: dict[str, OfClass] = {}
 
 
 class Pair(msgspec.Struct, frozen=True):
@@ -150,8 +167,7 @@ def _names(runs: Sequence[EvaluatedRun]) -> list[str]:
 def _line(run: EvaluatedRun, name: str, difference: tuple[float, float] | None, target: Path) -> Compared:
     evaluation, metrics = run.evaluation, run.metrics
     part = evaluation.parts.get("test")
-    calibration = None if part is None else part.calibration.get(metrics["classes"][-1])
-    learned = None if calibration is None else calibration.learned
+    learned = _calibration(run, metrics["classes"][-1])
     counting = list(evaluation.counting.values())
     scan = counting[-1].scan if counting else None
     return Compared(
@@ -173,7 +189,23 @@ def _line(run: EvaluatedRun, name: str, difference: tuple[float, float] | None, 
         brier=learned.brier if learned else None,
         brier_err=learned.brier_err if learned else None,
         training_weights=evaluation.training_weights,
+        classes={} if len(evaluation.classes) < 2 else {one: _of_class(run, one) for one in evaluation.classes},
     )
+
+
+def _of_class(run: EvaluatedRun, name: str) -> OfClass:
+    area, learned = run.evaluation.classes[name], _calibration(run, name)
+    if learned is None:
+        return OfClass(area.auc, area.auc_err, None, None, None, None, None)
+    figures = (learned.ece, learned.ece_err, learned.ece_expected, learned.brier, learned.brier_err)
+    return OfClass(area.auc, area.auc_err, *figures)
+
+
+def _calibration(run: EvaluatedRun, name: str) -> Calibration | None:
+    """Of the score of a class, with the weights that the model learned with."""
+    part = run.evaluation.parts.get("test")
+    found = None if part is None else part.calibration.get(name)
+    return None if found is None else found.learned
 
 
 def _pairs(runs: Mapping[str, EvaluatedRun]) -> dict[tuple[str, str], tuple[float, float]]:
@@ -197,18 +229,26 @@ def _same_events(one: Judged, other: Judged) -> bool:
 
 
 def _draw(runs: Mapping[str, EvaluatedRun], folder: Path) -> None:
-    curves = [curve for name, run in runs.items() for curve in _curves(run, name)]
+    """ROC curves and calibration: of two classes those of the signal, of several a picture each."""
+    classes: list[str] = next(iter(runs.values())).metrics["classes"]
+    several = len(classes) > 2
+    for number, shown in enumerate(classes if several else classes[-1:]):
+        ending = f"_{number}_{file_name(shown)}.png" if several else ".png"
+        _draw_class(runs, shown, folder, ending, several=several)
+
+
+def _draw_class(runs: Mapping[str, EvaluatedRun], shown: str, folder: Path, ending: str, *, several: bool) -> None:
+    words = {name: f"{name}, {shown}" if several else name for name in runs}
+    curves = [curve for name, run in runs.items() for curve in _curves(run, shown, words[name])]
     if not curves:
         return
-    first = next(iter(runs.values()))
-    draw_roc(curves, folder / "roc.png", several=len(first.metrics["classes"]) > 2)
-    signal = first.metrics["classes"][-1]
-    found = {name: run.evaluation.parts["test"].calibration.get(signal) for name, run in runs.items() if run.test}
-    shown = [reliability_curve(name, one.learned) for name, one in found.items() if one is not None]
-    if shown:
+    draw_roc(curves, folder / f"roc{ending}", several=several)
+    found = {words[name]: _calibration(run, shown) for name, run in runs.items() if run.test}
+    lines = [reliability_curve(name, one) for name, one in found.items() if one is not None]
+    if lines:
         weights = {run.evaluation.training_weights for run in runs.values()}
-        words = WEIGHTS[weights.pop()] if len(weights) == 1 else "each with its training weights"
-        draw_calibration(shown, folder / "calibration.png", weights=words)
+        told = WEIGHTS[weights.pop()] if len(weights) == 1 else "each with its training weights"
+        draw_calibration(lines, folder / f"calibration{ending}", weights=told)
 
 
 def _positives(run: EvaluatedRun) -> list[int]:
@@ -216,12 +256,13 @@ def _positives(run: EvaluatedRun) -> list[int]:
     return [1] if len(classes) == 2 else list(range(len(classes)))
 
 
-def _curves(run: EvaluatedRun, name: str) -> list[RocCurve]:
-    """Of two classes the one curve; of several that of the signal."""
+def _curves(run: EvaluatedRun, shown: str, words: str) -> list[RocCurve]:
+    """The curve of one class against all others, if there is one."""
     if run.test is None or run.evaluation.auc is None:
         return []
-    label = _positives(run)[-1]
-    own = run.evaluation.classes[run.metrics["classes"][label]]
-    roc = roc_curve(run.test.scores[:, -1], run.test.labels == label, run.test.weights)
-    shown = f"{name}" if run.test.scores.shape[1] == 1 else f"{name}, {run.metrics['classes'][label]}"
-    return [RocCurve(shown, roc.signal, roc.background, own.auc, own.auc_err)]
+    classes: list[str] = run.metrics["classes"]
+    label = classes.index(shown)
+    column = 0 if run.test.scores.shape[1] == 1 else label
+    roc = roc_curve(run.test.scores[:, column], run.test.labels == label, run.test.weights)
+    own = run.evaluation.classes[shown]
+    return [RocCurve(words, roc.signal, roc.background, own.auc, own.auc_err)]

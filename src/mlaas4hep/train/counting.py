@@ -7,6 +7,7 @@ is the sum of weights of all selected events, exactly.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -88,12 +89,19 @@ class Scan(msgspec.Struct, frozen=True):
     cuts
         [M].
     signal, background, background_err
-        Expected events [M], and the statistical uncertainty of the background from the number of simulated events.
+        Expected events [M], and the statistical uncertainty of the background from the number of simulated events, with
+        one event more of each sample.
     known, uncertain
         Significance [M] with a background known exactly, and with its relative uncertainty and that of simulation;
         null where the cut keeps fewer than `MIN_BACKGROUND_EVENTS` simulated background events.
     best
-        Place of the highest ``uncertain``; None where there is none.
+        Place of the highest ``uncertain``; None where there is none. It is the highest on these very events, and so a
+        little too high.
+    crossed
+        The same significance of all events where either half is cut at what is best on the other half: no event counts
+        at a cut that it has chosen. Null where there is none.
+    one_more
+        Variance of the background by one event more of each of its samples, with the root of the mean squared weight.
     """
 
     cuts: tuple[float, ...]
@@ -103,11 +111,60 @@ class Scan(msgspec.Struct, frozen=True):
     known: tuple[float | None, ...]
     uncertain: tuple[float | None, ...]
     best: int | None
+    crossed: float | None = None
+    one_more: float = 0.0
 
     @property
     def best_cut(self) -> float | None:
         """The cut at ``best``."""
         return None if self.best is None else self.cuts[self.best]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Counted:
+    """Sums [M] of what passes each cut; ``kept`` counts background events, ``one_more`` is as in `Scan`."""
+
+    signal: Floats
+    background: Floats
+    variance: Floats
+    kept: Floats
+    one_more: float
+
+    @classmethod
+    def at(cls, cuts: Floats, events: Weighed) -> _Counted:
+        order = np.argsort(events.scores, kind="stable")
+        first = np.searchsorted(events.scores[order], cuts, side="left")
+        weights, signal = events.weights[order], events.is_signal[order]
+        others = np.where(signal, 0.0, weights)
+        return cls(
+            _above(np.where(signal, weights, 0.0), first),
+            _above(others, first),
+            _above(others**2, first),
+            _above((~signal).astype(np.float64), first),
+            _one_more(events),
+        )
+
+    @property
+    def error(self) -> Floats:
+        """Of the background, by the number of its simulated events."""
+        return np.sqrt(self.variance + self.one_more)
+
+    def significance(self, uncertainty: float, *, least: int = MIN_BACKGROUND_EVENTS) -> Floats:
+        """With the uncertain background; NaN where too few of its events are kept."""
+        found = asimov_significance(self.signal, self.background, np.hypot(uncertainty * self.background, self.error))
+        return np.where(self.kept >= least, found, np.nan)
+
+
+def _one_more(events: Weighed) -> float:
+    """Square of a typical weight, summed over the samples of the background.
+
+    A sample of which no simulated event is left is not known to be gone: it may have a few hundred events that stand
+    for a million each.
+    """
+    others = ~events.is_signal
+    counts = np.bincount(events.samples[others])
+    squares = np.bincount(events.samples[others], events.weights[others] ** 2)
+    return float(np.sum(squares[counts > 0] / counts[counts > 0]))
 
 
 def scan_cuts(events: Weighed, *, uncertainty: float) -> Scan:
@@ -116,27 +173,53 @@ def scan_cuts(events: Weighed, *, uncertainty: float) -> Scan:
     ``uncertainty`` is the relative one of the background; that of the simulation is added in quadrature.
     """
     cuts = cuts_of(events.scores, events.is_signal)
-    order = np.argsort(events.scores, kind="stable")
-    first = np.searchsorted(events.scores[order], cuts, side="left")
-    weights, signal = events.weights[order], events.is_signal[order]
-    s = _above(np.where(signal, weights, 0.0), first)
-    b = _above(np.where(signal, 0.0, weights), first)
-    error = np.sqrt(_above(np.where(signal, 0.0, weights**2), first))
-    known = asimov_significance(s, b)
-    uncertain = asimov_significance(s, b, np.hypot(uncertainty * b, error))
-    enough = _above((~signal).astype(np.float64), first) >= MIN_BACKGROUND_EVENTS
-    known, uncertain = (np.where(enough, one, np.nan) for one in (known, uncertain))
-    offered = np.where(np.isfinite(uncertain), uncertain, -1.0)
-    best = int(np.argmax(offered)) if offered.max(initial=-1.0) > 0 else None
+    found = _Counted.at(cuts, events)
+    known = asimov_significance(found.signal, found.background)
+    uncertain = found.significance(uncertainty)
     return Scan(
         cuts=tuple(cuts.tolist()),
-        signal=tuple(s.tolist()),
-        background=tuple(b.tolist()),
-        background_err=tuple(error.tolist()),
-        known=_plain(known),
+        signal=tuple(found.signal.tolist()),
+        background=tuple(found.background.tolist()),
+        background_err=tuple(found.error.tolist()),
+        known=_plain(np.where(found.kept >= MIN_BACKGROUND_EVENTS, known, np.nan)),
         uncertain=_plain(uncertain),
-        best=best,
+        best=_best(uncertain),
+        crossed=_crossed(events, uncertainty),
+        one_more=found.one_more,
     )
+
+
+def _best(significance: Floats) -> int | None:
+    offered = np.where(np.isfinite(significance), significance, -1.0)
+    return int(np.argmax(offered)) if offered.max(initial=-1.0) > 0 else None
+
+
+def _crossed(events: Weighed, uncertainty: float) -> float | None:
+    """Every second event is cut at what is best on the others, and the reverse; then all are counted together."""
+    even = np.arange(len(events.scores)) % 2 == 0
+    halves = [_of(events, even), _of(events, ~even)]
+    passed = []
+    for chosen_by, counted in ((halves[0], halves[1]), (halves[1], halves[0])):
+        cuts = cuts_of(chosen_by.scores, chosen_by.is_signal)
+        # A half stands for all events, as the whole does.
+        doubled = dataclasses.replace(chosen_by, weights=2 * chosen_by.weights)
+        best = _best(_Counted.at(cuts, doubled).significance(uncertainty, least=MIN_BACKGROUND_EVENTS // 2))
+        if best is None:
+            return None
+        passed.append(_Counted.at(cuts[best : best + 1], counted))
+    one, other = passed
+    both = _Counted(
+        one.signal + other.signal,
+        one.background + other.background,
+        one.variance + other.variance,
+        one.kept + other.kept,
+        _one_more(events),
+    )
+    return _plain(both.significance(uncertainty))[0]
+
+
+def _of(events: Weighed, chosen: NDArray[np.bool_]) -> Weighed:
+    return Weighed(events.scores[chosen], events.is_signal[chosen], events.weights[chosen], events.samples[chosen])
 
 
 def cuts_of(scores: Floats, is_signal: NDArray[np.bool_]) -> Floats:

@@ -34,8 +34,11 @@ from mlaas4hep.train.callbacks import EpochRecord, History
 from mlaas4hep.train.fold_folder import FoldFolder
 from mlaas4hep.train.output import REPORT_FOLDER, draft_folder, write_fold_report, write_run
 from mlaas4hep.train.over_folds import OverFolds
+from mlaas4hep.train.provenance import own_sources
 from mlaas4hep.train.resume import Unfinished, data_facts
-from mlaas4hep.train.run import MODEL_FOLDER, RunResult, facts_of, parity_rows, prepare, train
+from mlaas4hep.train.run import MODEL_FOLDER, RunResult, train_one
+from mlaas4hep.train.run_plan import RunPlan, facts_of, parity_rows, prepare
+from mlaas4hep.train.tracking import Tracks, require_address
 
 FOLDS_FOLDER = "folds"
 FOLDS_FILE = "folds.json"
@@ -56,41 +59,70 @@ def train_folds(
     A run that was interrupted goes on with the fold where it was; folds that were finished are not learned again.
     """
     started = time.perf_counter()
-    told = progress or Silent()
+    told = _Heard(progress or Silent())
     choice = choose(config.model, where=config.path)
     _refuse_beside(config)
+    require_address(config)
     folder = FoldFolder.begin(config, output=output, max_events=max_events, unfinished=unfinished)
     with folder.kept(told):
         plan = prepare(config, choice, max_events=max_events, threads=threads, rescan=rescan, progress=told)
         folder.claim(data_facts(choice, plan.catalogue, plan.spec, order=str(plan.catalogue.identity)))
-        for fold in range(folder.folds):
-            if folder.finished(fold):
-                told.note(f"fold {fold + 1} of {folder.folds}: was finished before")
-                continue
-            train(
-                _holding_out(config, fold),
-                output=folder.path(fold),
-                max_events=max_events,
-                threads=threads,
-                progress=_OfFold(told, fold, folder.folds),
-                unfinished=folder.standing(fold),
-                rescan=rescan,
-            )
-        runs = [FoldRun.read(folder.path(fold), fold) for fold in range(folder.folds)]
-        with draft_folder(folder.target) as draft:
-            metrics = _metrics(runs, time.perf_counter() - started) | facts_of(plan)
-            folder.copy_to(draft / FOLDS_FOLDER)
-            write_fold_report(draft, metrics, [one.history for one in runs])
-            bundle = write_mean_bundle(
-                draft / MODEL_FOLDER,
-                spec=plan.spec.with_provenance(plan.begun.told(plan.catalogue, plan.files)),
-                models=[one.bundle for one in runs],
-                rows=parity_rows(plan),
-                native={FOLDS_FILE: _document(runs, plan.catalogue)},
-                report=draft / REPORT_FOLDER,
-            )
-            metrics |= {"spec_sha256": bundle.spec_sha256, "model_sha256": bundle.model_sha256}
-            write_run(draft, config, metrics)
+        with Tracks(config, folder.target, resumed=unfinished == "resume", progress=told) as tracks:
+            _train_each(config, folder, told, max_events=max_events, threads=threads, rescan=rescan)
+            result = _put_together(plan, folder, started)
+            # Epochs are those of the folds, which are told of each by itself.
+            tracks.result(result.metrics, History((), 0), result.bundle, result.path)
+    return result
+
+
+def _train_each(
+    config: Config,
+    folder: FoldFolder,
+    told: _Heard,
+    *,
+    max_events: int | None,
+    threads: int | None,
+    rescan: bool,
+) -> None:
+    """The folds that are not finished, one after the other."""
+    for fold in range(folder.folds):
+        if folder.finished(fold):
+            told.note(f"fold {fold + 1} of {folder.folds}: was finished before")
+            continue
+        train_one(
+            _holding_out(config, fold),
+            output=folder.path(fold),
+            max_events=max_events,
+            threads=threads,
+            progress=_OfFold(told, fold, folder.folds),
+            unfinished=folder.standing(fold),
+            rescan=rescan,
+            tracked_as=folder.target.with_name(f"{folder.target.name}-fold-{fold}"),
+        )
+
+
+def _put_together(plan: RunPlan, folder: FoldFolder, started: float) -> RunResult:
+    """The run of all folds, and the mean of their models, from the runs of the folds."""
+    runs = [FoldRun.read(folder.path(fold), fold) for fold in range(folder.folds)]
+    file = plan.choice.file
+    with draft_folder(folder.target) as draft:
+        metrics = _metrics(runs, time.perf_counter() - started) | facts_of(plan)
+        folder.copy_to(draft / FOLDS_FOLDER)
+        write_fold_report(draft, metrics, [one.history for one in runs])
+        bundle = write_mean_bundle(
+            draft / MODEL_FOLDER,
+            spec=plan.spec.with_provenance(plan.begun.told(plan.catalogue, plan.files)),
+            models=[one.bundle for one in runs],
+            rows=parity_rows(plan),
+            native={
+                FOLDS_FILE: _document(runs, plan.catalogue),
+                **({} if file is None else file.native()),
+                **own_sources(plan.catalogue),
+            },
+            report=draft / REPORT_FOLDER,
+        )
+        metrics |= {"spec_sha256": bundle.spec_sha256, "model_sha256": bundle.model_sha256}
+        write_run(draft, plan.config, metrics)
     written = folder.target / MODEL_FOLDER / bundle.path.parent.name / bundle.path.name
     return RunResult(folder.target, load_bundle(written), metrics, runs[0].history)
 
@@ -184,10 +216,31 @@ def _document(runs: Sequence[FoldRun], catalogue: Catalogue) -> bytes:
     return (json.dumps(document, indent=1) + "\n").encode()
 
 
-class _OfFold:
-    """Tells which fold a step is of; a line that was told before the folds is not told again."""
+class _Heard:
+    """Passes everything on, and knows the lines that were told."""
 
-    def __init__(self, told: Progress, fold: int, folds: int) -> None:
+    def __init__(self, told: Progress) -> None:
+        self._told = told
+        self.lines: set[str] = set()
+
+    def start(self, description: str, *, total: int | None = None, unit: str = "events") -> None:
+        self._told.start(description, total=total, unit=unit)
+
+    def update(self, count: int) -> None:
+        self._told.update(count)
+
+    def note(self, text: str) -> None:
+        self.lines.add(text)
+        self._told.note(text)
+
+    def close(self) -> None:
+        self._told.close()
+
+
+class _OfFold:
+    """Tells which fold a step is of; a line that was told of all folds is not told again."""
+
+    def __init__(self, told: _Heard, fold: int, folds: int) -> None:
         self._told = told
         self._name = f"fold {fold + 1} of {folds}"
 
@@ -198,7 +251,8 @@ class _OfFold:
         self._told.update(count)
 
     def note(self, text: str) -> None:
-        self._told.note(f"{self._name}: {text}")
+        if text not in self._told.lines:
+            self._told.note(f"{self._name}: {text}")
 
     def close(self) -> None:
         self._told.close()

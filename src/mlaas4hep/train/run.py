@@ -25,63 +25,41 @@ from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
-import msgspec
 import numpy as np
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from mlaas4hep.arguments import require, text_path, whole, word
 from mlaas4hep.backends.protocol import Learner, StreamingLearner, Task, reference_of
-from mlaas4hep.backends.registry import Choice, choose
+from mlaas4hep.backends.registry import choose
 from mlaas4hep.backends.weights import refuse_negative
 from mlaas4hep.bundle import Bundle, load_bundle
 from mlaas4hep.bundle.write import write_bundle
 from mlaas4hep.config import Config
 from mlaas4hep.config.values import MOST_SEED
-from mlaas4hep.data.account import Counts
 from mlaas4hep.data.batches import Batch
-from mlaas4hep.data.catalogue import Catalogue
-from mlaas4hep.data.dataset import EventDataset
-from mlaas4hep.data.duplicates import Duplicates
-from mlaas4hep.data.pace import default_threads
-from mlaas4hep.data.split import Part
 from mlaas4hep.data.weights import training_sums
+from mlaas4hep.errors import UserError
 from mlaas4hep.graph.core import Core
 from mlaas4hep.graph.merge import merge
 from mlaas4hep.graph.session import Session
 from mlaas4hep.progress import Progress, Silent
-from mlaas4hep.spec.contract import ModelSpec
-from mlaas4hep.spec.preprocess import Preprocessor
 from mlaas4hep.spec.targets import TargetScaler
 from mlaas4hep.train import loop
-from mlaas4hep.train.beside import check_beside, read_beside
+from mlaas4hep.train.beside import read_beside
 from mlaas4hep.train.callbacks import History, Watch
-from mlaas4hep.train.figures import Judgement, accounts, first_rows, held_out, judge_parts, plain
-from mlaas4hep.train.health import (
-    notes_on_inputs,
-    require_labels,
-    require_parts,
-    require_spread,
-    require_targets,
-    tell_duplicates,
-)
+from mlaas4hep.train.figures import Judgement, held_out, judge_parts, plain
 from mlaas4hep.train.interrupt import Interrupt
 from mlaas4hep.train.learning import learn
-from mlaas4hep.train.lengths import collection_figures, notes
-from mlaas4hep.train.limit import limit_events
 from mlaas4hep.train.loop import Judged
 from mlaas4hep.train.lost import lost_since
 from mlaas4hep.train.output import REPORT_FOLDER, draft_folder, write_report, write_run
-from mlaas4hep.train.provenance import Begun, own_sources, versions
+from mlaas4hep.train.provenance import own_sources, versions
 from mlaas4hep.train.resume import Attempt, Unfinished, begin, data_facts, refuse_unable
-from mlaas4hep.train.room import refuse_without_room, require_folder
-from mlaas4hep.train.scanned import account_of, scanned
-from mlaas4hep.train.scoring import events_by_part
+from mlaas4hep.train.run_plan import RunPlan, facts_of, parity_rows, prepare
 from mlaas4hep.train.tracking import Tracks, require_address
 
 MODEL_FOLDER = "model"
-_EVALUATION_BATCH = 4096
-_PARITY_ROWS = 2048
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -109,56 +87,6 @@ class RunResult:
     def report(self) -> Path:
         """The page of the run."""
         return self.path / "report.html"
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Plan:
-    """All that is decided before anything is learned."""
-
-    config: Config
-    choice: Choice
-    catalogue: Catalogue
-    spec: ModelSpec
-    files: tuple[Counts, ...]
-    threads: int
-    max_events: int | None
-    scanned: Catalogue
-    begun: Begun
-    duplicates: Duplicates | None
-    on_epoch: Watch | None = None
-    on_judged: Callable[[dict[str, Any]], None] | None = None
-
-    def corrected(self) -> _Plan:
-        """With weights that make up for what was lost after the scan: for all that is judged."""
-        return dataclasses.replace(self, catalogue=self.scanned.corrected())
-
-    @property
-    def seed(self) -> int:
-        """Of the order and of the learner."""
-        return self.config.training.seed
-
-    @property
-    def events(self) -> dict[Part, int]:
-        """Events by part."""
-        return events_by_part(self.spec.statistics)
-
-    def dataset(self, part: Part, *, training: bool, shuffle: bool = False) -> EventDataset:
-        """A part as a stream, with training weights for learning or with physics weights for judging."""
-        settings = self.config.training
-        return EventDataset(
-            self.catalogue,
-            Preprocessor(self.config.features, self.catalogue.types),
-            part=part,
-            batch_size=settings.batch_size if training and shuffle else _EVALUATION_BATCH,
-            shuffle="exact" if shuffle and training and settings.shuffle == "exact" else shuffle,
-            cache=self.config.cache,
-            shuffle_window=settings.shuffle_window,
-            seed=self.seed,
-            weights="training" if training else "physics",
-            statistics=self.spec.statistics,
-            threads=self.threads,
-            max_memory=settings.max_memory_bytes,
-        )
 
 
 def train(
@@ -198,7 +126,7 @@ def train(
         Scan the events even where statistics of the same files and declaration are kept from an earlier run.
     on_epoch
         Told each epoch of a model that learns batch by batch; what it raises ends the run, of which nothing is left but
-        a checkpoint.
+        a checkpoint. Not with folds, nor is ``on_judged``.
     on_judged
         Told the figures before anything is drawn and written; the same holds for what it raises.
 
@@ -222,30 +150,57 @@ def train(
         text_path(output, "output")
     if seed is not None:
         seed = whole(seed, "seed", most=MOST_SEED)
-    started = time.perf_counter()
     told = progress or Silent()
     if seed is not None:
         config = replace(config, training=replace(config.training, seed=seed))
-    if config.features.split.in_folds:
-        from mlaas4hep.train.folds import train_folds  # which comes back here for each of them
+    settings: dict[str, Any] = {"threads": threads, "progress": told, "unfinished": unfinished, "rescan": rescan}
+    if not config.features.split.in_folds:
+        settings |= {"on_epoch": on_epoch, "on_judged": on_judged}
+        return train_one(config, output=output, max_events=max_events, **settings)
+    from mlaas4hep.train.folds import train_folds  # which comes back here for each of them
 
-        settings: dict[str, Any] = {"threads": threads, "progress": told, "unfinished": unfinished, "rescan": rescan}
-        return train_folds(config, output=output, max_events=max_events, **settings)
+    if on_epoch is not None or on_judged is not None:
+        raise UserError(
+            f"{config.path}: on_epoch and on_judged are told of one training, and split.folds makes "
+            f"{config.features.split.num_folds}; leave them out, or train one fold (split.fold)"
+        )
+    return train_folds(config, output=output, max_events=max_events, **settings)
+
+
+def train_one(
+    config: Config,
+    *,
+    output: str | Path | None,
+    max_events: int | None,
+    threads: int | None,
+    progress: Progress,
+    unfinished: Unfinished,
+    rescan: bool,
+    on_epoch: Watch | None = None,
+    on_judged: Callable[[dict[str, Any]], None] | None = None,
+    tracked_as: Path | None = None,
+) -> RunResult:
+    """One model: of a config without folds, or of one of them; parameters and errors are those of `train`.
+
+    ``tracked_as`` is the run directory by which trackers know it, where that is not its own.
+    """
+    started = time.perf_counter()
     choice = choose(config.model, where=config.path)
     if unfinished == "resume":
         refuse_unable(choice)
     require_address(config)
-    attempt = begin(config, output=output, max_events=max_events, unfinished=unfinished, progress=told)
-    with Interrupt() as interrupt, attempt.kept(told):
-        plan = prepare(config, choice, max_events=max_events, threads=threads, rescan=rescan, progress=told)
-        with Tracks(config, attempt.target, resumed=unfinished == "resume", progress=told) as tracks:
+    attempt = begin(config, output=output, max_events=max_events, unfinished=unfinished, progress=progress)
+    with Interrupt() as interrupt, attempt.kept(progress):
+        plan = prepare(config, choice, max_events=max_events, threads=threads, rescan=rescan, progress=progress)
+        known = tracked_as or attempt.target
+        with Tracks(config, known, resumed=unfinished == "resume", progress=progress) as tracks:
             plan = dataclasses.replace(plan, on_epoch=tracks.watching(on_epoch), on_judged=on_judged)
-            result = _run(plan, attempt, interrupt, told, started)
+            result = _run(plan, attempt, interrupt, progress, started)
             tracks.result(result.metrics, result.history, result.bundle, result.path)
         return result
 
 
-def _run(plan: _Plan, attempt: Attempt, interrupt: Interrupt, told: Progress, started: float) -> RunResult:
+def _run(plan: RunPlan, attempt: Attempt, interrupt: Interrupt, told: Progress, started: float) -> RunResult:
     """Learn, judge, write."""
     target, config = attempt.target, plan.config
     learner, history = _learn(plan, attempt, interrupt, told)
@@ -269,55 +224,7 @@ def _run(plan: _Plan, attempt: Attempt, interrupt: Interrupt, told: Progress, st
     return RunResult(target, load_bundle(name), metrics, history)
 
 
-def prepare(
-    config: Config, choice: Choice, *, max_events: int | None, threads: int | None, rescan: bool, progress: Progress
-) -> _Plan:
-    """Open and scan the files of a config and seal its contract; refuses what cannot be learned from."""
-    for line in (*config.not_built(), *config.unused()):
-        progress.note(line)
-    require_folder(config)
-    whole = _open(config, progress)
-    begun = Begun.now(config, choice, whole, max_events=max_events, progress=progress)
-    catalogue = whole if max_events is None else limit_events(whole, max_events)
-    preprocessor = Preprocessor(config.features, catalogue.types)
-    check_beside(config.features, catalogue)
-    threads = default_threads() if threads is None else threads
-    refuse_without_room(config, choice, catalogue, preprocessor)
-    catalogue, found = scanned(
-        catalogue,
-        preprocessor,
-        threads=threads,
-        max_memory=config.training.max_memory_bytes,
-        rescan=rescan,
-        progress=progress,
-        duplicates=config.duplicates != "ignore",
-    )
-    tell_duplicates(found.duplicates, config.duplicates, progress)
-    statistics = found.statistics
-    require_labels(catalogue, preprocessor, statistics)
-    require_targets(statistics)
-    progress.note(account_of(catalogue, statistics))
-    if unlabelled := sum(one.unlabelled for one in found.files):
-        lack = "lack a target" if config.features.target_texts else "have none of the classes"
-        progress.note(f"{unlabelled} selected events {lack}, and are left out")
-    for line in notes_on_inputs(statistics, config.features.inputs):
-        progress.note(line)
-    require_spread(statistics, config.features.inputs)
-    require_parts(events_by_part(statistics), config.features.split, identity=str(catalogue.identity))
-    for line in notes(collection_figures(statistics, config.features.inputs)):
-        progress.note(line)
-    spec = ModelSpec.seal(config.name, preprocessor=preprocessor, statistics=statistics)
-    return _Plan(config, choice, catalogue, spec, found.files, threads, max_events, catalogue, begun, found.duplicates)
-
-
-def _open(config: Config, progress: Progress) -> Catalogue:
-    progress.start("opening files", unit="files")
-    catalogue = Catalogue.open(config, progress=progress.update)
-    progress.close()
-    return catalogue
-
-
-def _learn(plan: _Plan, attempt: Attempt, interrupt: Interrupt, progress: Progress) -> tuple[Learner, History]:
+def _learn(plan: RunPlan, attempt: Attempt, interrupt: Interrupt, progress: Progress) -> tuple[Learner, History]:
     learner = plan.choice.build(Task.of(plan.spec, seed=plan.seed))
     scaler = TargetScaler(plan.spec.targets) if plan.spec.targets else None
     _refuse_negative(plan, learner)
@@ -355,7 +262,7 @@ def _learn(plan: _Plan, attempt: Attempt, interrupt: Interrupt, progress: Progre
     return learner, history
 
 
-def _refuse_negative(plan: _Plan, learner: Learner) -> None:
+def _refuse_negative(plan: RunPlan, learner: Learner) -> None:
     """Before the first step rather than at the first batch that holds one."""
     classes = training_sums(plan.spec.statistics, plan.spec.classes)
     negative = sum(one.negative for one in classes.values())
@@ -364,7 +271,7 @@ def _refuse_negative(plan: _Plan, learner: Learner) -> None:
     refuse_negative(plan.choice.title, negative=negative, events=sum(one.events for one in classes.values()))
 
 
-def _judge(plan: _Plan, core: Core, progress: Progress) -> Judgement:
+def _judge(plan: RunPlan, core: Core, progress: Progress) -> Judgement:
     """By the graph that will be served, on the parts that learning has seen."""
     session = Session(merge(plan.spec, core))
     with ExitStack() as stack:
@@ -377,7 +284,7 @@ def _judge(plan: _Plan, core: Core, progress: Progress) -> Judgement:
         return judge_parts(session.run, plan.spec, streams, progress=progress, observe=observe)
 
 
-def _observers(plan: _Plan, progress: Progress, judged: Judged) -> NDArray[np.float64]:
+def _observers(plan: RunPlan, progress: Progress, judged: Judged) -> NDArray[np.float64]:
     """Of the validation part."""
     features = plan.config.features
     found = read_beside(
@@ -394,7 +301,7 @@ def _observers(plan: _Plan, progress: Progress, judged: Judged) -> NDArray[np.fl
 
 
 def _metrics(
-    plan: _Plan, core: Core, judgement: Judgement, history: History, seconds: dict[str, float]
+    plan: RunPlan, core: Core, judgement: Judgement, history: History, seconds: dict[str, float]
 ) -> dict[str, Any]:
     return {
         **held_out(judgement),
@@ -410,37 +317,7 @@ def _metrics(
     }
 
 
-def facts_of(plan: _Plan) -> dict[str, Any]:
-    """What a run says of its config and its events, whatever was learned."""
-    return {
-        "name": plan.config.name,
-        "model": plan.choice.title if plan.choice.file is None else Path(plan.choice.title).name,
-        "task": plan.spec.task,
-        "classes": list(plan.spec.classes),
-        "target_names": [one.name for one in plan.spec.targets],
-        "split_by": str(plan.catalogue.identity),
-        "seed": plan.seed,
-        "max_events": plan.max_events,
-        "entries_read": plan.catalogue.num_entries,
-        "samples": msgspec.to_builtins(plan.spec.statistics.samples),
-        "samples_not_used": list(plan.config.observed),
-        "collections": msgspec.to_builtins(collection_figures(plan.spec.statistics, plan.spec.features.inputs)),
-        "files": accounts(plan.catalogue, plan.files),
-        "duplicates": msgspec.json.decode(msgspec.json.encode(plan.duplicates)),
-        "on_error": str(plan.config.on_error),
-        "skipped": [one.as_plain() for one in plan.catalogue.quarantine.records],
-        "lost_after_scan": [msgspec.to_builtins(one) for one in lost_since(plan.scanned)],
-        "versions": versions(),
-    }
-
-
-def parity_rows(plan: _Plan) -> dict[str, NDArray[np.float32]]:
-    """Raw inputs of events of the training part, for the gate before a bundle is written."""
-    with plan.dataset("train", training=False, shuffle=True) as dataset, dataset.epoch(0) as batches:
-        return first_rows(batches, _PARITY_ROWS)
-
-
-def _write_bundle(draft: Path, plan: _Plan, learner: Learner, core: Core) -> Bundle:
+def _write_bundle(draft: Path, plan: RunPlan, learner: Learner, core: Core) -> Bundle:
     rows = parity_rows(plan)
     spec = plan.spec.with_provenance(plan.begun.told(plan.catalogue, plan.files))
     return write_bundle(

@@ -193,7 +193,8 @@ class _Server:
         self._run.metrics({f"final.{name}": value for name, value in values.items()}, step=0)
         self._run.tags(tags)
         for name in _FILES:
-            self._run.file(run / name, name)
+            if (run / name).is_file():  # with folds, each of them has a history of its own
+                self._run.file(run / name, name)
         for path in sorted((run / "pictures").glob("*")):
             self._run.file(path, f"pictures/{path.name}")
         if self._with_bundle:

@@ -162,7 +162,7 @@ def _counting(one: Shift, nominal: Nominal, column: int, signal: str, scan: Scan
     others = [name for name, of in nominal.kinds.classes.items() if of != signal]
     squares, counts = one.squares[column][scan.best], one.counts[column][scan.best]
     error = sum(_scale(nominal, name) ** 2 * float(squares[_cells(nominal, name)].sum()) for name in others) ** 0.5
-    spread = np.hypot(nominal.uncertainty * background, error)
+    spread = np.hypot(nominal.uncertainty * background, (error**2 + scan.one_more) ** 0.5)
     found = float(asimov_significance(after.signal.varied, background, spread))
     enough = sum(int(counts[_cells(nominal, name)].sum()) for name in others) >= MIN_BACKGROUND_EVENTS
     return VariedCounting(before, after, found if enough and np.isfinite(found) else None, scan.uncertain[scan.best])

@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.fuzz import GOLDEN, Fuzz, is_well, measure
 from benchmarks.mutated import Seed, mutated, mutated_rpc
-from mlaas4hep.serve.repository import open_repository
+from mlaas4hep.serve.opening import open_repository
 from mlaas4hep.serve.server import background
 from mlaas4hep.serve.service import InferenceService
 from mlaas4hep.serve.sockets import bind

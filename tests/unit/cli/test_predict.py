@@ -17,12 +17,13 @@ def test_many_events_go_in_parts_and_the_next_server_is_asked_where_one_is_dead(
     monkeypatch.setattr(predict, "PART", 3)
     file = tmp_path / "events.json"
     file.write_text(json.dumps([{"x": float(i)} for i in range(8)]))
-    with crooked(MODELS, predicted) as server:
+    with crooked(MODELS, reply(200, {"version": "3"}), predicted) as server:
         asked = ["predict", "--url", "http://127.0.0.1:1", "--url", server.url, "--file", str(file), "--json"]
         assert run(asked) == 0
     answer = json.loads(capsys.readouterr().out)
     assert answer == {"model_name": "a", "predictions": [{"s": float(i)} for i in range(8)]}
-    assert [len(json.loads(one.body)["instances"]) for one in server.asked[1:]] == [3, 3, 2]
+    assert [len(json.loads(one.body)["instances"]) for one in server.asked[2:]] == [3, 3, 2]
+    assert {one.path for one in server.asked[2:]} == {"/v1/models/a/versions/3:predict"}
 
 
 def test_a_token_is_taken_from_its_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -54,6 +54,15 @@ def test_a_run_stands_for_its_model(bundle: Bundle, here: Path, capsys: pytest.C
     assert "scored by tth" in said(capsys, "score", "runs/x", "a0.root", "-o", "out")
 
 
+def test_a_run_of_several_models_is_asked_which(bundle: Bundle, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("tth", "ttz"):
+        shutil.copytree(bundle.path.parent, here / "runs" / "x" / "model" / name)
+    told = said(capsys, "score", "runs/x", "a0.root", "-o", "out", status=2)
+    assert "'runs/x' holds several models" in " ".join(told.split())
+    assert "runs/x/model/ttz" in told
+    assert "in runs lie runs/x" in " ".join(said(capsys, "score", "runs", "a0.root", "-o", "out", status=2).split())
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -66,6 +75,8 @@ def test_a_run_stands_for_its_model(bundle: Bundle, here: Path, capsys: pytest.C
         (["BUNDLE", "b0.root", "-o", "out"], "no such file; did you mean 'a0.root'"),
         (["BUNDLE", "a0.root", "a1.root", "-o", "x.root"], "2 inputs have 2 outputs; give a folder"),
         (["--verify", "out", "a0.root", "-o", "out"], "--verify takes the outputs itself"),
+        (["BUNDLE", "a0.root", "-o", "x.parquet"], "--format parquet would make it"),
+        (["BUNDLE", "a0.root", "-o", "out", "--drop", "x"], "--drop is of copies"),
         (["--verify", "out"], "no FILES are given to hold against it"),
     ],
 )

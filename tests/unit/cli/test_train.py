@@ -70,6 +70,7 @@ def test_words_name_run_bundle_and_page(
         (["--set", "inputs.event=[x, yy]"], "yy"),
         (["--set", "samples.signal.files=signl.root"], "signl.root"),
         (["--max-events", "1"], "there are 2 samples"),
+        (["--device", "cuda"], "model.device: 'cuda' cannot be used: this model learns on the CPU"),
     ],
 )
 def test_a_mistake_is_one_message_and_status_two(

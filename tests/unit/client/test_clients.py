@@ -280,6 +280,37 @@ def test_a_question_beyond_the_limits_goes_in_parts_and_its_answers_are_joined_i
         assert (len(server.asked), sum(told)) == (3, 8)
 
 
+def test_all_parts_of_a_question_are_asked_of_the_version_that_answered_the_first(make: Any) -> None:
+    """Which other servers may not tell."""
+    arrow = pytest.importorskip("pyarrow")
+
+    def tensors(asked: Asked) -> bytes:
+        return reply(200, {"model_version": "7", "outputs": asked.json["inputs"]})
+
+    def events(asked: Asked) -> bytes:
+        scores = [{"s": 0.5} for _ in asked.json["instances"]]
+        return reply(200, {"predictions": scores, "model_version": "7"})
+
+    def table(asked: Asked) -> bytes:
+        count = arrow.ipc.open_stream(asked.body).read_all().num_rows
+        found = arrow.table({"s": arrow.array([0.5] * count, arrow.float32())})
+        sink = arrow.BufferOutputStream()
+        with arrow.ipc.new_stream(sink, found.replace_schema_metadata({"model_version": "7"}).schema) as writer:
+            writer.write_table(found.replace_schema_metadata({"model_version": "7"}))
+        return reply(200, sink.getvalue().to_pybytes(), content_type=asked.headers["content-type"])
+
+    x = np.arange(5, dtype=np.float32)
+    for answer, ask, place, end in (
+        (tensors, lambda client: client.infer("m", {"x": x}, version="stable"), "/v2/models/m", "/infer"),
+        (events, lambda client: client.predict("m", [{"x": 1.0}] * 5, version="stable"), "/v1/models/m", ":predict"),
+        (table, lambda client: client.predict_table("m", {"x": x}, version="stable"), "/v1/models/m", ":predict"),
+    ):
+        with crooked(answer) as server, make(server.url, binary=False, limits=Limits(rows=2)) as client:
+            ask(client)
+        paths = [one.path for one in server.asked]
+        assert paths == [f"{place}/versions/{version}{end}" for version in ("stable", "7", "7")]
+
+
 def test_a_server_that_takes_less_than_thought_is_asked_for_half_as_much(make: Any) -> None:
     def small(asked: Asked) -> bytes:
         rows = asked.json["inputs"][0]["shape"][0]
@@ -484,6 +515,12 @@ def test_what_the_repository_holds_is_asked(make: Any) -> None:
     with crooked(reply(200, [{"name": "m", "state": "READY"}])) as server, make(server.url) as client:
         assert client.index() == [{"name": "m", "state": "READY"}]
     assert (server.asked[0].method, server.asked[0].path) == ("POST", "/v2/repository/index")
+
+
+def test_a_load_may_bring_a_config(make: Any) -> None:
+    with crooked(reply(200, {})) as server, make(server.url) as client:
+        client.load("m", config={"max_batch_size": 16})
+    assert server.asked[0].json == {"parameters": {"config": '{"max_batch_size":16}'}}
 
 
 def test_large_tensors_go_and_come_whole(make: Any) -> None:

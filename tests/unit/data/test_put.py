@@ -9,15 +9,17 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import fsspec
 import numpy as np
 import pytest
 
-from mlaas4hep.data.places import open_place
+from mlaas4hep.data.places import open_place, s3_put
 from mlaas4hep.data.places import put as put_module
 from mlaas4hep.data.places.put import has_file, put_file
+from mlaas4hep.data.places.remote import Failed
 from mlaas4hep.errors import DataError
 from tests import servers
 
@@ -173,6 +175,67 @@ def test_s3_gets_an_object(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             for name, value in settings.items():
                 monkeypatch.setenv(f"AWS_{name}", value)
             check(file, f"s3://{servers.BUCKET}/out/a.root")
+
+
+@pytest.fixture
+def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The folder of a bucket; large files begin at 1 MB, and are sent in parts of 4 MB."""
+    pytest.importorskip("botocore")
+    monkeypatch.setattr(s3_put, "ONE_PUT_BYTES", 1 << 20)
+    monkeypatch.setattr(s3_put, "PART_BYTES", 4 << 20)
+    with servers.open_folder() as folder:
+        (folder / servers.BUCKET).mkdir()
+        with servers.s3(folder) as endpoint:
+            settings = {"ENDPOINT_URL": endpoint, "ACCESS_KEY_ID": servers.KEY_ID, "SECRET_ACCESS_KEY": servers.KEY}
+            for name, value in settings.items():
+                monkeypatch.setenv(f"AWS_{name}", value)
+            yield folder / servers.BUCKET
+
+
+def test_s3_gets_a_large_object_in_parts(file: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    called, call = [], s3_put._call
+
+    def lossy(access: Any, operation: str, *rest: Any, **more: Any) -> Any:
+        called.append(operation)
+        if called.count("upload_part") == 2 and operation == "upload_part":
+            raise Failed("the line is dead")  # one part is sent again, and no other
+        answer = call(access, operation, *rest, **more)
+        if operation == "complete_multipart_upload" and called.count(operation) == 1:
+            raise Failed("the answer is lost")  # the store has joined them
+        return answer
+
+    monkeypatch.setattr(s3_put, "_call", lossy)
+    check(file, f"s3://{servers.BUCKET}/out/a.root")
+    parts = ["upload_part"] * 4
+    assert called == ["create_multipart_upload", *parts, *["complete_multipart_upload"] * 2]
+
+
+def test_parts_that_cannot_be_sent_leave_no_object(file: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    called, call = [], s3_put._call
+
+    def dead(access: Any, operation: str, *rest: Any, **more: Any) -> Any:
+        called.append(operation)
+        if operation == "upload_part" and len(called) > 2:
+            raise Failed("the disk of the store is full", again=False)
+        return call(access, operation, *rest, **more)
+
+    monkeypatch.setattr(s3_put, "_call", dead)
+    with pytest.raises(DataError, match=r"a.root: cannot be written: the disk of the store is full"):
+        put_file(file, f"s3://{servers.BUCKET}/a.root")
+    assert called[-1] == "abort_multipart_upload"
+    assert not has_file(f"s3://{servers.BUCKET}/a.root")
+    with pytest.raises(DataError, match="no such bucket"):
+        put_file(file, "s3://elsewhere/a.root")
+
+
+def test_a_part_is_a_file_of_its_own(file: Path) -> None:
+    with file.open("rb") as whole:
+        part = s3_put.Part(whole, 100, 250)
+        whole.seek(7)
+        assert (len(part), part.read(100), part.tell()) == (150, CONTENT[100:200], 100)
+        assert part.read(100) + part.read(100) == CONTENT[200:250]
+        part.seek(0)
+        assert part.read() == CONTENT[100:250]
 
 
 def test_xrootd_gets_a_hidden_file_that_is_renamed(file: Path) -> None:

@@ -16,7 +16,7 @@ from mlaas4hep.score.verify import verify
 from mlaas4hep.spec.columns import Jagged
 from mlaas4hep.testing import write_events
 from tests.scored import identified, offline, read_output
-from tests.small_bundle import write_small_bundle
+from tests.small_bundle import CONFIG, write_small_bundle
 
 MORE = """
 observers: [lepton_mass, max(Jet_pt), nJet]
@@ -114,3 +114,18 @@ def test_columns_of_friends_are_read_beside_those_of_the_input(bundle: Bundle, t
     found = read_output(done.outputs[0].path)
     assert found["tth_signal"].tobytes() == offline(bundle, columns | apart)[:, 0].tobytes()
     assert not verify(out, files, friends=friends)[0].problems
+
+
+def test_one_name_for_two_things_is_refused(tmp_path: Path) -> None:
+    other = CONFIG.replace("sum(Jet_pt)", "max(Jet_pt)")
+    made = [
+        write_small_bundle(tmp_path, name=name, config=config, more="observers: [ht]\n")
+        for name, config in (("one", CONFIG), ("same", CONFIG), ("other", other))
+    ]
+    write_events(tmp_path / "a.root", columns_with())
+    files = [str(tmp_path / "a.root")]
+    done = score_files(ask(made[:2]), files, str(tmp_path / "out"))
+    assert list(read_output(done.outputs[0].path)).count("ht") == 1
+    with pytest.raises(UserError, match=r"'ht' is one thing to the model 'one' and another to 'other'.*--no-observers"):
+        score_files(ask([made[0], made[2]]), files, str(tmp_path / "more"))
+    score_files(ask([made[0], made[2]], observers=False), files, str(tmp_path / "more"))

@@ -14,8 +14,10 @@ import pytest
 
 from mlaas4hep.bundle import Bundle
 from mlaas4hep.config import OnError
+from mlaas4hep.data.entries import FileEntry
 from mlaas4hep.errors import DataError, UserError
 from mlaas4hep.score.asked import ask
+from mlaas4hep.score.outputs import outputs_of
 from mlaas4hep.score.part import PartFile
 from mlaas4hep.score.run import Manner, Result, score_files
 from mlaas4hep.score.writers import FORMATS
@@ -85,7 +87,13 @@ def test_several_models_are_scored_in_one_pass_under_names_of_their_own(
 
 
 def test_two_columns_of_one_name_are_refused_with_a_way_out(bundle: Bundle, other: Bundle, tmp_path: Path) -> None:
-    write_input(tmp_path / "a.root")
+    columns = write_input(tmp_path / "a.root")
+    twin = write_small_bundle(tmp_path / "runs" / "b-d-t" / "model", seed=9)  # of the same name and version
+    with pytest.raises(UserError, match=r"would be called 'tth_signal'.*'\{run\}_\{score\}'"):
+        score([bundle, twin], [tmp_path / "a.root"], tmp_path / "out")
+    done = score([bundle, twin], [tmp_path / "a.root"], tmp_path / "twins", column="{run}_{number}_{score}")
+    found = read_output(done.outputs[0].path)["b_d_t_2_signal"]
+    assert found.tobytes() == offline(twin, columns)[:, 0].tobytes()
     with pytest.raises(UserError, match=r"would be called 'signal'.*--column"):
         score([bundle, other], [tmp_path / "a.root"], tmp_path / "out", column="{score}")
     with pytest.raises(UserError, match="is given twice"):
@@ -175,13 +183,13 @@ def test_one_input_may_name_its_output(bundle: Bundle, tmp_path: Path) -> None:
 class FullDisk:
     """A file on a disk that is full after so many bytes."""
 
-    def __init__(self, file: Any, room: int) -> None:
-        self._file, self._room = file, room
+    def __init__(self, file: Any, room: int, number: int = errno.ENOSPC) -> None:
+        self._file, self._room, self._errno = file, room, number
 
     def write(self, data: Any) -> int:
         self._room -= memoryview(data).nbytes
         if self._room < 0:
-            raise OSError(errno.ENOSPC, "No space left on device")
+            raise OSError(self._errno, os.strerror(self._errno))
         return int(self._file.write(data))
 
     def __getattr__(self, name: str) -> Any:
@@ -199,6 +207,18 @@ def test_a_full_disk_leaves_nothing_and_says_where(
         score([bundle], [tmp_path / "a.root"], tmp_path / "out", manner=Manner(format))
     assert caught.value.errno == errno.ENOSPC
     assert str(caught.value.filename).startswith(str(tmp_path / "out" / "a_scores."))
+    assert names_in(tmp_path / "out") == []
+
+
+@pytest.mark.parametrize("number", [errno.EFBIG, errno.EIO])
+def test_a_file_that_may_not_grow_is_told_in_words(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    write_input(tmp_path / "a.root")
+    opened = PartFile._open
+    monkeypatch.setattr(PartFile, "_open", lambda part: FullDisk(opened(part), 2_000, number))
+    with pytest.raises(DataError, match=rf"a_scores.root: cannot be written: {os.strerror(number)}"):
+        score([bundle], [tmp_path / "a.root"], tmp_path / "out")
     assert names_in(tmp_path / "out") == []
 
 
@@ -290,3 +310,32 @@ def test_outputs_may_lie_elsewhere_and_are_found_there_again(bundle: Bundle, tmp
     again = score([bundle], [tmp_path / "a.root"], "memory://scored/of")  # type: ignore[arg-type]
     assert again.outputs[0].before
     assert again.outputs[0].stamp == first.outputs[0].stamp
+
+
+def test_a_name_says_of_which_format_a_file_is(bundle: Bundle, tmp_path: Path) -> None:
+    write_input(tmp_path / "a.root")
+    with pytest.raises(UserError, match=r"x.parquet: the output is a .root file; --format parquet would make it"):
+        score([bundle], [tmp_path / "a.root"], tmp_path / "x.parquet")
+    with pytest.raises(UserError, match=r"x.root: the output is a .parquet file; --format ttree"):
+        score([bundle], [tmp_path / "a.root"], tmp_path / "x.root", manner=Manner("parquet"))
+    with pytest.raises(UserError, match="--drop is of copies, and --format ttree copies nothing"):
+        score([bundle], [tmp_path / "a.root"], tmp_path / "out", manner=Manner(drop=("event",)))
+    (tmp_path / "folder.root").mkdir()
+    done = score([bundle], [tmp_path / "a.root"], tmp_path / "folder.root")
+    assert names_in(tmp_path / "folder.root") == [Path(done.outputs[0].path).name]
+
+
+def test_no_output_is_a_friend(bundle: Bundle, tmp_path: Path) -> None:
+    write_input(tmp_path / "a.root")
+    score([bundle], [tmp_path / "a.root"], tmp_path)  # scores of an earlier model, which are inputs of the next
+    asked, manner = ask([bundle]), Manner(overwrite=True)
+    friends = ["{folder}/{stem}_scores.root"]
+    with pytest.raises(UserError, match=r"would be written over the input .*a_scores.root"):
+        score_files(asked, [str(tmp_path / "a.root")], str(tmp_path), friends=friends, manner=manner)
+
+
+def test_what_an_address_says_of_us_stays_behind_its_path(bundle: Bundle, tmp_path: Path) -> None:
+    columns = write_input(tmp_path / "a.root", 5)
+    entry = FileEntry(0, 0, 0, str(tmp_path / "a.root"), "Events", np.array([0, len(columns["event"])]))
+    found = outputs_of([entry], "davs://host/out?authz=x", suffix=lambda _: ".root")
+    assert [one.path for one in found] == ["davs://host/out/a_scores.root?authz=x"]

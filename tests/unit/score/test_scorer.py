@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pickle
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pytest
 import mlaas4hep
 from mlaas4hep.bundle import Bundle
 from mlaas4hep.errors import BundleError, DataError, UserError
+from mlaas4hep.score.asked import ask
 from mlaas4hep.spec.columns import Column, Jagged
 from tests.scored import offline
 from tests.small_bundle import (
@@ -160,3 +162,14 @@ def test_the_package_imports_nothing_until_it_is_asked() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
     with pytest.raises(AttributeError, match="no attribute 'scorer_of'"):
         mlaas4hep.scorer_of  # noqa: B018
+
+
+def test_a_model_behind_preprocessing_says_what_to_give_it(bundle: Bundle, tmp_path: Path) -> None:
+    spec = bundle.spec.with_provenance({"preprocessing_sha256": "ab" * 32})
+    hooked = dataclasses.replace(bundle, spec=spec)
+    with pytest.raises(UserError, match=r"went through preprocessing\(rec\).*mlaas4hep.Scorer\('.*tth/1'\)"):
+        ask([hooked])
+    scorer = mlaas4hep.Scorer(hooked)
+    assert scorer(ak.Array(as_instances(COLUMNS))).tobytes() == offline(bundle, COLUMNS)[:, 0].tobytes()
+    with pytest.raises(DataError, match=r"lack 'MET_pt'.*give events as that function returns them"):
+        scorer({name: one for name, one in COLUMNS.items() if name != "MET_pt"})

@@ -10,13 +10,16 @@ import pytest
 
 from mlaas4hep.bundle import Bundle
 from mlaas4hep.config import OnError
+from mlaas4hep.data.entries import FileEntry
 from mlaas4hep.errors import DataError
 from mlaas4hep.score.asked import ask
+from mlaas4hep.score.outputs import base_of
 from mlaas4hep.score.run import Manner, score_files
 from mlaas4hep.score.verify import verify
+from mlaas4hep.score.writers import Layout, format_of
 from mlaas4hep.spec.columns import Column, Jagged
 from mlaas4hep.testing import write_events
-from tests.scored import write_input
+from tests.scored import read_output, write_input
 from tests.small_bundle import make_events, write_small_bundle
 from tests.unit.score.test_run import damage
 
@@ -102,6 +105,19 @@ def test_of_outputs_of_inputs_of_one_name_the_right_one_is_found(bundle: Bundle,
     assert problems(tmp_path / "out", *files) == []
 
 
+def test_no_output_is_passed_over_beside_one_that_fits(bundle: Bundle, tmp_path: Path) -> None:
+    path = tmp_path / "a.root"
+    for seed, name in ((1, "earlier"), (2, "now")):
+        path.unlink(missing_ok=True)
+        write_input(path, seed=seed)
+        made = score(bundle, path, tmp_path / "out")
+        Path(made).rename(tmp_path / "out" / f"{name}.root")
+    good, bad = verify(str(tmp_path / "out"), [str(path)])
+    assert (Path(good.output).name, good.problems) == ("now.root", ())
+    assert (Path(bad.output).name, bad.input) == ("earlier.root", str(path))
+    assert bad.problems[0].startswith("the first event is run 1")
+
+
 def test_entries_that_were_left_out_are_left_out_again(bundle: Bundle, tmp_path: Path) -> None:
     write_input(tmp_path / "a.root", cluster=100)
     damage(tmp_path / "a.root", "run")
@@ -113,3 +129,41 @@ def test_files_that_say_nothing_of_scores_are_no_outputs(tmp_path: Path) -> None
     write_input(tmp_path / "a.root")
     with pytest.raises(DataError, match="none of its files says that it was written by 'mlaas4hep score'"):
         verify(str(tmp_path / "a.root"), [str(tmp_path / "a.root")])
+
+
+@pytest.mark.parametrize("format", ["ttree", "rntuple", "parquet"])
+def test_an_output_whose_rows_were_moved_is_noticed(bundle: Bundle, tmp_path: Path, format: str) -> None:
+    write_input(tmp_path / "a.root")
+    out = Path(score(bundle, tmp_path / "a.root", tmp_path / "out", format))
+    own = format_of(format)
+    stamp, values = own.stamp(str(out)), read_output(out)
+    assert stamp is not None
+    order = np.arange(300)
+    order[[7, 8]] = [8, 7]
+    for taken, said in ((order, "the rows of the output, told apart by run"), (order[:-1], "the output has 299 rows")):
+        types = {name: one.dtype for name, one in values.items()}
+        input = FileEntry(0, 0, 0, str(tmp_path / "a.root"), "Events", np.array([0, 300]))
+        with out.open("w+b") as file:
+            writer = own.begin(file, Layout("scores", types, len(taken), 1, input, "ab" * 32))
+            writer.append({name: one[taken] for name, one in values.items()})
+            writer.finish(stamp)
+        [line] = problems(out, tmp_path / "a.root")
+        assert line.startswith(said)
+
+
+def test_events_may_be_told_apart_by_values_that_are_missing(tmp_path: Path) -> None:
+    bundle = write_small_bundle(tmp_path / "model", more="split: {by: [MET_pt, nJet]}\n")
+    columns = make_events(50)
+    met = np.array(columns["MET_pt"])
+    met[[0, -1]] = np.nan, np.inf
+    write_events(tmp_path / "a.root", columns | {"MET_pt": met})
+    out = score(bundle, tmp_path / "a.root", tmp_path / "out")
+    assert problems(out, tmp_path / "a.root") == []
+    again = score_files(ask([bundle]), [str(tmp_path / "a.root")], str(tmp_path / "out")).outputs[0]
+    assert again.before
+    assert again.stamp.alignment.first == {"MET_pt": None, "nJet": int(columns["nJet"][0])}
+
+
+def test_an_address_is_known_by_its_path_alone() -> None:
+    assert base_of("https://host/store/a.root?authz=secret") == "a.root"
+    assert base_of("data/a?.root") == "a?.root"

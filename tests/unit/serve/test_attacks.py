@@ -21,9 +21,11 @@ import pytest
 from mlaas4hep.serve import asked, hot, protocol
 from mlaas4hep.serve import events as event_reading
 from mlaas4hep.serve.asking import INLINE_BODY_BYTES, is_long
+from mlaas4hep.serve.bulk import ARROW
 from mlaas4hep.serve.hooks import Hooks, Seen
 from mlaas4hep.serve.limits import Limits, WireLimits
-from mlaas4hep.serve.repository import ModelRepository, open_repository
+from mlaas4hep.serve.opening import open_repository
+from mlaas4hep.serve.repository import ModelRepository
 from mlaas4hep.serve.server import background
 from mlaas4hep.serve.service import InferenceService
 from tests.small_bundle import as_instances, make_events, write_small_bundle
@@ -343,8 +345,9 @@ def test_who_asks_and_hangs_up_leaves_nothing_behind(place: Place) -> None:
                 raw.sendall(body[:stop])
                 raw.shutdown(socket.SHUT_WR)
     deadline = time.monotonic() + 10
-    while place.service.intake.held and time.monotonic() < deadline:
+    while (place.service.intake.held or len(place.seen) < 10) and time.monotonic() < deadline:
         time.sleep(0.005)
+    assert len(place.seen) == 10, "each is told of once, when it came and its connection was gone"
 
 
 def tensors(top: str = "", **event: str) -> bytes:
@@ -437,6 +440,7 @@ def test_no_header_brings_long_work_to_the_loop_that_answers_everybody() -> None
     texts, escaped = b'{"datatype":"BYTES"}', b'{"datatype":"\\u0042YTES"}'
     for head in (texts, escaped):
         assert is_long({name: b"%d" % len(head)}, head + large)
+    assert is_long({b"content-type": ARROW.encode()}, small), "what a few bytes of a table become is not known"
     for nonsense in (b"-1", b"x", b"9" * 50, b""):
         is_long({name: nonsense}, large)
 
@@ -458,15 +462,18 @@ def test_values_of_events_that_mean_harm_are_refused_or_taken_never_our_mistake(
     [
         (INFER, b'{"inputs":[{"data":[' + b"[]," * (1 << 18), "262146 lists; at most 1000"),
         (INFER, b'{"parameters":{' + b'"a":1,' * (1 << 17), "131073 keys; at most 500"),
+        (INFER, b'{"inputs":[{"data":[' + b"0," * (1 << 18), "262144 values; at most 700"),
+        (PREDICT, b'{"instances":[{"Jet_pt":[' + b"0," * (1 << 18), "262144 values; at most 700"),
         (PREDICT, b'{"instances":[{"Jet_pt":[' + b"[]," * (1 << 18), "262146 lists; at most 1000"),
     ],
-    ids=["lists", "keys", "lists of events"],
+    ids=["lists", "keys", "values", "values of events", "lists of events"],
 )
 def test_what_becomes_twenty_times_larger_in_memory_is_refused_before_it_is_read(
     place: Place, monkeypatch: pytest.MonkeyPatch, path: bytes, body: bytes, words: str
 ) -> None:
     monkeypatch.setattr(protocol, "MAX_LISTS", 1000)
     monkeypatch.setattr(protocol, "MAX_KEYS", 500)
+    monkeypatch.setattr(protocol, "MAX_VALUES", 700)
     monkeypatch.setattr(event_reading, "MAX_LISTS", 1000)
     found = place.ask(question(path, body, b"Connection: close"))
     assert statuses(found) == [400]

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from mlaas4hep.errors import BusyError, RequestError
 from mlaas4hep.serve import batcher as module
-from mlaas4hep.serve.batcher import Batcher, QueueLimits
+from mlaas4hep.serve.batcher import INLINE_S, Batcher, QueueLimits
 from mlaas4hep.serve.model import ServedModel, Tensors, TensorSpec
 
 
@@ -357,3 +357,13 @@ def test_quick_runs_leave_nothing_of_what_one_turn_brought_to_the_next(threads: 
 
     run(ask())
     assert graph.runs == [[0, 1], [2, 3], [4, 5], [6]]
+
+
+@pytest.mark.parametrize(("call_s", "most"), [(1e-5, 256), (INLINE_S, 0), (1.0, 0)])
+def test_what_may_be_run_on_the_loop_at_once_follows_from_what_a_run_takes(
+    threads: ThreadPoolExecutor, call_s: float, most: int
+) -> None:
+    async def ask() -> None:
+        assert Batcher(Graph().model(call_s=call_s), threads).rows_at_once == most
+
+    run(ask())

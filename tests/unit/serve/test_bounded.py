@@ -13,7 +13,7 @@ import pytest
 
 from mlaas4hep.client import Client
 from mlaas4hep.serve.limits import Limits, WireLimits
-from mlaas4hep.serve.repository import open_repository
+from mlaas4hep.serve.opening import open_repository
 from mlaas4hep.serve.server import background
 from mlaas4hep.serve.service import InferenceService
 

@@ -13,7 +13,7 @@ from mlaas4hep.errors import RequestError
 from mlaas4hep.serve import asking, bulk
 from mlaas4hep.serve.asking import Refusal, read_predict
 from mlaas4hep.serve.bulk import ARROW, PARQUET, _unpacked_bytes
-from mlaas4hep.serve.repository import open_repository
+from mlaas4hep.serve.opening import open_repository
 from mlaas4hep.serve.service import InferenceService, Limits
 from tests.small_bundle import as_instances, make_grown_events, write_small_bundle
 

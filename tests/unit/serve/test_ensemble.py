@@ -25,7 +25,8 @@ from mlaas4hep.errors import BundleError, NotFoundError
 from mlaas4hep.serve.combining import mean_of, sum_of, votes_of
 from mlaas4hep.serve.ensemble import EnsembleSpec, build_ensemble
 from mlaas4hep.serve.model import ServedModel, TensorSpec, load_model
-from mlaas4hep.serve.repository import ModelRepository, open_repository
+from mlaas4hep.serve.opening import open_repository
+from mlaas4hep.serve.repository import ModelRepository
 from mlaas4hep.serve.served import Bounds
 from mlaas4hep.serve.server import background
 from mlaas4hep.serve.service import InferenceService

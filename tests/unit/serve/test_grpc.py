@@ -15,7 +15,7 @@ from tritonclient.utils import InferenceServerException
 from mlaas4hep.serve.asking import Headers, Refusal
 from mlaas4hep.serve.hooks import Hooks, Seen
 from mlaas4hep.serve.oip import SERVICE, message
-from mlaas4hep.serve.repository import open_repository
+from mlaas4hep.serve.opening import open_repository
 from mlaas4hep.serve.server import background
 from mlaas4hep.serve.service import InferenceService
 from mlaas4hep.serve.sockets import bind
@@ -115,6 +115,8 @@ def test_statuses_say_whose_fault_it_is(client: triton.InferenceServerClient) ->
         "StatusCode.NOT_FOUND",
         "no model 'nobody' is served here; known: tth",
     )
+    status, text = refused(client, tensors(), parameters={"model_sha256": "ab" * 32})
+    assert (status, "abababababab... is asked for" in text) == ("StatusCode.INVALID_ARGUMENT", True)
     status, text = refused(client, tensors()[:1])
     assert status == "StatusCode.INVALID_ARGUMENT"
     assert "input 'jets'" in text

@@ -14,10 +14,11 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from numpy.typing import NDArray
 
 from mlaas4hep.errors import RequestError
+from mlaas4hep.serve import protocol
 from mlaas4hep.serve.grpc_tensors import CONTENTS, read_request, write_response
 from mlaas4hep.serve.oip import message
+from mlaas4hep.serve.opening import open_repository
 from mlaas4hep.serve.protocol import InferResponse
-from mlaas4hep.serve.repository import open_repository
 from mlaas4hep.serve.server import background
 from mlaas4hep.serve.service import InferenceService
 from mlaas4hep.serve.sockets import bind
@@ -111,6 +112,20 @@ def test_what_is_no_tensor_is_refused(
         getattr(one.contents, name).extend(values)
     with pytest.raises(RequestError, match=said):
         read_request(request)
+
+
+def test_no_more_inputs_or_outputs_are_taken_than_a_model_can_have_and_none_twice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(protocol, "MAX_TENSORS", 2)
+    make = message("ModelInferRequest")
+    many = make(inputs=[{"name": str(number)} for number in range(3)])
+    with pytest.raises(RequestError, match="3 inputs are given; at most 2 are taken"):
+        read_request(many)
+    with pytest.raises(RequestError, match="3 outputs are given; at most 2 are taken"):
+        read_request(make(outputs=[{"name": str(number)} for number in range(3)]))
+    with pytest.raises(RequestError, match="output 's' is asked twice"):
+        read_request(make(outputs=[{"name": "s"}, {"name": "s"}]))
 
 
 @pytest.fixture(scope="module")

@@ -13,9 +13,9 @@ from urllib.parse import urlsplit
 import pytest
 
 from mlaas4hep.auth import parse_policy
-from mlaas4hep.serve.guard import kind_of
+from mlaas4hep.serve.guard import Guard, kind_of
+from mlaas4hep.serve.opening import open_repository
 from mlaas4hep.serve.operation import Operation, Options
-from mlaas4hep.serve.repository import open_repository
 from mlaas4hep.serve.server import background
 from mlaas4hep.serve.service import InferenceService
 from tests.issuer import AUDIENCE, Issuer, running_issuer
@@ -71,6 +71,9 @@ def bearer(issuer: Issuer, **claims: Any) -> dict[str, Any]:
         ("POST", "/v2/models/tth/versions/1/infer?x=/v2/health", ("infer", "tth")),
         ("POST", "/v1/models/tth:predict", ("infer", "tth")),
         ("POST", "/v1/models/t%74h%3Apredict", ("infer", "tth")),
+        ("POST", "/v1/models/tth/versions/stable:predict", ("infer", "tth")),
+        ("GET", "/v1/models/tth/versions/stable", ("see", "tth")),
+        ("POST", "/v1/models/tth/labels/stable:predict", ("upload", "tth")),
         ("POST", "/predict/json", ("infer", None)),
         ("POST", "/tfaas/image", ("infer", None)),
         ("PUT", "/json", ("upload", None)),
@@ -107,6 +110,12 @@ def bearer(issuer: Issuer, **claims: Any) -> dict[str, Any]:
 )
 def test_every_request_is_of_one_kind(method: str, path: str, kind: tuple[str, str | None] | None) -> None:
     assert kind_of(method, path) == kind
+
+
+@pytest.mark.parametrize("more", ["", "&x=" + "a" * 600], ids=["short", "long"])
+def test_an_address_of_any_length_is_read_with_the_prefix_that_was_chosen(more: str) -> None:
+    guard = Guard(None, base="ml")  # type: ignore[arg-type]
+    assert guard._remember("GET", f"/ml/data?model=tth{more}") == ("manage", None)
 
 
 def test_each_kind_of_question_asks_for_its_scope(models: Path, issuer: Issuer) -> None:

@@ -24,7 +24,8 @@ from mlaas4hep.serve.asking import Headers, Refusal
 from mlaas4hep.serve.hooks import Hooks, Seen
 from mlaas4hep.serve.limits import Limits, WireLimits
 from mlaas4hep.serve.model import ServedModel
-from mlaas4hep.serve.repository import ModelRepository, open_repository
+from mlaas4hep.serve.opening import open_repository
+from mlaas4hep.serve.repository import ModelRepository
 from mlaas4hep.serve.server import background
 from mlaas4hep.serve.service import InferenceService
 from tests.small_bundle import as_instances, make_events, write_small_bundle

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
+import urllib.request
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
-from mlaas4hep.client import Client
-from mlaas4hep.errors import ServerError, UserError
+from mlaas4hep.client import Client, ExternalWork
+from mlaas4hep.errors import NotFoundError, ServerError, UserError
 from mlaas4hep.serve.events import Prediction
-from mlaas4hep.serve.repository import ModelRepository, open_repository
+from mlaas4hep.serve.model import ServedModel
+from mlaas4hep.serve.opening import open_repository
+from mlaas4hep.serve.repository import ModelRepository
 from mlaas4hep.serve.server import background, bind, url_of
 from mlaas4hep.serve.service import InferenceService, Question
-from tests.small_bundle import write_small_bundle
+from tests.small_bundle import as_instances, make_events, write_small_bundle
+
+
+def ask(url: str, body: bytes) -> Any:
+    """The answer to a question in JSON."""
+    request = urllib.request.Request(url, data=body, headers={"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=20) as answer:
+        return json.loads(answer.read())
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +79,38 @@ def test_only_large_questions_are_read_off_the_event_loop(repository: ModelRepos
     with background(service) as url, Client(url) as client:
         assert not threads_of(1)
         assert threads_of(5000)
+
+
+def test_events_are_asked_of_a_version_or_a_label_whichever_way(tmp_path: Path) -> None:
+    bundles = [write_small_bundle(tmp_path, seed=seed) for seed in (0, 1)]
+    (tmp_path / "tth" / "labels.json").write_text('{"stable": "1"}')
+    columns = make_events(20, seed=3)
+    events = as_instances(columns)
+    of_old, of_new = (
+        InferenceService(ModelRepository([ServedModel.of(one)]))
+        .predict_columns("tth", columns, num_entries=20)
+        .scores[:, 0]
+        for one in bundles
+    )
+    assert (of_old != of_new).any()
+
+    def scores(predictions: list[Any]) -> Any:
+        return np.array([one["signal"] for one in predictions if one is not None], np.float32)
+
+    with background(InferenceService(open_repository(tmp_path))) as url, Client(url) as client:
+        for version, expected in ((None, of_new), ("2", of_new), ("1", of_old), ("stable", of_old)):
+            assert (scores(client.predict("tth", events, version=version)) == expected).all()
+            table = client.predict_table("tth", columns, version=version)
+            assert (table.scores["signal"][table.selected] == expected).all()
+            assert client.contract("tth", version)["version"] == ("2" if expected is of_new else "1")
+            with ExternalWork(url, "tth", version=version) as work:
+                assert (scores(work.acquire_events(events).produce()) == expected).all()
+        body = json.dumps({"instances": events[:1]}).encode()
+        answers = [ask(f"{url}/v1/models/tth/versions/stable:predict{way}", body) for way in ("", "?slow")]
+        assert answers[0] == answers[1]
+        assert answers[0]["model_version"] == "1"
+        with pytest.raises(NotFoundError, match="no version 7; versions: 1, 2"):
+            client.predict("tth", events, version="7")
 
 
 def test_a_port_is_free_taken_or_impossible() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import struct
 import threading
@@ -34,9 +35,10 @@ from mlaas4hep.serve.frames import (
     frame,
 )
 from mlaas4hep.serve.hooks import Hooks, Seen
+from mlaas4hep.serve.intake import Intake
 from mlaas4hep.serve.limits import Limits, WireLimits
 from mlaas4hep.serve.oip import SERVICE, message
-from mlaas4hep.serve.repository import open_repository
+from mlaas4hep.serve.opening import open_repository
 from mlaas4hep.serve.server import background
 from mlaas4hep.serve.service import InferenceService
 from mlaas4hep.serve.sockets import bind
@@ -297,3 +299,27 @@ def test_what_is_packed_is_unpacked_away_from_the_loop(place: Place, monkeypatch
         assert b"grpc-status" + status in data
     assert len(names) == 2
     assert all(name.startswith("mlaas4hep-run") for name in names)
+
+
+def test_a_turn_ends_behind_what_it_brought_for_who_measures_it() -> None:
+    told: list[str] = []
+
+    class Handler:
+        max_body, intake = 1 << 20, Intake(1 << 20)
+
+        def __getattr__(self, name: str) -> Any:
+            return lambda *_: told.append(name)
+
+    class Line:
+        def __getattr__(self, name: str) -> Any:
+            return lambda *_: None
+
+    async def story() -> None:
+        protocol = http2.Http2Protocol(Handler())  # type: ignore[arg-type]
+        protocol.connection_made(Line())  # type: ignore[arg-type]
+        protocol.data_received(START + frame(HEADERS, END_HEADERS | END_STREAM, 1, BLOCK))
+        protocol.data_received(frame(PING, 0, 1, b"short"))
+        protocol.connection_lost(None)
+
+    asyncio.run(story())
+    assert told == ["opened", "reads", "begin", "ask", "has_read", "reads", "broken", "has_read", "give_up", "closed"]

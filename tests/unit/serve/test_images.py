@@ -29,8 +29,9 @@ from mlaas4hep.errors import BundleError, RequestError
 from mlaas4hep.serve import pictures
 from mlaas4hep.serve.images import ImageInput, ImageSpec, decode_image
 from mlaas4hep.serve.model import ServedModel, TensorSpec, load_model
+from mlaas4hep.serve.opening import open_repository
 from mlaas4hep.serve.protocol import InferRequest
-from mlaas4hep.serve.repository import ModelRepository, open_repository
+from mlaas4hep.serve.repository import ModelRepository
 from mlaas4hep.serve.server import background
 from mlaas4hep.serve.service import InferenceService, Question
 from mlaas4hep.serve.sockets import bind, url_of

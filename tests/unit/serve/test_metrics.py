@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from mlaas4hep.serve.exposition import Totals
-from mlaas4hep.serve.hooks import Seen
+from mlaas4hep.serve.hooks import Seen, SeenTogether
 from mlaas4hep.serve.metrics import BOUNDS_S, Metrics, statistics
 from mlaas4hep.serve.model import ServedModel, TensorSpec
 from mlaas4hep.serve.operation import Operation
@@ -191,3 +191,36 @@ def test_a_question_that_nobody_waits_for_any_more_counts_as_cancelled() -> None
         goes_on.set()
     operation.close()
     assert operation.metrics.totals()[0].succeeded == 0
+
+
+def test_requests_that_one_run_answered_count_as_each_would() -> None:
+    who, began, ended = model(), [1.0, 1.5, 1.9], [2.5, 2.51, 2.52]
+    each, together = Metrics(), Metrics()
+    for start, end in zip(began, ended, strict=True):
+        each.seen(
+            seen(who=who, seconds=end - start)._replace(queue_s=2.0 - start, read_s=0.125, run_s=0.25),
+        )
+    together.seen_together(SeenTogether(who, began, ended, 2.0, 2.125, 2.375))
+    (one,), (other,) = each.totals(), together.totals()
+    assert other.succeeded == one.succeeded == 3
+    assert other.buckets == one.buckets
+    for name in ("total_s", "queue_s", "read_s", "run_s", "write_s"):
+        assert getattr(other, name) == pytest.approx(getattr(one, name), abs=1e-9)
+    assert value(read(together.text()), "mlaas4hep_http_responses_total", code="200") == 3
+
+
+def test_who_was_not_asked_yet_has_statistics_of_zeros_also_by_label() -> None:
+    models = [model("tth", "1"), model("tth", "2"), model("ttz")]
+    repository = ModelRepository(models)
+    operation = Operation(InferenceService(repository))
+    operation.metrics.ran(models[1], 1, 3, 0.002)
+
+    def told(name: str | None = None, version: str | None = None) -> list[tuple[str, str, int]]:
+        found = operation.statistics(name, version)["model_stats"]
+        return [(one["name"], one["version"], one["inference_count"]) for one in found]
+
+    assert told() == [("tth", "1", 0), ("tth", "2", 3), ("ttz", "1", 0)]
+    assert told("ttz") == [("ttz", "1", 0)]
+    assert told("tth", "1") == [("tth", "1", 0)]
+    assert told("tth", "latest") == [("tth", "2", 3)]
+    operation.close()

@@ -13,9 +13,9 @@ from onnx import TensorProto, helper
 from mlaas4hep.cli.serve import _ready
 from mlaas4hep.errors import BundleError, RequestError
 from mlaas4hep.serve.model import ServedModel, TensorSpec, load_model
+from mlaas4hep.serve.opening import open_repository
 from mlaas4hep.serve.pbtxt import parse_pbtxt
 from mlaas4hep.serve.protocol import InferRequest, OutputChoice
-from mlaas4hep.serve.repository import open_repository
 from mlaas4hep.serve.service import InferenceService
 from tests.plain_graph import write_plain_graph
 

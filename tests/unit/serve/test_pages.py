@@ -19,10 +19,11 @@ from onnx import TensorProto, helper
 
 from mlaas4hep.bundle.layout import FileRecord, Manifest
 from mlaas4hep.client import Client
+from mlaas4hep.serve.opening import open_repository
 from mlaas4hep.serve.operation import Operation, Options
 from mlaas4hep.serve.pages import fields
 from mlaas4hep.serve.pages.fields import figures_of, typical_event
-from mlaas4hep.serve.repository import ModelRepository, open_repository
+from mlaas4hep.serve.repository import ModelRepository
 from mlaas4hep.serve.server import background
 from mlaas4hep.serve.service import InferenceService
 from tests.plain_graph import write_plain_graph

@@ -10,8 +10,8 @@ import pytest
 from mlaas4hep.errors import BundleError
 from mlaas4hep.serve.entries import find_entries
 from mlaas4hep.serve.model import ServedModel, load_model
+from mlaas4hep.serve.opening import open_repository
 from mlaas4hep.serve.pbtxt import parse_json, parse_pbtxt
-from mlaas4hep.serve.repository import open_repository
 from tests.plain_graph import write_plain_graph
 from tests.small_bundle import write_small_bundle
 

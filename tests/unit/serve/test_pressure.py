@@ -10,12 +10,16 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from mlaas4hep.errors import BusyError
 from mlaas4hep.serve import hot, pressure
+from mlaas4hep.serve.asking import INLINE_BODY_BYTES
+from mlaas4hep.serve.backlog import Backlog
 from mlaas4hep.serve.heads import MAX_HEADS, KnownHeads
 from mlaas4hep.serve.hooks import Hooks, Seen
 from mlaas4hep.serve.limits import ClientLimits, Limits, QueueLimits, WireLimits
+from mlaas4hep.serve.opening import open_repository
 from mlaas4hep.serve.pressure import Pressure
-from mlaas4hep.serve.repository import ModelRepository, open_repository
+from mlaas4hep.serve.repository import ModelRepository
 from mlaas4hep.serve.server import background
 from mlaas4hep.serve.service import InferenceService
 from tests.small_bundle import write_small_bundle
@@ -157,16 +161,17 @@ def test_more_than_can_be_answered_is_refused_in_order_and_counted(
             raw.sendall(question)
             read(raw, 1)
         seen.clear()
-        verdicts = iter([False, True, True, False, True])
+        verdicts = iter([False, True, True, False, True, True, False])
         monkeypatch.setattr(Pressure, "too_much", lambda self, now_s: next(verdicts))
-        raw.sendall(question * 5 + request(META, method=b"GET"))
-        answers = read(raw, 6)
-        assert [head.split()[1] for head, _ in answers] == [b"200", b"503", b"503", b"200", b"503", b"200"]
+        others = [request(path, method=b"GET") for path in (META, b"/v2/health/live", b"/metrics", META)]
+        raw.sendall(question * 5 + b"".join(others))
+        answers = read(raw, 9)
+        assert [int(head.split()[1]) for head, _ in answers] == [200, 503, 503, 200, 503, 503, 200, 200, 200]
         assert all(b"retry-after: 1" in head for head, _ in answers if b" 503 " in head)
         assert "within 10 s" in json.loads(answers[1][1])["error"]
     refused = [one for one in seen if one.status == 503]
-    assert [one.model.name if one.model else "" for one in refused] == ["tth"] * 3
-    assert len(seen) == 6
+    assert [one.model.name if one.model else "" for one in refused] == ["tth", "tth", "tth", ""]
+    assert len(seen) == 9
 
 
 def test_a_large_body_is_not_waited_for_where_its_model_is_too_busy(repository: ModelRepository, tensors: Rows) -> None:
@@ -212,6 +217,23 @@ def test_a_client_has_its_share_and_no_more(repository: ModelRepository, tensors
         assert head.startswith(b"HTTP/1.1 200 "), "answered questions are forgotten"
 
 
+def test_questions_on_the_long_way_are_counted_too(repository: ModelRepository, tensors: Rows) -> None:
+    slow, service = slowed(repository)
+    service.limits = Limits(client=ClientLimits(questions=1))
+    question = request(INFER + b"?slow", as_json(tensors, slice(0, 1)))
+    with background(service) as url, connected(url) as raw, connected(url) as other:
+        raw.sendall(question)
+        assert slow.going.wait(10)
+        other.sendall(question)
+        assert read(other, 1)[0][0].startswith(b"HTTP/1.1 429 ")
+        other.sendall(request(META, method=b"GET"))
+        assert read(other, 1)[0][0].startswith(b"HTTP/1.1 200 "), "who asks no model is not counted"
+        slow.go_on.set()
+        read(raw, 1)
+        other.sendall(question)
+        assert read(other, 1)[0][0].startswith(b"HTTP/1.1 200 "), "what was answered counts no more"
+
+
 def test_bodies_of_all_connections_together_are_bounded(repository: ModelRepository, tensors: Rows) -> None:
     service = InferenceService(repository, limits=Limits(wire=WireLimits(body_bytes=10_000)))
     question = request(INFER, as_json(tensors, slice(0, 1)))
@@ -231,3 +253,46 @@ def test_bodies_of_all_connections_together_are_bounded(repository: ModelReposit
         assert read(half, 1)[0][0].startswith(b"HTTP/1.1 400 ")
         raw.sendall(large)
         assert read(raw, 1)[0][0].startswith(b"HTTP/1.1 400 "), "what was answered is held no longer"
+
+
+def test_no_more_questions_wait_to_be_read_than_can_be_read_in_time() -> None:
+    backlog = Backlog(2, wait_s=1.0)
+    backlog.enter()
+    backlog.leave(0.5)
+    for _ in range(4):
+        backlog.enter()
+    with pytest.raises(BusyError, match="4 questions wait to be read, which takes about 1 s, and 1 s may be waited"):
+        backlog.enter()
+    backlog.leave(0.5)
+    backlog.enter()
+    for _ in range(4):
+        backlog.leave(1e9)
+    backlog.enter()
+
+
+@pytest.mark.parametrize("way", [b"", b"?slow"])
+def test_what_is_long_to_read_is_refused_where_too_much_waits_for_that(
+    repository: ModelRepository, tensors: Rows, way: bytes
+) -> None:
+    seen: list[Seen] = []
+    service = InferenceService(repository)
+    service.backlog = Backlog(1, wait_s=0.1)
+    service.backlog.enter()
+    service.backlog.leave(1.0)
+    service.backlog.enter()
+    long, short = (request(INFER + way, as_json(tensors, slice(0, count))) for count in (3000, 1))
+    assert len(long) > INLINE_BODY_BYTES
+    with background(service, hooks=Hooks(on_request=seen.append)) as url, connected(url) as raw:
+        raw.sendall(long)
+        head, body = read(raw, 1)[0]
+        assert head.startswith(b"HTTP/1.1 503 ")
+        assert b"retry-after: 1" in head
+        assert "1 questions wait to be read" in json.loads(body)["error"]
+        assert service.intake.held == 0
+        raw.sendall(short)
+        assert read(raw, 1)[0][0].startswith(b"HTTP/1.1 200 ")
+        service.backlog.leave(0.0)
+        raw.sendall(long)
+        assert read(raw, 1)[0][0].startswith(b"HTTP/1.1 200 ")
+    if not way:
+        assert [one.model.name for one in seen if one.model] == ["tth"] * 3

@@ -25,7 +25,8 @@ from mlaas4hep.client import Client
 from mlaas4hep.errors import BundleError, NotFoundError
 from mlaas4hep.serve.entries import find_entries
 from mlaas4hep.serve.model import ServedModel, Tensors, TensorSpec
-from mlaas4hep.serve.repository import ModelRepository, open_repository
+from mlaas4hep.serve.opening import open_repository
+from mlaas4hep.serve.repository import ModelRepository
 from mlaas4hep.serve.served import ASLEEP, UNLOADED, Bounds
 from mlaas4hep.serve.server import background
 from mlaas4hep.serve.service import InferenceService
@@ -328,6 +329,38 @@ def test_a_retired_model_answers_what_it_took_and_is_let_go(tmp_path: Path) -> N
     gone = asyncio.run(story())
     gc.collect()
     assert gone() is None
+
+
+def test_who_waited_for_a_model_that_was_put_to_sleep_again_waits_once_more(tmp_path: Path) -> None:
+    put(tmp_path, "m", "1")
+    repository, opener = opened(tmp_path, lazy=True)
+    service, opener.gate = InferenceService(repository), threading.Event()
+
+    async def story() -> None:
+        first = repository.waking("m")
+        assert first is not None
+        first.add_done_callback(lambda _: repository._drop(repository._kept["m"]))
+        assert opener.gate is not None
+        opener.gate.set()
+        await service.wake("m")
+
+    asyncio.run(story())
+    assert repository.loaded == ("m",), "else whoever asks now loads it on the event loop"
+    assert opener.opened == ["m/1"] * 2
+
+
+def test_a_loop_that_has_ended_keeps_no_model(tmp_path: Path) -> None:
+    put(tmp_path, "m", "1")
+    repository, _ = opened(tmp_path)
+    service = InferenceService(repository)
+
+    async def ask() -> None:
+        await service.batcher(repository.get("m")).infer({"x": X}, 1)
+
+    asyncio.run(ask())
+    repository.unload("m").result()
+    gc.collect()  # what was begun for that loop and never run would be told of now
+    assert not service._batchers
 
 
 @pytest.fixture

@@ -12,8 +12,9 @@ import pytest
 
 from mlaas4hep.errors import BundleError, DataError, NotFoundError, RequestError
 from mlaas4hep.serve.entries import find_bundles
+from mlaas4hep.serve.opening import open_repository
 from mlaas4hep.serve.protocol import InferRequest, OutputChoice
-from mlaas4hep.serve.repository import ModelRepository, open_repository
+from mlaas4hep.serve.repository import ModelRepository
 from mlaas4hep.serve.service import InferenceService, Limits
 from tests.small_bundle import as_instances, make_events, write_small_bundle
 
@@ -162,6 +163,16 @@ def test_tensors_and_events_get_the_same_bits(service: InferenceService) -> None
     for prediction in (by_name, by_column):
         assert prediction.scores.tobytes() == tensors.outputs["scores"].tobytes()
         np.testing.assert_array_equal(prediction.selected, prepared.selected)
+
+
+def test_a_question_may_say_which_graph_is_to_answer(service: InferenceService) -> None:
+    model = service.repository.get("tth")
+    inputs = model.contract.preprocessor.run(make_events(5), 5).inputs
+    plain = service.infer("tth", InferRequest(inputs))
+    asked = service.infer("tth", InferRequest(inputs, model_sha256=model.contract.model_sha256))
+    assert asked.outputs["scores"].tobytes() == plain.outputs["scores"].tobytes()
+    with pytest.raises(RequestError, match=r"'tth', version 1, is another than the one .* abababababab... is asked"):
+        service.infer("tth", InferRequest(inputs, model_sha256="ab" * 32))
 
 
 def test_models_do_not_answer_for_each_other(service: InferenceService) -> None:

@@ -22,8 +22,8 @@ from mlaas4hep.bundle import Bundle
 from mlaas4hep.errors import RequestError, UploadError
 from mlaas4hep.serve.model import ServedModel
 from mlaas4hep.serve.oip import message
+from mlaas4hep.serve.opening import open_repository
 from mlaas4hep.serve.operation import Operation, Options
-from mlaas4hep.serve.repository import open_repository
 from mlaas4hep.serve.server import background
 from mlaas4hep.serve.service import InferenceService
 from mlaas4hep.serve.tfaas_row import _Layout

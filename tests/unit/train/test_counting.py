@@ -105,3 +105,38 @@ def test_a_scan_counts_what_passes_and_offers_no_cut_without_background() -> Non
 def test_a_class_without_events_has_no_best_cut() -> None:
     nothing = Weighed(np.linspace(0, 1, 30), np.zeros(30, bool), np.ones(30), np.zeros(30, int))
     assert scan_cuts(nothing, uncertainty=0.1).best is None
+
+
+def test_half_the_events_choose_the_cut_of_the_others_and_luck_is_not_quoted() -> None:
+    """Scores of noise: a cut can only lose, and the best of many seems to gain."""
+    best, crossed, plain = [], [], []
+    for seed in range(40):
+        random = np.random.default_rng(seed)
+        is_signal = random.random(2000) < 0.5
+        events = Weighed(random.random(2000), is_signal, np.where(is_signal, 0.02, 0.2), (~is_signal).astype(int))
+        scan = scan_cuts(events, uncertainty=0.5)
+        assert scan.best is not None
+        assert scan.crossed is not None
+        best.append(scan.uncertain[scan.best])
+        crossed.append(scan.crossed)
+        plain.append(scan.uncertain[0])
+    assert np.mean(best) > 1.05 * np.mean(plain)
+    assert np.mean(crossed) < np.mean(plain)
+
+
+def test_a_sample_of_which_no_event_is_left_is_not_taken_for_gone() -> None:
+    """Few events of a large weight, cut away by luck, hid behind many of a small one and made any cut look good."""
+    random = np.random.default_rng(3)
+    signal, light, heavy = 4000, 4000, 100
+    samples = np.repeat([0, 1, 2], [signal, light, heavy])
+    scores = np.concatenate([random.random(signal), random.random(light), 0.97 * random.random(heavy)])
+    weights = np.array([0.001, 0.01, 100.0])[samples]
+    scan = scan_cuts(Weighed(scores, samples == 0, weights, samples), uncertainty=0.1)
+    assert scan.best_cut is not None
+    gone = scan.cuts.index(next(one for one in scan.cuts if one >= scores[samples == 2].max()))
+    assert scan.background[gone] < 5.0
+    assert scan.background_err[gone] == pytest.approx((0.01**2 + 100.0**2) ** 0.5, rel=1e-3)
+    significance = scan.uncertain[gone]
+    assert significance is not None
+    # What is known of the heavy sample is that it is about one event of 100, or none.
+    assert significance < scan.signal[gone] / 90.0

@@ -14,7 +14,7 @@ import yaml
 from mlaas4hep.config import Config, parse_config
 from mlaas4hep.errors import DataError, UserError
 from mlaas4hep.serve.events import encode_prediction
-from mlaas4hep.serve.repository import open_repository
+from mlaas4hep.serve.opening import open_repository
 from mlaas4hep.serve.service import InferenceService
 from mlaas4hep.spec.columns import Jagged
 from mlaas4hep.testing import write_events
@@ -225,6 +225,24 @@ def test_runs_are_compared_event_by_event(evaluated: EvaluatedRun, network: Eval
     assert abs(pair["difference"]) == pytest.approx(abs(mlp["difference"]))
     assert mlp["ece"] == network.evaluation.parts["test"].calibration["tth"].learned.ece
     assert {one.name for one in (runs / "both" / "pictures").iterdir()} == {"roc.png", "calibration.png"}
+
+
+def test_of_several_classes_each_is_compared(three: EvaluatedRun, tmp_path: Path) -> None:
+    again = tmp_path / "again"
+    shutil.copytree(three.path, again)
+    page = compare([three, evaluate(again, settings=QUICK)], output=tmp_path / "both")
+    found = json.loads((tmp_path / "both" / "comparison.json").read_text(encoding="utf-8"))
+    for one in found["runs"]:
+        assert list(one["classes"]) == ["QCD", "t<t>", "tth"]
+        assert one["auc"] == pytest.approx(np.mean([own["auc"] for own in one["classes"].values()]))
+        learned = three.evaluation.parts["test"].calibration["QCD"].learned
+        assert one["classes"]["QCD"]["ece"] == learned.ece
+    endings = ("0_QCD.png", "1_t_t_.png", "2_tth.png")
+    wanted = {f"{kind}_{ending}" for kind in ("roc", "calibration") for ending in endings}
+    assert {one.name for one in (tmp_path / "both" / "pictures").iterdir()} == wanted
+    text = page.read_text(encoding="utf-8")
+    assert all(text.count(f"pictures/{name}") == 2 for name in wanted)
+    assert "best <i>Z</i>" not in text
 
 
 def test_another_test_part_is_compared_without_a_difference(

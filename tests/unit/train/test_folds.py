@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -25,6 +25,7 @@ from mlaas4hep.train.evaluation import Settings
 from mlaas4hep.train.folds import read_folds
 from mlaas4hep.train.out_of_fold import FoldScorer
 from mlaas4hep.train.run import RunResult, train
+from tests.notes import Notes
 
 pytestmark = pytest.mark.usefixtures("plain_pictures")
 
@@ -185,7 +186,7 @@ def test_out_of_fold_scores_of_noise_know_nothing_though_each_model_learned_it_b
 def stops(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Trainings that were begun; the second one is interrupted."""
     begun: list[str] = []
-    real = folds_module.train
+    real = folds_module.train_one
 
     def interrupted(setting: Config, **keys: Any) -> RunResult:
         begun.append(f"{setting.features.split.held_out} {keys['unfinished']}")
@@ -193,7 +194,7 @@ def stops(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             raise KeyboardInterrupt
         return real(setting, **keys)
 
-    monkeypatch.setattr(folds_module, "train", interrupted)
+    monkeypatch.setattr(folds_module, "train_one", interrupted)
     return begun
 
 
@@ -221,7 +222,7 @@ def test_a_fold_in_the_middle_of_its_epochs_goes_on_from_its_checkpoint(
     files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = train(config(files, NET), output=tmp_path / "whole", threads=0)
-    real, batches = folds_module.train, [0]
+    real, batches = folds_module.train_one, [0]
 
     class Stopping:
         """Asks the second fold to stop after some batches."""
@@ -244,7 +245,7 @@ def test_a_fold_in_the_middle_of_its_epochs_goes_on_from_its_checkpoint(
         begun.append(keys["unfinished"])
         return real(setting, **keys)
 
-    monkeypatch.setattr(folds_module, "train", noted)
+    monkeypatch.setattr(folds_module, "train_one", noted)
     with pytest.raises(KeyboardInterrupt):
         train(config(files, NET), output=tmp_path / "run", threads=0, progress=Stopping())
     found = train(config(files, NET), output=tmp_path / "run", unfinished="resume", threads=0)
@@ -288,3 +289,62 @@ def test_a_regression_in_folds_predicts_every_event_out_of_fold(files: Path, tmp
     assert found.targets.parts["test"].events == 2 * ENTRIES
     assert 0 < found.targets.test["t"].r2 < 1
     assert "each predicted by the one model that has not seen it" in run.report.read_text()
+
+
+class Recorded:
+    """Stands for a run on an MLflow server."""
+
+    runs: ClassVar[dict[str, Recorded]] = {}
+
+    def __init__(self, address: str, *, name: str, params: Mapping[str, str], **_: Any) -> None:
+        self.runs[name] = self
+        self.fold, self.files, self.status, self.values = params.get("split.fold"), set[str](), "", dict[str, float]()
+
+    def metrics(self, values: Mapping[str, float], *, step: int) -> None:
+        self.values |= values
+
+    def tags(self, values: Mapping[str, str]) -> None: ...
+
+    def file(self, path: Path, name: str) -> None:
+        assert path.is_file()
+        self.files.add(name)
+
+    def end(self, status: str, **_: Any) -> None:
+        self.status = status
+
+    def notes(self) -> Iterator[str]:
+        yield from ()
+
+
+def test_trackers_know_each_fold_and_the_whole_and_a_line_is_told_once(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mlaas4hep.train.tracking.MlflowRun", Recorded)
+    monkeypatch.setattr(Recorded, "runs", {})
+    notes = Notes()
+    setting = config(
+        files,
+        inputs={"event": ["x", "luminosityBlock"]},
+        tracking={"tensorboard": True, "mlflow": "http://127.0.0.1:9"},
+    )
+    done = train(setting, output=tmp_path / "run", threads=0, progress=notes)
+    of_folds = [f"run-fold-{fold}" for fold in range(FOLDS)]
+    boards = {one.parent.name: one.read_bytes() for one in (tmp_path / "tensorboard").glob("*/*")}
+    assert sorted(boards) == sorted(Recorded.runs) == ["run", *of_folds]
+    for name, one in Recorded.runs.items():
+        epochs = name != "run"
+        assert (b"train_loss" in boards[name], "train_loss" in one.values) == (epochs, epochs)
+        assert b"final/auc" in boards[name]
+        assert one.fold == (name[-1] if epochs else None)
+        assert ("history.csv" in one.files, one.files >= {"report.html", "metrics.json", "config.yaml"}) == (
+            epochs,
+            True,
+        )
+        assert one.status == "FINISHED"
+    assert Recorded.runs["run"].values["final.auc"] == done.metrics["auc"]
+    assert sum("'luminosityBlock': is 1 in every event" in line for line in notes.lines) == 1
+
+
+def test_what_is_told_of_one_training_is_refused_with_folds(files: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"on_judged are told of one training, and split\.folds makes 3"):
+        train(config(files), output=tmp_path / "run", on_judged=lambda _: None)

@@ -11,7 +11,7 @@ import pytest
 import uproot
 
 from mlaas4hep.testing import write_events
-from mlaas4hep.train import run
+from mlaas4hep.train import run_plan
 from mlaas4hep.train.evaluate import evaluate
 from mlaas4hep.train.run import train
 from mlaas4hep.train.scanned import scanned
@@ -47,7 +47,7 @@ def test_what_is_lost_after_the_scan_is_told_and_made_up_for(
         break_cluster(tmp_path / "tth.root", 2)
         return found
 
-    monkeypatch.setattr(run, "scanned", then_broken)
+    monkeypatch.setattr(run_plan, "scanned", then_broken)
     setting = config(tmp_path, on_error="skip")
     train(setting, output=tmp_path / "run", threads=0, rescan=True)
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())

@@ -69,7 +69,8 @@ def trained(folder: Path, *, max_events: int | None = None, **keys: object) -> P
     return folder / "toy"
 
 
-def test_moved_files_and_own_code_give_equal_hashes(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("split", [{}, {"folds": 2, "validation": 0.2}], ids=["one model", "two folds"])
+def test_moved_files_and_own_code_give_equal_hashes(folder: Path, tmp_path: Path, split: dict[str, object]) -> None:
     (folder / "mine.py").write_text(OWN_MODEL)
     (folder / "pre.py").write_text(OWN_FUNCTION)
     bundle = trained(
@@ -78,6 +79,7 @@ def test_moved_files_and_own_code_give_equal_hashes(folder: Path, tmp_path: Path
         preproc="pre.py",
         inputs={"event": ["x", "y", "twice"]},
         max_events=500,
+        split=split,
     )
     for gone in ("mine.py", "pre.py"):
         (folder / gone).unlink()

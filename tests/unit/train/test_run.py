@@ -14,7 +14,7 @@ from mlaas4hep.config import Config, parse_config, read_config
 from mlaas4hep.errors import DataError, ModelError, ParityError, UserError
 from mlaas4hep.spec.columns import Jagged
 from mlaas4hep.testing import write_events
-from mlaas4hep.train import run
+from mlaas4hep.train import run, run_plan
 from mlaas4hep.train.run import train
 
 pytestmark = pytest.mark.usefixtures("plain_pictures")
@@ -90,7 +90,7 @@ def test_a_cache_that_cannot_work_is_refused_before_the_scan(
     (tmp_path / "file").write_text("")
     place = {**cache, "path": str(tmp_path / cache["path"])}
     setting = config(files, model="mlp", cache=place, training={**TRAINING, "shuffle": "exact"})
-    monkeypatch.setattr(run, "scanned", never)
+    monkeypatch.setattr(run_plan, "scanned", never)
     with pytest.raises(DataError, match=words):
         train(setting, output=tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -94,10 +94,14 @@ def put_web(path: Path, url: str, stall_s: float) -> None:
 
 
 def put_s3(path: Path, url: str, stall_s: float) -> None:
-    """By one PUT: an object is there when it is whole. S3 takes up to 5 GB so."""
+    """By one PUT, or in parts: an object is there when it is whole."""
+    from mlaas4hep.data.places import s3_put
     from mlaas4hep.data.places.s3 import S3Access
 
-    _put_body(path, S3Access(url), stall_s)
+    if path.stat().st_size > s3_put.ONE_PUT_BYTES:
+        s3_put.put_in_parts(path, url, stall_s)
+    else:
+        _put_body(path, S3Access(url), stall_s)
 
 
 def put_filesystem(path: Path, url: str, stall_s: float) -> None:

@@ -53,25 +53,38 @@ class S3Files:
 class S3Access:
     """One object, with a fresh signature for each request.
 
+    Parameters
+    ----------
+    url
+        Its address.
+    operation, asked
+        What is asked of the object, in botocore's words; by default it is read, and written where the method is PUT.
+
     Raises
     ------
     DataError
         No bucket or key.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, operation: str = "", asked: Mapping[str, Any] | None = None) -> None:
         self.url = shown(url)
+        self._whole = url
         self._bucket, self._key = _bucket_and_key(url)
+        self._operation, self._asked = operation, dict(asked or {})
         if not self._key:
             raise DataError(f"{self.url}: names no object; write s3://bucket/key")
+
+    def of(self, operation: str, asked: Mapping[str, Any] | None = None) -> S3Access:
+        """The same object, to ask something else of it."""
+        return S3Access(self._whole, operation=operation, asked=asked)
 
     def address(self, method: str) -> tuple[str, Mapping[str, str]]:
         """See `mlaas4hep.data.places.wire.Access.address`."""
         client = _client(self._bucket)
         _require_credentials(client)
-        asked = {"Bucket": self._bucket, "Key": self._key}
+        asked = {"Bucket": self._bucket, "Key": self._key, **self._asked}
         # What S3 does not know (PROPFIND, of an empty file) it refuses, which is an answer too.
-        operation = "put_object" if method == "PUT" else "get_object"
+        operation = self._operation or ("put_object" if method == "PUT" else "get_object")
         signed: str = client.generate_presigned_url(operation, Params=asked, ExpiresIn=_VALID_S)
         return signed, {}
 

@@ -18,7 +18,7 @@ from mlaas4hep.progress import Progress, Silent
 from mlaas4hep.report.page import SEARCH_PAGE
 from mlaas4hep.train.interrupt import Interrupt
 from mlaas4hep.train.output import free_path
-from mlaas4hep.train.run import prepare
+from mlaas4hep.train.run_plan import prepare
 from mlaas4hep.train.tuning.journal import locked
 from mlaas4hep.train.tuning.processes import Processes
 from mlaas4hep.train.tuning.results import BEST_FILE, FIGURES, write_results

@@ -1,0 +1,157 @@
+"""Small questions whose heads are known, collected over a turn of the event loop and answered in one run.
+
+What a question costs on its own way (a tensor, a ticket, an array of its scores) is more than its share of the run.
+Here the rows of all lie side by side from the start, and the answers are cut from the scores of all. Invariant: an
+answer has the bytes that the question would get alone, since whatever is unusual goes its own way; nothing waits longer
+than a turn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import Protocol
+
+from mlaas4hep.errors import NotFoundError
+from mlaas4hep.serve.asking import Reply
+from mlaas4hep.serve.batcher import Batcher
+from mlaas4hep.serve.hooks import Hooks, Seen, SeenTogether
+from mlaas4hep.serve.model import ServedModel
+from mlaas4hep.serve.service import InferenceService
+from mlaas4hep.serve.together import Form, Together, together
+
+# Questions and bytes that are collected at most: then they are answered, and the turn goes on.
+MOST, MOST_BYTES = 1024, 4 << 20
+
+_Target = tuple[str | None, ...]
+_log = logging.getLogger(__name__)
+
+
+class Waiting(Protocol):
+    """A question, as much of it as is looked at here."""
+
+    target: _Target
+    gone: bool
+    began_s: float
+
+    def ask_alone(self, body: bytes) -> None:
+        """Go the way of its own."""
+
+    def land(self, reply: Reply, model: ServedModel) -> None:
+        """Be answered."""
+
+    def seen_landed(self, size: int, rows: int, read_s: float, run_s: float, ran_s: float) -> Seen:
+        """What hooks are told now of an answer of so many bytes: see `mlaas4hep.serve.hooks.SeenTogether`."""
+        ...
+
+
+_Asked = tuple[Waiting, bytes]
+
+
+class Lane:
+    """Of one event loop.
+
+    Parameters
+    ----------
+    service
+        Who answers.
+    loop
+        Which runs what is called soon when all that can be read has been.
+    hooks
+        Who is told.
+    """
+
+    def __init__(self, service: InferenceService, loop: asyncio.AbstractEventLoop, hooks: Hooks) -> None:
+        self._service = service
+        self._hooks = hooks
+        self._loop = loop
+        self._taken: dict[tuple[_Target, Form], list[_Asked]] = {}
+        self._size = self._bytes = 0
+
+    def add(self, asked: Waiting, body: bytes, form: Form) -> None:
+        """Take a question of a form; it is answered in this turn."""
+        key = asked.target, form
+        found = self._taken.get(key)
+        if found is None:
+            found = self._taken[key] = []
+        found.append((asked, body))
+        self._size += 1
+        self._bytes += len(body)
+        if self._size == 1:
+            self._loop.call_soon(self._run)
+        elif self._size >= MOST or self._bytes >= MOST_BYTES:
+            self._run()
+
+    def _run(self) -> None:
+        taken, self._taken, self._size, self._bytes = self._taken, {}, 0, 0
+        alone: list[_Asked] = []  # behind all others, whose runs would have to wait for theirs
+        for (target, form), waiting in taken.items():
+            batcher, start = self._find(target), 0
+            while start < len(waiting):
+                start = self._answer(batcher, form, waiting, start, alone)
+        for asked, body in alone:
+            asked.ask_alone(body)
+
+    def _find(self, target: _Target) -> Batcher | None:
+        """Who runs the model now; None where each question is to be asked alone."""
+        name, version = target[0] or "", target[1]
+        repository = self._service.repository
+        if repository.entry(name) is None:  # asleep, broken or unknown
+            return None
+        try:
+            return self._service.batcher(repository.get(name, version))
+        except NotFoundError as error:
+            _log.debug("%s is asked question by question: %s", name, error)
+            return None
+
+    def _answer(
+        self, batcher: Batcher | None, form: Form, waiting: list[_Asked], start: int, alone: list[_Asked]
+    ) -> int:
+        """Answer the questions from ``start`` that fit into one run; gives where the next one begins."""
+        most = batcher.rows_at_once if batcher is not None else 0
+        joined = together(batcher.model, form) if batcher is not None and most else None
+        if batcher is None or joined is None:
+            alone += waiting[start:]
+            return len(waiting)
+        began_s = time.monotonic()
+        taken: list[tuple[Waiting, bytes, int]] = []
+        while start < len(waiting) and joined.rows < most:
+            asked, body = waiting[start]
+            start += 1
+            if asked.gone:
+                continue
+            if rows := joined.take(body, most):
+                taken.append((asked, body, rows))
+            else:
+                alone.append((asked, body))
+        if taken and not self._landed(batcher, joined, taken, began_s):
+            alone += [(asked, body) for asked, body, _ in taken]
+        return start
+
+    def _landed(
+        self, batcher: Batcher, joined: Together, taken: list[tuple[Waiting, bytes, int]], began_s: float
+    ) -> bool:
+        """Run and tell all; False where the run failed, for which one question may be the reason."""
+        run = batcher.run_at_once(joined.tensors(), joined.rows, len(taken))
+        if run is None:
+            return False
+        outputs, run_s, ran_s = run
+        model, on_request, on_together = batcher.model, self._hooks.on_request, self._hooks.on_together
+        began: list[float] = []
+        ended: list[float] = []
+        for (asked, _, rows), reply in zip(taken, joined.replies(outputs), strict=True):
+            if asked.gone:
+                continue
+            try:
+                asked.land(reply, model)
+            except Exception as error:  # of one connection; the others are told all the same
+                self._loop.call_exception_handler({"message": "telling an answer failed", "exception": error})
+            if on_together is not None:
+                began.append(asked.began_s)
+                ended.append(time.monotonic())
+            elif on_request is not None:
+                on_request(asked.seen_landed(len(reply.body), rows, began_s, run_s, ran_s))
+        if on_together is not None:
+            on_together(SeenTogether(model, began, ended, began_s, run_s, ran_s))
+        return True

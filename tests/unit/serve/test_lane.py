@@ -1,0 +1,241 @@
+"""Small questions answered together: the bytes of each alone, and whatever is unusual goes its own way."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import random
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from mlaas4hep.serve import lane
+from mlaas4hep.serve.asking import Reply
+from mlaas4hep.serve.hooks import Hooks, Seen
+from mlaas4hep.serve.lane import Lane
+from mlaas4hep.serve.limits import Limits, QueueLimits
+from mlaas4hep.serve.model import ServedModel
+from mlaas4hep.serve.opening import open_repository
+from mlaas4hep.serve.repository import ModelRepository
+from mlaas4hep.serve.server import background
+from mlaas4hep.serve.service import InferenceService
+from mlaas4hep.serve.together import IN_JSON, Form, InBinary, InJson
+from tests.small_bundle import write_small_bundle
+from tests.unit.serve.test_hot import INFER, as_binary, as_json, connected, read, request, slowed
+from tests.unit.serve.test_hot import tensors as tensors  # a fixture
+
+Rows = dict[str, NDArray[np.float32]]
+_ALONE = b"X-Request-Id: 7"  # such a head is not kept
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> ModelRepository:
+    folder: Path = tmp_path_factory.mktemp("models")
+    write_small_bundle(folder)
+    # Quick on a machine that was busy when the model was loaded, too.
+    return ModelRepository([dataclasses.replace(open_repository(folder).get("tth"), call_s=1e-5, row_s=1e-7)])
+
+
+@pytest.fixture
+def taken(monkeypatch: pytest.MonkeyPatch) -> list[tuple[bytes, Form, bool]]:
+    """Bodies that came this way, and whether they were answered here."""
+    found: list[tuple[bytes, Form, bool]] = []
+    for kind in (InJson, InBinary):
+        monkeypatch.setattr(kind, "take", noting(kind.take, found))
+    return found
+
+
+def noting(usual: Any, found: list[tuple[bytes, Form, bool]]) -> Any:
+    def take(self: Any, body: bytes, most: int) -> int:
+        rows: int = usual(self, body, most)
+        found.append((body, getattr(self, "_header", IN_JSON), rows > 0))
+        return rows
+
+    return take
+
+
+def changed(body: bytes, change: Any) -> bytes:
+    message = json.loads(body)
+    change(message)
+    return json.dumps(message).encode()
+
+
+def bodies_of(tensors: Rows) -> list[bytes]:
+    """Usual questions, unusual ones, and wrong ones."""
+    usual, two = as_json(tensors, slice(0, 1)), as_json(tensors, slice(1, 3))
+
+    def numbers(value: Any) -> Any:
+        return lambda message: message["inputs"][0].update(data=[value, *message["inputs"][0]["data"][1:]])
+
+    return [
+        usual,
+        two,
+        as_json(tensors, slice(3, 4)),
+        changed(usual, lambda message: message.update(id="a")),
+        changed(usual, lambda message: message["inputs"].reverse()),
+        changed(usual, numbers(None)),
+        changed(usual, numbers(1e39)),
+        changed(usual, numbers(3)),
+        changed(usual, numbers("Infinity")),
+        changed(usual, numbers(True)),
+        changed(usual, lambda message: message["inputs"][0].update(shape=[2, *message["inputs"][0]["shape"][1:]])),
+        changed(usual, lambda message: message["inputs"][0].update(datatype="FP64")),
+        changed(usual, lambda message: message["inputs"].append(message["inputs"][0])),
+        changed(usual, lambda message: message["inputs"].__setitem__(0, message["inputs"][-1])),
+        changed(usual, lambda message: message["inputs"].pop()),
+        changed(usual, lambda message: message["inputs"][0].update(name="other")),
+        changed(usual, lambda message: message.update(parameters={"timeout": 5_000_000})),
+        changed(usual, lambda message: message.update(outputs=[{"name": "scores"}])),
+        b"{",
+        usual[:-1],
+    ]
+
+
+def binaries_of(tensors: Rows) -> list[tuple[bytes, bytes]]:
+    """The same in binary, each with the header that says where its JSON ends."""
+    body, header = as_binary(tensors, slice(0, 1))
+    length = int(header.partition(b": ")[2])
+    head, tail = body[:length], body[length:]
+    spoilt = np.full(len(tail) // 4, np.nan, np.float32).tobytes()
+
+    def one(change: Any, tail: bytes = tail) -> tuple[bytes, bytes]:
+        told = changed(head, change)
+        return told + tail, b"%b: %d" % (header.partition(b":")[0], len(told))
+
+    def output(**parameters: Any) -> Any:
+        return lambda message: message.update(outputs=[{"name": "scores", "parameters": parameters}])
+
+    def size(message: Any) -> None:
+        message["inputs"][0]["parameters"]["binary_data_size"] += 4
+
+    def nothing(message: Any) -> None:
+        pass
+
+    return [
+        (body, header),
+        as_binary(tensors, slice(1, 4)),
+        as_binary(tensors, slice(7, 8)),
+        (head + spoilt, header),
+        (head + tail[:-1], header),
+        (b"{" + head[1:-1] + b" " + tail, header),
+        one(output(binary_data=True)),
+        one(output(binary_data=False)),
+        one(output(binary_data=True, classification=1)),
+        one(lambda message: message.update(id="b", parameters={"binary_data_output": True})),
+        one(lambda message: message.update(parameters={"binary_data_output": True, "timeout": 9_000_000})),
+        one(lambda message: message.update(parameters={"binary_data_output": True})),
+        one(lambda message: message["parameters"].update(model_sha256="0" * 64)),
+        one(lambda message: message["inputs"].reverse()),
+        one(lambda message: message["inputs"][0].update(datatype="INT32")),
+        one(lambda message: message["inputs"][0].update(shape=message["inputs"][1]["shape"])),
+        one(size),
+        one(nothing, tail * 2),
+    ]
+
+
+WHERE = [one == "x" for one in "xxxxxxxx............" + "xxxx..x..x.x.x...." + ".x"]
+"""Which of the questions below are usual."""
+
+
+def test_in_any_company_an_answer_has_the_bytes_of_the_question_alone(
+    repository: ModelRepository, tensors: Rows, taken: list[tuple[bytes, Form, bool]]
+) -> None:
+    questions: list[tuple[bytes, ...]] = [(INFER, body) for body in bodies_of(tensors)]
+    questions += [(INFER, *one) for one in binaries_of(tensors)]
+    questions += [(b"/v2/models/other/infer", b"{}"), (b"/v2/models/tth/versions/1/infer", questions[0][1])]
+    seen: list[Seen] = []
+    with ExitStack() as stack:
+        url = stack.enter_context(background(InferenceService(repository), hooks=Hooks(on_request=seen.append)))
+        lines = [stack.enter_context(connected(url)) for _ in range(3)]
+        alone = []
+        for question in questions:
+            lines[0].sendall(request(*question, _ALONE))
+            alone += read(lines[0], 1)
+            lines[0].sendall(request(*question))  # so that its head is known
+            assert read(lines[0], 1) == alone[-1:]
+        assert {head.split()[1] for head, _ in alone} == {b"200", b"400", b"404"}
+        taken.clear()  # bodies of one length have one head
+        told = [(one.status, one.path, one.model, one.rows, one.bytes_in, one.bytes_out) for one in seen[::2]]
+        drawn = random.Random(0)
+        for _ in range(4):
+            orders = [drawn.sample(range(len(questions)), len(questions)) for _ in lines]
+            seen.clear()
+            for raw, order in zip(lines, orders, strict=True):
+                raw.sendall(b"".join(request(*questions[at]) for at in order))
+            for raw, order in zip(lines, orders, strict=True):
+                assert read(raw, len(order)) == [alone[at] for at in order]
+        assert len(taken) == 4 * 3 * (len(questions) - 1)  # all but that to a model that is not there
+        here = {body for body, _, answered in taken if answered}
+        assert [body in here for _, body, *_ in questions] == WHERE
+        found = [(one.status, one.path, one.model, one.rows, one.bytes_in, one.bytes_out) for one in seen]
+        assert sorted(found, key=str) == sorted(told * 3, key=str)
+        for one in seen:
+            parts = (one.queue_s, one.read_s, one.run_s)
+            assert min(parts) >= 0
+            assert sum(parts) <= one.seconds + 1e-9
+
+
+class Waiting:
+    """Notes what becomes of it."""
+
+    def __init__(self, target: tuple[str | None, ...] = ("tth", None), *, gone: bool = False) -> None:
+        self.target, self.gone = target, gone
+        self.began_s = 0.0
+        self.became: list[tuple[str, bytes]] = []
+
+    def ask_alone(self, body: bytes) -> None:
+        self.became.append(("alone", body))
+
+    def land(self, reply: Reply, model: ServedModel) -> None:
+        self.became.append(("landed", reply.body))
+
+
+def answered(service: InferenceService, waiting: list[Waiting], body: bytes) -> Iterator[list[str]]:
+    """What became of each, as soon as all were taken and after the turn."""
+
+    async def run() -> list[list[str]]:
+        road = Lane(service, asyncio.get_running_loop(), Hooks())
+        for one in waiting:
+            road.add(one, body, IN_JSON)
+        first = [word for one in waiting for word, _ in one.became]
+        await asyncio.sleep(0)
+        return [first, [word for one in waiting for word, _ in one.became]]
+
+    yield from asyncio.run(run())
+
+
+def test_who_is_gone_is_not_told_and_all_others_are_told_once(repository: ModelRepository, tensors: Rows) -> None:
+    asked = [Waiting(), Waiting(gone=True), Waiting(("other", None)), Waiting()]
+    at_once, later = answered(InferenceService(repository), asked, as_json(tensors, slice(0, 1)))
+    assert (at_once, later) == ([], ["landed", "alone", "landed"])
+
+
+def test_no_more_are_collected_than_may_be(
+    repository: ModelRepository, tensors: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lane, "MOST", 3)
+    asked = [Waiting() for _ in range(4)]
+    at_once, later = answered(InferenceService(repository), asked, as_json(tensors, slice(0, 1)))
+    assert (at_once, later) == (["landed"] * 3, ["landed"] * 4)
+
+
+def test_where_runs_are_long_or_wait_or_fail_each_is_asked_alone(
+    repository: ModelRepository, tensors: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = as_json(tensors, slice(0, 1))
+    _, slow = slowed(repository)
+    waits = InferenceService(repository, limits=Limits(queue=QueueLimits(max_wait_ms=5)))
+    for service in (slow, waits):
+        assert list(answered(service, [Waiting(), Waiting()], body))[-1] == ["alone"] * 2
+
+    def fails(self: ServedModel, inputs: Any, rows: int) -> Any:
+        raise RuntimeError("the run failed")
+
+    monkeypatch.setattr(ServedModel, "run_checked", fails)
+    assert list(answered(InferenceService(repository), [Waiting(), Waiting()], body))[-1] == ["alone"] * 2
