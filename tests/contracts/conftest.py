@@ -10,6 +10,8 @@ _ASKED_ELSEWHERE = (
     *("::TestTorchAttention::", "::TestTorchCnn::", "::TestTorchMlp::", "::TestOwnModuleOnCollections::"),
     *("::TestOwnXgboost::", "::TestOwnLightgbm::", "::TestOwnTreesWithEarlyStopping::"),
 )
+# Nor do targets go another way through these than through the two networks beside them.
+_TARGETS_ASKED_ELSEWHERE = ("::TestTorchAttention::", "::TestTorchCnn::")
 _MORE = ("[three-classes]", "[two-targets]")
 
 
@@ -17,4 +19,7 @@ _MORE = ("[three-classes]", "[two-targets]")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.name.endswith(_MORE) and any(one in item.nodeid for one in _ASKED_ELSEWHERE):
+            item.add_marker(pytest.mark.slow)
+        needs = getattr(item, "fixturenames", ())
+        if "of_targets" in needs and any(one in item.nodeid for one in _TARGETS_ASKED_ELSEWHERE):
             item.add_marker(pytest.mark.slow)
