@@ -81,6 +81,9 @@ bench: $(VENV)/.full  ## speed, side by side with peers and limits; damaged file
 	$(BIN)/python -m benchmarks.training --json
 	$(BIN)/python -m benchmarks.clients --json
 	$(BIN)/python -m benchmarks.serving --json
+	$(BIN)/python -m benchmarks.rows --json
+	$(BIN)/python -m benchmarks.overload --json
+	$(BIN)/python -m benchmarks.switching --json
 	$(BIN)/python -m benchmarks.scoring --json
 
 faults: $(VENV)/.full  ## damaged files, bad servers, killed streams: what becomes of every event
@@ -88,6 +91,7 @@ faults: $(VENV)/.full  ## damaged files, bad servers, killed streams: what becom
 	$(BIN)/python -m benchmarks.faults --json
 	$(BIN)/python -m benchmarks.kills --json --points 200
 	$(BIN)/python -m benchmarks.score_kills --json
+	$(BIN)/python -m benchmarks.fuzz --json
 
 clean:
 	rm -rf $(VENV) $(VENV)-mlflow $(VENV)-oidc $(VENV)-tensorflow .bench
