@@ -161,7 +161,7 @@ class ParquetSource(TableSource):
         """Turn what damaged bytes provoke in pyarrow into a `DataError`."""
         try:
             yield
-        except (self._pyarrow.ArrowException, OSError) as error:
+        except (self._pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
             lines = [line.strip() for line in str(error).splitlines() if line.strip()]
             raise DataError(
                 f"{self.path}{what}: cannot be read: {lines[0] if lines else type(error).__name__}"

@@ -175,6 +175,12 @@ def test_a_truncated_file_is_told(tmp_path: Path, size: int) -> None:
         open_source(str(tmp_path / "a.parquet"))
 
 
+def test_a_column_whose_name_is_no_text_is_told(tmp_path: Path) -> None:
+    (tmp_path / "a.parquet").write_bytes(packed().replace(b"jet", b"\x80et"))
+    with pytest.raises(DataError, match=r"a\.parquet: cannot be read: .*decode byte 0x80"):
+        open_source(str(tmp_path / "a.parquet"))
+
+
 def test_a_wrong_byte_in_a_page_is_seen_by_its_checksum(tmp_path: Path) -> None:
     data = bytearray(packed("none"))
     data[data.index(np.arange(100.0, 110.0).tobytes()) + 3] ^= 0x40
