@@ -193,9 +193,9 @@ def cycle(address: str, versions: Versions, pid: int, cycles: int) -> dict[str, 
 
 
 def private_bytes(pid: int) -> int:
-    """Of a process."""
+    """Of a process, without pages of files: whether those are private depends on which other processes run."""
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    return sum(int(line.split()[1]) << 10 for line in lines if line.startswith(("Private_Clean", "Private_Dirty")))
+    return sum(int(line.split()[1]) << 10 for line in lines if line.startswith(("Anonymous:", "Swap:")))
 
 
 def figures(seen: Seen, took_s: Sequence[float], seconds: float) -> dict[str, Any]:

@@ -48,13 +48,16 @@ def test_a_server_lives_through_changed_questions(fuzz: Fuzz, caplog: pytest.Log
 
 
 def test_what_is_our_fault_is_found(fuzz: Fuzz) -> None:
-    fuzz._count(b"a", b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\n\r\n")
+    busy = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\n\r\n"
+    late = busy + b'{"error":"model is busy: the answer cannot be there within the 1e-06 s that are left"}'
+    fuzz._count(b"a", late + late)
     fuzz._count_rpc(b"a", b"\0\0\x0c\1\5\0\0\0\1\0\x0bgrpc-status\x013")
-    assert fuzz.found.failures == []
+    assert (fuzz.found.failures, fuzz.found.late) == ([], 2)
+    fuzz._count(b"b", busy + late)
     fuzz._count(b"b", b"HTTP/1.1 500 Internal Server Error\r\n\r\n")
     fuzz._count(b"c", b"HTTP/1.1 503 Service Unavailable\r\n\r\n")
     fuzz._count_rpc(b"d", b"\0\0\x0c\1\5\0\0\0\1\0\x0bgrpc-status\x0213")
-    assert [one["what"] for one in fuzz.found.failures] == ["500", "503", "rpc 13"]
+    assert [one["what"] for one in fuzz.found.failures] == ["503", "500", "503", "rpc 13"]
     good: dict[str, Any] = {
         "wrong": 0,
         "hangs": 0,
@@ -62,10 +65,13 @@ def test_what_is_our_fault_is_found(fuzz: Fuzz) -> None:
         "tracebacks": 0,
         "log_controls": 0,
         "sockets": [4, 4],
+        "seconds": 600.0,
+        "kb_1000": 1.0,
     }
     assert is_well(good)
-    for key, value in (("wrong", 1), ("failures", [1]), ("tracebacks", 1), ("sockets", [4, 5])):
+    for key, value in (("wrong", 1), ("failures", [1]), ("tracebacks", 1), ("sockets", [4, 5]), ("kb_1000", 100.0)):
         assert not is_well(good | {key: value})
+    assert is_well(good | {"kb_1000": 100.0, "seconds": 10.0})
 
 
 @pytest.mark.slow
