@@ -25,6 +25,8 @@ from mlaas4hep.serve.model import ServedModel, TensorSpec
 
 # Longer bodies are read with simdjson where that is installed: it brings numbers straight into a buffer.
 FAST_BYTES = 4 << 10
+# Longer ones get a parser of their own: it keeps three bytes and more for each that it ever read, in each thread.
+_KEPT_BYTES = 4 << 20
 
 _FLOAT32, _FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
 _encode = msgspec.json.Encoder().encode
@@ -236,4 +238,4 @@ def _fast_parser() -> Callable[[bytes], Any] | None:
             self.parser = simdjson.Parser()
 
     parsers = Parsers()
-    return lambda body: parsers.parser.parse(body)
+    return lambda body: (parsers.parser if len(body) <= _KEPT_BYTES else simdjson.Parser()).parse(body)

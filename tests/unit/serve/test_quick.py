@@ -139,6 +139,23 @@ def test_what_is_unusual_or_wrong_is_left_to_the_general_way(body: bytes) -> Non
     assert QuickCodec(MODEL).read(body) is None
 
 
+def test_the_buffers_of_a_parser_that_read_a_large_body_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    simdjson = pytest.importorskip("simdjson")
+    made: list[object] = []
+
+    class Parser(simdjson.Parser):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            made.append(self)
+
+    monkeypatch.setattr(simdjson, "Parser", Parser)
+    monkeypatch.setattr(quick, "FAST_BYTES", 0)
+    monkeypatch.setattr(quick, "_KEPT_BYTES", 1000)
+    codec = QuickCodec(MODEL)
+    for rows, parsers in ((1, 1), (2, 1), (100, 2), (100, 3), (1, 3)):
+        assert codec.read(body_of(MODEL, rows, [0.5] * (5 * rows), nested=False)) is not None
+        assert len(made) == parsers
+
+
 @pytest.mark.usefixtures("fast")
 def test_the_usual_question_is_read_here_and_models_of_other_kinds_are_not() -> None:
     body = body_of(MODEL, 2, [1, 2.5, 3, 4, 5, 6, 7, 8, 9, 10], False)
