@@ -22,8 +22,8 @@ T = TypeVar("T")
 ANONYMOUS = Identity("", "", (), frozenset(), float("inf"))
 # Tokens that are remembered, and how long one that is not good is refused without another look.
 MAX_TOKENS, REFUSED_S = 10_000, 5.0
-# Of one token; a name that is asked for may be invented.
-_MAX_DECISIONS = 256
+# Of one token; a name that is asked for may be invented, and of any length.
+_MAX_DECISIONS, _MAX_NAME = 256, 256
 
 
 class _Known(NamedTuple):
@@ -116,7 +116,7 @@ class Gate:
             raise ForbiddenError(
                 f"the token does not grant {asked}, which needs {_words(needs)}", scope=" ".join(wanted)
             )
-        if len(known.allowed) < _MAX_DECISIONS:
+        if len(known.allowed) < _MAX_DECISIONS and len(model or "") <= _MAX_NAME:
             known.allowed.add((action, model))
         return known.identity
 

@@ -23,7 +23,6 @@ from mlaas4hep.serve.hooks import Seen
 MAX_WAITING, WRITE_S, MAX_TEXT = 65_536, 0.2, 512
 # Where more wait, the writer is behind: then only what is written is kept of each, since heads may be large.
 _WHOLE_WAITING = 1024
-_WRITTEN = (b"authorization", b"x-request-id")
 STANDARD_OUTPUT = "-"
 
 
@@ -62,7 +61,7 @@ class AccessLog:
             self.dropped += 1
             return
         if len(self._waiting) >= _WHOLE_WAITING:
-            seen = _trimmed(seen)
+            seen = self._trimmed(seen)
         self._waiting.append((time.time(), seen))
 
     def reopen(self) -> None:
@@ -128,6 +127,14 @@ class AccessLog:
     def _report(self, text: str) -> None:
         sys.stderr.write(f"{text}\n")
 
+    def _trimmed(self, seen: Seen) -> Seen:
+        """What is written of it: of tokens only those that were found good, since others may have any length."""
+        name, authorization = seen.headers.get(b"x-request-id"), seen.headers.get(b"authorization")
+        headers = {} if name is None else {b"x-request-id": name[:MAX_TEXT]}
+        if self._subject is not None and authorization is not None and self._subject(authorization) is not None:
+            headers[b"authorization"] = authorization
+        return seen._replace(path=seen.path.partition("?")[0][:MAX_TEXT], headers=headers)
+
     def _line(self, at_s: float, seen: Seen) -> bytes:
         model, headers = seen.model, seen.headers
         authorization = headers.get(b"authorization")
@@ -149,11 +156,6 @@ class AccessLog:
         if self._subject is not None and authorization is not None:
             line.subject = self._subject(authorization)
         return _encode(line) + b"\n"
-
-
-def _trimmed(seen: Seen) -> Seen:
-    headers = {name: seen.headers[name] for name in _WRITTEN if name in seen.headers}
-    return seen._replace(path=seen.path.partition("?")[0][:MAX_TEXT], headers=headers)
 
 
 def _shown(text: str) -> str:

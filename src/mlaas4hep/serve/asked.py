@@ -39,7 +39,7 @@ from mlaas4hep.serve.shares import Share, Shares
 from mlaas4hep.serve.ticket import Outcome, Ticket
 
 # Paths whose meaning is kept, and how long they may be for that.
-_MAX_PATHS, _MAX_PATH = 4096, 512
+_MAX_PATHS, _MAX_PATH = 1024, 256
 # Parts of a body that are smaller are joined as they come, since each takes more room than its bytes.
 _SMALL_PART = 512
 _log = logging.getLogger(__name__)

@@ -23,7 +23,8 @@ FRAME_SIZE_ERROR, REFUSED_STREAM, CANCEL, COMPRESSION_ERROR, ENHANCE_YOUR_CALM =
 frame_head = struct.Struct(">BHBBI")
 uint32 = struct.Struct(">I")
 
-_MAX_CACHED, _MAX_CACHED_BYTES = 256, 512
+# Of the heads of one connection: how many are kept, and how large, packed and unpacked.
+_MAX_CACHED, _MAX_CACHED_BYTES, _MAX_CACHED_FIELDS = 64, 512, 32
 
 Head = dict[bytes, bytes]
 
@@ -118,7 +119,7 @@ class Heads:
         # A new entry of the table stands first in it, and one that is too large for it leaves it empty.
         if len(entries) != count or (entries[0] if entries else None) is not first or len(self._found) >= _MAX_CACHED:
             self._found.clear()
-        elif len(block) <= _MAX_CACHED_BYTES:
+        elif len(block) <= _MAX_CACHED_BYTES and len(found) <= _MAX_CACHED_FIELDS:
             self._found[block] = found
         return found
 

@@ -36,6 +36,8 @@ from mlaas4hep.serve.tfaas_row import BASE
 
 # Of a scope: who is to be called first and awaited, and gives a refusal or None.
 FIND_OUT = "mlaas4hep.find_out"
+# Letters of an address that are told again.
+_MAX_PATH = 512
 
 
 def create_app(
@@ -260,7 +262,7 @@ async def _on_error(request: Request, error: Exception) -> Response:
 async def _on_http_error(request: Request, error: Exception) -> Response:
     if not isinstance(error, HTTPException):
         return await _on_error(request, error)
-    path = request.url.path
+    path = request.scope["path"][:_MAX_PATH]  # not Starlette's view of an address, which stays in a cache
     if error.status_code == 404:
         paths = [route.path for route in request.app.routes]
         return problem(404, f"no route {path}{nearest(path, paths)}")

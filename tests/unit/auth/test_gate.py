@@ -327,5 +327,9 @@ def test_neither_tokens_nor_many_hashes_are_kept(issuer: Issuer, gate: Gate, mon
         gate.decide(header, "infer")
         with pytest.raises(TokenError):
             gate.decide(header + b"A", "infer")
+    for name in ("x" * 60_000, *map(str, range(300))):
+        gate.decide(tokens[-1], "infer", name)
+    (known,) = [one for one in gate._known.values() if one.identity.subject == "19"]
+    assert len(known.allowed) <= 256 > max(len(model or "") for _, model in known.allowed)
     assert len(gate._known) == len(gate._refused) == 5
     assert all(len(digest) == 32 for digest in [*gate._known, *gate._refused])

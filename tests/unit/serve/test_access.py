@@ -72,11 +72,25 @@ def test_lines_that_wait_long_keep_only_what_is_written_of_them(
     monkeypatch.setattr("mlaas4hep.serve.access._WHOLE_WAITING", 3)
     log = AccessLog(str(tmp_path / "access.jsonl"))
     for _ in range(5):
-        log.seen(seen("/" + "x" * 60_000, status=404, cookie=b"y" * 60_000, x_request_id=b"7"))
+        strange = {"cookie": b"y" * 60_000, "authorization": b"Bearer " + b"z" * 60_000}
+        log.seen(seen("/" + "x" * 60_000, status=404, x_request_id=b"7" * 60_000, **strange))
     kept = [sum(map(len, (one.path, *one.headers.values()))) for _, one in log._waiting]
     log.close()
-    assert max(kept[3:]) < 1000 < 100_000 < min(kept[:3])
-    assert {(one["id"], len(one["path"])) for one in lines(tmp_path / "access.jsonl")} == {("7", 512)}
+    assert max(kept[3:]) <= 1024 < 100_000 < min(kept[:3])
+    assert {(one["id"], len(one["path"])) for one in lines(tmp_path / "access.jsonl")} == {("7" * 512, 512)}
+
+
+def test_whose_token_it_was_is_told_of_lines_that_wait_long_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mlaas4hep.serve.access.WRITE_S", 1000.0)
+    monkeypatch.setattr("mlaas4hep.serve.access._WHOLE_WAITING", 1)
+    log = AccessLog(str(tmp_path / "access.jsonl"), subject={b"Bearer good": "alice"}.get)
+    for token in (b"Bearer good", b"Bearer good", b"Bearer bad"):
+        log.seen(seen(authorization=token))
+    assert [b"authorization" in one.headers for _, one in log._waiting] == [True, True, False]
+    log.close()
+    assert [one.get("subject") for one in lines(tmp_path / "access.jsonl")] == ["alice", "alice", None]
 
 
 def test_lines_that_find_no_room_are_counted_and_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import logging
 import threading
+import urllib.parse
 import urllib.request
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +58,19 @@ def test_a_failure_of_ours_is_logged_and_its_text_stays_here(
         assert "secret" not in str(failed.value)
         assert client.live()
     assert "a secret of the server" in caplog.text
+
+
+def test_a_long_address_is_told_in_few_letters_and_not_kept(repository: ModelRepository) -> None:
+    with (
+        background(InferenceService(repository)) as url,
+        closing(http.client.HTTPConnection(url.removeprefix("http://"), timeout=20)) as connection,
+    ):
+        before = urllib.parse.urlsplit.cache_info().currsize
+        for method, path, status in (("GET", "/no", 404), ("PUT", "/v2/models/", 405)):
+            connection.request(method, path + "x" * 60_000)
+            answer = connection.getresponse()
+            assert (answer.status, len(answer.read()) < 1000) == (status, True)
+        assert urllib.parse.urlsplit.cache_info().currsize == before
 
 
 class Witness(InferenceService):

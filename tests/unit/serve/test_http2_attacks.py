@@ -31,6 +31,7 @@ from mlaas4hep.serve.frames import (
     RST_STREAM,
     SETTINGS,
     WINDOW_UPDATE,
+    Heads,
     field,
     frame,
 )
@@ -202,6 +203,16 @@ def test_a_head_that_is_too_large_ends_its_connection(place: Place, what: str) -
 )
 def test_a_packed_head_that_means_harm_ends_its_connection(place: Place, block: bytes) -> None:
     assert code_of(place.send(frame(HEADERS, END_HEADERS | END_STREAM, 1, block))) == COMPRESSION_ERROR
+
+
+def test_heads_are_kept_only_as_many_and_as_large_as_clients_of_grpc_have_them() -> None:
+    heads = Heads(http2.MAX_HEAD)
+    for number in range(200):
+        heads.read(b"".join(b"\0\1%c\1%c" % (97 + one % 26, number) for one in range(20)))
+    assert 0 < len(heads._found) <= 64
+    before = len(heads._found)
+    assert len(heads.read(b"".join(b"\0\1%c\1x" % (33 + one) for one in range(90)))) == 90
+    assert len(heads._found) == before
 
 
 def test_streams_that_are_opened_only_to_be_given_up_end_their_connection(place: Place) -> None:
