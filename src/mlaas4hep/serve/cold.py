@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from mlaas4hep.serve.bounded import BoundedProtocol
 from mlaas4hep.serve.shares import Counted, Share
@@ -29,12 +29,17 @@ class ColdProtocol(BoundedProtocol):
         self.share: Share | None = None
         # Questions that were handed on and are not answered.
         self._counted: set[Counted] = set()
+        # Those that uvicorn answers; it remembers only the newest, and would write to the others' lost connection.
+        self._cycles: list[RequestResponseCycle] = []
         # This message is none that is answered.
         self._ignores = False
 
     def connection_lost(self, exc: Exception | None) -> None:
         for one in self._counted:
             one.end()
+        for cycle in self._cycles:
+            cycle.disconnected = True
+            cycle.message_event.set()
         super().connection_lost(exc)
 
     def _hand_on(self, app: ASGIApp | None, *, behind: bool) -> None:
@@ -52,6 +57,7 @@ class ColdProtocol(BoundedProtocol):
             self.cycle = _Busy()  # type: ignore[assignment]
         self.app = self._counting(app or usual)
         HttpToolsProtocol.on_headers_complete(self)
+        self._cycles = [*(one for one in self._cycles if not one.response_complete), self.cycle]
         self.app = usual
         self.headers = []  # what comes behind a body in chunks is no part of the head
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import json
 import socket
@@ -469,6 +470,35 @@ def test_who_hangs_up_is_not_run(repository: ModelRepository, tensors: dict[str,
         read(first, 1)
         read(second, 1)
     assert runs == [1, 1]
+
+
+class Late(InferenceService):
+    """Tells of models when it is let."""
+
+    def __init__(self, repository: ModelRepository) -> None:
+        super().__init__(repository)
+        self.asked, self.go_on = threading.Event(), threading.Event()
+
+    async def wake(self, name: str) -> None:
+        self.asked.set()
+        await asyncio.to_thread(self.go_on.wait, 20)
+
+
+def test_of_several_questions_that_starlette_answers_none_is_answered_behind_the_end(
+    repository: ModelRepository, caplog: pytest.LogCaptureFixture
+) -> None:
+    service, seen = Late(repository), list[Seen]()
+    with background(service, hooks=Hooks(on_request=seen.append)) as url:
+        with connected(url) as raw:
+            raw.sendall(request(b"/v2/models/tth", method=b"GET") + request(META, method=b"GET") + b"\0\r\n\r\n")
+            assert service.asked.wait(20)
+            assert raw.recv(1 << 16).startswith(b"HTTP/1.1 400 ")
+            assert ends(raw)
+        assert one(url, request(META, method=b"GET"))[0].startswith(b"HTTP/1.1 200 ")
+        service.go_on.set()
+        while len(seen) < 2:
+            time.sleep(0.01)
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
 
 
 def test_paths_are_kept_only_so_many(repository: ModelRepository, monkeypatch: pytest.MonkeyPatch) -> None:
