@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from mlaas4hep.errors import BusyError, MLaaSError, RequestError
 from mlaas4hep.serve.limits import QueueLimits as QueueLimits
-from mlaas4hep.serve.model import ServedModel, Tensors
+from mlaas4hep.serve.model import ServedModel, Tensors, TensorSpec
 from mlaas4hep.serve.ticket import Done, Outcome, Ticket
 
 # A run that is expected to take longer leaves the event loop. A thread costs about 0.1 ms.
@@ -344,10 +344,17 @@ def _whole(model: ServedModel, inputs: Tensors, rows: int) -> dict[str, NDArray[
     except Exception as error:  # one question may be the reason: apart, it alone is told
         _log.debug("a joined run of model '%s' failed, its questions are run apart: %s", model.name, error)
         return None
-    if any(array.shape[:1] != (rows,) for array in outputs.values()):
-        _log.warning("model '%s' does not give a row a row; its questions are run apart", model.name)
+    if not all(_gives(one, outputs[one.name], rows) for one in model.outputs):
+        _log.warning("model '%s' does not give a row a row of its outputs; its questions are run apart", model.name)
         return None
     return outputs
+
+
+def _gives(declared: TensorSpec, found: NDArray[Any], rows: int) -> bool:
+    """Whether an output can be cut into rows as it is declared: a graph may give others, and its runtime lets it."""
+    sizes = found.shape[1:]
+    fits = sizes == declared.shape or (-1 in declared.shape and len(sizes) == len(declared.shape))
+    return fits and len(found) == rows
 
 
 def _joined(model: ServedModel, batch: Sequence[Ticket]) -> list[Outcome] | None:

@@ -113,6 +113,8 @@ class QuickCodec:
 
     def write(self, scores: NDArray[Any], id: str) -> bytes | None:
         """The answer; None where `encode_response` is to write it, since JSON has no words for its values."""
+        if scores.size != len(scores) * self.width:  # of a graph that gives other than it declares
+            return None
         values = scores.ravel().tolist()
         return self.text(values, len(scores), id) if math.isfinite(sum(values)) else None
 

@@ -239,3 +239,28 @@ def test_where_runs_are_long_or_wait_or_fail_each_is_asked_alone(
 
     monkeypatch.setattr(ServedModel, "run_checked", fails)
     assert list(answered(InferenceService(repository), [Waiting(), Waiting()], body))[-1] == ["alone"] * 2
+
+
+@pytest.mark.parametrize("binary", [False, True])
+def test_a_graph_that_gives_more_than_it_declares_mixes_no_answers_up(
+    repository: ModelRepository, tensors: Rows, binary: bool
+) -> None:
+    usual = repository.get("tth")
+
+    def execute(inputs: Rows) -> Rows:
+        return {name: np.hstack([one, -one]) for name, one in usual.execute(inputs).items()}
+
+    def question(row: int, *headers: bytes) -> bytes:
+        rows = slice(row, row + 1)
+        body, *more = as_binary(tensors, rows) if binary else (as_json(tensors, rows),)
+        return request(INFER, body, *more, *headers)
+
+    liar = dataclasses.replace(usual, execute=execute, contract=None)
+    with background(InferenceService(ModelRepository([liar]))) as url, connected(url) as raw:
+        raw.sendall(question(0))  # its head is known then
+        read(raw, 1)
+        raw.sendall(b"".join(map(question, range(20))))
+        together = read(raw, 20)
+        raw.sendall(b"".join(question(row, _ALONE) for row in range(20)))
+        assert [body for _, body in together] == [body for _, body in read(raw, 20)]
+        assert {b'"shape":[1,2]' in body for _, body in together} == {True}
