@@ -21,6 +21,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from mlaas4hep.serve.fronts import UNREADABLE, Fronts
 from mlaas4hep.serve.model import ServedModel, TensorSpec
 
 # Longer bodies are read with simdjson where that is installed: it brings numbers straight into a buffer.
@@ -50,17 +51,19 @@ class QuickCodec:
         self._flat = _decoder(1)
         self._nested = _decoder(1 + min(ranks)) if len(ranks) == 1 and ranks <= {1, 2} else None
         self._parse = _fast_parser() if plain else None
+        sizes = [size for _, size in self._specs.values()]
+        self.fronts = Fronts(sizes[0], self._parse) if self._parse is not None and len(sizes) == 1 else None
         self.width = 0
         self.output = model.outputs[0].name if plain and len(model.outputs) == 1 else ""
         if not self.output or not _is_plain(model.outputs[0]):
             self.output = ""
             return
-        sizes = b"".join(b",%d" % size for size in model.outputs[0].shape)
+        widths = b"".join(b",%d" % size for size in model.outputs[0].shape)
         head = {"model_name": model.name, "model_version": model.version}
         name = _encode(self.output)
         self.width = math.prod(model.outputs[0].shape)
         self._head = _encode(head)[:-1] + b',"outputs":[{"name":' + name + b',"datatype":"FP32","shape":['
-        self._middle = sizes + b'],"data":'
+        self._middle = widths + b'],"data":'
 
     def read(self, body: bytes) -> Asked | None:
         """Inputs of at least one row, their number and the id; None where `decode_request` is to read the body."""
@@ -163,7 +166,7 @@ class QuickCodec:
                     return None
                 with np.errstate(over="ignore"):
                     inputs[one["name"]] = numbers.astype(_FLOAT32).reshape(shape)
-        except (ValueError, TypeError, KeyError, AttributeError, RuntimeError):  # unusual or wrong, as above
+        except UNREADABLE:  # unusual or wrong, as above
             return None
         return (inputs, rows, "") if len(inputs) == len(self._specs) else None
 
