@@ -41,17 +41,23 @@ class Fronts:
     def __init__(self, values: int, parse: Callable[[bytes], Any]) -> None:
         self._values, self._parse = values, parse
         self._known: dict[bytes, _Front] = {}
+        self._last = b"[", _Front(b"", 0, -1)  # no body of JSON that asks begins so
 
     def split(self, body: bytes, most: int) -> tuple[bytes, int] | None:
         """The text of the numbers and the rows, where all around them is known and the rows are not more than ``most``.
 
         There are as many commas as there have to be; whether numbers are between them `read` tells.
         """
-        start = body.find(b"[", body.find(_WORD)) + 1
-        front = self._known.get(body[:start])
-        if front is None or front.rows > most or not body.endswith(front.end):
+        last, front = self._last
+        if not body.startswith(last):  # what most begin with
+            last = body[: body.find(b"[", body.find(_WORD)) + 1]
+            found = self._known.get(last)
+            if found is None:
+                return None
+            self._last = last, front = last, found
+        if front.rows > most or not body.endswith(front.end):
             return None
-        text = body[start : len(body) - len(front.end)]
+        text = body[len(last) : len(body) - len(front.end)]
         # A null is a number that is missing, but not to simdjson.
         return (text, front.rows) if text.count(b",") == front.commas and b"n" not in text else None
 

@@ -30,6 +30,7 @@ FAST_BYTES = 4 << 10
 _FLOAT32, _FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
 _encode = msgspec.json.Encoder().encode
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+_END = b"]}]}"
 _KEYS, _INPUT_KEYS = ["inputs"], {"name", "shape", "datatype", "data"}
 
 Asked = tuple[dict[str, NDArray[np.float32]], int, str]
@@ -63,7 +64,7 @@ class QuickCodec:
         name = _encode(self.output)
         self.width = math.prod(model.outputs[0].shape)
         self._head = _encode(head)[:-1] + b',"outputs":[{"name":' + name + b',"datatype":"FP32","shape":['
-        self._middle = widths + b'],"data":'
+        self._middle = widths + b'],"data":['
 
     def read(self, body: bytes) -> Asked | None:
         """Inputs of at least one row, their number and the id; None where `decode_request` is to read the body."""
@@ -119,8 +120,21 @@ class QuickCodec:
 
     def text(self, values: list[Any], rows: int, id: str) -> bytes:
         """The answer, of finite values."""
-        tail = b'}],"id":%b}' % _encode(id) if id else b"}]}"
-        return b"%b%d%b%b%b" % (self._head, rows, self._middle, _encode(values), tail)
+        return b"%b%b%b" % (self.front(rows), _encode(values)[1:-1], self.tail(id))
+
+    def front(self, rows: int) -> bytes:
+        """What stands before the numbers of an answer."""
+        return b"%b%d%b" % (self._head, rows, self._middle)
+
+    @staticmethod
+    def texts(values: list[float]) -> list[bytes]:
+        """Each of the finite numbers of an answer."""
+        return _encode(values)[1:-1].split(b",")
+
+    @staticmethod
+    def tail(id: str) -> bytes:
+        """What stands behind the numbers."""
+        return b']}],"id":%b}' % _encode(id) if id else _END
 
     def _tensors(self, wire: Any) -> Asked | None:
         inputs: dict[str, NDArray[np.float32]] = {}

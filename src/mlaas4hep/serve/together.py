@@ -126,14 +126,19 @@ class InJson:
         codec, start = self._codec, 0
         scores = outputs[codec.output]
         numbers = scores.ravel().tolist()
-        width, finite = codec.width, math.isfinite(sum(numbers))
+        if not math.isfinite(sum(numbers)):
+            for rows, id in self._taken:
+                body = quick_answer(codec, self._model, {codec.output: scores[start : start + rows]}, id)
+                yield usual_answer(body)
+                start += rows
+            return
+        texts, before, front = codec.texts(numbers), 0, b""
         for rows, id in self._taken:
-            stop = start + rows
-            if finite:
-                body = codec.text(numbers[start * width : stop * width], rows, id)
-            else:
-                body = quick_answer(codec, self._model, {codec.output: scores[start:stop]}, id)
-            yield usual_answer(body), len(body)
+            if rows != before:
+                before, front = rows, codec.front(rows)
+            stop = start + rows * codec.width
+            values = texts[start] if stop == start + 1 else b",".join(texts[start:stop])
+            yield usual_answer(front, values, codec.tail(id))
             start = stop
 
 
