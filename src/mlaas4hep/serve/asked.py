@@ -358,3 +358,14 @@ class Asked:
                     ended(time.monotonic() - began_s)
 
         self.protocol.hot.service.executor.submit(run)
+
+
+def _no_route(path: str) -> None:
+    return None
+
+
+def _read_nothing(*_: Any) -> Question[Reply]:
+    raise Refusal(404, "no route")
+
+
+OTHER = Route("", _no_route, _read_nothing)

@@ -14,13 +14,12 @@ from functools import partial
 from typing import Any
 
 from mlaas4hep.errors import BusyError, RequestError
-from mlaas4hep.serve.asked import Asked, Hot
-from mlaas4hep.serve.asking import Refusal, Reply, Route, timeout_of, too_large
+from mlaas4hep.serve.asked import OTHER, Asked, Hot
+from mlaas4hep.serve.asking import Refusal, timeout_of, too_large
 from mlaas4hep.serve.cold import ColdProtocol
 from mlaas4hep.serve.heads import Target
 from mlaas4hep.serve.http import once_allowed, told
 from mlaas4hep.serve.pressure import RETRY_AFTER_S
-from mlaas4hep.serve.service import Question
 
 # Questions of one connection that wait for their answers; then no more is read of it. One read may bring thousands:
 # beyond the second number the connection ends behind the last that was taken.
@@ -66,13 +65,16 @@ class HotProtocol(ColdProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        self._pressure.begin()
+        pressure = self._pressure
+        if not pressure.began_s:
+            pressure.begin()
         if self._is_between():
             data = self._fresh = data[self._take_known(data) :]
         if data:
             super().data_received(data)
             self._fresh = b""
-        self._pressure.end()
+        if not pressure.ends:
+            pressure.end()
 
     def on_message_begin(self) -> None:
         if not self._unfinished:
@@ -295,7 +297,7 @@ class HotProtocol(ColdProtocol):
             self._go_cold(once_allowed(partial(told, refusal), self.app))
             return True
         path = self.url.decode("latin-1").partition("?")[0]
-        target = found or (_OTHER, (), path)
+        target = found or (OTHER, (), path)
         keep_alive = self.parser.should_keep_alive() and not (self._is_full() or hot.shares.is_crowded(self.share))
         method = self.parser.get_method().decode("ascii")
         asked = Asked(self, target, dict(self.headers), keep_alive)
@@ -366,7 +368,7 @@ class HotProtocol(ColdProtocol):
         asked, self._asked = self._asked, None
         if asked is None or asked.reply is not None:
             path = self.url.decode("latin-1").partition("?")[0]
-            asked = Asked(self, (_OTHER, (), path), {}, False)
+            asked = Asked(self, (OTHER, (), path), {}, False)
             asked.method = ""
         if not self._slots:
             self._refuse_alone(asked, status, text)
@@ -391,14 +393,3 @@ class HotProtocol(ColdProtocol):
         if busy or self.transport.get_write_buffer_size():
             return self.wire.keep_alive_s
         return self._ended_s + self.wire.keep_alive_s - self.loop.time()
-
-
-def _no_route(path: str) -> None:
-    return None
-
-
-def _read_nothing(*_: Any) -> Question[Reply]:
-    raise Refusal(404, "no route")
-
-
-_OTHER = Route("", _no_route, _read_nothing)
