@@ -350,9 +350,7 @@ def _whole(model: ServedModel, inputs: Tensors, rows: int) -> dict[str, NDArray[
         return None
     for one in model.outputs:
         if not _gives(one, outputs[one.name].shape, rows):
-            _log.warning(
-                "model '%s' does not give a row a row of '%s'; its questions are run apart", model.name, one.name
-            )
+            _log.warning("model '%s' gives no row a row of '%s'; its questions run apart", model.name, one.name)
             return None
     return outputs
 
