@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from benchmarks.fuzz import GOLDEN, Fuzz, is_well, measure
+from benchmarks.fuzz import GOLDEN, MOST_KB_1000, Fuzz, growth, is_well, measure
 from benchmarks.mutated import Seed, mutated, mutated_rpc
 from mlaas4hep.serve.opening import open_repository
 from mlaas4hep.serve.server import background
@@ -50,7 +50,8 @@ def test_a_server_lives_through_changed_questions(fuzz: Fuzz, caplog: pytest.Log
 def test_what_is_our_fault_is_found(fuzz: Fuzz) -> None:
     busy = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\n\r\n"
     late = busy + b'{"error":"model is busy: the answer cannot be there within the 1e-06 s that are left"}'
-    fuzz._count(b"a", late + late)
+    passed = busy + b'{"error":"model is busy: its deadline, or the time that may be waited, passed while it waited"}'
+    fuzz._count(b"a", late + passed)
     fuzz._count_rpc(b"a", b"\0\0\x0c\1\5\0\0\0\1\0\x0bgrpc-status\x013")
     assert (fuzz.found.failures, fuzz.found.late) == ([], 2)
     fuzz._count(b"b", busy + late)
@@ -72,6 +73,16 @@ def test_what_is_our_fault_is_found(fuzz: Fuzz) -> None:
     for key, value in (("wrong", 1), ("failures", [1]), ("tracebacks", 1), ("sockets", [4, 5]), ("kb_1000", 100.0)):
         assert not is_well(good | {key: value})
     assert is_well(good | {"kb_1000": 100.0, "seconds": 10.0})
+
+
+def test_what_stays_of_each_question_grows_and_what_is_taken_once_does_not() -> None:
+    steady = growth([(sent, 90_000 + sent // 10_000 * 1024) for sent in range(0, 130_000, 3000)])
+    assert steady is not None
+    assert steady > 2 * MOST_KB_1000
+    for first, second in ((70_000, 70_000), (40_000, 90_000)):
+        taken = [(sent, 4096 * ((sent > first) + (sent > second))) for sent in range(0, 130_000, 3000)]
+        assert growth(taken) == 0.0
+    assert growth([(16, 90_000)]) is None
 
 
 @pytest.mark.slow
