@@ -33,6 +33,7 @@ class Waiting(Protocol):
     """A question, as much of it as is looked at here."""
 
     gone: bool
+    told: bool
     began_s: float
 
     def ask_alone(self, body: bytes) -> None:
@@ -90,7 +91,14 @@ class Lane:
         for (target, form), waiting in taken.items():
             batcher, start = self._find(target), 0
             while start < len(waiting):
-                start = self._answer(batcher, form, waiting, start, alone)
+                try:
+                    stop, apart = self._answer(batcher, form, waiting, start)
+                except Exception:  # a mistake of ours; nobody is to wait for ever for it
+                    _log.exception("answering together failed; each is asked alone")
+                    stop = len(waiting)
+                    apart = [one for one in waiting[start:] if not one[0].told]
+                alone += apart
+                start = stop
         for asked, body in alone:
             asked.ask_alone(body)
 
@@ -107,25 +115,25 @@ class Lane:
             return None
 
     def _answer(
-        self, batcher: Batcher | None, form: Form, waiting: list[_Asked], start: int, alone: list[_Asked]
-    ) -> int:
-        """Answer the questions from ``start`` that fit into one run; gives where the next one begins."""
-        most = batcher.rows_at_once if batcher is not None else 0
-        few = len(waiting) - start < FEW
+        self, batcher: Batcher | None, form: Form, waiting: list[_Asked], start: int
+    ) -> tuple[int, list[_Asked]]:
+        """Answer the questions from ``start`` that fit into one run.
+
+        Gives where the next one begins, and those that are to be asked alone.
+        """
+        most, few = batcher.rows_at_once if batcher is not None else 0, len(waiting) - start < FEW
         joined = together(batcher.model, form, carefully=few) if batcher is not None and most else None
         if batcher is None or joined is None:
-            alone += waiting[start:]
-            return len(waiting)
+            return len(waiting), waiting[start:]
         read_s = time.monotonic()
         taken, others, stop = _join(joined, waiting, start, most)
         tensors = joined.tensors() if taken else None
         if taken and tensors is None and (joined := together(batcher.model, form, carefully=True)) is not None:
             taken, others, stop = _join(joined, waiting, start, most)
             tensors = joined.tensors() if taken else None
-        alone += others
         if taken and (joined is None or tensors is None or not self._landed(batcher, joined, tensors, taken, read_s)):
-            alone += [(asked, body) for asked, body, _ in taken]
-        return stop
+            others += [(asked, body) for asked, body, _ in taken]
+        return stop, others
 
     def _landed(
         self,

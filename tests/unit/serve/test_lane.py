@@ -273,13 +273,14 @@ class Waiting:
 
     def __init__(self, target: tuple[str | None, ...] = ("tth", None), *, gone: bool = False) -> None:
         self.target, self.gone = target, gone
-        self.began_s = 0.0
+        self.began_s, self.told = 0.0, False
         self.became: list[tuple[str, bytes]] = []
 
     def ask_alone(self, body: bytes) -> None:
         self.became.append(("alone", body))
 
     def land(self, whole: bytes) -> None:
+        self.told = True
         self.became.append(("landed", whole))
 
 
@@ -341,6 +342,22 @@ def test_no_more_are_collected_than_may_be(
     asked = [Waiting() for _ in range(4)]
     at_once, later = answered(InferenceService(repository), asked, as_json(tensors, slice(0, 1)))
     assert (at_once, later) == (["landed"] * 3, ["landed"] * 4)
+
+
+def test_who_was_not_answered_when_something_broke_is_asked_alone(
+    repository: ModelRepository, tensors: Rows, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    usual = InJson.answers
+
+    def breaks(self: InJson, outputs: Any) -> Iterator[tuple[bytes, int]]:
+        yield next(usual(self, outputs))
+        raise RuntimeError("a mistake")
+
+    monkeypatch.setattr(InJson, "answers", breaks)
+    asked = [Waiting(), Waiting(), Waiting()]
+    answers = list(answered(InferenceService(repository), asked, as_json(tensors, slice(0, 1))))
+    assert answers[-1] == ["landed", "alone", "alone"]
+    assert "a mistake" in caplog.text
 
 
 def test_where_runs_are_long_or_wait_or_fail_each_is_asked_alone(
