@@ -23,7 +23,7 @@ from mlaas4hep.backends.blame import told_with
 from mlaas4hep.backends.keras_graph import NotCovered
 from mlaas4hep.backends.keras_loss import form_of_labels, targets
 from mlaas4hep.backends.keras_network import Network
-from mlaas4hep.backends.keras_operations import array_of
+from mlaas4hep.backends.keras_values import array_of
 from mlaas4hep.backends.protocol import Arrays, Capabilities, EventWeights, Labels, Scores
 from mlaas4hep.backends.weights import require_finite
 from mlaas4hep.errors import ModelError
