@@ -88,6 +88,10 @@ class KerasLearner:
         self._way = way_of(self._model)
         self._average = Average(averaging)
         self._random = _randomness(network)
+        if self._way != "fit" and keras.config.backend() == "tensorflow":
+            from mlaas4hep.backends.keras_tensorflow import trace_once
+
+            trace_once(self._model)
         self._model.optimizer.build(self._model.trainable_variables)
         self._shown = values_of(self._model.weights) if averaging else None
         self._weighs = self._way == "batch" or self._looks_at_weights()
