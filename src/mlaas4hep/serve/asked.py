@@ -27,7 +27,7 @@ from mlaas4hep.serve.asking import (
     refusal_of,
     too_large,
 )
-from mlaas4hep.serve.bounded import answer_bytes
+from mlaas4hep.serve.bounded import answer_bytes, closing
 from mlaas4hep.serve.heads import KnownHeads, Target
 from mlaas4hep.serve.hooks import Hooks, Seen
 from mlaas4hep.serve.lane import Lane
@@ -100,48 +100,26 @@ class Connection(Protocol):
 class Asked:
     """A question on its way through one connection."""
 
-    __slots__ = (
-        "began_s",
-        "gone",
-        "headers",
-        "held",
-        "keep_alive",
-        "method",
-        "model",
-        "parts",
-        "path",
-        "protocol",
-        "question",
-        "reply",
-        "route",
-        "size",
-        "target",
-        "ticket",
-        "told",
-        "told_elsewhere",
-    )
+    # What few questions change stands here once, and is not written into each of them.
+    method = "POST"
+    parts: Sequence[bytes | bytearray] = ()
+    size = held = 0
+    gone = told = told_elsewhere = False
+    reply: bytes | None = None
+    ticket: Ticket | None = None
+    question: Question[Reply] | None = None
+    model: ServedModel | None = None
 
-    def __init__(
-        self, protocol: Connection, found: Target, headers: Headers, keep_alive: bool, *, method: str = "POST"
-    ) -> None:
+    def __init__(self, protocol: Connection, found: Target, headers: Headers, keep_alive: bool) -> None:
         self.protocol = protocol
         self.route, self.target, self.path = found
         self.headers = headers
         self.keep_alive = keep_alive
-        self.method = method
         self.began_s = time.monotonic()
-        self.parts: list[bytes | bytearray] = []
-        self.size = self.held = 0
-        self.gone = self.told_elsewhere = False
-        self.ticket: Ticket | None = None
-        self.question: Question[Reply] | None = None
-        self.model: ServedModel | None = None
-        self.told = False
         if protocol.share is not None:
             protocol.share.questions += 1
-        self.reply: bytes | None = None
 
-    def hold(self, part: bytes) -> Exception | None:
+    def hold(self, part: bytes | bytearray) -> Exception | None:
         """Keep a part of the body; gives the error where it is too large, or bodies fill the memory that they may."""
         service, parts, size = self.protocol.hot.service, self.parts, len(part)
         if self.size > service.limits.max_body_bytes:
@@ -149,12 +127,15 @@ class Asked:
         if not service.intake.takes(size):
             return service.intake.busy()
         self.held += size
-        if not parts or size >= _SMALL_PART:
+        if parts and size < _SMALL_PART:
+            if type(last := parts[-1]) is bytearray:
+                last += part
+                return None
+            part = bytearray(part)
+        if isinstance(parts, list):
             parts.append(part)
-        elif type(parts[-1]) is bytearray:
-            parts[-1] += part
         else:
-            parts.append(bytearray(part))
+            self.parts = [part]
         return None
 
     def forget(self, *, whole: bool) -> None:
@@ -187,20 +168,19 @@ class Asked:
 
     def ask_alone(self, body: bytes) -> None:
         """See `lane.Waiting`."""
-        self.parts.append(body)
+        self.parts = (body,)
         self.ask()
 
-    def land(self, reply: Reply, model: ServedModel) -> None:
+    def land(self, whole: bytes) -> None:
         """See `lane.Waiting`."""
-        self.model = model
-        self.reply = answer_bytes(200, *reply, close=not self.keep_alive)
-        protocol = self.protocol
-        protocol.flush()
+        self.reply = whole if self.keep_alive else closing(whole)
         self.told = True
+        protocol = self.protocol
         if protocol.share is not None:
             protocol.share.questions -= 1
+        protocol.flush()
 
-    def seen_landed(self, size: int, rows: int, read_s: float, run_s: float, ran_s: float) -> Seen:
+    def seen_landed(self, size: int, model: ServedModel, rows: int, read_s: float, run_s: float, ran_s: float) -> Seen:
         """See `lane.Waiting`."""
         client = self.protocol.client
         return Seen(
@@ -209,7 +189,7 @@ class Asked:
             status=200,
             client=client[0] if client else "",
             route=self.route.name,
-            model=self.model,
+            model=model,
             rows=rows,
             bytes_in=self.size,
             bytes_out=size,
@@ -232,7 +212,7 @@ class Asked:
 
     def _read(self) -> None:
         body = b"".join(self.parts)
-        self.parts = []
+        self.parts = ()
         service = self.protocol.hot.service
         if is_long(self.headers, body):
             self._read_in_thread(lambda: read_awake(self.route, service, self.target, self.headers, body))
@@ -240,7 +220,7 @@ class Asked:
         try:
             question = self.route.read(service, self.target, self.headers, body)
         except Asleep as asleep:  # it is read once more then
-            self.parts = [body]
+            self.parts = (body,)
             self._wait(asleep.load)
             return
         except Exception as error:
@@ -378,3 +358,14 @@ class Asked:
                     ended(time.monotonic() - began_s)
 
         self.protocol.hot.service.executor.submit(run)
+
+
+def _no_route(path: str) -> None:
+    return None
+
+
+def _read_nothing(*_: Any) -> Question[Reply]:
+    raise Refusal(404, "no route")
+
+
+OTHER = Route("", _no_route, _read_nothing)

@@ -162,23 +162,28 @@ class Batcher:
             return 0
         return self._batch_rows if left_s > self._batch_rows * model.row_s else 1 + int(left_s / model.row_s)
 
-    def run_at_once(
-        self, inputs: Tensors, rows: int, questions: int
-    ) -> tuple[dict[str, NDArray[Any]], float, float] | None:
+    def run_at_once(self, inputs: Tensors, rows: int) -> tuple[dict[str, NDArray[Any]], float, float] | None:
         """Run what was joined already: all outputs, and when the run began and ended; None where it failed.
+
+        Who calls it tells of a run that did not by `tell_run`.
 
         Parameters
         ----------
         inputs
             Which pass `ServedModel.check`.
-        rows, questions
-            Of the tensors, about as many as `rows_at_once` at most, and from how many who ask.
+        rows
+            Of the tensors, about as many as `rows_at_once` at most.
         """
         expected_s, started_s = max(self.model.run_s(rows), _SHORTEST_S), time.monotonic()
         outputs = _whole(self.model, inputs, rows)
         ended_s = time.monotonic()
-        self._note(questions, rows, expected_s, ended_s - started_s)
+        self._pace += _NEWEST * ((ended_s - started_s) / expected_s - self._pace)
         return None if outputs is None else (outputs, started_s, ended_s)
+
+    def tell_run(self, questions: int, rows: int, took_s: float) -> None:
+        """Of a run: of how many questions and rows, and the seconds that it took."""
+        if self.on_run is not None:
+            self.on_run(self.model, questions, rows, took_s)
 
     async def drain(self) -> None:
         """Return when nothing waits and nothing runs."""
@@ -306,8 +311,7 @@ class Batcher:
 
     def _note(self, questions: int, rows: int, expected_s: float, took_s: float) -> None:
         self._pace += _NEWEST * (took_s / expected_s - self._pace)
-        if self.on_run is not None:
-            self.on_run(self.model, questions, rows, took_s)
+        self.tell_run(questions, rows, took_s)
 
     def _tell(self, batch: list[Ticket], outcomes: list[Outcome]) -> None:
         for ticket, outcome in zip(batch, outcomes, strict=True):
@@ -344,9 +348,10 @@ def _whole(model: ServedModel, inputs: Tensors, rows: int) -> dict[str, NDArray[
     except Exception as error:  # one question may be the reason: apart, it alone is told
         _log.debug("a joined run of model '%s' failed, its questions are run apart: %s", model.name, error)
         return None
-    if any(array.shape[:1] != (rows,) for array in outputs.values()):
-        _log.warning("model '%s' does not give a row a row; its questions are run apart", model.name)
-        return None
+    for array in outputs.values():
+        if array.shape[:1] != (rows,):
+            _log.warning("model '%s' does not give a row a row; its questions are run apart", model.name)
+            return None
     return outputs
 
 

@@ -211,7 +211,18 @@ def answer_bytes(
 ) -> bytes:
     """An answer as Starlette and uvicorn write it, byte for byte."""
     if status == 200 and media_type == "application/json" and not headers and not close:
-        return b"%b%d%b%b" % (_USUAL, len(body), _USUAL_TYPE, body)
+        return usual_answer(body)[0]
     more = "".join(f"{name.lower()}: {value}\r\n" for name, value in headers)
     head = f"{more}content-length: {len(body)}\r\ncontent-type: {media_type}\r\n{CLOSE if close else ''}\r\n"
     return b"".join((STATUS_LINE[status], head.encode("latin-1"), body))
+
+
+def usual_answer(body: bytes, more: bytes = b"", last: bytes = b"") -> tuple[bytes, int]:
+    """`answer_bytes` of a status 200 in JSON, on a connection that stays, of a body in three parts; and its size."""
+    size = len(body) + len(more) + len(last)
+    return b"%b%d%b%b%b%b" % (_USUAL, size, _USUAL_TYPE, body, more, last), size
+
+
+def closing(answer: bytes) -> bytes:
+    """The same answer on a connection that ends."""
+    return answer.replace(b"\r\n\r\n", b"\r\n%b\r\n" % CLOSE.encode(), 1)

@@ -13,6 +13,8 @@ from mlaas4hep.serve.asking import Headers, Route
 from mlaas4hep.serve.together import Form, form_of
 
 Target = tuple[Route, tuple[str | None, ...], str]
+# Who is asked and how: questions of one way are answered together.
+Way = tuple[tuple[str | None, ...], Form]
 
 # Heads that are kept, and the longest.
 MAX_HEADS, MAX_BYTES = 1024, 1024
@@ -32,12 +34,13 @@ _USUAL = frozenset(
 
 
 class Known(NamedTuple):
-    """What a head says: who is asked, its headers, the bytes of the body, and its form for `lane.Lane`, if any."""
+    """What a head says: who is asked, its headers, the bytes of itself and of the body, and its way in `lane.Lane`."""
 
     found: Target
     headers: Headers
+    size: int
     length: int
-    form: Form | None
+    way: Way | None
 
 
 class KnownHeads:
@@ -45,12 +48,17 @@ class KnownHeads:
 
     def __init__(self) -> None:
         self._known: dict[bytes, Known] = {}
-        self.get = self._known.get
+
+    def at(self, data: bytes, start: int) -> Known | None:
+        """What is known of the head that begins there; None where it is not known, or not whole."""
+        end = data.find(b"\r\n\r\n", start, start + MAX_BYTES)
+        return None if end < 0 else self._known.get(data[start : end + 4])
 
     def learn(self, data: bytes, headers: list[tuple[bytes, bytes]], found: Target, length: int) -> None:
         """Keep the head that a piece of the wire begins with, as it was read just now, if it is a usual one."""
-        head = head_of(data, 0)
-        if head is None or not all(name in _USUAL for name, _ in headers):
+        end = data.find(b"\r\n\r\n", 0, MAX_BYTES)
+        head = data[: end + 4]
+        if end < 0 or not all(name in _USUAL for name, _ in headers):
             return
         # A line a header, each with its two bytes of an end: what the parser bears beside this is not kept.
         lines = head.count(b"\r\n")
@@ -59,10 +67,5 @@ class KnownHeads:
         if len(self._known) >= MAX_HEADS:
             self._known.clear()
         names = dict(headers)
-        self._known[head] = Known(found, names, length, form_of(found[0], names, length))
-
-
-def head_of(data: bytes, start: int) -> bytes | None:
-    """The bytes from there to the end of a head; None where it does not end within `MAX_BYTES`."""
-    end = data.find(b"\r\n\r\n", start, start + MAX_BYTES)
-    return None if end < 0 else data[start : end + 4]
+        form = form_of(found[0], names, length)
+        self._known[head] = Known(found, names, len(head), length, None if form is None else (found[1], form))

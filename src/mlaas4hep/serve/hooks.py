@@ -61,18 +61,18 @@ class SeenTogether(NamedTuple):
     ----------
     model
         Who was asked.
-    began_s, ended_s
-        By `time.monotonic`, of each: when its head was read and when it was answered.
-    read_s, run_s, ran_s
-        When all of them began to be read, and when their run began and ended.
+    began_s
+        By `time.monotonic`, of each: when its head was read.
+    read_s, run_s, ran_s, ended_s
+        When all of them began to be read, when their run began and ended, and when all were answered.
     """
 
     model: ServedModel
     began_s: list[float]
-    ended_s: list[float]
     read_s: float
     run_s: float
     ran_s: float
+    ended_s: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,13 +14,12 @@ from functools import partial
 from typing import Any
 
 from mlaas4hep.errors import BusyError, RequestError
-from mlaas4hep.serve.asked import Asked, Hot
-from mlaas4hep.serve.asking import Refusal, Reply, Route, timeout_of, too_large
+from mlaas4hep.serve.asked import OTHER, Asked, Hot
+from mlaas4hep.serve.asking import Refusal, timeout_of, too_large
 from mlaas4hep.serve.cold import ColdProtocol
-from mlaas4hep.serve.heads import Target, head_of
+from mlaas4hep.serve.heads import Target
 from mlaas4hep.serve.http import once_allowed, told
 from mlaas4hep.serve.pressure import RETRY_AFTER_S
-from mlaas4hep.serve.service import Question
 
 # Questions of one connection that wait for their answers; then no more is read of it. One read may bring thousands:
 # beyond the second number the connection ends behind the last that was taken.
@@ -66,13 +65,16 @@ class HotProtocol(ColdProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        self._pressure.begin()
+        pressure = self._pressure
+        if not pressure.began_s:
+            pressure.begin()
         if self._is_between():
             data = self._fresh = data[self._take_known(data) :]
         if data:
             super().data_received(data)
             self._fresh = b""
-        self._pressure.end()
+        if not pressure.ends:
+            pressure.end()
 
     def on_message_begin(self) -> None:
         if not self._unfinished:
@@ -143,7 +145,7 @@ class HotProtocol(ColdProtocol):
         refusal = asked.hold(body)
         if refusal is not None:
             self._skip()
-            asked.parts.clear()
+            asked.parts = ()
             asked.refuse(refusal)
 
     def on_message_complete(self) -> None:
@@ -181,11 +183,12 @@ class HotProtocol(ColdProtocol):
         self.transport.write(whole)
         self._written += len(whole)
         self.server_state.total_requests += answers
-        if self.flow.write_paused:
-            self.flow.pause_reading()
-        if not slots:
+        flow = self.flow
+        if flow.write_paused:
+            flow.pause_reading()
+        if not slots and (self._last or self.pipeline):
             self._after_last()
-        elif self.flow.read_paused:
+        elif flow.read_paused:
             self._read_on()
 
     def shutdown(self) -> None:
@@ -217,31 +220,33 @@ class HotProtocol(ColdProtocol):
             return 0
         if hot.shares.is_crowded(self.share):
             return 0
-        size = len(data)
-        while (
-            start < size and (head := head_of(data, start)) is not None and (known := hot.heads.get(head)) is not None
-        ):
-            body, end = start + len(head), start + len(head) + known.length
-            if end > size or len(self._slots) >= MOST_PIPELINED:
+        size, slots, share, refused = len(data), self._slots, self.share, False
+        while start < size and (known := hot.heads.at(data, start)) is not None:
+            body = start + known.size
+            end = body + known.length
+            if end > size or len(slots) >= MOST_PIPELINED:
                 break
             start = end
-            refusal = hot.shares.refusal(self.share, asks=True) if self.share is not None else None
+            refusal = hot.shares.refusal(share, asks=True) if share is not None else None
             asked = Asked(self, known.found, known.headers, True)
             asked.size = known.length
-            self._slots.append(asked)
+            slots.append(asked)
             if refusal is not None:
                 asked.refuse(refusal)
             elif self._pressure.too_much(asked.began_s):
                 asked.shed(self._pressure)
-            elif known.form is not None and hot.lane is not None:
-                hot.lane.add(asked, data[body:end], known.form)
+                refused = True
+            elif known.way is not None and hot.lane is not None:
+                hot.lane.add(asked, data[body:end], known.way)
             else:
                 asked.ask_alone(data[body:end])
         if start:
-            self._unset_keepalive_if_required()
+            if self.timeout_keep_alive_task is not None:
+                self._unset_keepalive_if_required()
             self._unfinished, self._ended_s = False, self.loop.time()
-            self.flush()
-            if len(self._slots) >= MAX_PIPELINED:
+            if refused:
+                self.flush()
+            if len(slots) >= MAX_PIPELINED:
                 self.flow.pause_reading()
         return start
 
@@ -292,10 +297,12 @@ class HotProtocol(ColdProtocol):
             self._go_cold(once_allowed(partial(told, refusal), self.app))
             return True
         path = self.url.decode("latin-1").partition("?")[0]
-        target = found or (_OTHER, (), path)
+        target = found or (OTHER, (), path)
         keep_alive = self.parser.should_keep_alive() and not (self._is_full() or hot.shares.is_crowded(self.share))
         method = self.parser.get_method().decode("ascii")
-        self._refuse_head(Asked(self, target, dict(self.headers), keep_alive, method=method), refusal)
+        asked = Asked(self, target, dict(self.headers), keep_alive)
+        asked.method = method
+        self._refuse_head(asked, refusal)
         return True
 
     def _is_too_many(self, found: Target | None) -> Refusal | None:
@@ -361,7 +368,8 @@ class HotProtocol(ColdProtocol):
         asked, self._asked = self._asked, None
         if asked is None or asked.reply is not None:
             path = self.url.decode("latin-1").partition("?")[0]
-            asked = Asked(self, (_OTHER, (), path), {}, False, method="")
+            asked = Asked(self, (OTHER, (), path), {}, False)
+            asked.method = ""
         if not self._slots:
             self._refuse_alone(asked, status, text)
             return
@@ -385,14 +393,3 @@ class HotProtocol(ColdProtocol):
         if busy or self.transport.get_write_buffer_size():
             return self.wire.keep_alive_s
         return self._ended_s + self.wire.keep_alive_s - self.loop.time()
-
-
-def _no_route(path: str) -> None:
-    return None
-
-
-def _read_nothing(*_: Any) -> Question[Reply]:
-    raise Refusal(404, "no route")
-
-
-_OTHER = Route("", _no_route, _read_nothing)

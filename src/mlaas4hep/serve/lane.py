@@ -14,39 +14,40 @@ import time
 from typing import Protocol
 
 from mlaas4hep.errors import NotFoundError
-from mlaas4hep.serve.asking import Reply
 from mlaas4hep.serve.batcher import Batcher
+from mlaas4hep.serve.heads import Way
 from mlaas4hep.serve.hooks import Hooks, Seen, SeenTogether
-from mlaas4hep.serve.model import ServedModel
+from mlaas4hep.serve.model import ServedModel, Tensors
 from mlaas4hep.serve.service import InferenceService
 from mlaas4hep.serve.together import Form, Together, together
 
 # Questions and bytes that are collected at most: then they are answered, and the turn goes on.
 MOST, MOST_BYTES = 1024, 4 << 20
+# Fewer are read one by one, which costs less than to prepare for more.
+FEW = 4
 
-_Target = tuple[str | None, ...]
 _log = logging.getLogger(__name__)
 
 
 class Waiting(Protocol):
     """A question, as much of it as is looked at here."""
 
-    target: _Target
     gone: bool
     began_s: float
 
     def ask_alone(self, body: bytes) -> None:
         """Go the way of its own."""
 
-    def land(self, reply: Reply, model: ServedModel) -> None:
-        """Be answered."""
+    def land(self, whole: bytes) -> None:
+        """Be answered, by all that is written on a connection that stays."""
 
-    def seen_landed(self, size: int, rows: int, read_s: float, run_s: float, ran_s: float) -> Seen:
+    def seen_landed(self, size: int, model: ServedModel, rows: int, read_s: float, run_s: float, ran_s: float) -> Seen:
         """What hooks are told now of an answer of so many bytes: see `mlaas4hep.serve.hooks.SeenTogether`."""
         ...
 
 
 _Asked = tuple[Waiting, bytes]
+_Taken = tuple[Waiting, bytes, int]
 
 
 class Lane:
@@ -66,15 +67,15 @@ class Lane:
         self._service = service
         self._hooks = hooks
         self._loop = loop
-        self._taken: dict[tuple[_Target, Form], list[_Asked]] = {}
+        self._taken: dict[Way, list[_Asked]] = {}
         self._size = self._bytes = 0
+        self._untold: list[tuple[Batcher, int, int, SeenTogether]] = []
 
-    def add(self, asked: Waiting, body: bytes, form: Form) -> None:
-        """Take a question of a form; it is answered in this turn."""
-        key = asked.target, form
-        found = self._taken.get(key)
+    def add(self, asked: Waiting, body: bytes, way: Way) -> None:
+        """Take a question; it is answered in this turn."""
+        found = self._taken.get(way)
         if found is None:
-            found = self._taken[key] = []
+            found = self._taken[way] = []
         found.append((asked, body))
         self._size += 1
         self._bytes += len(body)
@@ -93,7 +94,7 @@ class Lane:
         for asked, body in alone:
             asked.ask_alone(body)
 
-    def _find(self, target: _Target) -> Batcher | None:
+    def _find(self, target: tuple[str | None, ...]) -> Batcher | None:
         """Who runs the model now; None where each question is to be asked alone."""
         name, version = target[0] or "", target[1]
         repository = self._service.repository
@@ -110,48 +111,74 @@ class Lane:
     ) -> int:
         """Answer the questions from ``start`` that fit into one run; gives where the next one begins."""
         most = batcher.rows_at_once if batcher is not None else 0
-        joined = together(batcher.model, form) if batcher is not None and most else None
+        few = len(waiting) - start < FEW
+        joined = together(batcher.model, form, carefully=few) if batcher is not None and most else None
         if batcher is None or joined is None:
             alone += waiting[start:]
             return len(waiting)
-        began_s = time.monotonic()
-        taken: list[tuple[Waiting, bytes, int]] = []
-        while start < len(waiting) and joined.rows < most:
-            asked, body = waiting[start]
-            start += 1
-            if asked.gone:
-                continue
-            if rows := joined.take(body, most):
-                taken.append((asked, body, rows))
-            else:
-                alone.append((asked, body))
-        if taken and not self._landed(batcher, joined, taken, began_s):
+        read_s = time.monotonic()
+        taken, others, stop = _join(joined, waiting, start, most)
+        tensors = joined.tensors() if taken else None
+        if taken and tensors is None and (joined := together(batcher.model, form, carefully=True)) is not None:
+            taken, others, stop = _join(joined, waiting, start, most)
+            tensors = joined.tensors() if taken else None
+        alone += others
+        if taken and (joined is None or tensors is None or not self._landed(batcher, joined, tensors, taken, read_s)):
             alone += [(asked, body) for asked, body, _ in taken]
-        return start
+        return stop
 
     def _landed(
-        self, batcher: Batcher, joined: Together, taken: list[tuple[Waiting, bytes, int]], began_s: float
+        self,
+        batcher: Batcher,
+        joined: Together,
+        tensors: Tensors,
+        taken: list[_Taken],
+        read_s: float,
     ) -> bool:
         """Run and tell all; False where the run failed, for which one question may be the reason."""
-        run = batcher.run_at_once(joined.tensors(), joined.rows, len(taken))
+        run = batcher.run_at_once(tensors, joined.rows)
         if run is None:
             return False
         outputs, run_s, ran_s = run
-        model, on_request, on_together = batcher.model, self._hooks.on_request, self._hooks.on_together
-        began: list[float] = []
-        ended: list[float] = []
-        for (asked, _, rows), reply in zip(taken, joined.replies(outputs), strict=True):
+        model, began_s = batcher.model, list[float]()
+        on_request = self._hooks.on_request if self._hooks.on_together is None else None
+        for (asked, _, rows), (whole, size) in zip(taken, joined.answers(outputs), strict=True):
             if asked.gone:
                 continue
+            began_s.append(asked.began_s)
             try:
-                asked.land(reply, model)
+                asked.land(whole)
             except Exception as error:  # of one connection; the others are told all the same
                 self._loop.call_exception_handler({"message": "telling an answer failed", "exception": error})
-            if on_together is not None:
-                began.append(asked.began_s)
-                ended.append(time.monotonic())
-            elif on_request is not None:
-                on_request(asked.seen_landed(len(reply.body), rows, began_s, run_s, ran_s))
-        if on_together is not None:
-            on_together(SeenTogether(model, began, ended, began_s, run_s, ran_s))
+            if on_request is not None:
+                on_request(asked.seen_landed(size, model, rows, read_s, run_s, ran_s))
+        if not self._untold:
+            self._loop.call_soon(self._tell)  # when the answers are on the wire
+        seen = SeenTogether(model, began_s, read_s, run_s, ran_s, time.monotonic())
+        self._untold.append((batcher, len(taken), joined.rows, seen))
         return True
+
+    def _tell(self) -> None:
+        """Those who count."""
+        untold, self._untold = self._untold, []
+        on_together = self._hooks.on_together
+        for batcher, questions, rows, seen in untold:
+            batcher.tell_run(questions, rows, seen.ran_s - seen.run_s)
+            if on_together is not None and seen.began_s:
+                on_together(seen)
+
+
+def _join(joined: Together, waiting: list[_Asked], start: int, most: int) -> tuple[list[_Taken], list[_Asked], int]:
+    """Questions from ``start`` that were added, those that cannot be, and where the next run begins."""
+    taken: list[_Taken] = []
+    others: list[_Asked] = []
+    while start < len(waiting) and joined.rows < most:
+        asked, body = waiting[start]
+        start += 1
+        if asked.gone:
+            continue
+        if rows := joined.take(body, most):
+            taken.append((asked, body, rows))
+        else:
+            others.append((asked, body))
+    return taken, others, start

@@ -152,19 +152,21 @@ class Metrics:
 
     def seen_together(self, seen: SeenTogether) -> None:
         """Count requests that one run answered, as `seen` would count each."""
-        model, read_s, run_s, ran_s = seen.model, seen.read_s, seen.run_s, seen.ran_s
-        number, total_s, queue_s = len(seen.began_s), 0.0, 0.0
+        model, began_s, ended_s = seen.model, seen.began_s, seen.ended_s
+        number, begun_s = len(began_s), sum(began_s)
         self._statuses[200] += number
         sums = (self._counts.get((model.name, model.version)) or self._begin(model.name, model.version)).sums
-        for began_s, ended_s in zip(seen.began_s, seen.ended_s, strict=True):
-            seconds = ended_s - began_s
-            sums[_BUCKETS + bisect_left(BOUNDS_S, seconds)] += 1
-            total_s += seconds
-            queue_s += read_s - began_s
-        sums[_TOTAL_S] += total_s
-        sums[_QUEUE_S] += queue_s
-        sums[_READ_S] += number * (run_s - read_s)
-        sums[_WRITE_S] += total_s - queue_s - number * (ran_s - read_s)
+        longest, shortest = ended_s - min(began_s), ended_s - max(began_s)
+        bucket = bisect_left(BOUNDS_S, longest)
+        if bucket == bisect_left(BOUNDS_S, shortest):
+            sums[_BUCKETS + bucket] += number
+        else:
+            for one in began_s:
+                sums[_BUCKETS + bisect_left(BOUNDS_S, ended_s - one)] += 1
+        sums[_TOTAL_S] += number * ended_s - begun_s
+        sums[_QUEUE_S] += number * seen.read_s - begun_s
+        sums[_READ_S] += number * (seen.run_s - seen.read_s)
+        sums[_WRITE_S] += number * (ended_s - seen.ran_s)
         sums[_LAST_S] = time()
 
     def ran(self, model: ServedModel, questions: int, rows: int, seconds: float) -> None:

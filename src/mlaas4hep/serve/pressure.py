@@ -34,17 +34,22 @@ class Pressure:
         Which runs what is called soon when all that can be read has been.
     wait_s
         The longest that an answer may take.
+
+    Attributes
+    ----------
+    began_s, ends
+        When the turn began, 0 between turns, and whether its end is waited for: then `begin` and `end` do nothing.
     """
 
     __slots__ = (
-        "_began_s",
         "_ended_s",
-        "_ends",
         "_loop",
         "_most_s",
         "_took_s",
         "_wait_s",
+        "began_s",
         "closing",
+        "ends",
         "keeping",
         "size",
     )
@@ -52,8 +57,8 @@ class Pressure:
     def __init__(self, loop: asyncio.AbstractEventLoop, wait_s: float) -> None:
         self._loop = loop
         self._wait_s = wait_s
-        self._began_s = self._ended_s = self._took_s = 0.0
-        self._ends = False
+        self.began_s = self._ended_s = self._took_s = 0.0
+        self.ends = False
         self._most_s = 0.0
         body = msgspec.json.encode({"error": self.text})
         self.size = len(body)
@@ -68,24 +73,24 @@ class Pressure:
 
     def begin(self) -> None:
         """Something came, and is read now; the first in a turn begins it."""
-        if self._began_s:
+        if self.began_s:
             return
-        self._began_s = now_s = time.monotonic()
+        self.began_s = now_s = time.monotonic()
         idle_s = now_s - self._ended_s
         before_s = self._took_s + idle_s if idle_s < IDLE_S else 0.0
         self._most_s = max(self._wait_s / 2 - before_s, 0.0) * READING
 
     def end(self) -> None:
         """It was read; the turn ends when all is, and what came of it was run."""
-        if not self._ends:
-            self._ends = True
+        if not self.ends:
+            self.ends = True
             self._loop.call_soon(self._end)
 
     def too_much(self, now_s: float) -> bool:
         """Whether this turn, at a time by `time.monotonic`, has taken in what it can answer."""
-        return now_s - self._began_s > self._most_s
+        return now_s - self.began_s > self._most_s
 
     def _end(self) -> None:
         self._ended_s = time.monotonic()
-        self._took_s, self._began_s = self._ended_s - self._began_s, 0.0
-        self._ends = False
+        self._took_s, self.began_s = self._ended_s - self.began_s, 0.0
+        self.ends = False

@@ -21,6 +21,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from mlaas4hep.serve.fronts import UNREADABLE, Fronts
 from mlaas4hep.serve.model import ServedModel, TensorSpec
 
 # Longer bodies are read with simdjson where that is installed: it brings numbers straight into a buffer.
@@ -29,6 +30,7 @@ FAST_BYTES = 4 << 10
 _FLOAT32, _FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
 _encode = msgspec.json.Encoder().encode
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+_END = b"]}]}"
 _KEYS, _INPUT_KEYS = ["inputs"], {"name", "shape", "datatype", "data"}
 
 Asked = tuple[dict[str, NDArray[np.float32]], int, str]
@@ -50,17 +52,19 @@ class QuickCodec:
         self._flat = _decoder(1)
         self._nested = _decoder(1 + min(ranks)) if len(ranks) == 1 and ranks <= {1, 2} else None
         self._parse = _fast_parser() if plain else None
+        sizes = [size for _, size in self._specs.values()]
+        self.fronts = Fronts(sizes[0], self._parse) if self._parse is not None and len(sizes) == 1 else None
         self.width = 0
         self.output = model.outputs[0].name if plain and len(model.outputs) == 1 else ""
         if not self.output or not _is_plain(model.outputs[0]):
             self.output = ""
             return
-        sizes = b"".join(b",%d" % size for size in model.outputs[0].shape)
+        widths = b"".join(b",%d" % size for size in model.outputs[0].shape)
         head = {"model_name": model.name, "model_version": model.version}
         name = _encode(self.output)
         self.width = math.prod(model.outputs[0].shape)
         self._head = _encode(head)[:-1] + b',"outputs":[{"name":' + name + b',"datatype":"FP32","shape":['
-        self._middle = sizes + b'],"data":'
+        self._middle = widths + b'],"data":['
 
     def read(self, body: bytes) -> Asked | None:
         """Inputs of at least one row, their number and the id; None where `decode_request` is to read the body."""
@@ -116,8 +120,21 @@ class QuickCodec:
 
     def text(self, values: list[Any], rows: int, id: str) -> bytes:
         """The answer, of finite values."""
-        tail = b'}],"id":%b}' % _encode(id) if id else b"}]}"
-        return b"%b%d%b%b%b" % (self._head, rows, self._middle, _encode(values), tail)
+        return b"%b%b%b" % (self.front(rows), _encode(values)[1:-1], self.tail(id))
+
+    def front(self, rows: int) -> bytes:
+        """What stands before the numbers of an answer."""
+        return b"%b%d%b" % (self._head, rows, self._middle)
+
+    @staticmethod
+    def texts(values: list[float]) -> list[bytes]:
+        """Each of the finite numbers of an answer."""
+        return _encode(values)[1:-1].split(b",")
+
+    @staticmethod
+    def tail(id: str) -> bytes:
+        """What stands behind the numbers."""
+        return b']}],"id":%b}' % _encode(id) if id else _END
 
     def _tensors(self, wire: Any) -> Asked | None:
         inputs: dict[str, NDArray[np.float32]] = {}
@@ -163,7 +180,7 @@ class QuickCodec:
                     return None
                 with np.errstate(over="ignore"):
                     inputs[one["name"]] = numbers.astype(_FLOAT32).reshape(shape)
-        except (ValueError, TypeError, KeyError, AttributeError, RuntimeError):  # unusual or wrong, as above
+        except UNREADABLE:  # unusual or wrong, as above
             return None
         return (inputs, rows, "") if len(inputs) == len(self._specs) else None
 

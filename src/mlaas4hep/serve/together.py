@@ -15,7 +15,9 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from mlaas4hep.errors import RequestError
-from mlaas4hep.serve.asking import BINARY, JSON, Headers, Reply, Route, quick_answer
+from mlaas4hep.serve.asking import BINARY, JSON, Headers, Route, quick_answer
+from mlaas4hep.serve.bounded import answer_bytes, usual_answer
+from mlaas4hep.serve.fronts import Fronts
 from mlaas4hep.serve.model import ServedModel, Tensors
 from mlaas4hep.serve.protocol import HEADER_LENGTH, InferResponse, decode_request, encode_response
 from mlaas4hep.serve.quick import FAST_BYTES, QuickCodec, numbers_of, quick_of
@@ -37,11 +39,11 @@ class Together(Protocol):
     def take(self, body: bytes, most: int) -> int:
         """Add a question of at most so many rows; gives how many it has, or 0 where it was not added."""
 
-    def tensors(self) -> Tensors:
-        """Those of all."""
+    def tensors(self) -> Tensors | None:
+        """Those of all; None where one of them cannot be read so, whence all are to be joined ``carefully``."""
 
-    def replies(self, outputs: Outputs) -> Iterator[Reply]:
-        """An answer for each, in order."""
+    def answers(self, outputs: Outputs) -> Iterator[tuple[bytes, int]]:
+        """For each, in order, all that is written on a connection that stays, and the size of its body."""
 
 
 def form_of(route: Route, headers: Headers, length: int) -> Form | None:
@@ -56,48 +58,87 @@ def form_of(route: Route, headers: Headers, length: int) -> Form | None:
     return int(header) if 0 < int(header) <= min(length, HEAD_BYTES) and length <= BINARY_BYTES else None
 
 
-def together(model: ServedModel, form: Form) -> Together | None:
-    """Nothing yet, of questions to a model; None where its questions are answered one by one."""
+def together(model: ServedModel, form: Form, *, carefully: bool = False) -> Together | None:
+    """Nothing yet, of questions to a model; None where its questions are answered one by one.
+
+    ``carefully``: each is read whole before it is taken.
+    """
     codec = quick_of(model)
     if not codec.joins:
         return None
-    return InJson(codec, model) if form == IN_JSON else InBinary(model, form)
+    return InJson(codec, model, None if carefully else codec.fronts) if form == IN_JSON else InBinary(model, form)
 
 
 class InJson:
     """See `Together`."""
 
-    def __init__(self, codec: QuickCodec, model: ServedModel) -> None:
+    def __init__(self, codec: QuickCodec, model: ServedModel, fronts: Fronts | None) -> None:
         self.rows = 0
-        self._codec, self._model = codec, model
-        self._values: dict[str, list[float | None]] = codec.nothing()
+        self._codec, self._model, self._fronts = codec, model, fronts
+        # Numbers that are not read yet, until there is a question that has to be.
+        self._texts: list[bytes] = []
+        self._values: dict[str, list[float | None]] = {}
         self._taken: list[tuple[int, str]] = []
+        self._fits = True
 
     def take(self, body: bytes, most: int) -> int:
         """See `Together`."""
+        if self._fronts is not None and not self._values:
+            known = self._fronts.split(body, most)
+            if known is not None:
+                text, rows = known
+                self._texts.append(text)
+                self._taken.append((rows, ""))
+                self.rows += rows
+                return rows
+        if not self._values:
+            self._read_texts()
         read = self._codec.join(body, self._values, most)
         if read is None:
             return 0
         self._taken.append(read)
         self.rows += read[0]
+        if self._fronts is not None and not read[1]:
+            self._fronts.learn(body, read[0])
         return read[0]
 
-    def tensors(self) -> Tensors:
+    def tensors(self) -> Tensors | None:
         """See `Together`."""
+        if not self._fits:
+            return None
+        if not self._values and self._fronts is not None:
+            (one,) = self._model.inputs
+            numbers = self._fronts.read(self._texts)
+            return None if numbers is None else {one.name: numbers.reshape(-1, *one.shape)}
         return {one.name: numbers_of(self._values[one.name]).reshape(-1, *one.shape) for one in self._model.inputs}
 
-    def replies(self, outputs: Outputs) -> Iterator[Reply]:
+    def _read_texts(self) -> None:
+        """Go on with numbers that are read."""
+        self._values = self._codec.nothing()
+        if self._texts and self._fronts is not None:
+            numbers = self._fronts.read(self._texts)
+            self._fits = numbers is not None
+            (name,) = self._values
+            self._values[name] += [] if numbers is None else numbers.tolist()
+
+    def answers(self, outputs: Outputs) -> Iterator[tuple[bytes, int]]:
         """See `Together`."""
         codec, start = self._codec, 0
         scores = outputs[codec.output]
         numbers = scores.ravel().tolist()
-        width, finite = codec.width, math.isfinite(sum(numbers))
+        if not math.isfinite(sum(numbers)):
+            for rows, id in self._taken:
+                body = quick_answer(codec, self._model, {codec.output: scores[start : start + rows]}, id)
+                yield usual_answer(body)
+                start += rows
+            return
+        texts, before, front = codec.texts(numbers), 0, b""
         for rows, id in self._taken:
-            stop = start + rows
-            if finite:
-                yield Reply(codec.text(numbers[start * width : stop * width], rows, id))
-            else:
-                yield Reply(quick_answer(codec, self._model, {codec.output: scores[start:stop]}, id))
+            if rows != before:
+                before, front = rows, codec.front(rows)
+            stop = start + rows * codec.width
+            values = texts[start] if stop == start + 1 else b",".join(texts[start:stop])
+            yield usual_answer(front, values, codec.tail(id))
             start = stop
 
 
@@ -105,14 +146,15 @@ class InJson:
 class _Known:
     """What the JSON in front of binary tensors says, and what stands in front of the scores of its answer.
 
-    ``places`` are where the bytes of the inputs begin and end, in the order of the model's.
+    ``places`` are where the bytes of the inputs begin and end, in the order of the model's; ``told`` is the size of the
+    answer's body.
     """
 
     size: int
     rows: int
     places: tuple[tuple[int, int], ...]
     answer: bytes
-    headers: tuple[tuple[str, str], ...]
+    told: int
 
 
 class InBinary:
@@ -146,13 +188,13 @@ class InBinary:
             for one, parts in zip(self._model.inputs, self._parts, strict=True)
         }
 
-    def replies(self, outputs: Outputs) -> Iterator[Reply]:
+    def answers(self, outputs: Outputs) -> Iterator[tuple[bytes, int]]:
         """See `Together`."""
         start = 0
         scores = outputs[self._model.outputs[0].name].astype("<f4", copy=False)
         for known in self._taken:
             stop = start + known.rows
-            yield Reply(known.answer + scores[start:stop].tobytes(), BINARY, known.headers)
+            yield known.answer + scores[start:stop].tobytes(), known.told
             start = stop
 
     def _learn(self, head: bytes, body: bytes) -> _Known | None:
@@ -190,5 +232,7 @@ def _read(model: ServedModel, body: bytes, header: int) -> _Known | None:
     answer, length = encode_response(InferResponse(model.name, model.version, scores, id=request.id), request)
     if length is None:
         return None
-    headers = ((HEADER_LENGTH, str(length)),)
-    return _Known(len(body), rows, tuple(places[one.name] for one in model.inputs), answer[:length], headers)
+    # Scores of any value have as many bytes, so that the answer's head stands too.
+    whole = answer_bytes(200, answer, BINARY, ((HEADER_LENGTH, str(length)),))
+    front = whole[: len(whole) - (len(answer) - length)]
+    return _Known(len(body), rows, tuple(places[one.name] for one in model.inputs), front, len(answer))

@@ -6,26 +6,29 @@ import asyncio
 import dataclasses
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from mlaas4hep.serve import lane
-from mlaas4hep.serve.asking import Reply
+from mlaas4hep.serve.fronts import Fronts
 from mlaas4hep.serve.hooks import Hooks, Seen
 from mlaas4hep.serve.lane import Lane
 from mlaas4hep.serve.limits import Limits, QueueLimits
-from mlaas4hep.serve.model import ServedModel
+from mlaas4hep.serve.model import ServedModel, Tensors, TensorSpec
 from mlaas4hep.serve.opening import open_repository
+from mlaas4hep.serve.quick import quick_of
 from mlaas4hep.serve.repository import ModelRepository
 from mlaas4hep.serve.server import background
 from mlaas4hep.serve.service import InferenceService
-from mlaas4hep.serve.together import IN_JSON, Form, InBinary, InJson
+from mlaas4hep.serve.together import IN_JSON, Form, InBinary, InJson, together
 from tests.small_bundle import write_small_bundle
 from tests.unit.serve.test_hot import INFER, as_binary, as_json, connected, read, request, slowed
 from tests.unit.serve.test_hot import tensors as tensors  # a fixture
@@ -40,6 +43,16 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> ModelRepository:
     write_small_bundle(folder)
     # Quick on a machine that was busy when the model was loaded, too.
     return ModelRepository([dataclasses.replace(open_repository(folder).get("tth"), call_s=1e-5, row_s=1e-7)])
+
+
+def flat_model() -> ServedModel:
+    """Of one input of two numbers, whose difference is the score."""
+    event, scores = TensorSpec("event", "FP32", (2,)), TensorSpec("scores", "FP32", (1,))
+
+    def execute(tensors: Tensors) -> dict[str, NDArray[Any]]:
+        return {"scores": tensors["event"][:, :1] - tensors["event"][:, 1:]}
+
+    return ServedModel("flat", "1", (event,), (scores,), None, True, 256, 1e-5, 1e-7, execute)
 
 
 @pytest.fixture
@@ -181,6 +194,80 @@ def test_in_any_company_an_answer_has_the_bytes_of_the_question_alone(
             assert sum(parts) <= one.seconds + 1e-9
 
 
+SPELT = [
+    "1,2",
+    "-0,-0.0",
+    " 1 ,\\t2",
+    "1e39,-1E+2",
+    "1e400,1",
+    "16777217,9007199254740993",
+    "18446744073709551616,1",
+    "1,null",
+]
+SPELT += [
+    "1",
+    "1,2,3",
+    "1,",
+    ",2",
+    "1,,2",
+    "1 2",
+    "1],[2",
+    "[1],[2]",
+    '"1",2',
+    "true,2",
+    "NaN,1",
+    "01,2",
+    "1.,2",
+    "+1,2",
+    "",
+]
+SPELT += ['1,2],"data":[3,4', '1,2]}],"id":"a","more":[{"x":[1', "1,2/**/", "1,\\u0032", "0.1,0.30000000000000004"]
+
+
+def around(before: str, behind: str) -> list[bytes]:
+    return [f"{before}{one}{behind}".encode() for one in SPELT]
+
+
+def spelt_bodies() -> list[bytes]:
+    """Numbers in many spellings between texts of several kinds, the first of each kind usual."""
+    usual = '{"inputs":[{"name":"event","shape":[1,2],"datatype":"FP32","data":['
+    named = '{"id":"b","inputs":[{"name":"event","shape":[1,2],"datatype":"FP32","data":['
+    twice = '{"inputs":[{"name":"event","data":[1,2],"shape":[1,2],"datatype":"FP32","data":['
+    escaped = '{"inputs":[{"name":"event","d\\u0061ta":[1,2],"shape":[1,2],"datatype":"FP32","data":['
+    found = around(usual, "]}]}") + around(usual.replace(":[", ": [ "), " ] } ] }\n") + around(named, "]}]}")
+    found += around('{"inputs":[{"data":[', '],"shape":[1,2],"name":"event","datatype":"FP32"}]}')
+    found += around('{"inputs":[{"data":[', '],"shape":[1,2],"name":"event","datatype":"FP32"}],"inputs":[]}')
+    found += around(twice, "]}]}") + around(escaped, "]}]}")
+    found += around('{"inputs":[{"name":"data","shape":[', '],"datatype":"FP32","data":[1,2]}]}')
+    return [*found, usual.replace("1,2", "2,2").encode() + b"1,2,3,4]}]}"]
+
+
+@given(st.data(), st.lists(st.sampled_from(spelt_bodies()), min_size=1, max_size=12))
+def test_numbers_between_known_texts_are_those_of_the_question_alone(data: st.DataObject, drawn: list[bytes]) -> None:
+    model = flat_model()
+    usual, codec = spelt_bodies()[:: len(SPELT)], quick_of(model)
+    assert codec.fronts is not None
+    bodies = data.draw(st.permutations([*usual, *usual, *drawn]))
+    for _ in range(2):  # what was learnt is used
+        joined, careful = together(model, IN_JSON), together(model, IN_JSON, carefully=True)
+        assert isinstance(joined, InJson)
+        assert isinstance(careful, InJson)
+        rows = [joined.take(body, 100) for body in bodies]
+        tensors = joined.tensors()
+        if tensors is not None:
+            assert rows == [careful.take(body, 100) for body in bodies]
+            expected = careful.tensors()
+            assert expected is not None
+            assert tensors["event"].tobytes() == expected["event"].tobytes()
+    joined = together(model, IN_JSON)
+    assert isinstance(joined, InJson)
+    assert [joined.take(usual[0], 100) for _ in range(300)] == [1] * 300
+    tensors = joined.tensors()
+    assert len(joined._texts) == 300
+    assert tensors is not None
+    assert tensors["event"].tolist() == [[1, 2]] * 300
+
+
 class Waiting:
     """Notes what becomes of it."""
 
@@ -192,8 +279,8 @@ class Waiting:
     def ask_alone(self, body: bytes) -> None:
         self.became.append(("alone", body))
 
-    def land(self, reply: Reply, model: ServedModel) -> None:
-        self.became.append(("landed", reply.body))
+    def land(self, whole: bytes) -> None:
+        self.became.append(("landed", whole))
 
 
 def answered(service: InferenceService, waiting: list[Waiting], body: bytes) -> Iterator[list[str]]:
@@ -202,12 +289,43 @@ def answered(service: InferenceService, waiting: list[Waiting], body: bytes) -> 
     async def run() -> list[list[str]]:
         road = Lane(service, asyncio.get_running_loop(), Hooks())
         for one in waiting:
-            road.add(one, body, IN_JSON)
+            road.add(one, body, (one.target, IN_JSON))
         first = [word for one in waiting for word, _ in one.became]
         await asyncio.sleep(0)
         return [first, [word for one in waiting for word, _ in one.became]]
 
     yield from asyncio.run(run())
+
+
+def test_spellings_are_answered_in_company_as_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    used: list[int] = []
+    usual = Fronts.read
+
+    def read_noting(self: Fronts, texts: Sequence[bytes]) -> NDArray[np.float32] | None:
+        found = usual(self, texts)
+        used.append(0 if found is None else len(texts))
+        return found
+
+    monkeypatch.setattr(Fronts, "read", read_noting)
+    questions, path = spelt_bodies(), b"/v2/models/flat/infer"
+    with ExitStack() as stack:
+        url = stack.enter_context(background(InferenceService(ModelRepository([flat_model()]))))
+        raw = stack.enter_context(connected(url))
+        alone = []
+        for body in questions:
+            raw.sendall(request(path, body, _ALONE))
+            alone += read(raw, 1)
+            raw.sendall(request(path, body))
+            assert read(raw, 1) == alone[-1:]
+        assert {head.split()[1] for head, _ in alone} == {b"200", b"400"}
+        drawn = random.Random(1)
+        for size in [3, *[40] * 6]:
+            order = [drawn.randrange(len(questions)) for _ in range(size)]
+            raw.sendall(b"".join(request(path, questions[at]) for at in order))
+            assert read(raw, size) == [alone[at] for at in order]
+            raw.sendall(request(path, questions[0]) * size)
+            assert read(raw, size) == [alone[0]] * size
+    assert max(used) == 40
 
 
 def test_who_is_gone_is_not_told_and_all_others_are_told_once(repository: ModelRepository, tensors: Rows) -> None:

@@ -194,19 +194,17 @@ def test_a_question_that_nobody_waits_for_any_more_counts_as_cancelled() -> None
 
 
 def test_requests_that_one_run_answered_count_as_each_would() -> None:
-    who, began, ended = model(), [1.0, 1.5, 1.9], [2.5, 2.51, 2.52]
-    each, together = Metrics(), Metrics()
-    for start, end in zip(began, ended, strict=True):
-        each.seen(
-            seen(who=who, seconds=end - start)._replace(queue_s=2.0 - start, read_s=0.125, run_s=0.25),
-        )
-    together.seen_together(SeenTogether(who, began, ended, 2.0, 2.125, 2.375))
+    who, each, together = model(), Metrics(), Metrics()
+    for began in ([1.0, 1.5, 1.9], [1.51, 1.5, 1.52]):
+        for start in began:
+            each.seen(seen(who=who, seconds=2.5 - start)._replace(queue_s=2.0 - start, read_s=0.125, run_s=0.25))
+        together.seen_together(SeenTogether(who, began, 2.0, 2.125, 2.375, 2.5))
     (one,), (other,) = each.totals(), together.totals()
-    assert other.succeeded == one.succeeded == 3
+    assert other.succeeded == one.succeeded == 6
     assert other.buckets == one.buckets
     for name in ("total_s", "queue_s", "read_s", "run_s", "write_s"):
         assert getattr(other, name) == pytest.approx(getattr(one, name), abs=1e-9)
-    assert value(read(together.text()), "mlaas4hep_http_responses_total", code="200") == 3
+    assert value(read(together.text()), "mlaas4hep_http_responses_total", code="200") == 6
 
 
 def test_who_was_not_asked_yet_has_statistics_of_zeros_also_by_label() -> None:

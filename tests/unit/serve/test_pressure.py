@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from mlaas4hep.errors import BusyError
 from mlaas4hep.serve import hot, pressure
+from mlaas4hep.serve.asked import OTHER
 from mlaas4hep.serve.asking import INLINE_BODY_BYTES
 from mlaas4hep.serve.backlog import Backlog
 from mlaas4hep.serve.heads import MAX_HEADS, KnownHeads
@@ -103,7 +104,7 @@ def test_heads_that_say_who_asks_or_more_than_usual_are_not_kept(
 
 def test_only_so_many_heads_are_kept_and_none_that_was_read_leniently() -> None:
     heads, headers = KnownHeads(), [(b"host", b"x")]
-    found = (hot._OTHER, (), "")
+    found = (OTHER, (), "")
     for number in range(MAX_HEADS + 1):
         heads.learn(b"POST /%d HTTP/1.1\r\nHost: x\r\n\r\n" % number, headers, found, 0)
     assert len(heads._known) == 1
