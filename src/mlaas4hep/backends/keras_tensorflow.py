@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import keras
-import tensorflow as tf
 
 
 def trace_once(model: keras.Model) -> None:
@@ -24,6 +23,8 @@ class _Step:
     """What `keras.Model.make_train_function` would make, of one process and one step."""
 
     def __init__(self, model: keras.Model) -> None:
+        import tensorflow as tf
+
         @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
         def step(data: Any) -> Any:
             return model.train_step(data)
@@ -39,5 +40,7 @@ class _Step:
         return self._step(data)
 
 
-def _of_any_size(array: Any) -> tf.TensorSpec:
+def _of_any_size(array: Any) -> Any:
+    import tensorflow as tf
+
     return tf.TensorSpec((None, *array.shape[1:]), array.dtype)
