@@ -30,6 +30,10 @@ __all__ = ["pytest_make_collect_report", "pytest_runtest_makereport"]
 settings.register_profile("mlaas4hep", deadline=None)
 settings.load_profile("mlaas4hep")
 
+# Threads of OpenMP that wait sleep, here and in all processes that tests start: two tests at a time on two cores would
+# else spend most of them on turning in a circle, and one beside other work minutes instead of seconds.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 # A shell that starts the tests in the background has them ignore SIGINT, and whatever they start would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -35,8 +35,12 @@ def test_a_network_keeps_the_rules_on_every_framework(framework: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "tests"),
-    [("tests/contracts/test_backend.py", "KerasMlp"), ("tests/contracts/test_into.py", "tensorflow")],
-    ids=["keras", "stream"],
+    [
+        ("tests/contracts/test_backend.py", "KerasMlp"),
+        ("tests/unit/backends/test_keras.py", "resumed or beside or of_its_own"),
+        ("tests/contracts/test_into.py", "tensorflow"),
+    ],
+    ids=["keras", "own models", "stream"],
 )
 def test_on_tensorflow_networks_keep_all_rules_and_the_stream_its_bits(file: str, tests: str) -> None:
     """TensorFlow wants other versions of some packages than the rest, so ``make check`` gives it a place of its own."""

@@ -241,7 +241,7 @@ def test_keras_of_both_formats(ending: str, tmp_path: Path) -> None:
     model = keras.Sequential([*layers, keras.layers.Softmax()])
     model.save(tmp_path / f"m.{ending}")
     done = convert(Upload(tmp_path / f"m.{ending}"), tmp_path / "models")
-    from mlaas4hep.backends.keras_operations import array_of
+    from mlaas4hep.backends.keras_values import array_of
 
     assert done.name == "m"
     assert np.abs(scores(tmp_path / "models", done, ROWS) - array_of(model(ROWS))).max() < 1e-6

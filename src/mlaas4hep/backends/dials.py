@@ -46,7 +46,10 @@ def parse_dials(given: Mapping[str, Any], wanted: type[AnyDials], *, owner: str,
         Unknown dials, values of a wrong type or out of range, all at once.
     """
     known = wanted.__struct_fields__
-    problems = [f"model.{name}: is no dial of {owner}{nearest(name, known)}" for name in given if name not in known]
+    others = f"; its dials: {', '.join(known)}"  # where none is near
+    problems = [
+        f"model.{name}: is no dial of {owner}{nearest(name, known) or others}" for name in given if name not in known
+    ]
     taken = {name: value for name, value in given.items() if name in known}
     dials = convert(taken, wanted, "model", problems)
     if isinstance(dials, wanted):

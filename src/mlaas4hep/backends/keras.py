@@ -23,7 +23,7 @@ from mlaas4hep.backends.keras_device import device_of  # noqa: E402
 from mlaas4hep.backends.keras_learner import KERAS, KerasLearner, require_exportable, way_of  # noqa: E402
 from mlaas4hep.backends.keras_loss import meaning_of_output, name_of, own_loss, single_loss  # noqa: E402
 from mlaas4hep.backends.keras_network import InputKind, Network, OutputKind  # noqa: E402
-from mlaas4hep.backends.keras_operations import array_of  # noqa: E402
+from mlaas4hep.backends.keras_values import array_of  # noqa: E402
 from mlaas4hep.backends.protocol import Capabilities, Learner, Predictor, Task  # noqa: E402
 from mlaas4hep.backends.userfile import seeded  # noqa: E402
 from mlaas4hep.errors import ModelError, nearest  # noqa: E402

@@ -16,7 +16,8 @@ import numpy as np
 from keras.src.ops.function import Function
 from keras.src.ops.operation import Operation
 
-from mlaas4hep.backends.keras_operations import LAYERS, OPERATIONS, Value, array_of
+from mlaas4hep.backends.keras_operations import LAYERS, OPERATIONS
+from mlaas4hep.backends.keras_values import Value, array_of
 from mlaas4hep.errors import ModelError
 from mlaas4hep.graph.builder import GraphBuilder
 

@@ -23,7 +23,7 @@ from mlaas4hep.backends.blame import told_with
 from mlaas4hep.backends.keras_graph import NotCovered
 from mlaas4hep.backends.keras_loss import form_of_labels, targets
 from mlaas4hep.backends.keras_network import Network
-from mlaas4hep.backends.keras_operations import array_of
+from mlaas4hep.backends.keras_values import array_of
 from mlaas4hep.backends.protocol import Arrays, Capabilities, EventWeights, Labels, Scores
 from mlaas4hep.backends.weights import require_finite
 from mlaas4hep.errors import ModelError
@@ -88,6 +88,10 @@ class KerasLearner:
         self._way = way_of(self._model)
         self._average = Average(averaging)
         self._random = _randomness(network)
+        if self._way != "fit" and keras.config.backend() == "tensorflow":
+            from mlaas4hep.backends.keras_tensorflow import trace_once
+
+            trace_once(self._model)
         self._model.optimizer.build(self._model.trainable_variables)
         self._shown = values_of(self._model.weights) if averaging else None
         self._weighs = self._way == "batch" or self._looks_at_weights()

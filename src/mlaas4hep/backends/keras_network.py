@@ -16,7 +16,7 @@ from keras.src.models.functional import Functional
 from numpy.typing import NDArray
 
 from mlaas4hep.backends.keras_graph import Lowering, NotCovered
-from mlaas4hep.backends.keras_operations import Value, array_of
+from mlaas4hep.backends.keras_values import Value, array_of
 from mlaas4hep.backends.protocol import Labels, Scores, Task
 from mlaas4hep.errors import ModelError, nearest
 from mlaas4hep.graph.builder import value_info

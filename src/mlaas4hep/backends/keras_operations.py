@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
 from numpy.typing import NDArray
+
+from mlaas4hep.backends.keras_shapes import SHAPES
+from mlaas4hep.backends.keras_values import Value, Word, array_of, axes_of, first_of
 
 if TYPE_CHECKING:
     from mlaas4hep.backends.keras_graph import Lowering
@@ -22,37 +24,9 @@ if TYPE_CHECKING:
 _MASKED = -0.7 * float(np.finfo(np.float32).max)
 
 
-@dataclass(frozen=True, slots=True)
-class Value:
-    """A value of the graph: name, shape with None for the number of events, type in Keras's words."""
-
-    name: str
-    shape: tuple[int | None, ...]
-    dtype: str
-
-
-def array_of(value: Any, dtype: str | None = None) -> NDArray[Any]:
-    """A copy of a constant of a model as numpy: a number, an array, a variable or a tensor of its framework."""
-    if isinstance(value, keras.Variable):
-        value = value.value
-    # Of tensors numpy's own call gives a warning.
-    value = value.detach().cpu() if hasattr(value, "detach") else value
-    array = np.array(value.numpy() if hasattr(value, "numpy") else value)
-    if array.dtype == np.float64:
-        array = array.astype(np.float32)
-    return array if dtype is None else array.astype(dtype)
-
-
-Word = Callable[["Lowering", Any, Mapping[str, Any], Value], str]
-
-
-def _first(arguments: Mapping[str, Any]) -> Any:
-    return next(iter(arguments.values()))
-
-
 def _unary(operator: str, **attributes: Any) -> Word:
     def word(low: Lowering, operation: Any, given: Mapping[str, Any], out: Value) -> str:
-        return low.node(operator, [low.name_of(_first(given), out.dtype)], **attributes)
+        return low.node(operator, [low.name_of(first_of(given), out.dtype)], **attributes)
 
     return word
 
@@ -81,21 +55,12 @@ def _logical(operator: str) -> Word:
     return word
 
 
-def _axes(low: Lowering, axis: Any, rank: int) -> list[int]:
-    """Axes from 0; refused where events would be mixed."""
-    given = range(rank) if axis is None else [axis] if isinstance(axis, int) else axis
-    axes = sorted(int(one) % rank for one in given)
-    if 0 in axes:
-        low.refuse("it reduces over the events of a batch, so that a score would hang on its neighbours")
-    return axes
-
-
 def _reduce(operator: str) -> Word:
     def word(low: Lowering, operation: Any, given: Mapping[str, Any], out: Value) -> str:
         value = given["x"]
         if getattr(operation, "initial", None) is not None:
             low.refuse(f"{type(operation).__name__} with 'initial' has no word in the graph")
-        axes = low.numbers(*_axes(low, operation.axis, len(value.shape)))
+        axes = low.numbers(*axes_of(low, operation.axis, len(value.shape)))
         inside = "float32" if out.dtype == "bool" else out.dtype
         found = low.node(operator, [low.name_of(value, inside), axes], keepdims=int(operation.keepdims))
         return low.cast(found, "bool") if out.dtype == "bool" else found
@@ -107,14 +72,14 @@ def _softmax(operator: str) -> Word:
     def word(low: Lowering, operation: Any, given: Mapping[str, Any], out: Value) -> str:
         if not isinstance(operation.axis, int):
             low.refuse("a softmax over several axes has no word in the graph")
-        _axes(low, operation.axis, len(out.shape))
+        axes_of(low, operation.axis, len(out.shape))
         return low.node(operator, [low.name_of(given["x"], out.dtype)], axis=operation.axis)
 
     return word
 
 
 def _same(low: Lowering, operation: Any, given: Mapping[str, Any], out: Value) -> str:
-    return low.name_of(_first(given), out.dtype)
+    return low.name_of(first_of(given), out.dtype)
 
 
 def _scalar(low: Lowering, number: float) -> str:
@@ -214,7 +179,7 @@ def _constant(low: Lowering, value: Any) -> Any:
 
 def _layer_norm(low: Lowering, operation: Any, given: Mapping[str, Any], out: Value) -> str:
     rank = len(out.shape)
-    axes = _axes(low, operation.axis, rank) if isinstance(operation.axis, int) else _axes(low, [*operation.axis], rank)
+    axes = axes_of(low, operation.axis, rank)
     if axes != list(range(axes[0], rank)) or operation.rms_scaling:
         low.refuse("a layer normalisation other than over the last axes has no word in the graph")
     sizes = [int(one or 1) for one in out.shape[axes[0] :]]
@@ -251,80 +216,9 @@ def _einsum(low: Lowering, operation: Any, given: Mapping[str, Any], out: Value)
     return low.node("Einsum", [low.name_of(one, out.dtype) for one in values], equation=operation.subscripts)
 
 
-def _shaped(low: Lowering, operation: Any, given: Mapping[str, Any], out: Value) -> str:
-    """All that keeps the order of the values: told by the shape that it gives."""
-    if any(size is None for size in out.shape[1:]) or out.shape[:1] != (None,):
-        low.refuse(f"it gives the shape {list(out.shape)}; only the number of events may be open, and comes first")
-    sizes = low.numbers(*(-1 if size is None else size for size in out.shape))
-    return low.node("Reshape", [low.name_of(_first(given), out.dtype), sizes])
-
-
-def _transpose(low: Lowering, operation: Any, given: Mapping[str, Any], out: Value) -> str:
-    rank = len(out.shape)
-    axes = [*reversed(range(rank))] if operation.axes is None else [int(one) % rank for one in operation.axes]
-    return low.node("Transpose", [low.name_of(given["x"])], perm=axes)
-
-
-def _swapaxes(low: Lowering, operation: Any, given: Mapping[str, Any], out: Value) -> str:
-    axes = list(range(len(out.shape)))
-    one, other = operation.axis1, operation.axis2
-    axes[one], axes[other] = axes[other], axes[one]
-    return low.node("Transpose", [low.name_of(_first(given))], perm=axes)
-
-
-def _concatenate(low: Lowering, operation: Any, given: Mapping[str, Any], out: Value) -> str:
-    _axes(low, operation.axis, len(out.shape))
-    parts = [low.name_of(one, out.dtype) for one in _first(given)]
-    return low.node("Concat", parts, axis=operation.axis)
-
-
-def _stack(low: Lowering, operation: Any, given: Mapping[str, Any], out: Value) -> str:
-    axis = _axes(low, operation.axis, len(out.shape))[0]
-    place = low.numbers(axis)
-    parts = [low.node("Unsqueeze", [low.name_of(one, out.dtype), place]) for one in _first(given)]
-    return low.node("Concat", parts, axis=axis)
-
-
 def _where(low: Lowering, operation: Any, given: Mapping[str, Any], out: Value) -> str:
     chosen = low.name_of(given["condition"], "bool")
     return low.node("Where", [chosen, low.name_of(given["x1"], out.dtype), low.name_of(given["x2"], out.dtype)])
-
-
-def _get_item(low: Lowering, operation: Any, given: Mapping[str, Any], out: Value) -> str:
-    """``x[:, 0, 1:3, None]``: whole numbers and slices, on all axes but the events'."""
-    value, key = given["x"], given["key"]
-    name, axis = low.name_of(value), 0
-    taken: list[int] = []
-    new: list[int] = []
-    for one in _whole_key(key, len(value.shape)):
-        if one is None:
-            new.append(axis - len(taken) + len(new))
-            continue
-        if axis == 0 and one != slice(None):
-            low.refuse(f"it picks events of a batch: [{key}]")
-        if isinstance(one, slice) and one != slice(None):
-            ends = one.indices(value.shape[axis])
-            name = low.node("Slice", [name, *(low.numbers(n) for n in (ends[0], ends[1], axis, ends[2]))])
-        elif isinstance(one, int):
-            start = one % value.shape[axis]
-            name = low.node("Slice", [name, *(low.numbers(n) for n in (start, start + 1, axis))])
-            taken.append(axis)
-        elif not isinstance(one, slice):
-            low.refuse(f"an index of kind {type(one).__name__} has no word in the graph")
-        axis += 1
-    if taken:
-        name = low.node("Squeeze", [name, low.numbers(*taken)])
-    return low.node("Unsqueeze", [name, low.numbers(*new)]) if new else name
-
-
-def _whole_key(key: Any, rank: int) -> list[Any]:
-    """An index with its ellipsis written out."""
-    parts = list(key) if isinstance(key, tuple | list) else [key]
-    places = [index for index, one in enumerate(parts) if one is Ellipsis]
-    at = places[0] if places else len(parts)
-    rest = parts[at + 1 :]
-    used = sum(one is not None for one in [*parts[:at], *rest])
-    return [*parts[:at], *[slice(None)] * (rank - used), *rest]
 
 
 def _normalization(layer: Any, inputs: Any, **_: Any) -> Any:
@@ -351,7 +245,6 @@ _NUMPY: Mapping[str, Word] = {
     **{name: _unary("Abs") for name in ("Absolute", "Abs")},
     **{name: _unary(name) for name in ("Exp", "Log", "Sqrt", "Tanh", "Sign", "Sin", "Cos", "Floor", "Ceil")},
     **{name: _compare(name) for name in ("Greater", "Less", "Equal")},
-    **dict.fromkeys(("Reshape", "ExpandDims", "Squeeze", "Ravel"), _shaped),
     **{name: _reduce("ReduceMax") for name in ("Max", "Amax", "Any")},
     **{name: _reduce("ReduceMin") for name in ("Min", "Amin", "All")},
     **dict.fromkeys(("Copy", "Array"), _same),
@@ -379,11 +272,6 @@ _NUMPY: Mapping[str, Word] = {
     "Where": _where,
     "Matmul": _matmul,
     "Einsum": _einsum,
-    "Transpose": _transpose,
-    "Swapaxes": _swapaxes,
-    "Concatenate": _concatenate,
-    "Stack": _stack,
-    "GetItem": _get_item,
 }
 
 _NN: Mapping[str, Word] = {
@@ -403,7 +291,7 @@ _NN: Mapping[str, Word] = {
 }
 
 OPERATIONS: Mapping[str, Word] = {
-    **{f"ops.numpy.{name}": word for name, word in _NUMPY.items()},
+    **{f"ops.numpy.{name}": word for name, word in {**_NUMPY, **SHAPES}.items()},
     **{f"ops.nn.{name}": word for name, word in _NN.items()},
     "ops.math.Rsqrt": _rsqrt,
     "ops.math.Erf": _unary("Erf"),

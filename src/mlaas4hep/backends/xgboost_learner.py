@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from traceback import clear_frames
 from typing import Any
 
 import numpy as np
@@ -143,6 +144,15 @@ class BoostingLearner(BoostingBase[BoostedTrees]):
 
         ``patience`` of the training counts epochs and is not used: a round is one tree a class.
         """
+        try:
+            return self._fit(train, validation, folder)
+        except BaseException as error:
+            # An error keeps all that was there when it came. XGBoost's matrices have to go before the folder with
+            # their files does, or each would complain of it beneath the message to the user.
+            clear_frames(error.__traceback__)
+            raise
+
+    def _fit(self, train: Pages, validation: Pages | None, folder: Path) -> Sequence[Round]:
         scale = _survey(train, self.task, part="training")
         matrix = self._matrix(train, scale, folder / _TRAIN)
         parts = [(matrix, _TRAIN)]

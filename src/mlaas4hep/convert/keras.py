@@ -186,7 +186,7 @@ def _symbols(model: Any) -> Any:
 def _answers(model: Any, inputs: Arrays) -> Arrays:
     import keras
 
-    from mlaas4hep.backends.keras_operations import array_of
+    from mlaas4hep.backends.keras_values import array_of
 
     arranged = keras.tree.map_structure(lambda one: inputs[one.name], _symbols(model))
     if keras.config.backend() == "torch":
@@ -207,7 +207,7 @@ def _lowered(model: Any) -> bytes:
     import keras
 
     from mlaas4hep.backends.keras_graph import Lowering, NotCovered
-    from mlaas4hep.backends.keras_operations import Value
+    from mlaas4hep.backends.keras_values import Value
     from mlaas4hep.graph.builder import value_info
 
     symbols = _symbols(model)

@@ -49,6 +49,12 @@ def test_all_problems_with_dials_are_told_at_once() -> None:
     assert "model.learning_rate" in text
 
 
+def test_where_no_dial_is_near_all_are_told() -> None:
+    pytest.importorskip("torch")
+    with pytest.raises(ConfigError, match=r"model.qqq: is no dial of attention .backend torch.; its dials: .*width, "):
+        choose(Model(name="attention", dials={"qqq": 32}))
+
+
 @pytest.mark.parametrize(
     ("model", "words"),
     [

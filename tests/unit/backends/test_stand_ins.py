@@ -100,7 +100,7 @@ def test_the_layer_leaves_out_what_its_mask_says_is_padded(tmp_path: Path) -> No
 
 def test_every_way_to_import_keras_gives_the_same_classes(tmp_path: Path) -> None:
     keras = pytest.importorskip("keras")
-    from mlaas4hep.backends.keras_operations import array_of
+    from mlaas4hep.backends.keras_values import array_of
 
     names = loaded(
         tmp_path,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
+import weakref
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,22 @@ def learned(events: Events, path: Path, *, page_bytes: int, threads: int = 1, di
 
 def sha256(learner: Learner) -> str:
     return hashlib.sha256(learner.export().model).hexdigest()
+
+
+def test_one_that_is_interrupted_lets_go_of_its_files_before_their_folder_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = []
+
+    def update(booster: Any, matrix: Any, *_: Any, **__: Any) -> None:
+        held.append(weakref.ref(matrix))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(xgboost.Booster, "update", update)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        learned(make_events(500, seed=1), tmp_path, page_bytes=4000)
+    assert held[0]() is None, "XGBoost warns of every file that is gone before its matrix is"
+    assert caught.traceback[-1].name == "update"
 
 
 def test_external_memory_learns_what_memory_learns_to_the_bit(tmp_path: Path) -> None:

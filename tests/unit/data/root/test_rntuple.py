@@ -170,7 +170,8 @@ REAL = [
     "rntuple/test_multiple_cluster_groups_rntuple_v1-0-0-0.root",
     "rntuple/test_nested_structs_rntuple_v1-0-0-0.root",
     "rntuple/test_stl_containers_rntuple_v1-0-0-0.root",
-    "rntuple/uproot-physlite-rntuple_v1-0-0-0.root",
+    # Hundreds of columns, for five seconds.
+    pytest.param("rntuple/uproot-physlite-rntuple_v1-0-0-0.root", marks=pytest.mark.slow),
 ]
 
 
