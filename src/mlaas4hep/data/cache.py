@@ -13,6 +13,7 @@ import os
 import threading
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -116,7 +117,7 @@ class RowCache:
             self._left_out[name] = None
             return
         try:
-            kept.append(start, rows, fates, reserve=self._reserve)
+            kept.append(start, rows, fates, grant=self._granted)
         except NoRoomError as error:
             self._stop(name, str(error))
         except OSError as error:
@@ -198,8 +199,8 @@ class RowCache:
         except OSError as error:
             self._stop("", self._reason(error, 0), warn=True)
 
-    def _reserve(self, size: int) -> None:
-        self._open_room().reserve(size)
+    def _granted(self, size: int) -> AbstractContextManager[None]:
+        return self._open_room().granted(size)
 
     def _stop(self, name: str, reason: str, *, warn: bool = False) -> None:
         if self._required:

@@ -15,7 +15,7 @@ import sys
 import threading
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,9 @@ from mlaas4hep.data.mapped import map_file
 from mlaas4hep.data.rows import Rows
 from mlaas4hep.data.split import PARTS
 from mlaas4hep.errors import DataError
+
+# What grants bytes while they are written.
+Grant = Callable[[int], AbstractContextManager[None]]
 
 SIDES = 3
 """Numbers of 64 bits beside each row: entry, weight, label."""
@@ -161,7 +164,7 @@ class CachedFile:
         with self._lock, self._writing():
             pass
 
-    def append(self, start: int, rows: Rows, fates: Fates, *, reserve: Callable[[int], None] | None = None) -> None:
+    def append(self, start: int, rows: Rows, fates: Fates, *, grant: Grant | None = None) -> None:
         """Keep what was made of the entries from ``start`` on; only what is not kept yet.
 
         Parameters
@@ -170,8 +173,8 @@ class CachedFile:
             In the order of their entries.
         fates
             Of all entries, those without a row included.
-        reserve
-            Called with the bytes that are about to be written; what it raises comes out, and nothing was written.
+        grant
+            Asked for the bytes that are about to be written; what it raises comes out, and nothing was written.
 
         Raises
         ------
@@ -183,7 +186,7 @@ class CachedFile:
             for low, high, block in tuple(self._notes.segments(start, start + len(fates))):
                 if block is None:
                     first, last = np.searchsorted(entries, (low, high)).tolist()
-                    self._put(journal, low, rows.view(first, last), fates[low - start : high - start], reserve)
+                    self._put(journal, low, rows.view(first, last), fates[low - start : high - start], grant)
 
     def map(self, blocks: Sequence[Block]) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
         """Table (as bits) and sides with the rows of some blocks, mapped: uint32 [rows, width] and int64 [rows, 3].
@@ -241,10 +244,15 @@ class CachedFile:
         self._notes = Journal()
         self._note(journal, ["made", secrets.token_hex(8)])
 
-    def _put(self, journal: int, start: int, rows: Rows, fates: Fates, reserve: Callable[[int], None] | None) -> None:
+    def _put(self, journal: int, start: int, rows: Rows, fates: Fates, grant: Grant | None) -> None:
+        """Write one block, where there is room for it."""
+        lines = 1 if self._notes.next_row else 2  # a journal begins with a line of its own
+        size = kept_bytes(len(rows), self.width, len(fates)) + lines * LINE_BYTES
+        with grant(size) if grant is not None else nullcontext():
+            self._put_granted(journal, start, rows, fates)
+
+    def _put_granted(self, journal: int, start: int, rows: Rows, fates: Fates) -> None:
         """Write one block, by part."""
-        if reserve is not None:
-            reserve(kept_bytes(len(rows), self.width, len(fates)) + LINE_BYTES)
         parts = parts_of_rows(fates)
         ordered = rows.take(np.argsort(parts, kind="stable"))
         sides = np.empty((len(rows), SIDES), dtype=np.int64)

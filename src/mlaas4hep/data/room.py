@@ -2,7 +2,7 @@
 
 Bytes are granted one block at a time, before it is written, out of one account that all share. Whoever uses an entry
 says so in a file of its own, which it holds locked while it lives. Invariant: what is granted stays within the limit,
-to one block a writer; what a living process uses is not removed.
+to one block of each other process that writes; what a living process uses is not removed.
 """
 
 from __future__ import annotations
@@ -79,6 +79,7 @@ class Room:
     def __init__(self, folder: str | Path, limit: int) -> None:
         self.folder, self.limit = Path(folder), limit
         self._lock = threading.Lock()
+        self._unwritten = 0  # of what threads were granted here
         self._file = self._lease = -1
         self._name = self.folder / f"{os.getpid()}-{secrets.token_hex(4)}{_USERS}"
         self._process = os.getpid()
@@ -107,8 +108,9 @@ class Room:
         except FileNotFoundError:
             return  # nothing is kept yet
 
-    def reserve(self, size: int) -> None:
-        """Ask for bytes that are about to be written; what was not used for longest goes for them.
+    @contextmanager
+    def granted(self, size: int) -> Iterator[None]:
+        """Bytes for what is written meanwhile; what was not used for longest goes for them.
 
         Raises
         ------
@@ -125,6 +127,12 @@ class Room:
                     f"cache.limit is {in_words(self.limit)}"
                 )
             self._note_account(used + size)
+            self._unwritten += size
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._unwritten -= size
 
     def account(self, keys: Collection[str]) -> Account:
         """Who has what."""
@@ -173,7 +181,7 @@ class Room:
     def _make_room(self, size: int) -> int:
         """Remove what was not used for longest, until so many bytes fit; bytes that are left."""
         held, busy = self._held(), self._busy()
-        used = _sum(held, set(held))
+        used = _sum(held, set(held)) + self._unwritten
         for key in sorted(held, key=lambda one: held[one].used):
             if used + size <= self.limit:
                 break

@@ -32,6 +32,11 @@ def put(folder: Path, key: str, size: int, used: float) -> None:
     os.utime(folder / f"{key}.journal", (used, used))
 
 
+def write(room: Room, size: int) -> None:
+    with room.granted(size):
+        pass
+
+
 def there(folder: Path) -> set[str]:
     return {one.name.partition(".")[0] for one in folder.glob("*.journal")}
 
@@ -40,26 +45,37 @@ def test_what_was_not_used_for_longest_goes_first_and_no_more_than_needed(tmp_pa
     for key, used in zip(KEYS, (300, 100, 400, 200), strict=True):
         put(tmp_path, key, 1000, used)
     room = Room(tmp_path, 4500)
-    room.reserve(500)
+    write(room, 500)
     assert there(tmp_path) == set(KEYS)
-    room.reserve(600)
+    write(room, 600)
     assert there(tmp_path) == {KEYS[0], KEYS[2], KEYS[3]}
     room.use(KEYS[3])  # that makes it the youngest
     room.close()
-    Room(tmp_path, 3000).reserve(1000)
+    write(Room(tmp_path, 3000), 1000)
     assert there(tmp_path) == {KEYS[2], KEYS[3]}
 
 
 def test_what_is_asked_for_is_granted_once_only(tmp_path: Path) -> None:
     one, other = Room(tmp_path, 1000), Room(tmp_path, 1000)
-    one.reserve(600)
+    write(one, 600)
     other.use(KEYS[0])
     (tmp_path / f"{KEYS[0]}.journal").write_bytes(b"\0" * 600)
     with pytest.raises(NoRoomError, match=r"500 B more do not fit: 600 B are in use and cache.limit is 1 kB"):
-        other.reserve(500)
-    other.reserve(400)
+        write(other, 500)
+    write(other, 400)
     with pytest.raises(NoRoomError):
-        one.reserve(700)
+        write(one, 700)
+
+
+def test_what_a_thread_was_granted_and_has_not_written_yet_is_no_room(tmp_path: Path) -> None:
+    put(tmp_path, KEYS[0], 300, 100)
+    room = Room(tmp_path, 1000)
+    with room.granted(600):
+        with pytest.raises(NoRoomError):
+            write(room, 500)  # not even for the 300 that go
+        assert there(tmp_path) == set()
+        write(room, 400)
+    write(room, 1000)
 
 
 def test_an_entry_that_a_living_reader_uses_is_not_removed(tmp_path: Path) -> None:
@@ -67,13 +83,13 @@ def test_an_entry_that_a_living_reader_uses_is_not_removed(tmp_path: Path) -> No
     put(tmp_path, KEYS[1], 1000, 200)
     reader, writer = Room(tmp_path, 10**6), Room(tmp_path, 2000)
     reader.use(KEYS[0])
-    writer.reserve(900)
+    write(writer, 900)
     assert there(tmp_path) == {KEYS[0]}
     with pytest.raises(NoRoomError):
-        writer.reserve(1900)
+        write(writer, 1900)
     assert there(tmp_path) == {KEYS[0]}
     reader.close()
-    writer.reserve(1900)
+    write(writer, 1900)
     assert there(tmp_path) == set()
 
 
@@ -102,10 +118,10 @@ def test_a_process_that_is_killed_uses_nothing_any_more(tmp_path: Path) -> None:
     writer = Room(tmp_path, 1000)
     with user(tmp_path, KEYS[0]) as process:
         with pytest.raises(NoRoomError):
-            writer.reserve(500)
+            write(writer, 500)
         process.send_signal(signal.SIGKILL)
         process.wait(timeout=30)
-        writer.reserve(500)
+        write(writer, 500)
     assert there(tmp_path) == set()
     assert len(list(tmp_path.glob("*.users"))) == 1, "its mark is gone too"
 
