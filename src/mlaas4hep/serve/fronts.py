@@ -84,9 +84,11 @@ class Fronts:
                 if text.count(b"[") != 1:  # lists in lists would be flattened
                     return None
                 # Not kept, since the parser reads no more while a list of its is alive.
-                found = self._parse(text).as_buffer(of_type="d")
+                found = np.frombuffer(self._parse(text).as_buffer(of_type="d"), np.float64)
+                if len(found) <= text.count(b","):  # without a comma there may be one number or none
+                    return None
                 with np.errstate(over="ignore"):
-                    parts.append(np.frombuffer(found, np.float64).astype(np.float32))
+                    parts.append(found.astype(np.float32))
         except UNREADABLE:
             return None
         return parts[0] if len(parts) == 1 else np.concatenate(parts)

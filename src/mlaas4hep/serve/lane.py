@@ -89,10 +89,10 @@ class Lane:
         taken, self._taken, self._size, self._bytes = self._taken, {}, 0, 0
         alone: list[_Asked] = []  # behind all others, whose runs would have to wait for theirs
         for (target, form), waiting in taken.items():
-            batcher, start = self._find(target), 0
+            start = 0
             while start < len(waiting):
                 try:
-                    stop, apart = self._answer(batcher, form, waiting, start)
+                    stop, apart = self._answer(self._find(target), form, waiting, start)
                 except Exception:  # a mistake of ours; nobody is to wait for ever for it
                     _log.exception("answering together failed; each is asked alone")
                     stop = len(waiting)
@@ -100,7 +100,10 @@ class Lane:
                 alone += apart
                 start = stop
         for asked, body in alone:
-            asked.ask_alone(body)
+            try:
+                asked.ask_alone(body)
+            except Exception as error:  # of one question, such as a hook's; the others are asked all the same
+                self._loop.call_exception_handler({"message": "asking alone failed", "exception": error})
 
     def _find(self, target: tuple[str | None, ...]) -> Batcher | None:
         """Who runs the model now; None where each question is to be asked alone."""
@@ -150,20 +153,22 @@ class Lane:
         outputs, run_s, ran_s = run
         model, began_s = batcher.model, list[float]()
         on_request = self._hooks.on_request if self._hooks.on_together is None else None
-        for (asked, _, rows), (whole, size) in zip(taken, joined.answers(outputs), strict=True):
-            if asked.gone:
-                continue
-            began_s.append(asked.began_s)
-            try:
-                asked.land(whole)
-            except Exception as error:  # of one connection; the others are told all the same
-                self._loop.call_exception_handler({"message": "telling an answer failed", "exception": error})
-            if on_request is not None:
-                on_request(asked.seen_landed(size, model, rows, read_s, run_s, ran_s))
-        if not self._untold:
-            self._loop.call_soon(self._tell)  # when the answers are on the wire
-        seen = SeenTogether(model, began_s, read_s, run_s, ran_s, time.monotonic())
-        self._untold.append((batcher, len(taken), joined.rows, seen))
+        try:
+            for (asked, _, rows), (whole, size) in zip(taken, joined.answers(outputs), strict=True):
+                if asked.gone:
+                    continue
+                began_s.append(asked.began_s)
+                try:
+                    asked.land(whole)
+                except Exception as error:  # of one connection; the others are told all the same
+                    self._loop.call_exception_handler({"message": "telling an answer failed", "exception": error})
+                if on_request is not None:
+                    on_request(asked.seen_landed(size, model, rows, read_s, run_s, ran_s))
+        finally:  # those that were answered before something broke count too
+            if not self._untold:
+                self._loop.call_soon(self._tell)  # when the answers are on the wire
+            seen = SeenTogether(model, began_s, read_s, run_s, ran_s, time.monotonic())
+            self._untold.append((batcher, len(taken), joined.rows, seen))
         return True
 
     def _tell(self) -> None:

@@ -268,6 +268,16 @@ def test_numbers_between_known_texts_are_those_of_the_question_alone(data: st.Da
     assert tensors["event"].tolist() == [[1, 2]] * 300
 
 
+def test_a_list_without_numbers_is_not_taken_for_one_of_one_number() -> None:
+    model = dataclasses.replace(flat_model(), inputs=(TensorSpec("event", "FP32", (1,)),))
+    usual = b'{"inputs":[{"name":"event","shape":[1,1],"datatype":"FP32","data":[1]}]}'
+    for bodies in ([usual], [usual.replace(b"[1]}", b"[ ]}")], [usual] * 256 + [usual.replace(b"[1]}", b"[]}")]):
+        joined = together(model, IN_JSON)
+        assert isinstance(joined, InJson)
+        assert [joined.take(body, 300) for body in bodies] == [1] * len(bodies)
+        assert (joined.tensors() is None) == (bodies[-1] != usual)
+
+
 class Waiting:
     """Notes what becomes of it."""
 
@@ -284,11 +294,13 @@ class Waiting:
         self.became.append(("landed", whole))
 
 
-def answered(service: InferenceService, waiting: list[Waiting], body: bytes) -> Iterator[list[str]]:
+def answered(
+    service: InferenceService, waiting: Sequence[Waiting], body: bytes, hooks: Hooks | None = None
+) -> Iterator[list[str]]:
     """What became of each, as soon as all were taken and after the turn."""
 
     async def run() -> list[list[str]]:
-        road = Lane(service, asyncio.get_running_loop(), Hooks())
+        road = Lane(service, asyncio.get_running_loop(), hooks or Hooks())
         for one in waiting:
             road.add(one, body, (one.target, IN_JSON))
         first = [word for one in waiting for word, _ in one.became]
@@ -354,10 +366,27 @@ def test_who_was_not_answered_when_something_broke_is_asked_alone(
         raise RuntimeError("a mistake")
 
     monkeypatch.setattr(InJson, "answers", breaks)
-    asked = [Waiting(), Waiting(), Waiting()]
-    answers = list(answered(InferenceService(repository), asked, as_json(tensors, slice(0, 1))))
+    asked, counted = [Waiting(), Waiting(), Waiting()], list[int]()
+    hooks = Hooks(on_together=lambda seen: counted.append(len(seen.began_s)))
+    answers = list(answered(InferenceService(repository), asked, as_json(tensors, slice(0, 1)), hooks))
     assert answers[-1] == ["landed", "alone", "alone"]
+    assert counted == [1]
     assert "a mistake" in caplog.text
+
+
+def test_a_mistake_before_the_run_or_of_one_question_leaves_nobody_waiting(
+    repository: ModelRepository, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Breaking(Waiting):
+        def ask_alone(self, body: bytes) -> None:
+            super().ask_alone(body)
+            raise RuntimeError("of a hook")
+
+    service = InferenceService(repository)
+    assert list(answered(service, [Breaking(), Breaking()], b"{"))[-1] == ["alone"] * 2
+    monkeypatch.setattr(service, "batcher", lambda model: 1 / 0)
+    assert list(answered(service, [Waiting(), Waiting()], b"{"))[-1] == ["alone"] * 2
+    assert {"of a hook", "division by zero"} <= {str(one.exc_info[1]) for one in caplog.records if one.exc_info}
 
 
 def test_where_runs_are_long_or_wait_or_fail_each_is_asked_alone(
