@@ -2,7 +2,7 @@
 
 Bytes are granted one block at a time, before it is written, out of one account that all share. Whoever uses an entry
 says so in a file of its own, which it holds locked while it lives. Invariant: what is granted stays within the limit,
-to one block of each other process that writes; what a living process uses is not removed.
+to one block of each thread of other processes that writes; what a living process uses is not removed.
 """
 
 from __future__ import annotations
@@ -79,7 +79,9 @@ class Room:
     def __init__(self, folder: str | Path, limit: int) -> None:
         self.folder, self.limit = Path(folder), limit
         self._lock = threading.Lock()
-        self._unwritten = 0  # of what threads were granted here
+        # Bytes that threads were granted here, and how many grants have ended.
+        self._unwritten: dict[int, int] = {}
+        self._written, self._ended = threading.Condition(self._lock), 0
         self._file = self._lease = -1
         self._name = self.folder / f"{os.getpid()}-{secrets.token_hex(4)}{_USERS}"
         self._process = os.getpid()
@@ -112,27 +114,44 @@ class Room:
     def granted(self, size: int) -> Iterator[None]:
         """Bytes for what is written meanwhile; what was not used for longest goes for them.
 
+        Near the limit this waits for other threads that write: how much of theirs lies there already is not known.
+
         Raises
         ------
         NoRoomError
             They do not fit beside what is in use.
         """
+        me = threading.get_ident()
+        while (ended := self._grant(me, size)) is not None:
+            with self._written:
+                while self._ended == ended:
+                    self._written.wait()
+        try:
+            yield
+        finally:
+            with self._written:
+                self._unwritten[me] = self._unwritten.get(me, 0) - size
+                self._unwritten = {thread: left for thread, left in self._unwritten.items() if left}
+                self._ended += 1
+                self._written.notify_all()
+
+    def _grant(self, me: int, size: int) -> int | None:
+        """Take bytes; else how many grants have ended, where one more may leave room. As `granted` where none may."""
         with self._alone():
             used = self._account()
             if used + size > self.limit:
                 used = self._make_room(size)
-            if used + size > self.limit:
-                raise NoRoomError(
-                    f"cache {self.folder}: {in_words(size)} more do not fit: {in_words(used)} are in use and "
-                    f"cache.limit is {in_words(self.limit)}"
-                )
-            self._note_account(used + size)
-            self._unwritten += size
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._unwritten -= size
+            if used + size <= self.limit:
+                self._note_account(used + size)
+                self._unwritten[me] = self._unwritten.get(me, 0) + size
+                return None
+            # Who was granted something does not wait, since others may wait for that; nor do threads survive a fork.
+            if self._unwritten and me not in self._unwritten and os.getpid() == self._process:
+                return self._ended
+            raise NoRoomError(
+                f"cache {self.folder}: {in_words(size)} more do not fit: {in_words(used)} are in use and "
+                f"cache.limit is {in_words(self.limit)}"
+            )
 
     def account(self, keys: Collection[str]) -> Account:
         """Who has what."""
@@ -181,7 +200,7 @@ class Room:
     def _make_room(self, size: int) -> int:
         """Remove what was not used for longest, until so many bytes fit; bytes that are left."""
         held, busy = self._held(), self._busy()
-        used = _sum(held, set(held)) + self._unwritten
+        used = _sum(held, set(held)) + sum(self._unwritten.values())
         for key in sorted(held, key=lambda one: held[one].used):
             if used + size <= self.limit:
                 break

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -76,6 +77,22 @@ def test_what_a_thread_was_granted_and_has_not_written_yet_is_no_room(tmp_path: 
         assert there(tmp_path) == set()
         write(room, 400)
     write(room, 1000)
+
+
+def test_near_the_limit_who_writes_meanwhile_is_waited_for(tmp_path: Path) -> None:
+    put(tmp_path, KEYS[0], 600, 100)
+    room = Room(tmp_path, 1500)
+    room.use(KEYS[1])
+    with ThreadPoolExecutor(1) as other:
+        with room.granted(600):
+            (tmp_path / f"{KEYS[1]}.journal").write_bytes(b"\0" * 600)
+            asked = other.submit(write, room, 500)  # 600 lie there, and the same are not known to be written
+            with pytest.raises(TimeoutError):
+                asked.result(timeout=0.05)
+        asked.result(timeout=30)
+        with pytest.raises(NoRoomError):
+            other.submit(write, room, 901).result(timeout=30)
+    assert there(tmp_path) == {KEYS[1]}
 
 
 def test_an_entry_that_a_living_reader_uses_is_not_removed(tmp_path: Path) -> None:
