@@ -325,7 +325,11 @@ class Batcher:
 def _run(model: ServedModel, batch: Sequence[Ticket]) -> list[Outcome]:
     """An outcome a question: of one run, or where that fails each of its own run."""
     started_s = time.monotonic()
-    outcomes = _joined(model, batch) if len(batch) > 1 else None
+    try:
+        outcomes = _joined(model, batch) if len(batch) > 1 else None
+    except Exception:  # no memory for all at once, or a mistake of ours; nobody is to wait for ever for it
+        _log.exception("joining questions to model '%s' failed; each is run apart", model.name)
+        outcomes = None
     if outcomes is None:
         outcomes = [_alone(model, ticket) for ticket in batch]
     ended_s = time.monotonic()

@@ -183,6 +183,22 @@ def test_a_graph_that_does_not_give_a_row_a_row_is_not_trusted_with_joined_ones(
     run(ask())
 
 
+@pytest.mark.parametrize("call_s", [1e-5, 1.0])
+def test_a_mistake_in_joining_leaves_nobody_waiting(
+    threads: ThreadPoolExecutor, caplog: pytest.LogCaptureFixture, call_s: float
+) -> None:
+    graph = Graph(lambda tensors: {"first": tensors["x"][:, :1]})  # and not the other output
+
+    async def ask() -> None:
+        batcher = Batcher(graph.model(call_s=call_s), threads)
+        for first in (1, 3):
+            answers = await all_of(batcher, rows(first), rows(first + 1))
+            assert [one["first"].tolist() for one in answers] == [[[first]], [[first + 1]]]
+
+    run(ask())
+    assert "each is run apart" in caplog.text
+
+
 def test_who_went_away_is_not_run_and_one_that_fails_to_listen_harms_nobody(threads: ThreadPoolExecutor) -> None:
     graph = Graph()
     told: list[Any] = []
