@@ -368,6 +368,9 @@ def _gives(declared: TensorSpec, shape: tuple[int, ...], rows: int) -> bool:
 
 def _joined(model: ServedModel, batch: Sequence[Ticket]) -> list[Outcome] | None:
     """Outcomes of one run of all; None where there is none, so that all are to be run apart."""
+    for one in model.inputs:
+        if -1 in one.shape and len({ticket.inputs[one.name].shape[1:] for ticket in batch}) > 1:
+            return None  # such as sequences of several lengths, which do not fit into one tensor
     rows = sum(ticket.rows for ticket in batch)
     inputs = {one.name: np.concatenate([ticket.inputs[one.name] for ticket in batch]) for one in model.inputs}
     outputs = _whole(model, inputs, rows)

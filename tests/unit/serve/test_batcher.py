@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -181,6 +182,23 @@ def test_a_graph_that_does_not_give_a_row_a_row_is_not_trusted_with_joined_ones(
         assert [one["y"].tolist() for one in answers] == [[[2, 4]], [[4, 6]]]
 
     run(ask())
+
+
+def test_rows_of_several_lengths_are_asked_at_once_and_run_apart(
+    threads: ThreadPoolExecutor, caplog: pytest.LogCaptureFixture
+) -> None:
+    graph = Graph(lambda tensors: {"y": tensors["x"][:, :2] * 2, "first": tensors["x"][:, :1]})
+    model = replace(graph.model(), inputs=(TensorSpec("x", "FP32", (-1,)),))
+
+    async def ask() -> None:
+        questions = [{"x": np.arange(size, dtype=np.float32).reshape(1, -1)} for size in (2, 5, 3)]
+        answers = await all_of(Batcher(model, threads), *questions)
+        assert [one["y"].tolist() for one in answers] == [[[0, 2]]] * 3
+        assert len(await all_of(Batcher(model, threads), rows(1), rows(2))) == 2
+
+    run(ask())
+    assert [len(one) for one in graph.runs] == [1, 1, 1, 2]
+    assert not caplog.records
 
 
 @pytest.mark.parametrize("call_s", [1e-5, 1.0])
