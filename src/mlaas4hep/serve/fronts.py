@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 MAX_FRONTS, AT_ONCE = 256, 256
 _WORD = b'"data"'
 # What simdjson raises where there are no numbers, and what a buffer of doubles does not take.
-UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, RuntimeError)
+NO_NUMBERS = (ValueError, TypeError, KeyError, AttributeError, RuntimeError)
 
 
 class _Front(NamedTuple):
@@ -89,6 +89,6 @@ class Fronts:
                     return None
                 with np.errstate(over="ignore"):
                     parts.append(found.astype(np.float32))
-        except UNREADABLE:
+        except NO_NUMBERS:
             return None
         return parts[0] if len(parts) == 1 else np.concatenate(parts)

@@ -21,7 +21,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from mlaas4hep.serve.fronts import UNREADABLE, Fronts
+from mlaas4hep.serve.fronts import NO_NUMBERS, Fronts
 from mlaas4hep.serve.model import ServedModel, TensorSpec
 
 # Longer bodies are read with simdjson where that is installed: it brings numbers straight into a buffer.
@@ -184,7 +184,7 @@ class QuickCodec:
                     return None
                 with np.errstate(over="ignore"):
                     inputs[one["name"]] = numbers.astype(_FLOAT32).reshape(shape)
-        except UNREADABLE:  # unusual or wrong, as above
+        except NO_NUMBERS:  # unusual or wrong, as above
             return None
         return (inputs, rows, "") if len(inputs) == len(self._specs) else None
 
