@@ -220,7 +220,7 @@ class HotProtocol(ColdProtocol):
             return 0
         if hot.shares.is_crowded(self.share):
             return 0
-        size, slots, share, refused = len(data), self._slots, self.share, False
+        size, slots, share, shed = len(data), self._slots, self.share, False
         while start < size and (known := hot.heads.at(data, start)) is not None:
             body = start + known.size
             end = body + known.length
@@ -235,7 +235,7 @@ class HotProtocol(ColdProtocol):
                 asked.refuse(refusal)
             elif self._pressure.too_much(asked.began_s):
                 asked.shed(self._pressure)
-                refused = True
+                shed = True
             elif known.way is not None and hot.lane is not None:
                 hot.lane.add(asked, data[body:end], known.way)
             else:
@@ -244,7 +244,7 @@ class HotProtocol(ColdProtocol):
             if self.timeout_keep_alive_task is not None:
                 self._unset_keepalive_if_required()
             self._unfinished, self._ended_s = False, self.loop.time()
-            if refused:
+            if shed:  # all other answers are written as they come
                 self.flush()
             if len(slots) >= MAX_PIPELINED:
                 self.flow.pause_reading()
