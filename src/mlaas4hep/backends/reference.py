@@ -1,7 +1,7 @@
 """The yardstick: scikit-learn's histogram boosting with its defaults, in memory, without anything of ours around it.
 
-A model of ours is worth no more than its distance to what anyone gets in three lines. It learns on one thread, as ours
-do: beside other work OpenMP's threads wait for each other by turning in a circle, and seconds become minutes.
+A model of ours is worth no more than its distance to what anyone gets in three lines. It learns on one thread: beside
+other work OpenMP's threads wait for each other in a busy loop, and seconds become minutes.
 Invariant: no dial, no weight and no validation part reaches it.
 """
 
