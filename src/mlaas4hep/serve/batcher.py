@@ -165,7 +165,7 @@ class Batcher:
     def run_at_once(self, inputs: Tensors, rows: int) -> tuple[dict[str, NDArray[Any]], float, float] | None:
         """Run what was joined already: all outputs, and when the run began and ended; None where it failed.
 
-        Who calls it tells of a run that did not by `tell_run`.
+        Of a run that did not fail `tell_run` tells, when whoever called this has answered.
 
         Parameters
         ----------
